@@ -1,0 +1,91 @@
+"""The backends, best first, and the choice between them.
+
+A backend is a module with ``can_run(case)``: None when it can, else the reason in words. The same reason serves the
+automatic choice (logged with ``HT_KERNELS_LOG=debug``) and the error when a caller asked for that backend by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from . import cpu
+
+log = logging.getLogger("ht_kernels")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a backend needs to know to say whether it can run one adapter call."""
+
+    device: torch.device
+    dtype: torch.dtype
+    dim: int
+    bottleneck: int
+    grid: tuple[int, int]
+    prefix_tokens: int
+    needs_grad: bool
+
+
+def _reference_can_run(case: Case) -> str | None:
+    return None
+
+
+CAN_RUN: dict[str, Callable[[Case], str | None]] = {
+    "cpu": cpu.can_run,
+    "reference": _reference_can_run,
+}
+"""Every backend by name, best first."""
+
+_forced: str | None = None
+
+
+def set_backend(name: str | None) -> None:
+    """Use backend ``name`` for every call, or choose automatically again with None.
+
+    Overrides the environment variable ``HT_KERNELS_BACKEND``. A backend chosen by name never falls back.
+
+    Raises:
+        ValueError: no backend has that name.
+    """
+    global _forced
+    _forced = _known(name)
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that can run a plain float32 adapter on some device here, best first."""
+    devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
+    cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in devices]
+    return [name for name, can_run in CAN_RUN.items() if any(can_run(case) is None for case in cases)]
+
+
+def choose(case: Case, name: str | None = None) -> str:
+    """The backend for ``case``: ``name``, else the one set for the process, else the best that can run it.
+
+    Raises:
+        ValueError: the name is unknown.
+        RuntimeError: a backend asked for by name cannot run the case; the message says why.
+    """
+    asked = _known(name) or _forced or _known(os.environ.get("HT_KERNELS_BACKEND") or None)
+    if asked is not None:
+        reason = CAN_RUN[asked](case)
+        if reason is not None:
+            raise RuntimeError(f"backend '{asked}' was asked for by name but cannot run this call: {reason}")
+        return asked
+    for candidate, can_run in CAN_RUN.items():
+        reason = can_run(case)
+        if reason is None:
+            log.debug("%s: chosen for %s", candidate, case)
+            return candidate
+        log.debug("%s: not used: %s", candidate, reason)
+    raise AssertionError("the reference backend runs every case")
+
+
+def _known(name: str | None) -> str | None:
+    if name is not None and name not in CAN_RUN:
+        raise ValueError(f"unknown backend '{name}', expected one of {', '.join(CAN_RUN)}")
+    return name

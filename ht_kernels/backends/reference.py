@@ -1,0 +1,59 @@
+"""The folded adapter in plain torch: every device, every dtype, the fallback, and what export traces.
+
+Autograd differentiates it; the compiled backends are tested against it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ht_kernels.fold import KERNEL_SIZE, FoldedAdapter, image_kernels, noise_weights
+
+
+def down_project(x: Tensor, folded: FoldedAdapter, eps: float) -> Tensor:
+    """Bottleneck ``h`` (B, N, C) of tokens ``x`` (B, N, D): LayerNorm, both gammas and project1."""
+    mean = x.mean(-1, keepdim=True)
+    centered = x - mean
+    rstd = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    u = centered * (rstd * folded.norm_gain) + x * folded.skip_gain
+    return F.linear(u, folded.down_weight, folded.down_bias)
+
+
+def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
+    """Spatial part: ``h`` (B, N, C) to ``m`` (B, N, C); prefix tokens pass unchanged."""
+    height, width = grid
+    batch, _, channels = h.shape
+    prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
+    kernels, bias = image_kernels(folded, noise_weights(folded, patches.mean(1)))
+    s = patches.transpose(1, 2)
+    if kernels.shape[0] == batch and folded.hidden_weight is not None:
+        # One kernel per image: images become groups of one convolution.
+        s = s.reshape(1, batch * channels, height, width)
+        y = F.conv2d(s, kernels.flatten(0, 1).unsqueeze(1), bias.flatten(), padding=KERNEL_SIZE // 2, groups=s.shape[1])
+    else:
+        s = s.reshape(batch, channels, height, width)
+        kernel = folded.scale_kernels[0].unsqueeze(1)
+        y = F.conv2d(s, kernel, folded.scale_bias[0], padding=KERNEL_SIZE // 2, groups=channels)
+    y = y.reshape(batch, channels, height * width).transpose(1, 2)
+    return torch.cat([prefix, F.linear(y, folded.mix_weight, folded.mix_bias)], dim=1)
+
+
+def adapter(
+    x: Tensor,
+    folded: FoldedAdapter,
+    grid: tuple[int, int],
+    prefix_tokens: int,
+    eps: float,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """The whole adapter; arguments as in :func:`ht_kernels.functional.ht_adapter`.
+
+    Computes in the dtype of ``folded`` (float32 or float64) and returns the dtype of ``x``.
+    """
+    wide = x.to(folded.up_weight.dtype)
+    m = F.gelu(mix(down_project(wide, folded, eps), folded, grid, prefix_tokens))
+    if keep is not None:
+        m = m * keep
+    return (wide + F.linear(m, folded.up_weight, folded.up_bias)).to(x.dtype)

@@ -1,0 +1,235 @@
+"""Folding: identities that turn the published mathematics into less work with the same result.
+
+Every function here is an identity in exact arithmetic and differentiable in its inputs, so kernels need gradients
+only for what they see and autograd carries them on to the published parameters. Low-precision parameters are folded
+in float32. This file imports nothing but torch.
+
+Notation: D token width, C bottleneck width, R pyramid width, K classes, S number of scales kept apart (1 or 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KERNEL_SIZE = 7
+"""Side of the one depthwise kernel that the 3x3, 5x5 and 7x7 kernels become."""
+
+
+class FoldedAdapter(NamedTuple):
+    """One adapter as the kernels see it; float32, or float64 for a float64 adapter.
+
+    With ``mean`` and ``rstd`` the LayerNorm statistics of a token and ``w`` (S,) the scale weights of an image,
+    the adapter is::
+
+        h   = down_weight @ (x * (rstd * norm_gain + skip_gain) - mean * rstd * norm_gain) + down_bias
+        K   = sum_s w[s] * scale_kernels[s]                     (C, 7, 7); the spatial residual is its centre tap
+        Y   = depthwise(S, K) + sum_s w[s] * scale_bias[s]      S: h on the patch grid, zero padded
+        m   = [h_prefix, mix_weight @ Y + mix_bias]
+        out = x + up_weight @ gelu(m) + up_bias
+
+    ``w`` is 1 when S = 1. When S = 3 it is
+    ``softmax(score_weight @ relu(hidden_weight @ mean_hw(S) + hidden_bias) + score_bias)``.
+    """
+
+    down_weight: Tensor  # (C, D)
+    norm_gain: Tensor  # (D,)
+    skip_gain: Tensor  # (D,)
+    down_bias: Tensor  # (C,)
+    scale_kernels: Tensor  # (S, C, 7, 7)
+    scale_bias: Tensor  # (S, C)
+    hidden_weight: Tensor | None  # (C // 4, C), None when S = 1
+    hidden_bias: Tensor | None  # (C // 4,)
+    score_weight: Tensor | None  # (3, C // 4)
+    score_bias: Tensor | None  # (3,)
+    mix_weight: Tensor  # (C, C)
+    mix_bias: Tensor  # (C,)
+    up_weight: Tensor  # (D, C)
+    up_bias: Tensor  # (D,)
+
+
+def _at_least_float32(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def pad_kernel(kernel: Tensor) -> Tensor:
+    """Zero-pad a depthwise kernel (C, 1, k, k), k odd and at most 7, to (C, 7, 7) around its centre."""
+    margin = (KERNEL_SIZE - kernel.shape[-1]) // 2
+    return F.pad(kernel[:, 0], (margin, margin, margin, margin))
+
+
+def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None) -> Tensor:
+    """Stack 3x3, 5x5 and 7x7 kernels as (3, C, 7, 7), each with the frequency gain and the residual in it.
+
+    A gain per channel commutes with the Fourier transform, ``irfft2(a * rfft2(S)) = a * S``, so it scales the
+    kernels (identity 1). The residual ``+ S`` is a one at the centre tap (identity 2); it may go into every scale
+    because the scale weights sum to one.
+    """
+    stack = torch.stack([pad_kernel(_at_least_float32(k)) for k in kernels])
+    if gain is not None:
+        stack = stack * _at_least_float32(gain).view(1, -1, 1, 1)
+    residual = torch.zeros(KERNEL_SIZE, KERNEL_SIZE, dtype=stack.dtype, device=stack.device)
+    residual[KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
+    return stack + residual
+
+
+def noise_weights(folded: FoldedAdapter, pooled: Tensor) -> Tensor:
+    """Scale weights (B, S) from ``pooled`` (B, C), the mean of the bottleneck over the patch grid (identity 3)."""
+    if folded.hidden_weight is None or folded.score_weight is None:
+        return pooled.new_ones(pooled.shape[0], 1)
+    hidden = F.relu(F.linear(pooled, folded.hidden_weight, folded.hidden_bias))
+    return F.linear(hidden, folded.score_weight, folded.score_bias).softmax(-1)
+
+
+def image_kernels(folded: FoldedAdapter, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """One depthwise kernel per image: (B, C, 7, 7) and its bias (B, C), from scale weights (B, S) (identity 2)."""
+    return torch.einsum("bs,schw->bchw", weights, folded.scale_kernels), weights @ folded.scale_bias
+
+
+def add_residual(weight: Tensor) -> Tensor:
+    """``I + W``: a square matrix product and its residual as one matrix (identity 4)."""
+    return weight + torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)
+
+
+def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Identity 5 for kernels that multiply the raw x: ``Wa``, ``Wb`` (C, D) and ``rowsum(Wa)`` (C,).
+
+    ``h = rstd * (Wa x - mean * rowsum(Wa)) + Wb x + down_bias``. A backend that rounds Wa must take the row sum
+    from the rounded matrix, or the mean does not cancel.
+    """
+    wa = down_weight * norm_gain
+    return wa, down_weight * skip_gain, wa.sum(-1)
+
+
+def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
+    """Fold any module with the published adapter's parameter names (identities 1 to 5)."""
+    conv = adapter.adapter_conv
+    p = {name: _at_least_float32(t) for name, t in adapter.named_parameters()}
+    gamma = p["gamma"]
+    down_weight = p["project1.weight"]
+    gain = p.get("adapter_conv.freq_filter")
+    kernels = merge_scales([conv.conv1.weight, conv.conv2.weight, conv.conv3.weight], gain)
+    bias = torch.stack([p[f"adapter_conv.conv{i}.bias"] for i in (1, 2, 3)])
+    hidden_weight = hidden_bias = score_weight = score_bias = None
+    if "adapter_conv.noise_estimator.1.weight" in p:
+        hidden_weight = p["adapter_conv.noise_estimator.1.weight"].flatten(1)
+        if gain is not None:  # mean(F) = a * mean(S)
+            hidden_weight = hidden_weight * gain
+        hidden_bias = p["adapter_conv.noise_estimator.1.bias"]
+        score_weight = p["adapter_conv.noise_estimator.3.weight"].flatten(1)
+        score_bias = p["adapter_conv.noise_estimator.3.bias"]
+    else:  # equal weights: one kernel for every image
+        kernels, bias = kernels.mean(0, keepdim=True), bias.mean(0, keepdim=True)
+    return FoldedAdapter(
+        down_weight=down_weight,
+        norm_gain=p["norm.weight"] * gamma,
+        skip_gain=p["gammax"],
+        down_bias=p["project1.bias"] + down_weight @ (p["norm.bias"] * gamma),
+        scale_kernels=kernels,
+        scale_bias=bias,
+        hidden_weight=hidden_weight,
+        hidden_bias=hidden_bias,
+        score_weight=score_weight,
+        score_bias=score_bias,
+        mix_weight=add_residual(p["adapter_conv.projector.weight"].flatten(1)),
+        mix_bias=p["adapter_conv.projector.bias"],
+        up_weight=p["project2.weight"],
+        up_bias=p["project2.bias"],
+    )
+
+
+def blocks_to_run(feature_layers: Iterable[int]) -> int:
+    """How many leading blocks a head that reads ``feature_layers`` (0-based) needs; later ones are dead (identity 6)."""
+    return max(feature_layers) + 1
+
+
+class FoldedLevel(NamedTuple):
+    """One pyramid level: ``last_weight @ gelu(hidden_weight @ normalize(reduce_weight @ x + reduce_bias) + hidden_bias)``.
+
+    ``normalize`` is LayerNorm without affine parameters. Row count of ``last_weight`` is K with the 1x1 head
+    folded in, else R.
+    """
+
+    reduce_weight: Tensor  # (R, D)
+    reduce_bias: Tensor  # (R,)
+    hidden_weight: Tensor  # (R, R)
+    hidden_bias: Tensor  # (R,)
+    last_weight: Tensor  # (K or R, R)
+    eps: float
+
+
+def fold_pyramid(
+    reduces: Iterable[nn.Linear], blocks: Iterable[nn.Sequential], head_weight: Tensor | None, head_bias: Tensor | None
+) -> tuple[list[FoldedLevel], Tensor]:
+    """Fold a feature pyramid and the linear map behind it (identities 7 and 8).
+
+    Args:
+        reduces: one Linear(D, R) per level.
+        blocks: per level ``LayerNorm(R), Linear(R, R), GELU, Linear(R, R)``.
+        head_weight: (K, R) of the linear map applied to the summed levels, or None for the identity.
+        head_bias: (K,) or None.
+
+    Returns:
+        The levels, and the bias (K or R,) to add once to their sum: the last Linear's biases of all levels, through
+        the head. LayerNorm's affine parameters move into the Linear behind it.
+    """
+    levels: list[FoldedLevel] = []
+    bias: Tensor | None = None if head_bias is None else _at_least_float32(head_bias)
+    for reduce, block in zip(reduces, blocks, strict=True):
+        norm, hidden, last = block[0], block[1], block[3]
+        assert isinstance(norm, nn.LayerNorm) and isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)
+        hidden_weight, last_weight = _at_least_float32(hidden.weight), _at_least_float32(last.weight)
+        last_bias = _at_least_float32(last.bias)
+        if head_weight is not None:
+            head = _at_least_float32(head_weight)
+            last_weight, last_bias = head @ last_weight, head @ last_bias
+        bias = last_bias if bias is None else bias + last_bias
+        levels.append(
+            FoldedLevel(
+                reduce_weight=_at_least_float32(reduce.weight),
+                reduce_bias=_at_least_float32(reduce.bias),
+                hidden_weight=hidden_weight * _at_least_float32(norm.weight),
+                hidden_bias=_at_least_float32(hidden.bias) + hidden_weight @ _at_least_float32(norm.bias),
+                last_weight=last_weight,
+                eps=norm.eps,
+            )
+        )
+    assert bias is not None, "a feature pyramid has at least one level"
+    return levels, bias
+
+
+def fold_patch_embedding(
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    gray: bool,
+    scale: float = 1 / 255,
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+    std: tuple[float, ...] = (1.0, 1.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """Patch embedding that takes raw pixel values (identity 9).
+
+    ``conv((scale * pixel - mean) / std)`` becomes one convolution of the pixel values. Exact because patches do not
+    overlap and are not padded.
+
+    Args:
+        weight: (D, 3, p, p). bias: (D,) or None.
+        gray: the three input channels are one image repeated; the result then takes one channel.
+        scale, mean, std: the preprocessing to fold in; the defaults are the published one, pixel / 255.
+
+    Returns:
+        Weight (D, 1 or 3, p, p) and bias (D,).
+    """
+    weight = _at_least_float32(weight)
+    std_t = torch.tensor(std, dtype=weight.dtype, device=weight.device).view(1, -1, 1, 1)
+    mean_t = torch.tensor(mean, dtype=weight.dtype, device=weight.device).view(1, -1, 1, 1)
+    normalized = weight / std_t
+    shift = -(normalized * mean_t).sum((1, 2, 3))
+    if bias is not None:
+        shift = shift + _at_least_float32(bias)
+    folded = normalized * scale
+    return (folded.sum(1, keepdim=True) if gray else folded), shift

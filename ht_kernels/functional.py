@@ -1,0 +1,80 @@
+"""The one door to the kernels: checks arguments, chooses a backend, calls it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .backends import Case, choose, reference
+from .fold import FoldedAdapter
+
+_FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def ht_adapter(
+    x: Tensor,
+    folded: FoldedAdapter,
+    grid: tuple[int, int],
+    prefix_tokens: int = 1,
+    *,
+    eps: float = 1e-5,
+    keep: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The Hybrid-tuning adapter on folded weights, differentiable in ``x`` and in every folded weight.
+
+    Args:
+        x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row. Any strides, so a transposed
+            sequence-first tensor may be passed as it is. float32, bfloat16, float16 or float64.
+        folded: weights from :func:`ht_kernels.fold.fold_adapter`: float64 for float64 ``x``, else float32.
+        grid: (H, W) of the patch grid.
+        prefix_tokens: P; these skip the spatial part.
+        eps: LayerNorm's epsilon.
+        keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection; None for no dropout.
+        backend: force a backend by name; it then never falls back.
+
+    Returns:
+        A tensor with the shape, dtype and strides of ``x``.
+
+    Raises:
+        ValueError: a shape or grid does not fit; TypeError: a dtype does not fit. The message names the argument,
+            what came and what was expected.
+        RuntimeError: a backend asked for by name cannot run this call.
+
+    Formula: :class:`ht_kernels.fold.FoldedAdapter`.
+    """
+    _check(x, folded, grid, prefix_tokens, keep)
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
+    case = Case(x.device, x.dtype, x.shape[2], folded.up_weight.shape[1], grid, prefix_tokens, needs_grad)
+    name = choose(case, backend)
+    if name == "reference":
+        return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
+    raise NotImplementedError(name)
+
+
+def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, keep: Tensor | None) -> None:
+    if x.dim() != 3:
+        raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
+    if x.dtype not in _FLOATING:
+        raise TypeError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    height, width = grid
+    if height < 1 or width < 1 or prefix_tokens < 0:
+        raise ValueError(f"grid must be positive and prefix_tokens not negative, got {grid} and {prefix_tokens}")
+    if x.shape[1] != prefix_tokens + height * width:
+        raise ValueError(
+            f"x has {x.shape[1]} tokens, but prefix_tokens {prefix_tokens} + grid {height}x{width} "
+            f"makes {prefix_tokens + height * width}"
+        )
+    dim, bottleneck = folded.up_weight.shape
+    if x.shape[2] != dim:
+        raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
+    expected = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for name, weight in folded._asdict().items():
+        if weight is None:
+            continue
+        if weight.dtype != expected:
+            raise TypeError(f"folded.{name} must be {expected} for x of {x.dtype}, got {weight.dtype}")
+        if weight.device != x.device:
+            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {x.device}")
+    if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
+        raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")
