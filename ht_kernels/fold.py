@@ -107,12 +107,11 @@ def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tup
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     """Fold any module with the published adapter's parameter names (identities 1 to 5)."""
-    conv = adapter.adapter_conv
     p = {name: _at_least_float32(t) for name, t in adapter.named_parameters()}
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")
-    kernels = merge_scales([conv.conv1.weight, conv.conv2.weight, conv.conv3.weight], gain)
+    kernels = merge_scales([p[f"adapter_conv.conv{i}.weight"] for i in (1, 2, 3)], gain)
     bias = torch.stack([p[f"adapter_conv.conv{i}.bias"] for i in (1, 2, 3)])
     hidden_weight = hidden_bias = score_weight = score_bias = None
     if "adapter_conv.noise_estimator.1.weight" in p:
@@ -143,14 +142,16 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
 
 
 def blocks_to_run(feature_layers: Iterable[int]) -> int:
-    """How many leading blocks a head that reads ``feature_layers`` (0-based) needs; later ones are dead (identity 6)."""
+    """How many leading blocks a head that reads ``feature_layers`` (0-based) needs; the rest are dead (identity 6)."""
     return max(feature_layers) + 1
 
 
 class FoldedLevel(NamedTuple):
-    """One pyramid level: ``last_weight @ gelu(hidden_weight @ normalize(reduce_weight @ x + reduce_bias) + hidden_bias)``.
+    """One pyramid level, for a token x::
 
-    ``normalize`` is LayerNorm without affine parameters. Row count of ``last_weight`` is K with the 1x1 head
+        last_weight @ gelu(hidden_weight @ normalize(reduce_weight @ x + reduce_bias) + hidden_bias)
+
+    ``normalize`` is LayerNorm without affine parameters. The row count of ``last_weight`` is K with the 1x1 head
     folded in, else R.
     """
 
