@@ -1,0 +1,87 @@
+"""Builds ht_kernels._C with CMake; everything else about the package is in pyproject.toml.
+
+Environment: HT_KERNELS_CUDA and HT_KERNELS_CUDA_ARCHS (see CMakeLists.txt), CXX, CMAKE_BUILD_PARALLEL_LEVEL.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, PlatformError
+
+SOURCE = Path(__file__).resolve().parent
+CMAKE_MINIMUM = (3, 24)
+
+
+def find_tools(name: str) -> list[str]:
+    """Paths of a tool: on PATH, and beside a Python whose environment is not activated."""
+    found = (shutil.which(name), shutil.which(name, path=sysconfig.get_path("scripts")))
+    return list(dict.fromkeys(path for path in found if path))
+
+
+def find_cmake() -> str:
+    """The first CMake that is new enough."""
+    seen = []
+    for cmake in find_tools("cmake"):
+        output = subprocess.run([cmake, "--version"], capture_output=True, text=True).stdout
+        version = re.search(r"version (\d+)\.(\d+)", output)
+        if version and (int(version[1]), int(version[2])) >= CMAKE_MINIMUM:
+            return cmake
+        seen.append(f"{cmake} ({version[0] if version else 'does not run'})")
+    wanted = "{}.{}".format(*CMAKE_MINIMUM)
+    found = f"found only {', '.join(seen)}" if seen else "found none"
+    raise PlatformError(f"ht-kernels needs CMake {wanted} or newer and {found}: `pip install cmake` brings one")
+
+
+def check_compiler() -> None:
+    """Say in one sentence what CMake would say in thirty lines."""
+    asked = os.environ.get("CXX")
+    if asked:
+        if not shutil.which(asked.split()[0]):
+            raise PlatformError(f"CXX names the C++ compiler '{asked}', which was not found")
+    elif not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise PlatformError(
+            "ht-kernels needs a C++17 compiler and found none: install g++ (`apt install g++` or "
+            "`dnf install gcc-c++`), or name your compiler in CXX"
+        )
+
+
+class CMakeBuild(build_ext):
+    """Builds the one extension with CMake and installs it where setuptools expects it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        check_compiler()
+        cmake = find_cmake()
+        build = Path(self.build_temp).resolve() / "cmake"
+        prefix = Path(self.get_ext_fullpath(ext.name)).resolve().parents[1]
+        # All that may differ from the last build is given, for CMake keeps what it was told before: with build
+        # isolation each build has its own Python environment, gone at the next one.
+        configure = [
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DHT_KERNELS_CUDA={os.environ.get('HT_KERNELS_CUDA') or 'auto'}",
+            f"-DHT_KERNELS_CUDA_ARCHS={os.environ.get('HT_KERNELS_CUDA_ARCHS', '')}",
+        ]
+        ninja = find_tools("ninja")
+        if ninja:
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja[0]}"]
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
+        try:
+            subprocess.run([cmake, "-S", str(SOURCE), "-B", str(build), *configure], check=True)
+            subprocess.run([cmake, "--build", str(build), "--parallel", jobs], check=True)
+            subprocess.run([cmake, "--install", str(build), "--prefix", str(prefix)], check=True)
+        except subprocess.CalledProcessError as error:
+            raise CompileError("CMake could not build ht_kernels._C; its message is above") from error
+
+
+setup(ext_modules=[Extension("ht_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
