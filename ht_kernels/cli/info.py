@@ -1,0 +1,66 @@
+"""``ht-kernels info``: what is installed, what can run, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+HELP = "print versions, backends, what is missing and how to get it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the same as JSON, for bug reports")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ht_kernels import environment
+
+    facts = environment.describe()
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(_lines(facts)))
+    return 0
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    cpu, core = facts["cpu"], facts["compiled_core"]
+    rows = [
+        ("ht_kernels", facts["ht_kernels"]),
+        ("Python", f"{facts['python']} on {facts['platform']}"),
+        ("CPU", f"{cpu['model']}, {cpu['cores']} cores, {cpu['threads']} threads, torch uses {cpu['torch_isa']}"),
+        *[("GPU", f"{g['name']}, {g['memory_gib']} GiB, compute capability {g['capability']}") for g in facts["gpus"]],
+        *([] if facts["gpus"] else [("GPU", "none that torch can use")]),
+        ("compiled core", _core(core)),
+        *[("environment", f"{name}={value}") for name, value in facts["environment"].items()],
+    ]
+    lines = _table(rows)
+
+    lines += ["", "Backends, best first"]
+    lines += _table([(name, f"no: {why}" if why else "available") for name, why in facts["backends"].items()], 2)
+    if "error" in core:
+        lines.append("  To build the compiled core: pip install . in the source tree, with g++ installed.")
+
+    lines += ["", "Packages"]
+    lines += _table([(name, found) for name, found in facts["packages"].items() if found], 2)
+
+    lines += ["", "Optional extras"]
+    missing = facts["missing_extras"]
+    if missing is None:
+        lines.append("  unknown: ht_kernels runs from source and is not installed (pip install -e .)")
+    elif not missing:
+        lines.append("  all there")
+    else:
+        lines += _table([(extra, f"pip install {' '.join(names)}") for extra, names in missing.items()], 2)
+    return lines
+
+
+def _core(core: dict[str, Any]) -> str:
+    if "error" in core:
+        return f"not usable: {core['error']}"
+    cuda = f"CUDA for {' '.join(core['cuda_archs'])}" if core["cuda_archs"] else "no CUDA"
+    openmp = "OpenMP" if core["openmp"] else "no OpenMP, one thread"
+    return f"{core['version']}, {core['compiler']}, {openmp}, {' '.join(core['isa_levels'])}, {cuda}"
+
+
+def _table(rows: list[tuple[str, str]], indent: int = 0) -> list[str]:
+    width = max(len(name) for name, _ in rows)
+    return [f"{'':{indent}}{name:{width}}  {value}" for name, value in rows]
