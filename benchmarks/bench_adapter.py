@@ -1,0 +1,15 @@
+"""The adapter: published, eager and under torch.compile, against ht_kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ht_kernels.bench.cases import IMPLEMENTATIONS, Case, cases
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("case", cases("adapter"), ids=str)
+def test_adapter(compare: Callable[[Case, str], None], case: Case, implementation: str) -> None:
+    compare(case, implementation)

@@ -1,0 +1,177 @@
+"""What is timed, on ViT-B/16 sizes: the adapter, the heads and the whole segmentation model.
+
+Each case has three implementations of one result: ``eager`` and ``compile`` are the published way of computing it,
+plain and under torch.compile, ``ours`` is this package's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ht_kernels as ht
+from ht_kernels import published
+from ht_kernels.fold import fold_pyramid
+from ht_kernels.functional import feature_pyramid
+from ht_kernels.nn import SegmentationHead, pyramid
+
+DIM, BOTTLENECK, GRID, PREFIX = 768, 64, (14, 14), 1
+IMAGE, WIDTH, LEVELS, CLASSES = 224, 512, 3, 2
+TOKENS = PREFIX + GRID[0] * GRID[1]
+IMPLEMENTATIONS = ("eager", "compile", "ours")
+LABELS = {"eager": "published, eager", "compile": "published, torch.compile", "ours": "ht_kernels"}
+
+Call = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison; every implementation has the same weights and the same input.
+
+    Attributes:
+        part: ``adapter``, ``heads`` or ``model``.
+        group: what is computed, in words.
+        batch: images per call.
+        build: makes the call of one implementation, given the batch.
+        bytes: floor of memory traffic per call (DESIGN section 4), 0 where none is defined.
+        flops: matrix arithmetic per call, 0 where none is defined.
+    """
+
+    part: str
+    group: str
+    batch: int
+    build: Callable[[int, str], Call]
+    bytes: int = 0
+    flops: int = 0
+
+    def calls(self, names: Collection[str] = IMPLEMENTATIONS) -> dict[str, Call]:
+        """The implementations, ready to run and without what torch.compile kept of earlier cases."""
+        torch.compiler.reset()
+        return {name: self.build(self.batch, name) for name in names}
+
+    def __str__(self) -> str:
+        return f"{self.group}, B={self.batch}"
+
+
+def cases(part: str | None = None, batches: Collection[int] | None = None) -> Iterator[Case]:
+    """All cases, or those of one part, or those of some batch sizes."""
+    everything = [case for make in (_adapter_cases, _heads_cases, _model_cases) for case in make()]
+    for case in everything:
+        if part in (None, case.part) and (batches is None or case.batch in batches):
+            yield case
+
+
+def _adapter_cases() -> Iterator[Case]:
+    for backward in (False, True):
+        for batch in (1, 8, 32):
+            # Forward reads x and writes out; two products of D x C. Backward reads x and the gradient of out and
+            # writes that of x; each product comes back twice, for its input and for its weight.
+            tensors, products = (5, 6) if backward else (2, 2)
+            yield Case(
+                "adapter",
+                "adapter forward + backward" if backward else "adapter forward",
+                batch,
+                _adapter_training if backward else _adapter_inference,
+                bytes=tensors * batch * TOKENS * DIM * torch.float32.itemsize,
+                flops=products * 2 * batch * TOKENS * DIM * BOTTLENECK,
+            )
+
+
+def _heads_cases() -> Iterator[Case]:
+    for batch in (1, 8, 32):
+        yield Case("heads", "segmentation head", batch, _heads)
+
+
+def _model_cases() -> Iterator[Case]:
+    for batch in (1, 4):
+        yield Case("model", "segmentation model", batch, _model)
+
+
+def _adapter(batch: int, name: str) -> tuple[nn.Module, Callable[..., Tensor], Tensor]:
+    torch.manual_seed(0)
+    adapter: nn.Module = published.HybridAdapter(DIM, BOTTLENECK)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    if name == "ours":
+        ours = ht.HTAdapter(DIM, BOTTLENECK, "hybrid")
+        ours.load_state_dict(adapter.state_dict())
+        adapter = ours
+    # Dropout is off, also with gradients, so that the implementations can be compared.
+    adapter.eval()
+    torch.manual_seed(1)
+    return adapter, _maybe_compile(adapter, name), torch.randn(batch, TOKENS, DIM)
+
+
+def _adapter_inference(batch: int, name: str) -> Call:
+    _, function, x = _adapter(batch, name)
+    return _without_gradients(lambda: function(x, grid=GRID, prefix_tokens=PREFIX))
+
+
+def _adapter_training(batch: int, name: str) -> Call:
+    adapter, function, x = _adapter(batch, name)
+    gradient = torch.randn_like(x)
+    x.requires_grad_()
+
+    def call() -> Tensor:
+        adapter.zero_grad(set_to_none=True)
+        x.grad = None
+        function(x, grid=GRID, prefix_tokens=PREFIX).backward(gradient)
+        assert x.grad is not None
+        return x.grad
+
+    return call
+
+
+class _PublishedHeads(nn.Module):
+    """Three pyramid levels, summed, upsampled at full width, then projected to classes."""
+
+    def __init__(self, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential) -> None:
+        super().__init__()
+        self.reduces, self.blocks, self.projection = reduces, blocks, head[-1]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        levels = zip(features, self.reduces, self.blocks, strict=True)
+        pyramid = torch.stack([block(reduce(x)) for x, reduce, block in levels]).sum(0)
+        image = pyramid.transpose(1, 2).unflatten(2, GRID)
+        image = F.interpolate(image, (IMAGE, IMAGE), mode="bilinear", align_corners=False)
+        logits: Tensor = self.projection(image)
+        return logits
+
+
+def _heads(batch: int, name: str) -> Call:
+    torch.manual_seed(0)
+    reduces, blocks = pyramid(DIM, WIDTH, LEVELS)
+    head = SegmentationHead(WIDTH, CLASSES)
+    features = [torch.randn(batch, GRID[0] * GRID[1], DIM) for _ in range(LEVELS)]
+    if name == "ours":
+        levels, bias = fold_pyramid(reduces, blocks, head.weight, head.bias)
+        return _without_gradients(lambda: head(feature_pyramid(features, levels, bias), GRID, (IMAGE, IMAGE)))
+    function = _maybe_compile(_PublishedHeads(reduces, blocks, head), name)
+    return _without_gradients(lambda: function(features))
+
+
+def _model(batch: int, name: str) -> Call:
+    torch.manual_seed(0)
+    model = ht.HTCLIP(backbone="ViT-B-16", task="segmentation", num_classes=CLASSES).eval()
+    torch.manual_seed(1)
+    images = torch.rand(batch, 3, IMAGE, IMAGE)
+    literal = published.PublishedHTCLIP.like(model).eval()
+    function = ht.fold(model) if name == "ours" else _maybe_compile(literal, name)
+    return _without_gradients(lambda: function(images))
+
+
+def _maybe_compile(module: nn.Module, name: str) -> Callable[..., Tensor]:
+    return torch.compile(module, dynamic=False) if name == "compile" else module
+
+
+def _without_gradients(function: Call) -> Call:
+    def call() -> Tensor:
+        with torch.no_grad():
+            return function()
+
+    return call
