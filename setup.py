@@ -58,10 +58,10 @@ class CMakeBuild(build_ext):
     """Builds the one extension with CMake and installs it where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
         check_compiler()
         cmake = find_cmake()
+        import pybind11
+
         build = Path(self.build_temp).resolve() / "cmake"
         prefix = Path(self.get_ext_fullpath(ext.name)).resolve().parents[1]
         # All that may differ from the last build is given, for CMake keeps what it was told before: with build
@@ -84,4 +84,5 @@ class CMakeBuild(build_ext):
             raise CompileError("CMake could not build ht_kernels._C; its message is above") from error
 
 
-setup(ext_modules=[Extension("ht_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+if __name__ == "__main__":
+    setup(ext_modules=[Extension("ht_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

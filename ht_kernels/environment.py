@@ -16,9 +16,26 @@ import ht_kernels
 from ht_kernels.backends import CAN_RUN, Case
 
 PACKAGES = (
-    ("torch", "torchvision", "triton", "numpy", "open_clip_torch", "timm", "safetensors", "av", "pydicom", "pillow")
-    + ("rich", "matplotlib", "monai", "peft", "accelerate", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx")
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "triton",
+    "numpy",
+    "open_clip_torch",
+    "timm",
+    "safetensors",
+    "av",
+    "pydicom",
+    "pillow",
+    "rich",
+    "matplotlib",
+    "monai",
+    "peft",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+)
 
 
 def describe() -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _adapter_training(batch: int, name: str) -> Call:
     def call() -> Tensor:
         adapter.zero_grad(set_to_none=True)
         x.grad = None
-        function(x, grid=GRID, prefix_tokens=PREFIX).backward(gradient)
+        torch.autograd.backward(function(x, grid=GRID, prefix_tokens=PREFIX), gradient)
         assert x.grad is not None
         return x.grad
 
@@ -137,7 +137,7 @@ class _PublishedHeads(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         levels = zip(features, self.reduces, self.blocks, strict=True)
         pyramid = torch.stack([block(reduce(x)) for x, reduce, block in levels]).sum(0)
-        image = pyramid.transpose(1, 2).unflatten(2, GRID)
+        image = pyramid.transpose(1, 2).reshape(-1, WIDTH, *GRID)
         image = F.interpolate(image, (IMAGE, IMAGE), mode="bilinear", align_corners=False)
         logits: Tensor = self.projection(image)
         return logits

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ TOLERANCE = 1e-4
 """Largest relative L2 difference from the published result at which a time still counts."""
 
 COLORS = {"eager": "#b4b8bd", "compile": "#6c8ebf", "ours": "#c8501e"}
-FLOORS = {"memory floor": "dotted", "float32 arithmetic floor": "solid"}
+FLOORS: dict[str, Literal["dotted", "solid"]] = {"memory floor": "dotted", "float32 arithmetic floor": "solid"}
 """The floors of :meth:`Limits.floors`, and how the chart draws them."""
 
 
@@ -102,11 +102,7 @@ def table(results: list[Result]) -> list[str]:
         floor = _milliseconds(max(result.floors.values())) if result.floors else "-"
         rows.append([str(result.case), *times, *ratios, floor])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return [
-        f"{row[0]:{widths[0]}}  "
-        + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
@@ -229,14 +225,30 @@ def _commit() -> str | None:
         return None
 
 
-Progress = Callable[[str], None]
+def _why_not_compile() -> str | None:
+    """None where torch.compile works; it needs a C++ compiler at run time."""
+    try:
+        torch.compile(torch.sin)(torch.ones(16))
+    except Exception as error:  # whatever it is, the other implementations can still be timed
+        return str(error).strip().splitlines()[0]
+    return None
 
 
-def run(cases: Collection[Case], names: Collection[str], seconds: float, say: Progress) -> tuple[list[Result], Limits]:
-    """Measure the limits, then every case; ``say`` is told a line after each."""
+def run(
+    cases: Collection[Case], names: Collection[str], seconds: float, say: Callable[[str], None]
+) -> tuple[list[Result], Limits]:
+    """Measure the limits, then every case; ``say`` is told a line after each.
+
+    Args:
+        names: implementations; ``compile`` is left out where torch.compile does not work.
+        seconds: time per case.
+    """
     limits = Limits.measure()
-    say(f"{torch.get_num_threads()} threads; backends {', '.join(available_backends())}; copy {limits.bandwidth / 1e9:.1f} GB/s, "
-        f"float32 matrix product {limits.flops / 1e9:.0f} GFLOP/s")  # fmt: skip
+    say(f"threads: {torch.get_num_threads()}; backends: {', '.join(available_backends())}")
+    say(f"copy {limits.bandwidth / 1e9:.1f} GB/s, float32 matrix product {limits.flops / 1e9:.0f} GFLOP/s")
+    if "compile" in names and (reason := _why_not_compile()):
+        say(f"torch.compile is left out, it does not work here: {reason}")
+        names = [name for name in names if name != "compile"]
     results = []
     for case in cases:
         result = run_case(case, names, seconds, limits)
