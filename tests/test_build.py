@@ -115,7 +115,7 @@ def test_missing_compiler(setup_py: ModuleType, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(setup_py.PlatformError, match=r"needs a C\+\+17 compiler and found none: install g\+\+"):
         setup_py.check_compiler()
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    with pytest.raises(setup_py.PlatformError, match="CXX names the C.. compiler 'no-such-compiler -O2'"):
+    with pytest.raises(setup_py.PlatformError, match=r"CXX names .* 'no-such-compiler -O2'"):
         setup_py.check_compiler()
 
 

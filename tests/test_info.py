@@ -1,0 +1,88 @@
+"""ht-kernels info and the facts behind it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+
+import pytest
+import torch
+
+import ht_kernels
+from ht_kernels import environment
+from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels.cli import info
+
+
+def run(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    info.add_arguments(parser)
+    assert info.run(parser.parse_args(arguments)) == 0
+
+
+def test_json_and_text_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["ht_kernels"] == ht_kernels.__version__
+    assert facts["packages"]["torch"] == importlib.metadata.version("torch")
+    assert facts["cpu"]["threads"] == torch.get_num_threads()
+    assert list(facts["backends"]) == list(CAN_RUN)
+    run()
+    text = capsys.readouterr().out
+    for expected in (facts["ht_kernels"], facts["python"], facts["cpu"]["model"], *facts["backends"]):
+        assert expected in text
+
+
+def test_a_backend_that_cannot_run_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def can_run(case: Case) -> str | None:
+        return "the moon is not full"
+
+    monkeypatch.setitem(CAN_RUN, "lunar", can_run)
+    assert environment.backends()["lunar"] == "the moon is not full"
+    assert environment.backends()["reference"] is None
+    run()
+    assert "the moon is not full" in capsys.readouterr().out
+
+
+def test_missing_extras_name_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    required = ["torch>=2.11", "av; extra == 'video'", 'pydicom>=3; extra == "video"', "pytest; extra == 'bench'"]
+    required.append("ht-kernels[video]; extra == 'all'")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: required)
+    monkeypatch.setattr(environment, "version", lambda name: None if name in ("av", "pydicom") else "1.0")
+    assert environment.missing_extras() == {"video": ["av", "pydicom"]}
+    run()
+    assert "pip install av pydicom" in capsys.readouterr().out
+
+
+def test_an_uninstalled_package_is_said_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def requires(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    assert environment.missing_extras() is None
+    run()
+    assert "not installed" in capsys.readouterr().out
+
+
+def test_a_core_that_does_not_load_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def import_module(name: str) -> object:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(environment.importlib, "import_module", import_module)
+    assert environment.compiled_core() == {"error": "libgomp.so.1: cannot open shared object file"}
+    run()
+    output = capsys.readouterr().out
+    assert "libgomp.so.1: cannot open" in output and "pip install ." in output
+
+
+def test_settings_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HT_KERNELS_BACKEND", "reference")
+    run()
+    assert "HT_KERNELS_BACKEND=reference" in capsys.readouterr().out
