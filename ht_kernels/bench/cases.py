@@ -135,9 +135,9 @@ class _PublishedHeads(nn.Module):
         self.reduces, self.blocks, self.projection = reduces, blocks, head[-1]
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        levels = zip(features, self.reduces, self.blocks, strict=True)
-        pyramid = torch.stack([block(reduce(x)) for x, reduce, block in levels]).sum(0)
-        image = pyramid.transpose(1, 2).reshape(-1, WIDTH, *GRID)
+        parts = zip(features, self.reduces, self.blocks, strict=True)
+        first, second, third = [block(reduce(x)) for x, reduce, block in parts]
+        image = (first + second + third).transpose(1, 2).reshape(-1, WIDTH, *GRID)
         image = F.interpolate(image, (IMAGE, IMAGE), mode="bilinear", align_corners=False)
         logits: Tensor = self.projection(image)
         return logits
