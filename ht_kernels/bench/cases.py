@@ -57,12 +57,10 @@ class Case:
         return f"{self.group}, B={self.batch}"
 
 
-def cases(part: str | None = None, batches: Collection[int] | None = None) -> Iterator[Case]:
+def cases(part: str | None = None, batches: Collection[int] | None = None) -> list[Case]:
     """All cases, or those of one part, or those of some batch sizes."""
-    everything = [case for make in (_adapter_cases, _heads_cases, _model_cases) for case in make()]
-    for case in everything:
-        if part in (None, case.part) and (batches is None or case.batch in batches):
-            yield case
+    everything = [*_adapter_cases(), *_heads_cases(), *_model_cases()]
+    return [c for c in everything if part in (None, c.part) and (batches is None or c.batch in batches)]
 
 
 def _adapter_cases() -> Iterator[Case]:

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.bench import report
     from ht_kernels.bench.cases import IMPLEMENTATIONS, cases
 
-    chosen = list(cases(args.only, batches=(1,) if args.quick else None))
+    chosen = cases(args.only, batches=(1,) if args.quick else None)
     names = [name for name in IMPLEMENTATIONS if name != "compile" or not args.quick]
     results, limits = report.run(chosen, names, 1.0 if args.quick else 10.0, say=lambda line: print(line, flush=True))
     print("\nMilliseconds per call, median:", *report.table(results), sep="\n")
