@@ -42,6 +42,7 @@ def describe() -> dict[str, Any]:
     """Everything below, as plain values that JSON can hold."""
     return {
         "ht_kernels": ht_kernels.__version__,
+        "location": str(Path(ht_kernels.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu(),

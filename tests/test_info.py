@@ -79,7 +79,7 @@ def test_a_core_that_does_not_load_is_said_so(
     assert environment.compiled_core() == {"error": "libgomp.so.1: cannot open shared object file"}
     run()
     output = capsys.readouterr().out
-    assert "libgomp.so.1: cannot open" in output and "pip install ." in output
+    assert "libgomp.so.1: cannot open" in output and "pip install -e ." in output
 
 
 def test_settings_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

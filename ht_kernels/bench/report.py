@@ -98,7 +98,7 @@ def table(results: list[Result]) -> list[str]:
     rows = [header]
     for result in results:
         times = [_milliseconds(t.median) if (t := result.timings.get(n)) else "-" for n in IMPLEMENTATIONS]
-        ratios = [f"{ratio:.1f}x" if (ratio := result.ratio(name)) else "-" for name in baselines]
+        ratios = [_times(ratio) if (ratio := result.ratio(name)) else "-" for name in baselines]
         floor = _milliseconds(max(result.floors.values())) if result.floors else "-"
         rows.append([str(result.case), *times, *ratios, floor])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
@@ -169,6 +169,8 @@ def _chart(results: list[Result], facts: dict[str, Any]) -> bytes:
 
 
 def _panel(axis: Axes, results: list[Result]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     names = [name for name in IMPLEMENTATIONS if any(name in result.timings for result in results)]
     width = 0.8 / len(names)
     for index, name in enumerate(names):
@@ -192,7 +194,9 @@ def _panel(axis: Axes, results: list[Result]) -> None:
     lowest = min(min([t.median for t in r.timings.values()] + list(r.floors.values())) for r in results)
     highest = max(t.upper for r in results for t in r.timings.values())
     axis.set_ylim(1e3 * lowest / 1.6, 1e3 * highest * 2.0)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_ylabel("milliseconds per call")
     axis.set_title(results[0].case.group, fontsize=11)
     axis.set_xticks(range(len(results)), [_tick(result) for result in results])
@@ -204,8 +208,12 @@ def _panel(axis: Axes, results: list[Result]) -> None:
 def _tick(result: Result) -> str:
     images = f"{result.case.batch} image{'s' if result.case.batch > 1 else ''}"
     ratios = {name: result.ratio(name) for name in IMPLEMENTATIONS if name != "ours"}
-    words = [f"{ratio:.1f}x over {name}" for name, ratio in ratios.items() if ratio]
+    words = [f"{_times(ratio)} over {name}" for name, ratio in ratios.items() if ratio]
     return "\n".join([images, *words])
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _milliseconds(seconds: float) -> str:

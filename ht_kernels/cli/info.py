@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(facts: dict[str, Any]) -> list[str]:
     cpu, core = facts["cpu"], facts["compiled_core"]
     rows = [
-        ("ht_kernels", facts["ht_kernels"]),
+        ("ht_kernels", f"{facts['ht_kernels']} in {facts['location']}"),
         ("Python", f"{facts['python']} on {facts['platform']}"),
         ("CPU", f"{cpu['model']}, {cpu['cores']} cores, {cpu['threads']} threads, torch uses {cpu['torch_isa']}"),
         *[("GPU", f"{g['name']}, {g['memory_gib']} GiB, compute capability {g['capability']}") for g in facts["gpus"]],
@@ -37,7 +37,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines += ["", "Backends, best first"]
     lines += _table([(name, f"no: {why}" if why else "available") for name, why in facts["backends"].items()], 2)
     if "error" in core:
-        lines.append("  To build the compiled core: pip install . in the source tree, with g++ installed.")
+        # The source tree's own ht_kernels/ hides an installed one from a Python started there.
+        lines.append("  To build the compiled core: pip install -e . in the source tree, with g++ installed.")
 
     lines += ["", "Packages"]
     lines += _table([(name, found) for name, found in facts["packages"].items() if found], 2)
