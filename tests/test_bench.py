@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ht_kernels.bench import measure, report
+from ht_kernels.bench import chart, measure, report, runner
 from ht_kernels.bench.cases import Case, cases
 from ht_kernels.cli import bench
 from ht_kernels.errors import InputError
 
-LIMITS = report.Limits(bandwidth=1e10, flops=1e11)
+LIMITS = runner.Limits(bandwidth=1e10, flops=1e11)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -63,11 +63,11 @@ def test_adapter_floor_is_one_read_and_one_write() -> None:
 
 def test_a_wrong_result_is_not_timed() -> None:
     with pytest.raises(RuntimeError, match="tiny, B=3: ht_kernels differs from eager by"):
-        report.run_case(tiny(error=1e-3), ("eager", "ours"), 0.0, LIMITS)
+        runner.run_case(tiny(error=1e-3), ("eager", "ours"), 0.0, LIMITS)
 
 
 def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = report.run_case(tiny(), ("eager", "ours"), 0.0, LIMITS)
+    result = runner.run_case(tiny(), ("eager", "ours"), 0.0, LIMITS)
     written = report.write([result], LIMITS, tmp_path)
     assert [path.name for path in written] == ["results.json", "chart.png"]
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "chart.png"}
@@ -76,7 +76,7 @@ def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> bytes:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(report, "_chart", fail)
+    monkeypatch.setattr(chart, "draw", fail)
     with pytest.raises(OSError, match="no space"):
         report.write([], LIMITS, tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before

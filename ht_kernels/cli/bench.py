@@ -28,12 +28,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("the chart needs matplotlib, which is not installed: pip install matplotlib")
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output {args.output} is a file, expected a directory")
-    from ht_kernels.bench import report
+    from ht_kernels.bench import report, runner
     from ht_kernels.bench.cases import IMPLEMENTATIONS, cases
 
     chosen = cases(args.only, batches=(1,) if args.quick else None)
     names = [name for name in IMPLEMENTATIONS if name != "compile" or not args.quick]
-    results, limits = report.run(chosen, names, 1.0 if args.quick else 10.0, say=lambda line: print(line, flush=True))
+    results, limits = runner.run(chosen, names, 1.0 if args.quick else 10.0, say=lambda line: print(line, flush=True))
     print("\nMilliseconds per call, median:", *report.table(results), sep="\n")
     for path in report.write(results, limits, args.output):
         print(f"wrote {path}")
