@@ -54,11 +54,22 @@ def check_compiler() -> None:
         )
 
 
+def check_headers() -> None:
+    """Linux distributions package Python's own headers apart."""
+    include = Path(sysconfig.get_path("include"))
+    if not (include / "Python.h").exists():
+        raise PlatformError(
+            f"ht-kernels needs the headers of Python {sys.version_info[0]}.{sys.version_info[1]} and {include} has none: "
+            "install them (`apt install python3-dev` or `dnf install python3-devel`)"
+        )
+
+
 class CMakeBuild(build_ext):
     """Builds the one extension with CMake and installs it where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
         check_compiler()
+        check_headers()
         cmake = find_cmake()
         import pybind11
 

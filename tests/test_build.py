@@ -119,6 +119,14 @@ def test_missing_compiler(setup_py: ModuleType, tmp_path: Path, monkeypatch: pyt
         setup_py.check_compiler()
 
 
+def test_missing_headers(setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_py.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(setup_py.PlatformError, match="needs the headers of Python .* apt install python3-dev"):
+        setup_py.check_headers()
+    (tmp_path / "Python.h").touch()
+    setup_py.check_headers()
+
+
 def test_old_cmake(setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tmp_path / "cmake"
     old.write_text("#!/bin/sh\necho cmake version 3.18.4\n")
