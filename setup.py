@@ -59,8 +59,8 @@ def check_headers() -> None:
     include = Path(sysconfig.get_path("include"))
     if not (include / "Python.h").exists():
         raise PlatformError(
-            f"ht-kernels needs the headers of Python {sys.version_info[0]}.{sys.version_info[1]} and {include} has none: "
-            "install them (`apt install python3-dev` or `dnf install python3-devel`)"
+            f"ht-kernels needs the headers of Python {sys.version_info[0]}.{sys.version_info[1]}, and {include} has "
+            "none: install them (`apt install python3-dev` or `dnf install python3-devel`)"
         )
 
 

@@ -121,7 +121,7 @@ def test_missing_compiler(setup_py: ModuleType, tmp_path: Path, monkeypatch: pyt
 
 def test_missing_headers(setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_py.sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(setup_py.PlatformError, match="needs the headers of Python .* apt install python3-dev"):
+    with pytest.raises(setup_py.PlatformError, match=r"needs the headers of Python .*apt install python3-dev"):
         setup_py.check_headers()
     (tmp_path / "Python.h").touch()
     setup_py.check_headers()
