@@ -6,6 +6,7 @@ plain and under torch.compile, ``ours`` is this package's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
@@ -153,9 +154,15 @@ def _heads(batch: int, name: str) -> Call:
     return _without_gradients(lambda: function(features))
 
 
-def _model(batch: int, name: str) -> Call:
+@functools.cache
+def _htclip() -> ht.HTCLIP:
     torch.manual_seed(0)
-    model = ht.HTCLIP(backbone="ViT-B-16", task="segmentation", num_classes=CLASSES).eval()
+    return ht.HTCLIP(backbone="ViT-B-16", task="segmentation", num_classes=CLASSES).eval()
+
+
+def _model(batch: int, name: str) -> Call:
+    model = _htclip()
+    torch.manual_seed(0)
     frames = torch.randint(0, 256, (batch, 1, IMAGE, IMAGE), dtype=torch.uint8)
     if name == "ours":
         folded = ht.fold(model)
