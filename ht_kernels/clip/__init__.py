@@ -1,0 +1,1 @@
+"""CLIP: towers, injection of adapters, HTCLIP, checkpoints."""
