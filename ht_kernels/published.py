@@ -51,7 +51,8 @@ class _MultiScale(nn.Module):
         else:
             y = (self.conv1(f) + self.conv2(f) + self.conv3(f)) / 3.0
         y = y + s
-        return y + self.projector(y)
+        m: Tensor = y + self.projector(y)
+        return m
 
 
 class PublishedAdapter(nn.Module):
@@ -83,7 +84,8 @@ class PublishedAdapter(nn.Module):
         prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
         s = patches.transpose(1, 2).reshape(x.shape[0], h.shape[-1], height, width)
         m = self.adapter_conv(s).flatten(2).transpose(1, 2)
-        return x + self.project2(self.dropout(F.gelu(torch.cat([prefix, m], dim=1))))
+        out: Tensor = x + self.project2(self.dropout(F.gelu(torch.cat([prefix, m], dim=1))))
+        return out
 
 
 class BaselineAdapter(PublishedAdapter):
@@ -186,5 +188,5 @@ class PublishedHTCLIP(nn.Module):
             level = block(reduce(tower.patches(activation)))
             total = level if total is None else level + total
         assert total is not None
-        logits: Tensor = self.head(total.transpose(1, 2).unflatten(2, tower.grid))
+        logits: Tensor = self.head(total.transpose(1, 2).view(*total.shape[::2], *tower.grid))
         return logits

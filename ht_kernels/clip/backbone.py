@@ -7,7 +7,6 @@ another package and another download. The hub is contacted only for a name or a 
 from __future__ import annotations
 
 import difflib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
 
-log = logging.getLogger("ht_kernels")
-
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class VisionOnly(nn.Module):
     """A CLIP model without its text tower; ``visual`` keeps the name it has in CLIP models and checkpoints."""
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
 
@@ -75,7 +72,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
+def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any:
     try:
         import timm
     except ImportError as error:
@@ -84,10 +81,10 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> nn.
     full_name = name if pretrained is None or local else f"{name}.{pretrained}"
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
-    size = {} if image_size is None else {"img_size": image_size}
+    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     from_hub = pretrained is not None and not local
     try:
-        model: nn.Module = timm.create_model(full_name, pretrained=from_hub, num_classes=0, **size)
+        model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0, **size)
     except Exception as error:
         if not from_hub:
             raise InputError(f"timm cannot build {name} ({_first_line(error)})") from error
@@ -103,8 +100,8 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> nn.
 
 
 def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
-    import open_clip
-    from open_clip.model import _build_vision_tower, resize_pos_embed
+    import open_clip  # type: ignore[import-untyped]
+    from open_clip.model import _build_vision_tower, resize_pos_embed  # type: ignore[import-untyped]
 
     schema, _, place = name.partition(":")
     try:
@@ -124,7 +121,8 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -
         vision["image_size"] = image_size
     if quick_gelu is None:
         quick_gelu = bool(config.get("quick_gelu", False))
-    model = VisionOnly(_build_vision_tower(config["embed_dim"], vision, quick_gelu))
+    tower = _build_vision_tower(config["embed_dim"], vision, quick_gelu)
+    model = VisionOnly(tower)
     if path is not None:
         state = {k: t for k, t in read_weights(path).items() if k.startswith("visual.")}
         if not state:
@@ -132,14 +130,14 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -
         resize_pos_embed(state, model)
         _assign(model, state, path)
     if "timm_model_name" in vision and image_size is not None:
-        model.visual.set_input_size(image_size)
+        tower.set_input_size(image_size)
     return model
 
 
 def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:
     """Path of the weights file, downloaded when asked for by name, and whether they were trained with QuickGELU."""
-    import open_clip
-    from open_clip.pretrained import download_pretrained_from_hf
+    import open_clip  # type: ignore[import-untyped]
+    from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
 
     if pretrained is not None and Path(pretrained).is_file():
         return pretrained, None

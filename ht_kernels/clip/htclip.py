@@ -181,8 +181,9 @@ class HTCLIP(nn.Module):
         """Logits (B, K, H, W) for segmentation, (B, K) for classification."""
         features = self.features(images)
         if self.config.task == "segmentation":
-            levels = fold_pyramid(self.reduces, self.blocks, self.seg_head.weight, self.seg_head.bias)
-            return self.seg_head(feature_pyramid(features, *levels), self.tower.grid, self.tower.image_size)
+            head = self.seg_head
+            scores = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, head.weight, head.bias))
+            return head.forward(scores, self.tower.grid, self.tower.image_size)
         # Dropout stands between the pyramid and the head here, so only the pooling is moved.
         pooled = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, None, None), pool=True)
         logits: Tensor = self.cls_head(pooled)

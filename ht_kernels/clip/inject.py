@@ -50,7 +50,7 @@ def inject(
     monas = [_new(tower, variant, bottleneck).to(like.device, dtype) for _ in chosen]
     clip_model.requires_grad_(False)
     for i, mona in zip(chosen, monas, strict=True):
-        block = tower.blocks[i]
+        block: Any = tower.blocks[i]
         block.mona = mona.train(block.training)
         block.register_forward_hook(_adapt_output)
     return clip_model
@@ -66,7 +66,7 @@ def adapters(tower: Tower) -> dict[int, HTAdapter]:
     return found
 
 
-def _adapt_output(block: nn.Module, args: Any, output: Tensor) -> Tensor:
+def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
     # A module-level function, so that models with adapters can be copied, pickled and compiled.
     adapted: Tensor = block.mona(output)
     return adapted

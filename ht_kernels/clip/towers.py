@@ -6,6 +6,7 @@ A tower is recognised by its structure, so neither open_clip nor timm nor the or
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,35 +19,40 @@ class Tower(ABC):
 
     Attributes:
         visual: the module with patch embedding, blocks and final norm.
-        blocks: its transformer blocks.
+        patch_embedding: the convolution that embeds patches.
+        pre_norm: the module between position embedding and first block; often an identity.
+        blocks: the transformer blocks.
+        batch_first: blocks take (B, N, D); otherwise (N, B, D).
         dim: token width D.
+        prefix_tokens: tokens before the patch grid: CLS, registers.
         grid: patch grid (H, W).
         image_size: (height, width) of the images it takes.
-        prefix_tokens: tokens before the patch grid: CLS, registers.
-        batch_first: blocks take (B, N, D); otherwise (N, B, D).
-        patch_embedding: the convolution that embeds patches.
     """
 
-    visual: nn.Module
-    blocks: nn.ModuleList | nn.Sequential
-    dim: int
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
-    prefix_tokens: int
-    batch_first: bool
-    patch_embedding: nn.Conv2d
+    def __init__(self, visual: nn.Module, patch_embedding: nn.Conv2d, pre_norm: nn.Module, blocks: nn.Sequential):
+        self.visual: Any = visual
+        self.patch_embedding = patch_embedding
+        self.pre_norm = pre_norm
+        self.blocks = blocks
+        self.dim = patch_embedding.out_channels
+        self.batch_first = True
+        self.prefix_tokens = 1
+        self.grid = (0, 0)
+        self.image_size = (0, 0)
 
-    @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to what the first block takes: prefix and position included, pre-norm applied."""
+        """Images (B, 3, H, W) to the tokens that the first block takes."""
+        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
+        x: Tensor = self.pre_norm(self.place(patches))
+        return x if self.batch_first else x.transpose(0, 1)
 
     @abstractmethod
-    def assemble(self, patches: Tensor) -> Tensor:
-        """Patch embeddings (B, H*W, D) to tokens (B, N, D): prefix, position, dropout and pre-norm."""
+    def place(self, patches: Tensor) -> Tensor:
+        """Embedded patches (B, H*W, D) to tokens (B, N, D): adds prefix tokens and positions, and nothing else."""
 
     @abstractmethod
-    def finish(self, tokens: Tensor) -> Tensor:
-        """What the published code computes after the last block and no dense head reads: the final norm."""
+    def finish(self, x: Tensor) -> Tensor:
+        """What the published code computes behind the last block and no dense head reads: the final norm."""
 
     def tokens(self, x: Tensor) -> Tensor:
         """The output of a block as (B, N, D)."""
@@ -60,68 +66,41 @@ class Tower(ABC):
 class ClipTower(Tower):
     """``VisionTransformer`` of open_clip (batch first) or of the original OpenAI package (sequence first)."""
 
-    def __init__(self, visual: nn.Module) -> None:
-        self.visual = visual
-        self.blocks = visual.transformer.resblocks
-        self.patch_embedding = visual.conv1
-        self.dim = visual.conv1.out_channels
-        size = getattr(visual, "image_size", None) or visual.input_resolution
-        self.image_size = _pair(size)
+    def __init__(self, visual: Any) -> None:
+        super().__init__(visual, visual.conv1, visual.ln_pre, visual.transformer.resblocks)
+        self.image_size = _pair(visual.image_size if hasattr(visual, "image_size") else visual.input_resolution)
         patch = _pair(visual.conv1.kernel_size)
         self.grid = self.image_size[0] // patch[0], self.image_size[1] // patch[1]
-        self.prefix_tokens = 1
-        attention = self.blocks[0].attn
-        self.batch_first = bool(getattr(visual.transformer, "batch_first", getattr(attention, "batch_first", False)))
-        positions = visual.positional_embedding.shape[0]
-        if positions != 1 + self.grid[0] * self.grid[1]:
-            raise InputError(f"this CLIP tower has {positions} positions for a patch grid of {self.grid}; expected one")
+        block: Any = self.blocks[0]
+        self.batch_first = bool(getattr(visual.transformer, "batch_first", getattr(block.attn, "batch_first", False)))
 
-    def embed(self, images: Tensor) -> Tensor:
-        tokens = self.assemble(self.patch_embedding(images).flatten(2).transpose(1, 2))
-        return tokens if self.batch_first else tokens.transpose(0, 1)
+    def place(self, patches: Tensor) -> Tensor:
+        cls = self.visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
+        x: Tensor = torch.cat([cls, patches], dim=1) + self.visual.positional_embedding.to(patches.dtype)
+        return self.visual.patch_dropout(x) if hasattr(self.visual, "patch_dropout") else x
 
-    def assemble(self, patches: Tensor) -> Tensor:
-        visual = self.visual
-        cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
-        x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        if hasattr(visual, "patch_dropout"):
-            x = visual.patch_dropout(x)
-        normed: Tensor = visual.ln_pre(x)
-        return normed
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.visual.ln_post(self.tokens(tokens)[:, 0])
+    def finish(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.visual.ln_post(self.tokens(x)[:, 0])
         return normed
 
 
 class TimmTower(Tower):
     """timm's ``VisionTransformer``, bare or as the trunk of an open_clip model."""
 
-    def __init__(self, visual: nn.Module) -> None:
-        self.visual = visual
-        self.blocks = visual.blocks
-        self.patch_embedding = visual.patch_embed.proj
-        self.dim = int(visual.embed_dim)
+    def __init__(self, visual: Any) -> None:
+        super().__init__(visual, visual.patch_embed.proj, visual.norm_pre, visual.blocks)
         self.image_size = _pair(visual.patch_embed.img_size)
         self.grid = _pair(visual.patch_embed.grid_size)
         self.prefix_tokens = int(visual.num_prefix_tokens)
-        self.batch_first = True
 
-    def embed(self, images: Tensor) -> Tensor:
-        return self._add_position(self.visual.patch_embed(images))
-
-    def assemble(self, patches: Tensor) -> Tensor:
-        if self.visual.dynamic_img_size:  # timm then keeps the grid until the position is added
-            patches = patches.unflatten(1, self.grid)
-        return self._add_position(patches)
-
-    def _add_position(self, patches: Tensor) -> Tensor:
-        visual = self.visual
-        x: Tensor = visual.norm_pre(visual.patch_drop(visual._pos_embed(patches)))
+    def place(self, patches: Tensor) -> Tensor:
+        if self.visual.dynamic_img_size:  # timm then expects the grid as an image, channels last
+            patches = patches.reshape(patches.shape[0], *self.grid, self.dim)
+        x: Tensor = self.visual.patch_drop(self.visual._pos_embed(patches))
         return x
 
-    def finish(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.visual.norm(tokens)
+    def finish(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.visual.norm(x)
         return normed
 
 
@@ -131,19 +110,20 @@ def find_tower(model: nn.Module) -> Tower:
     Raises:
         InputError: the vision tower is not a plain vision transformer, for example a ResNet or ConvNeXt.
     """
-    visual = getattr(model, "visual", model)
-    trunk = getattr(visual, "trunk", visual)
+    visual: Any = getattr(model, "visual", model)
+    trunk: Any = getattr(visual, "trunk", visual)
     if _has(visual, "conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer.resblocks"):
         return ClipTower(visual)
-    if _has(trunk, "patch_embed.proj", "blocks", "_pos_embed", "patch_drop", "norm_pre", "norm", "num_prefix_tokens"):
+    timm_parts = "patch_embed.proj", "blocks", "_pos_embed", "patch_drop", "norm_pre", "norm", "num_prefix_tokens"
+    if _has(trunk, *timm_parts) and getattr(trunk, "rope", None) is None:
+        if not isinstance(trunk.patch_embed.norm, nn.Identity):
+            raise InputError("this vision transformer normalises its patch embedding, which no adapter was made for")
         if trunk.patch_embed.img_size is None:
-            raise InputError(f"{type(trunk).__name__} has no fixed image size; create it with img_size")
-        if getattr(trunk, "rope", None) is None:
-            return TimmTower(trunk)
+            raise InputError("this vision transformer has no fixed image size; create it with img_size")
+        return TimmTower(trunk)
     raise InputError(
         f"the vision tower is a {type(trunk).__name__}, but adapters need a vision transformer of open_clip, timm or "
-        "the OpenAI CLIP package (patch embedding, one sequence of blocks, learned or fixed positions); "
-        "use for example ViT-B-16"
+        "the OpenAI CLIP package, for example ViT-B-16"
     )
 
 

@@ -40,7 +40,7 @@ class SegmentationHead(nn.Sequential):
         """(K,) of the linear map over pyramid channels."""
         return self.get_parameter("1.bias")
 
-    def forward(self, scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    def forward(self, scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:  # type: ignore[override]
         """Logits (B, K, *size)."""
         return upsample(scores, grid, size)
 
