@@ -217,7 +217,8 @@ class _Block(nn.Module):
         for name, (weight, bias) in tensors.items():
             self.register_buffer(f"{name}_weight", weight.clone())
             self.register_buffer(f"{name}_bias", bias.clone())
-        self.activation = copy.deepcopy(parts.activation)
+        gelu = type(parts.activation) is nn.GELU
+        self.activation = _GeluInPlace(parts.activation.approximate) if gelu else copy.deepcopy(parts.activation)
         self.heads = int(parts.heads)
         self.eps = float(parts.norm1.eps), float(parts.norm2.eps)
 
@@ -229,6 +230,18 @@ class _Block(nn.Module):
         x = x + F.linear(mixed, self.out_weight, self.out_bias)
         hidden = F.linear(F.layer_norm(x, (dim,), eps=self.eps[1]), self.hidden_weight, self.hidden_bias)
         return x + F.linear(self.activation(hidden), self.last_weight, self.last_bias)
+
+
+class _GeluInPlace(nn.Module):
+    """GELU that overwrites its input: the widest tensor of a block needs no second copy."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
+        return activated
 
 
 def _read_block(block: Any) -> _BlockParts | None:
