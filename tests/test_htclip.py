@@ -14,6 +14,7 @@ from torch import nn
 
 from ht_kernels import HTCLIP, inject
 from ht_kernels.clip import backbone
+from ht_kernels.clip.towers import TimmTower, find_tower
 from ht_kernels.errors import InputError
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
@@ -342,3 +343,20 @@ def test_text_side_of_a_model_stays():
 def test_import_is_light():
     code = "import sys, ht_kernels; print([m for m in ('open_clip', 'timm', 'av') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", [*TOWERS, *MORE_TOWERS])
+def test_tower_view_computes_what_the_model_computes(name):
+    """The published oracle runs through this view too, so it is held against the tower's own forward here."""
+    model = small_tower(name).eval()
+    tower = find_tower(model)
+    images = torch.rand(2, 3, *tower.image_size, dtype=torch.float64)
+    with torch.no_grad():
+        x = tower.embed(images)
+        for block in tower.blocks:
+            x = block(x)
+        if isinstance(tower, TimmTower):
+            torch.testing.assert_close(tower.finish(x), tower.visual.forward_features(images))
+        else:
+            torch.testing.assert_close(tower.finish(x) @ tower.visual.proj, model.encode_image(images))
+    assert tower.patches(x).shape == (2, tower.grid[0] * tower.grid[1], tower.dim)
