@@ -162,6 +162,7 @@ class PublishedHTCLIP(nn.Module):
             published.adapters[str(i)] = adapter.train(ours.training)
             del block.mona
             block._forward_hooks.clear()
+            vars(block).pop("forward", None)  # published code replaces it to call the adapter
         return published.train(model.training)
 
     def train(self, mode: bool = True) -> PublishedHTCLIP:

@@ -17,6 +17,8 @@ from ht_kernels.errors import InputError
 from ht_kernels.fold import fold_adapter
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def gray_frames(model: HTCLIP, batch: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)

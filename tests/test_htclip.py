@@ -8,16 +8,22 @@ import sys
 
 import open_clip
 import pytest
+import timm
 import torch
-from small_towers import DEPTH, IMAGE, MORE_TOWERS, TOWERS, Clip, shake, small_tower
+from safetensors.torch import save_file
+from small_towers import DEPTH, DIM, IMAGE, MORE_TOWERS, TOWERS, Clip, shake, small_tower
 from torch import nn
 
-from ht_kernels import HTCLIP, inject
+from ht_kernels import HTCLIP, HTAdapter, fold, inject
 from ht_kernels.clip import backbone
+from ht_kernels.clip.mona import BatchFirstMona
 from ht_kernels.clip.towers import TimmTower, find_tower
 from ht_kernels.errors import InputError
+from ht_kernels.fold import fold_pyramid
+from ht_kernels.functional import feature_pyramid
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = (0, 1, 2)
 HEAD_NAMES = {
     ("open_clip", "segmentation"): {"seg_head.1.weight", "seg_head.1.bias"},
@@ -360,3 +366,65 @@ def test_tower_view_computes_what_the_model_computes(name):
         else:
             torch.testing.assert_close(tower.finish(x) @ tower.visual.proj, model.encode_image(images))
     assert tower.patches(x).shape == (2, tower.grid[0] * tower.grid[1], tower.dim)
+
+
+def test_adapters_called_by_a_replaced_forward():
+    """Published code replaces the forward of a block; after ``accelerate`` such a block calls an adapter of ours."""
+    clip = small_tower("open_clip")
+    for block in clip.visual.transformer.resblocks:
+        block.mona = BatchFirstMona(shake(HTAdapter(DIM, 8).double()))
+        block.forward = adapted(block, block.forward)
+    model = HTCLIP(clip, bottleneck=8, reduce_dim=16, feature_layers=LAYERS).double().eval()
+    x = images(model)
+    with torch.no_grad():
+        published = PublishedHTCLIP.like(model)
+        torch.testing.assert_close(model(x), published(x), rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            fold(model)(x[:, :1] * 255), published(x[:, :1].repeat(1, 3, 1, 1)), rtol=0, atol=1e-10
+        )
+
+
+def adapted(block, original):
+    return lambda x, **arguments: block.mona(original(x, **arguments), (4, 4))
+
+
+def test_foreign_adapters_are_refused():
+    clip = small_tower("open_clip")
+    clip.visual.transformer.resblocks[2].mona = nn.Linear(DIM, DIM)
+    with pytest.raises(ValueError, match=r"block 2 .*Linear.*accelerate"):
+        HTCLIP(clip, feature_layers=LAYERS)
+
+
+def test_local_weights_of_a_timm_model(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    state = shake(timm.create_model("vit_tiny_patch16_224", num_classes=5)).state_dict()
+    save_file(state, path)
+    loaded = HTCLIP("timm/vit_tiny_patch16_224", pretrained=str(path)).clip_model.state_dict()
+    for name, tensor in state.items():
+        if not name.startswith("head."):
+            torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
+    smaller = HTCLIP("timm/vit_tiny_patch16_224", pretrained=str(path), image_size=96)
+    assert smaller.tower.grid == (6, 6)
+    assert smaller(torch.rand(1, 1, 96, 96)).shape == (1, 2, 96, 96)
+
+
+def test_autocast_trains():
+    model = small_model("open_clip").float().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(images(model).float())
+    expected = model.eval()(images(model).float())
+    assert (logits.float() - expected).norm() / expected.norm() < 0.2
+    logits.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.seg_head.parameters())
+
+
+def test_feature_pyramid_says_what_does_not_fit():
+    model = small_model("open_clip")
+    levels = fold_pyramid(model.reduces, model.blocks, None, None)
+    x = torch.zeros(2, 16, DIM, dtype=torch.float64)
+    assert feature_pyramid([x] * 3, *levels).shape == (2, 16, 16)
+    assert feature_pyramid([x] * 3, *levels, pool=True).shape == (2, 16)
+    with pytest.raises(ValueError, match="got 2 for 3 levels"):
+        feature_pyramid([x] * 2, *levels)
+    with pytest.raises(ValueError, match=rf"features\[1\] must have shape \(batch, tokens, {DIM}\)"):
+        feature_pyramid([x, x[..., :5], x], *levels)

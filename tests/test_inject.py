@@ -15,6 +15,7 @@ from ht_kernels.clip.towers import find_tower
 from ht_kernels.errors import InputError
 from ht_kernels.published import VARIANTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PREFIX = {
     "open_clip": "visual.transformer.resblocks.{}.mona.clip_mona.",
     "timm": "visual.trunk.blocks.{}.mona.clip_mona.",

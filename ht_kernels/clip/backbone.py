@@ -45,7 +45,8 @@ def load_backbone(name: str, pretrained: str | None = None, image_size: int | No
         InputError: an unknown name or tag, no connection to the hub, a file that cannot be read or does not fit.
     """
     if name.startswith("timm/"):
-        return _load_timm(name.removeprefix("timm/"), pretrained, image_size)
+        model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained, image_size)
+        return model
     return _load_open_clip(name, pretrained, image_size)
 
 
@@ -81,10 +82,9 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
     full_name = name if pretrained is None or local else f"{name}.{pretrained}"
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
-    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     from_hub = pretrained is not None and not local
     try:
-        model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0, **size)
+        model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0)
     except Exception as error:
         if not from_hub:
             raise InputError(f"timm cannot build {name} ({_first_line(error)})") from error
@@ -94,8 +94,9 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
         ) from error
     if local:
         state = {k: t for k, t in read_weights(str(pretrained)).items() if not k.startswith(("head.", "fc_norm."))}
-        state = model.checkpoint_filter_fn(state, model) if hasattr(model, "checkpoint_filter_fn") else state
         _assign(model, state, str(pretrained))
+    if image_size is not None and hasattr(model, "set_input_size"):
+        model.set_input_size(image_size)
     return model
 
 

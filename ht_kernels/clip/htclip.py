@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ht_kernels.fold import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
-from ht_kernels.nn import ClassificationHead, SegmentationHead, pyramid
+from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
 
 from .backbone import load_backbone
 from .inject import adapters, inject
@@ -25,7 +25,7 @@ TASKS = ("segmentation", "classification")
 class HTCLIPConfig:
     """What :class:`HTCLIP` was made from: ``HTCLIP(**vars(config))`` makes another one.
 
-    ``backbone`` is None when the caller passed a module; ``image_size`` is then that module's.
+    ``backbone`` is None when the caller passed a module. ``image_size`` is the tower's, None where it is not square.
     """
 
     backbone: str | None
@@ -37,7 +37,7 @@ class HTCLIPConfig:
     reduce_dim: int
     feature_layers: tuple[int, ...]
     adapter_layers: int | tuple[int, ...] | None
-    image_size: int
+    image_size: int | None
     class_names: tuple[str, ...] | None
 
 
@@ -127,7 +127,12 @@ class HTCLIP(nn.Module):
         if not present:
             inject(clip_model, variant, bottleneck, adapter_layers)
         for i, adapter in present.items():
-            found = getattr(adapter, "variant", type(adapter).__name__), adapter.project1.out_features
+            if not isinstance(adapter, HTAdapter):
+                raise ValueError(
+                    f"block {i} of the backbone has a {type(adapter).__name__}, which is not an adapter of this "
+                    "library; call ht_kernels.accelerate on a model with published adapters first"
+                )
+            found = adapter.variant, adapter.project1.out_features
             if found != (variant, bottleneck):
                 raise ValueError(
                     f"block {i} of the backbone has an adapter {found}, expected (variant, bottleneck) = "
@@ -151,7 +156,7 @@ class HTCLIP(nn.Module):
             reduce_dim=reduce_dim,
             feature_layers=layers,
             adapter_layers=adapter_layers,
-            image_size=tower.image_size[0],
+            image_size=tower.image_size[0] if tower.image_size[0] == tower.image_size[1] else None,
             class_names=None if class_names is None else tuple(class_names),
         )
         like = tower.patch_embedding.weight

@@ -44,9 +44,6 @@ class FoldedHTCLIP(nn.Module):
         self.config = model.config
         self.image_size, self.grid, self.prefix_tokens = tower.image_size, tower.grid, tower.prefix_tokens
         depth = blocks_to_run(self.config.feature_layers)
-        for i, adapter in adapters(tower).items():
-            if not hasattr(adapter, "variant"):
-                raise InputError(f"the adapter of block {i} is not ours; call ht_kernels.accelerate on the model first")
 
         embedding = tower.patch_embedding
         weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=True)
@@ -56,7 +53,9 @@ class FoldedHTCLIP(nn.Module):
         position[:, tower.prefix_tokens :] += bias
         self.register_buffer("patch_weight", weight.clone())
         self.register_buffer("position", position)
-        self.pre_norm = None if isinstance(tower.pre_norm, nn.Identity) else _Norm(tower.pre_norm)
+        if not (isinstance(tower.pre_norm, nn.Identity) or _is_layer_norm(tower.pre_norm)):
+            raise InputError(f"the tower starts with a {type(tower.pre_norm).__name__}, expected LayerNorm or nothing")
+        self.pre_norm = _Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
         self.blocks = nn.ModuleList(_Block(tower.blocks[i], i) for i in range(depth))
         self.adapters = nn.ModuleDict(
             {str(i): _Adapter(adapter) for i, adapter in adapters(tower).items() if i < depth}
@@ -121,7 +120,7 @@ def fold(model: HTCLIP) -> FoldedHTCLIP:
 
     Raises:
         TypeError: ``model`` is not an HTCLIP.
-        InputError: its tower has blocks of another form than pre-norm attention and MLP, or foreign adapters.
+        InputError: its tower has blocks of another form than pre-norm attention and MLP.
     """
     if not isinstance(model, HTCLIP):
         raise TypeError(f"model must be an HTCLIP, got {type(model).__name__}")
@@ -203,7 +202,7 @@ class _Block(nn.Module):
     def __init__(self, block: nn.Module, index: int) -> None:
         super().__init__()
         parts = _read_block(block)
-        if parts is None or any(True for _ in parts.activation.parameters()):
+        if parts is None or not (_is_layer_norm(parts.norm1) and _is_layer_norm(parts.norm2)):
             raise InputError(
                 f"block {index} of the tower ({type(block).__name__}) cannot be folded: expected LayerNorm, plain "
                 "multi-head attention, LayerNorm and a two-layer MLP"
@@ -285,6 +284,10 @@ def _read_block(block: Any) -> _BlockParts | None:
             block.ls2,
         )
     return None
+
+
+def _is_layer_norm(module: object) -> bool:
+    return isinstance(module, nn.LayerNorm) and module.weight is not None and module.bias is not None
 
 
 def _behind_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
