@@ -172,6 +172,28 @@ def test_what_cannot_be_folded():
         fold(model)
 
 
+def test_classification_has_no_output_size_and_no_dropout():
+    folded = fold(small_model("openai", "classification"))
+    frames = torch.randint(0, 256, (2, 1, IMAGE, IMAGE), dtype=torch.uint8)
+    torch.testing.assert_close(folded.train()(frames), folded.eval()(frames), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="segmentation"):
+        folded(frames, output_size=(8, 8))
+
+
+def test_frames_on_another_device():
+    with pytest.raises(ValueError, match="frames is on meta, but the model is on cpu"):
+        fold(small_model("timm"))(torch.zeros(1, 1, IMAGE, IMAGE, device="meta"))
+
+
+def test_exports_with_any_batch():
+    model = small_model("open_clip")
+    folded = fold(model)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(folded, (gray_frames(model, 2),), dynamic_shapes=({0: batch},))
+    frames = gray_frames(model, 5)
+    torch.testing.assert_close(program.module()(frames), folded(frames), rtol=0, atol=1e-12)
+
+
 def test_function_and_submodule_share_a_name():
     assert ht_kernels.fold is fold and callable(fold)
     assert fold_adapter.__module__ == "ht_kernels.fold"

@@ -278,6 +278,25 @@ def test_weights_of_another_image_size_are_resampled(local_dir):
     assert model(torch.rand(1, 1, 96, 96)).shape == (1, 2, 96, 96)
 
 
+def test_timm_trunk_with_a_text_tower_that_needs_other_packages(tmp_path):
+    """BiomedCLIP's form: neither its text tower nor anything from the hub is needed for the vision tower."""
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_model_pretrained": True, "timm_pool": ""}
+    vision |= {"timm_proj": "linear", "image_size": 224}
+    text = {"hf_model_name": "someone/some-bert", "hf_tokenizer_name": "someone/some-bert", "hf_proj_type": "mlp"}
+    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    trunk = shake(timm.create_model("vit_tiny_patch16_224", num_classes=0))
+    state = {f"visual.trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    state |= {"visual.head.proj.weight": torch.zeros(8, 192), "text.transformer.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
+    model = HTCLIP(f"local-dir:{tmp_path}", image_size=64)
+    assert model.tower.grid == (4, 4)
+    names = model.state_dict()
+    assert "clip_model.visual.trunk.blocks.11.mona.clip_mona.project1.weight" in names
+    loaded = names["clip_model.visual.trunk.blocks.11.mlp.fc2.weight"]
+    torch.testing.assert_close(loaded, trunk.blocks[11].mlp.fc2.weight, rtol=0, atol=0)
+
+
 def test_weights_that_do_not_fit(local_dir, tmp_path):
     folder, clip = local_dir
     other = tmp_path / "other.pt"

@@ -66,7 +66,7 @@ class FoldedHTCLIP(nn.Module):
         levels, pyramid_bias = fold_pyramid(model.reduces, model.blocks, *head)
         self.levels = nn.ModuleList(_Tensors(level) for level in levels)
         self.register_buffer("pyramid_bias", pyramid_bias.clone())
-        self.classifier = None if segmentation else _freeze(model.cls_head)
+        self.classifier = None if segmentation else _fold_classifier(model.cls_head)
         self.eval()
 
     def forward(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
@@ -75,8 +75,11 @@ class FoldedHTCLIP(nn.Module):
         Raises:
             InputError: the frames have another shape, there are none, or a value is not finite.
             TypeError: the frames are neither uint8 nor floating point.
+            ValueError: the frames are on another device, or ``output_size`` came with classification.
         """
         self._check(frames)
+        if output_size is not None and self.classifier is not None:
+            raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
         patches = F.conv2d(frames.to(self.patch_weight.dtype), self.patch_weight, stride=self.patch_weight.shape[-2:])
         prefix = self.prefix_tokens
         x = self.position.repeat(frames.shape[0], 1, 1)
@@ -101,6 +104,8 @@ class FoldedHTCLIP(nn.Module):
         height, width = self.image_size
         if frames.dim() != 4 or frames.shape[1:] != (1, height, width):
             raise InputError(f"frames must have shape (B, 1, {height}, {width}), got {tuple(frames.shape)}")
+        if frames.device != self.position.device:
+            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
         if frames.shape[0] == 0:
             raise InputError("frames is empty; pass at least one frame")
         if frames.dtype == torch.uint8:
@@ -305,14 +310,14 @@ def _before_scale(scale: Any, linear: Any) -> tuple[Tensor, Tensor]:
     return weight * gamma[:, None], bias * gamma
 
 
-def _freeze(head: nn.Sequential) -> nn.Sequential:
-    """A copy of a classification head whose parameters are buffers."""
-    head = copy.deepcopy(head).eval()
-    for module in head.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, _wide(parameter.detach()))
-    return head
+def _fold_classifier(head: nn.Sequential) -> nn.Sequential:
+    """A copy of a classification head without dropout, its parameters as buffers."""
+    layers = copy.deepcopy([layer for layer in head if isinstance(layer, nn.Linear | nn.ReLU)])
+    for layer in layers:
+        for name, parameter in list(layer.named_parameters()):
+            delattr(layer, name)
+            layer.register_buffer(name, _wide(parameter.detach()))
+    return nn.Sequential(*layers)
 
 
 def _wide(t: Tensor) -> Tensor:
