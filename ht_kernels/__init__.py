@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import functional
 from .backends import available_backends, set_backend
 from .nn import HTAdapter
 
+if TYPE_CHECKING:
+    from . import deploy, video
+    from .clip import HTCLIP, accelerate, inject
+    from .deploy import FoldedHTCLIP
+
 __version__ = "0.1.0"
 
-__all__ = ["HTAdapter", "available_backends", "functional", "set_backend"]
+__all__ = [
+    "HTCLIP",
+    "HTAdapter",
+    "accelerate",
+    "available_backends",
+    "deploy",
+    "fold",
+    "functional",
+    "inject",
+    "set_backend",
+    "video",
+]
+
+# Imported at first use: these need open_clip, timm or PyAV.
+_LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "deploy": "", "video": ""}
+
+
+def fold(model: HTCLIP) -> FoldedHTCLIP:
+    """The inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`.
+
+    The submodule of the same name holds the algebra: ``from ht_kernels.fold import fold_adapter``.
+    """
+    from .deploy import folded
+
+    return folded.fold(model)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ht_kernels' has no attribute {name!r}")
+    if not _LAZY[name]:
+        return importlib.import_module(f".{name}", __name__)
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)

@@ -164,7 +164,7 @@ class FoldedLevel(NamedTuple):
 
 
 def fold_pyramid(
-    reduces: Iterable[nn.Linear], blocks: Iterable[nn.Sequential], head_weight: Tensor | None, head_bias: Tensor | None
+    reduces: Iterable[nn.Module], blocks: Iterable[nn.Module], head_weight: Tensor | None, head_bias: Tensor | None
 ) -> tuple[list[FoldedLevel], Tensor]:
     """Fold a feature pyramid and the linear map behind it (identities 7 and 8).
 
@@ -181,6 +181,7 @@ def fold_pyramid(
     levels: list[FoldedLevel] = []
     bias: Tensor | None = None if head_bias is None else _at_least_float32(head_bias)
     for reduce, block in zip(reduces, blocks, strict=True):
+        assert isinstance(reduce, nn.Linear) and isinstance(block, nn.Sequential)
         norm, hidden, last = block[0], block[1], block[3]
         assert isinstance(norm, nn.LayerNorm) and isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)
         hidden_weight, last_weight = _at_least_float32(hidden.weight), _at_least_float32(last.weight)

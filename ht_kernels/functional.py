@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backends import Case, choose, reference
-from .fold import FoldedAdapter
+from .fold import FoldedAdapter, FoldedLevel
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -50,6 +53,38 @@ def ht_adapter(
     if name == "reference":
         return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
     raise NotImplementedError(name)
+
+
+def feature_pyramid(
+    features: Sequence[Tensor], levels: Sequence[FoldedLevel], bias: Tensor, *, pool: bool = False
+) -> Tensor:
+    """The feature pyramid on folded levels, differentiable in the features and in every folded weight.
+
+    Args:
+        features: one (B, N, D) per level, patch tokens only; any strides. Computed in the dtype of the levels.
+        levels, bias: from :func:`ht_kernels.fold.fold_pyramid`.
+        pool: return the mean over tokens, taken before the last matrix product (identity 8).
+
+    Returns:
+        (B, N, K), or (B, K) when pooled; K is R where no head was folded in. The dtype of the levels.
+
+    Raises:
+        ValueError: the number of features, or the shape of one, does not fit.
+
+    Formula: :class:`ht_kernels.fold.FoldedLevel`, summed over levels.
+    """
+    if len(features) != len(levels):
+        raise ValueError(f"features must have one tensor per level, got {len(features)} for {len(levels)} levels")
+    out = bias
+    for i, (x, level) in enumerate(zip(features, levels, strict=True)):
+        width, dim = level.reduce_weight.shape
+        if x.dim() != 3 or x.shape[2] != dim:
+            raise ValueError(f"features[{i}] must have shape (batch, tokens, {dim}), got {tuple(x.shape)}")
+        hidden = F.linear(x.to(level.reduce_weight.dtype), level.reduce_weight, level.reduce_bias)
+        hidden = F.layer_norm(hidden, (width,), eps=level.eps)
+        hidden = F.gelu(F.linear(hidden, level.hidden_weight, level.hidden_bias))
+        out = out + F.linear(hidden.mean(1) if pool else hidden, level.last_weight)
+    return out
 
 
 def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, keep: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The published adapter mathematics, computed literally: the oracle in tests, the baseline in benchmarks.
+"""The published mathematics, computed literally: the oracle in tests, the baseline in benchmarks.
 
 Source: Qu et al., "Hybrid-tuning", arXiv 2506.08849, and the code published with it. Every step is taken as
 written there, the Fourier transform included, so nothing in this file is fast and nothing should be made so.
@@ -6,6 +6,9 @@ Parameter names are those of published checkpoints.
 """
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +51,8 @@ class _MultiScale(nn.Module):
         else:
             y = (self.conv1(f) + self.conv2(f) + self.conv3(f)) / 3.0
         y = y + s
-        return y + self.projector(y)
+        m: Tensor = y + self.projector(y)
+        return m
 
 
 class PublishedAdapter(nn.Module):
@@ -80,7 +84,8 @@ class PublishedAdapter(nn.Module):
         prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
         s = patches.transpose(1, 2).reshape(x.shape[0], h.shape[-1], height, width)
         m = self.adapter_conv(s).flatten(2).transpose(1, 2)
-        return x + self.project2(self.dropout(F.gelu(torch.cat([prefix, m], dim=1))))
+        out: Tensor = x + self.project2(self.dropout(F.gelu(torch.cat([prefix, m], dim=1))))
+        return out
 
 
 class BaselineAdapter(PublishedAdapter):
@@ -112,3 +117,77 @@ VARIANTS: dict[str, type[PublishedAdapter]] = {
     "freq_enhanced": FrequencyAdapter,
     "hybrid": HybridAdapter,
 }
+
+
+class PublishedHTCLIP(nn.Module):
+    """HTCLIP computed the published way.
+
+    Every block of the tower runs, with unfused adapters; the final norm runs though no head reads it; segmentation
+    upsamples all pyramid channels before the 1x1 convolution.
+
+    ``model(images)`` takes floating-point images (B, 3, H, W) in [0, 1] and returns logits (B, K, H, W) or (B, K).
+    Made by :meth:`like`.
+    """
+
+    def __init__(self, tower: Any, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential) -> None:
+        super().__init__()
+        self.tower = tower
+        self.visual = tower.visual
+        self.reduces = reduces
+        self.blocks = blocks
+        self.head = head
+        self.feature_layers: tuple[int, ...] = ()
+        self.adapters = nn.ModuleDict()
+
+    @classmethod
+    def like(cls, model: Any) -> PublishedHTCLIP:
+        """The same weights, copied from an ``HTCLIP``, and its mode (training or evaluation)."""
+        tower = copy.deepcopy(model.tower)
+        config = model.config
+        if config.task == "segmentation":
+            convolution = copy.deepcopy(model.seg_head[1])
+            upsample = nn.Upsample(tower.image_size, mode="bilinear", align_corners=False)
+            head = nn.Sequential(upsample, convolution)
+        else:
+            head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *copy.deepcopy(list(model.cls_head))[2:])
+        published = cls(tower, copy.deepcopy(model.reduces), copy.deepcopy(model.blocks), head)
+        published.feature_layers = config.feature_layers
+        for i, block in enumerate(tower.blocks):
+            if not hasattr(block, "mona"):
+                continue
+            ours = getattr(block.mona, "clip_mona", block.mona)
+            weight = ours.project1.weight
+            adapter = VARIANTS[ours.variant](tower.dim, weight.shape[0], ours.dropout.p).to(weight.device, weight.dtype)
+            adapter.load_state_dict(ours.state_dict())
+            published.adapters[str(i)] = adapter.train(ours.training)
+            del block.mona
+            block._forward_hooks.clear()
+            vars(block).pop("forward", None)  # published code replaces it to call the adapter
+        return published.train(model.training)
+
+    def train(self, mode: bool = True) -> PublishedHTCLIP:
+        """Set the mode of adapters and heads; the frozen tower stays in evaluation mode, where CLIP's do the same."""
+        super().train(mode)
+        self.visual.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K, H, W) for segmentation, (B, K) for classification."""
+        tower = self.tower
+        x = tower.embed(images)
+        activations = []
+        for i, block in enumerate(tower.blocks):
+            x = block(x)
+            if str(i) in self.adapters:
+                tokens = self.adapters[str(i)](tower.tokens(x), tower.grid, tower.prefix_tokens)
+                x = tokens if tower.batch_first else tokens.transpose(0, 1)
+            if i in self.feature_layers:
+                activations.append(x.clone())
+        tower.finish(x)
+        total: Tensor | None = None
+        for activation, reduce, block in zip(activations[::-1], self.reduces[::-1], self.blocks[::-1], strict=True):
+            level = block(reduce(tower.patches(activation)))
+            total = level if total is None else level + total
+        assert total is not None
+        logits: Tensor = self.head(total.transpose(1, 2).view(*total.shape[::2], *tower.grid))
+        return logits

@@ -79,10 +79,15 @@ def choose(case: Case, name: str | None = None) -> str:
     for candidate, can_run in CAN_RUN.items():
         reason = can_run(case)
         if reason is None:
-            log.debug("%s: chosen for %s", candidate, case)
+            _debug("%s: chosen for %s", candidate, case)
             return candidate
-        log.debug("%s: not used: %s", candidate, reason)
+        _debug("%s: not used: %s", candidate, reason)
     raise AssertionError("the reference backend runs every case")
+
+
+def _debug(message: str, *args: object) -> None:
+    if not torch.compiler.is_compiling():  # logging would break the graph
+        log.debug(message, *args)
 
 
 def _known(name: str | None) -> str | None:

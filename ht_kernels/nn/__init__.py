@@ -1,5 +1,6 @@
 """Modules: the adapter and the heads."""
 
 from .adapter import HTAdapter
+from .heads import ClassificationHead, SegmentationHead, pyramid
 
-__all__ = ["HTAdapter"]
+__all__ = ["ClassificationHead", "HTAdapter", "SegmentationHead", "pyramid"]

@@ -1,0 +1,187 @@
+"""Vision towers by name: open_clip, the Hugging Face hub, a local folder, timm.
+
+Only the vision tower is built: dense tasks read nothing else, and a text tower such as BiomedCLIP's would need
+another package and another download. The hub is contacted only for a name or a pretrained tag that says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ht_kernels.errors import InputError
+
+_WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class VisionOnly(nn.Module):
+    """A CLIP model without its text tower; ``visual`` keeps the name it has in CLIP models and checkpoints."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings, not normalised."""
+        embeddings: Tensor = self.visual(images)
+        return embeddings
+
+
+def load_backbone(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
+    """The vision tower called ``name``.
+
+    Args:
+        name: an open_clip name (``ViT-B-16``), ``hf-hub:ORG/REPO``, ``local-dir:FOLDER`` (a folder with
+            ``open_clip_config.json`` and the weights), or ``timm/NAME``.
+        pretrained: a tag that open_clip or timm knows, the path of a file, or None: random weights, or for
+            ``hf-hub:`` and ``local-dir:`` the weights that lie there.
+        image_size: side of the images; the position embedding is resampled where it differs.
+
+    Raises:
+        InputError: an unknown name or tag, no connection to the hub, a file that cannot be read or does not fit.
+    """
+    if name.startswith("timm/"):
+        model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained, image_size)
+        return model
+    return _load_open_clip(name, pretrained, image_size)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file or a torch file that holds tensors only; nothing in it is executed."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as weights ({_first_line(error)}); expected a safetensors file, or a torch file "
+            "that holds nothing but tensors"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path} holds no state dict: expected names with tensors")
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(f"backbone timm/{name} needs timm: pip install timm") from error
+    local = pretrained is not None and Path(pretrained).is_file()
+    full_name = name if pretrained is None or local else f"{name}.{pretrained}"
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
+    from_hub = pretrained is not None and not local
+    try:
+        model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0)
+    except Exception as error:
+        if not from_hub:
+            raise InputError(f"timm cannot build {name} ({_first_line(error)})") from error
+        raise InputError(
+            f"the weights {full_name} could not be loaded ({_first_line(error)}); offline, pass pretrained=PATH of a "
+            "weights file"
+        ) from error
+    if local:
+        state = {k: t for k, t in read_weights(str(pretrained)).items() if not k.startswith(("head.", "fc_norm."))}
+        _assign(model, state, str(pretrained))
+    if image_size is not None and hasattr(model, "set_input_size"):
+        model.set_input_size(image_size)
+    return model
+
+
+def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
+    import open_clip  # type: ignore[import-untyped]
+    from open_clip.model import _build_vision_tower, resize_pos_embed  # type: ignore[import-untyped]
+
+    schema, _, place = name.partition(":")
+    try:
+        config = open_clip.get_model_config(name)
+    except Exception as error:
+        raise InputError(
+            f"the configuration of {name} could not be read ({_first_line(error)}); offline, pass "
+            "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
+        ) from error
+    if config is None:
+        raise InputError(f"open_clip has no model {name!r}{_suggest(name, open_clip.list_models())}")
+    path, quick_gelu = _find_weights(name, schema, place, pretrained)
+    vision = dict(config["vision_cfg"])
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    elif image_size is not None:
+        vision["image_size"] = image_size
+    if quick_gelu is None:
+        quick_gelu = bool(config.get("quick_gelu", False))
+    tower = _build_vision_tower(config["embed_dim"], vision, quick_gelu)
+    model = VisionOnly(tower)
+    if path is not None:
+        state = {k: t for k, t in read_weights(path).items() if k.startswith("visual.")}
+        if not state:
+            raise InputError(f"{path} holds no vision tower: expected names that start with 'visual.'")
+        resize_pos_embed(state, model)
+        _assign(model, state, path)
+    if "timm_model_name" in vision and image_size is not None:
+        tower.set_input_size(image_size)
+    return model
+
+
+def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:
+    """Path of the weights file, downloaded when asked for by name, and whether they were trained with QuickGELU."""
+    import open_clip  # type: ignore[import-untyped]
+    from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
+
+    if pretrained is not None and Path(pretrained).is_file():
+        return pretrained, None
+    known = place and schema in ("hf-hub", "local-dir")
+    if pretrained is not None:
+        tag = None if known else open_clip.get_pretrained_cfg(name, pretrained)
+        if not tag:
+            tags = "" if known else f"one of the tags {', '.join(open_clip.list_pretrained_tags_by_model(name))}, or "
+            raise InputError(f"pretrained={pretrained!r} does not exist for {name}; expected {tags}the path of a file")
+        try:
+            return open_clip.download_pretrained(tag), tag.get("quick_gelu")
+        except Exception as error:
+            raise InputError(
+                f"the weights {name} {pretrained!r} could not be downloaded ({_first_line(error)}); offline, pass "
+                "pretrained=PATH of a weights file"
+            ) from error
+    if schema == "local-dir" and place:
+        found = [path for path in (Path(place) / file for file in _WEIGHT_FILES) if path.is_file()]
+        if not found:
+            raise InputError(f"{place} holds no weights: expected one of {', '.join(_WEIGHT_FILES)}")
+        return str(found[0]), None
+    if schema == "hf-hub" and place:
+        try:
+            return download_pretrained_from_hf(place), None
+        except Exception as error:
+            raise InputError(
+                f"the weights of {name} could not be downloaded ({_first_line(error)}); offline, pass "
+                "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
+            ) from error
+    return None, None
+
+
+def _assign(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit this tower: {' '.join(str(error).split())[:300]}") from error
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

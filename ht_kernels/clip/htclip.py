@@ -1,0 +1,240 @@
+"""HTCLIP: a frozen CLIP tower with Hybrid-tuning adapters, a feature pyramid and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ht_kernels.fold import blocks_to_run, fold_pyramid
+from ht_kernels.functional import feature_pyramid
+from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
+
+from .backbone import load_backbone
+from .inject import adapters, inject
+from .towers import find_tower
+
+TASKS = ("segmentation", "classification")
+
+
+@dataclass(frozen=True)
+class HTCLIPConfig:
+    """What :class:`HTCLIP` was made from: ``HTCLIP(**vars(config))`` makes another one.
+
+    ``backbone`` is None when the caller passed a module. ``image_size`` is the tower's, None where it is not square.
+    """
+
+    backbone: str | None
+    pretrained: str | None
+    task: str
+    num_classes: int
+    variant: str
+    bottleneck: int
+    reduce_dim: int
+    feature_layers: tuple[int, ...]
+    adapter_layers: int | tuple[int, ...] | None
+    image_size: int | None
+    class_names: tuple[str, ...] | None
+
+
+class PartCount(NamedTuple):
+    """Parameters of one part of a model."""
+
+    part: str
+    trainable: int
+    total: int
+
+
+class TrainableSummary(tuple[PartCount, ...]):
+    """One :class:`PartCount` per part and one for the whole; prints as a table."""
+
+    def __str__(self) -> str:
+        lines = [f"{'part':<10}{'trainable':>14}{'parameters':>14}"]
+        lines += [f"{row.part:<10}{row.trainable:>14,}{row.total:>14,}" for row in self]
+        return "\n".join(lines)
+
+
+class HTCLIP(nn.Module):
+    """A frozen CLIP vision tower, an adapter behind its blocks, and a segmentation or classification head.
+
+    ``model(images)`` takes floating-point images (B, 3, H, W), or gray (B, 1, H, W), with values in [0, 1] and the
+    tower's image size; it returns logits (B, K, H, W) or (B, K). Blocks behind the last feature layer are not run.
+    The tower stays frozen and in evaluation mode, whatever ``train()`` says.
+
+    State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
+    ``seg_head.1``, ``cls_head.*``.
+
+    Args:
+        backbone: an open_clip name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm/NAME``
+            (:func:`ht_kernels.clip.backbone.load_backbone`), or a module you hold: a CLIP model or a vision tower.
+            A module is changed in place: frozen, and given adapters unless it has them.
+        pretrained: a tag, the path of a weights file, or None; only with a name.
+        task: ``segmentation`` or ``classification``.
+        num_classes: K.
+        variant: adapter variant.
+        bottleneck: adapter width.
+        reduce_dim: pyramid width R.
+        feature_layers: blocks that the pyramid reads, 0-based, increasing.
+        adapter_layers: blocks that get an adapter, as for :func:`ht_kernels.inject`.
+        image_size: side of the square images; None for the tower's own.
+        class_names: K names, kept in the configuration.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+        InputError: the backbone or its weights cannot be had, or the tower is not a vision transformer.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "ViT-B-16",
+        pretrained: str | None = None,
+        task: str = "segmentation",
+        num_classes: int = 2,
+        variant: str = "hybrid",
+        bottleneck: int = 64,
+        reduce_dim: int = 512,
+        feature_layers: Sequence[int] = (3, 6, 9),
+        adapter_layers: int | Iterable[int] | None = None,
+        image_size: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        if num_classes < 1 or reduce_dim < 1:
+            raise ValueError(f"num_classes and reduce_dim must be positive, got {num_classes} and {reduce_dim}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"class_names must have num_classes = {num_classes} names, got {len(class_names)}")
+        if isinstance(backbone, nn.Module) and pretrained is not None:
+            raise ValueError(f"pretrained={pretrained!r} goes with a backbone by name, not with a module")
+        clip_model = load_backbone(backbone, pretrained, image_size) if isinstance(backbone, str) else backbone
+        tower = find_tower(clip_model)
+        if image_size is not None and tower.image_size != (image_size, image_size):
+            raise ValueError(f"image_size is {image_size}, but the tower takes images of {tower.image_size}")
+        layers = tuple(feature_layers)
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= len(tower.blocks):
+            raise ValueError(
+                f"feature_layers must be increasing indices of the tower's {len(tower.blocks)} blocks (0 to "
+                f"{len(tower.blocks) - 1}), got {layers}"
+            )
+        if adapter_layers is not None and not isinstance(adapter_layers, int):
+            adapter_layers = tuple(adapter_layers)
+        present = adapters(tower)
+        if not present:
+            inject(clip_model, variant, bottleneck, adapter_layers)
+        for i, adapter in present.items():
+            if not isinstance(adapter, HTAdapter):
+                raise ValueError(
+                    f"block {i} of the backbone has a {type(adapter).__name__}, which is not an adapter of this "
+                    "library; call ht_kernels.accelerate on a model with published adapters first"
+                )
+            found = adapter.variant, adapter.project1.out_features
+            if found != (variant, bottleneck):
+                raise ValueError(
+                    f"block {i} of the backbone has an adapter {found}, expected (variant, bottleneck) = "
+                    f"{(variant, bottleneck)}"
+                )
+
+        self.clip_model = clip_model
+        self.tower = tower
+        self.reduces, self.blocks = pyramid(tower.dim, reduce_dim, len(layers))
+        if task == "segmentation":
+            self.seg_head = SegmentationHead(reduce_dim, num_classes)
+        else:
+            self.cls_head = ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
+        self.config = HTCLIPConfig(
+            backbone=backbone if isinstance(backbone, str) else None,
+            pretrained=pretrained,
+            task=task,
+            num_classes=num_classes,
+            variant=variant,
+            bottleneck=bottleneck,
+            reduce_dim=reduce_dim,
+            feature_layers=layers,
+            adapter_layers=adapter_layers,
+            image_size=tower.image_size[0] if tower.image_size[0] == tower.image_size[1] else None,
+            class_names=None if class_names is None else tuple(class_names),
+        )
+        like = tower.patch_embedding.weight
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        for part in self._trainable_parts():
+            part.to(like.device, dtype)
+        clip_model.requires_grad_(False)
+        for adapter in adapters(tower).values():
+            adapter.requires_grad_(True)
+        self.train()
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **overrides: Any) -> HTCLIP:
+        """A model from our checkpoint format or a published one; see :func:`ht_kernels.clip.checkpoint.load`."""
+        from . import checkpoint
+
+        model: HTCLIP = checkpoint.load(path, **overrides)
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """Write adapters, heads and configuration; see :func:`ht_kernels.clip.checkpoint.save`."""
+        from . import checkpoint
+
+        checkpoint.save(self, path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K, H, W) for segmentation, (B, K) for classification."""
+        features = self.features(images)
+        if self.config.task == "segmentation":
+            head = self.seg_head
+            scores = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, head.weight, head.bias))
+            return head.forward(scores, self.tower.grid, self.tower.image_size)
+        # Dropout stands between the pyramid and the head here, so only the pooling is moved.
+        pooled = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, None, None), pool=True)
+        logits: Tensor = self.cls_head(pooled)
+        return logits
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Patch tokens (B, H*W, D) behind each feature layer."""
+        tower = self.tower
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
+            height, width = tower.image_size
+            raise ValueError(f"images must have shape (B, 1 or 3, {height}, {width}), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide pixel values by 255")
+        x = tower.embed(images.to(tower.patch_embedding.weight.dtype).expand(-1, 3, -1, -1))
+        features = []
+        for i in range(blocks_to_run(self.config.feature_layers)):
+            x = tower.blocks[i](x)
+            if i in self.config.feature_layers:
+                features.append(tower.patches(x))
+        return features
+
+    def train(self, mode: bool = True) -> HTCLIP:
+        """Set the mode of adapters and heads; the frozen tower stays in evaluation mode."""
+        super().train(mode)
+        self.clip_model.eval()
+        for adapter in adapters(self.tower).values():
+            adapter.train(mode)
+        return self
+
+    def trainable_summary(self) -> TrainableSummary:
+        """Trainable and total parameters of tower, adapters, pyramid, head and all of them."""
+        in_adapters = list(dict.fromkeys(p for a in adapters(self.tower).values() for p in a.parameters()))
+        others = set(in_adapters)
+        head = self._trainable_parts()[-1]
+        parts = {
+            "tower": [p for p in self.clip_model.parameters() if p not in others],
+            "adapters": in_adapters,
+            "pyramid": [*self.reduces.parameters(), *self.blocks.parameters()],
+            "head": list(head.parameters()),
+            "all": list(self.parameters()),
+        }
+        return TrainableSummary(
+            PartCount(name, sum(p.numel() for p in ps if p.requires_grad), sum(p.numel() for p in ps))
+            for name, ps in parts.items()
+        )
+
+    def _trainable_parts(self) -> list[nn.Module]:
+        head = self.seg_head if self.config.task == "segmentation" else self.cls_head
+        return [self.reduces, self.blocks, head]

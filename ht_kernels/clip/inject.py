@@ -1,0 +1,88 @@
+"""New adapters in a frozen tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ht_kernels.nn import HTAdapter
+
+from .mona import BatchFirstMona, SequenceFirstMona
+from .towers import Tower, find_tower
+
+
+def inject(
+    clip_model: nn.Module,
+    variant: str = "hybrid",
+    bottleneck: int = 64,
+    layers: int | Iterable[int] | None = None,
+) -> nn.Module:
+    """Freeze a CLIP model and put a new adapter behind the blocks of its vision tower, in place.
+
+    ``encode_image`` uses the adapters from then on. They are the only trainable parameters, under the published
+    names: ``blocks.{i}.mona.clip_mona.*`` or ``resblocks.{i}.mona.clip_mona.*`` batch first,
+    ``resblocks.{i}.mona.*`` in the original OpenAI package.
+
+    Args:
+        clip_model: a CLIP model, its vision tower, or a bare timm vision transformer.
+        variant: ``baseline``, ``noise_aware``, ``freq_enhanced`` or ``hybrid``.
+        bottleneck: adapter width.
+        layers: None for every block, an int for the first so many, or the indices of blocks.
+
+    Returns:
+        ``clip_model``.
+
+    Raises:
+        InputError: the vision tower is not a vision transformer.
+        ValueError: an unknown variant, a block that does not exist, or one that has an adapter.
+    """
+    tower = find_tower(clip_model)
+    chosen = _choose(layers, len(tower.blocks))
+    taken = [i for i in chosen if hasattr(tower.blocks[i], "mona")]
+    if taken:
+        raise ValueError(f"blocks {taken} already have an adapter; inject into a model without adapters")
+    like = tower.patch_embedding.weight
+    # Adapters compute in float32 inside a half-precision tower and keep their parameters so.
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    monas = [_new(tower, variant, bottleneck).to(like.device, dtype) for _ in chosen]
+    clip_model.requires_grad_(False)
+    for i, mona in zip(chosen, monas, strict=True):
+        block: Any = tower.blocks[i]
+        block.mona = mona.train(block.training)
+        block.register_forward_hook(_adapt_output)
+    return clip_model
+
+
+def adapters(tower: Tower) -> dict[int, HTAdapter]:
+    """The adapters of a tower by block index."""
+    found: dict[int, HTAdapter] = {}
+    for i, block in enumerate(tower.blocks):
+        mona = getattr(block, "mona", None)
+        if mona is not None:
+            found[i] = getattr(mona, "clip_mona", mona)
+    return found
+
+
+def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
+    # A module-level function, so that models with adapters can be copied, pickled and compiled.
+    adapted: Tensor = block.mona(output)
+    return adapted
+
+
+def _new(tower: Tower, variant: str, bottleneck: int) -> BatchFirstMona | SequenceFirstMona:
+    if tower.batch_first:
+        return BatchFirstMona(HTAdapter(tower.dim, bottleneck, variant), tower.grid, tower.prefix_tokens)
+    return SequenceFirstMona(tower.dim, bottleneck, variant, grid=tower.grid, prefix_tokens=tower.prefix_tokens)
+
+
+def _choose(layers: int | Iterable[int] | None, depth: int) -> list[int]:
+    if layers is None:
+        return list(range(depth))
+    chosen = list(range(layers)) if isinstance(layers, int) else sorted(set(layers))
+    outside = [i for i in chosen if not 0 <= i < depth]
+    if outside:
+        raise ValueError(f"layers names blocks {outside}, but the tower has blocks 0 to {depth - 1}")
+    return chosen

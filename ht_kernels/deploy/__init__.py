@@ -1,0 +1,5 @@
+"""Deployment: the folded model."""
+
+from .folded import FoldedHTCLIP, fold
+
+__all__ = ["FoldedHTCLIP", "fold"]

@@ -1,0 +1,324 @@
+"""The inference model: every identity of folding applied to an HTCLIP.
+
+It holds buffers only, shares nothing with the model it came from, takes raw gray pixels, and runs no block that
+nothing reads.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ht_kernels.clip.htclip import HTCLIP
+from ht_kernels.clip.inject import adapters
+from ht_kernels.errors import InputError
+from ht_kernels.fold import blocks_to_run, fold_adapter, fold_patch_embedding, fold_pyramid
+from ht_kernels.functional import feature_pyramid, ht_adapter
+from ht_kernels.nn.heads import upsample
+
+
+class FoldedHTCLIP(nn.Module):
+    """An HTCLIP for inference; made by :func:`fold`.
+
+    ``model(frames, output_size=None)`` takes raw gray frames (B, 1, H, W) of ``image_size``, uint8 or floating point
+    with values 0 to 255, and returns logits in float32 (float64 for a float64 model): (B, K, *output_size) for
+    segmentation, where None means ``image_size``, or (B, K) for classification.
+
+    Attributes:
+        config: the configuration of the HTCLIP.
+        image_size: (height, width) of the frames.
+        grid: patch grid (H, W).
+    """
+
+    position: Tensor
+    patch_weight: Tensor
+    pyramid_bias: Tensor
+
+    def __init__(self, model: HTCLIP) -> None:
+        super().__init__()
+        tower = model.tower
+        self.config = model.config
+        self.image_size, self.grid, self.prefix_tokens = tower.image_size, tower.grid, tower.prefix_tokens
+        depth = blocks_to_run(self.config.feature_layers)
+
+        embedding = tower.patch_embedding
+        weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=True)
+        # Placing adds prefix tokens and positions, so what it makes of zeros is all it adds.
+        position = tower.place(torch.zeros(1, tower.grid[0] * tower.grid[1], tower.dim).to(embedding.weight))
+        position = position.to(weight.dtype)
+        position[:, tower.prefix_tokens :] += bias
+        self.register_buffer("patch_weight", weight.clone())
+        self.register_buffer("position", position)
+        if not (isinstance(tower.pre_norm, nn.Identity) or _is_layer_norm(tower.pre_norm)):
+            raise InputError(f"the tower starts with a {type(tower.pre_norm).__name__}, expected LayerNorm or nothing")
+        self.pre_norm = _Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
+        self.blocks = nn.ModuleList(_Block(tower.blocks[i], i) for i in range(depth))
+        self.adapters = nn.ModuleDict(
+            {str(i): _Adapter(adapter) for i, adapter in adapters(tower).items() if i < depth}
+        )
+
+        segmentation = self.config.task == "segmentation"
+        head = (model.seg_head.weight, model.seg_head.bias) if segmentation else (None, None)
+        levels, pyramid_bias = fold_pyramid(model.reduces, model.blocks, *head)
+        self.levels = nn.ModuleList(_Tensors(level) for level in levels)
+        self.register_buffer("pyramid_bias", pyramid_bias.clone())
+        self.classifier = None if segmentation else _fold_classifier(model.cls_head)
+        self.eval()
+
+    def forward(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        """Logits of raw gray frames; see the class.
+
+        Raises:
+            InputError: the frames have another shape, there are none, or a value is not finite.
+            TypeError: the frames are neither uint8 nor floating point.
+            ValueError: the frames are on another device, or ``output_size`` came with classification.
+        """
+        self._check(frames)
+        if output_size is not None and self.classifier is not None:
+            raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
+        patches = F.conv2d(frames.to(self.patch_weight.dtype), self.patch_weight, stride=self.patch_weight.shape[-2:])
+        prefix = self.prefix_tokens
+        x = self.position.repeat(frames.shape[0], 1, 1)
+        x[:, prefix:] += patches.flatten(2).transpose(1, 2)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if str(i) in self.adapters:
+                x = self.adapters[str(i)](x, self.grid, prefix)
+            if i in self.config.feature_layers:
+                features.append(x[:, prefix:])
+        levels = [level() for level in self.levels]
+        if self.classifier is None:
+            scores = feature_pyramid(features, levels, self.pyramid_bias)
+            return upsample(scores, self.grid, output_size or self.image_size)
+        logits: Tensor = self.classifier(feature_pyramid(features, levels, self.pyramid_bias, pool=True))
+        return logits
+
+    def _check(self, frames: Tensor) -> None:
+        height, width = self.image_size
+        if frames.dim() != 4 or frames.shape[1:] != (1, height, width):
+            raise InputError(f"frames must have shape (B, 1, {height}, {width}), got {tuple(frames.shape)}")
+        if frames.device != self.position.device:
+            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
+        if frames.shape[0] == 0:
+            raise InputError("frames is empty; pass at least one frame")
+        if frames.dtype == torch.uint8:
+            return
+        if not frames.is_floating_point():
+            raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
+        # A compiled or exported model keeps no check that depends on values.
+        if not torch.compiler.is_compiling() and not frames.isfinite().all():
+            raise InputError("frames has values that are not finite (NaN or infinity)")
+
+
+@torch.no_grad()
+def fold(model: HTCLIP) -> FoldedHTCLIP:
+    """The inference model of an HTCLIP, equal to it in exact arithmetic.
+
+    ``model`` is left as it is. The folded model computes in float32, or float64 for a float64 model.
+
+    Raises:
+        TypeError: ``model`` is not an HTCLIP.
+        InputError: its tower has blocks of another form than pre-norm attention and MLP.
+    """
+    if not isinstance(model, HTCLIP):
+        raise TypeError(f"model must be an HTCLIP, got {type(model).__name__}")
+    return FoldedHTCLIP(model)
+
+
+class _Tensors(nn.Module):
+    """A named tuple of tensors and numbers, its tensors as buffers; calling the module gives the tuple."""
+
+    def __init__(self, values: Any) -> None:
+        super().__init__()
+        self.kind = type(values)
+        for name, value in values._asdict().items():
+            if value is None or isinstance(value, Tensor):
+                self.register_buffer(name, None if value is None else value.detach().clone())
+            else:
+                setattr(self, name, value)
+
+    def forward(self) -> Any:
+        return self.kind(*(getattr(self, name) for name in self.kind._fields))
+
+
+class _Adapter(_Tensors):
+    def __init__(self, adapter: Any) -> None:
+        super().__init__(fold_adapter(adapter))
+        self.eps = float(adapter.norm.eps)
+
+    def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:  # type: ignore[override]
+        return ht_adapter(x, super().forward(), grid, prefix_tokens, eps=self.eps)
+
+
+class _Norm(nn.Module):
+    """LayerNorm with its parameters as buffers."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.register_buffer("weight", _wide(norm.weight).clone())
+        self.register_buffer("bias", _wide(norm.bias).clone())
+        self.eps = float(norm.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class _BlockParts(NamedTuple):
+    """Where a block keeps what; ``scale`` is a LayerScale or None."""
+
+    heads: int
+    norm1: Any
+    qkv_weight: Tensor
+    qkv_bias: Tensor | None
+    out: Any
+    scale1: Any
+    norm2: Any
+    hidden: Any
+    activation: Any
+    last: Any
+    scale2: Any
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer block on tokens (B, N, D).
+
+    The affine part of each LayerNorm is folded into the matrix behind it, LayerScale into the matrix before it.
+    """
+
+    qkv_weight: Tensor
+    qkv_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    last_weight: Tensor
+    last_bias: Tensor
+
+    def __init__(self, block: nn.Module, index: int) -> None:
+        super().__init__()
+        parts = _read_block(block)
+        if parts is None or not (_is_layer_norm(parts.norm1) and _is_layer_norm(parts.norm2)):
+            raise InputError(
+                f"block {index} of the tower ({type(block).__name__}) cannot be folded: expected LayerNorm, plain "
+                "multi-head attention, LayerNorm and a two-layer MLP"
+            )
+        tensors = {
+            "qkv": _behind_norm(parts.norm1, parts.qkv_weight, parts.qkv_bias),
+            "out": _before_scale(parts.scale1, parts.out),
+            "hidden": _behind_norm(parts.norm2, parts.hidden.weight, parts.hidden.bias),
+            "last": _before_scale(parts.scale2, parts.last),
+        }
+        for name, (weight, bias) in tensors.items():
+            self.register_buffer(f"{name}_weight", weight.clone())
+            self.register_buffer(f"{name}_bias", bias.clone())
+        gelu = type(parts.activation) is nn.GELU
+        self.activation = _GeluInPlace(parts.activation.approximate) if gelu else copy.deepcopy(parts.activation)
+        self.heads = int(parts.heads)
+        self.eps = float(parts.norm1.eps), float(parts.norm2.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        qkv = F.linear(F.layer_norm(x, (dim,), eps=self.eps[0]), self.qkv_weight, self.qkv_bias)
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
+        x = x + F.linear(mixed, self.out_weight, self.out_bias)
+        hidden = F.linear(F.layer_norm(x, (dim,), eps=self.eps[1]), self.hidden_weight, self.hidden_bias)
+        return x + F.linear(self.activation(hidden), self.last_weight, self.last_bias)
+
+
+class _GeluInPlace(nn.Module):
+    """GELU that overwrites its input: the widest tensor of a block needs no second copy."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
+        return activated
+
+
+def _read_block(block: Any) -> _BlockParts | None:
+    """The parts of a block of open_clip, the OpenAI package or timm; None when it computes something else."""
+    attention: Any = getattr(block, "attn", None)
+    mlp: Any = getattr(block, "mlp", None)
+    if isinstance(attention, nn.MultiheadAttention):
+        plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
+        if not plain or getattr(block, "attn_mask", None) is not None or not hasattr(mlp, "c_fc"):
+            return None
+        return _BlockParts(
+            attention.num_heads,
+            block.ln_1,
+            attention.in_proj_weight,
+            attention.in_proj_bias,
+            attention.out_proj,
+            getattr(block, "ls_1", None),
+            block.ln_2,
+            mlp.c_fc,
+            mlp.gelu,
+            mlp.c_proj,
+            getattr(block, "ls_2", None),
+        )
+    if hasattr(attention, "qkv") and hasattr(block, "ls1") and hasattr(mlp, "fc1"):
+        extras = [getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm", "gate")]
+        extras.append(getattr(mlp, "norm", None))
+        plain = all(extra is None or isinstance(extra, nn.Identity) for extra in extras)
+        if not plain or mlp.fc1.out_features != mlp.fc2.in_features:
+            return None
+        return _BlockParts(
+            attention.num_heads,
+            block.norm1,
+            attention.qkv.weight,
+            attention.qkv.bias,
+            attention.proj,
+            block.ls1,
+            block.norm2,
+            mlp.fc1,
+            mlp.act,
+            mlp.fc2,
+            block.ls2,
+        )
+    return None
+
+
+def _is_layer_norm(module: object) -> bool:
+    return isinstance(module, nn.LayerNorm) and module.weight is not None and module.bias is not None
+
+
+def _behind_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    weight = _wide(weight)
+    shift = weight @ _wide(norm.bias)
+    return weight * _wide(norm.weight), shift if bias is None else shift + _wide(bias)
+
+
+def _before_scale(scale: Any, linear: Any) -> tuple[Tensor, Tensor]:
+    weight = _wide(linear.weight)
+    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else _wide(linear.bias)
+    if not hasattr(scale, "gamma"):
+        return weight, bias
+    gamma = _wide(scale.gamma)
+    return weight * gamma[:, None], bias * gamma
+
+
+def _fold_classifier(head: nn.Sequential) -> nn.Sequential:
+    """A copy of a classification head without dropout, its parameters as buffers."""
+    layers = copy.deepcopy([layer for layer in head if isinstance(layer, nn.Linear | nn.ReLU)])
+    for layer in layers:
+        for name, parameter in list(layer.named_parameters()):
+            delattr(layer, name)
+            layer.register_buffer(name, _wide(parameter.detach()))
+    return nn.Sequential(*layers)
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t if t.dtype == torch.float64 else t.float()

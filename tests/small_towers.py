@@ -1,0 +1,139 @@
+"""Vision towers small enough for float64, in the three structures that CLIP models come in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import timm.models.vision_transformer as timm_vit
+import torch
+from open_clip.transformer import QuickGELU
+from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
+from torch import nn
+
+DIM, DEPTH, HEADS, IMAGE, PATCH = 32, 4, 4, 64, 16
+
+
+class SequenceFirstBlock(nn.Module):
+    """Pre-norm block on (N, B, D), as the original OpenAI package has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(DIM, HEADS)
+        self.ln_1 = nn.LayerNorm(DIM)
+        layers = {"c_fc": nn.Linear(DIM, 2 * DIM), "gelu": QuickGELU(), "c_proj": nn.Linear(2 * DIM, DIM)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.ln_2 = nn.LayerNorm(DIM)
+        self.attn_mask = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class SequenceFirstTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = DIM
+        self.resblocks = nn.Sequential(*(SequenceFirstBlock() for _ in range(DEPTH)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.resblocks(x)
+
+
+class OpenAIVisionTransformer(nn.Module):
+    """A stand-in with the attribute names and the token order of the original OpenAI package."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_resolution = IMAGE
+        self.conv1 = nn.Conv2d(3, DIM, PATCH, PATCH, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(DIM))
+        self.positional_embedding = nn.Parameter(torch.randn((IMAGE // PATCH) ** 2 + 1, DIM))
+        self.ln_pre = nn.LayerNorm(DIM)
+        self.transformer = SequenceFirstTransformer()
+        self.ln_post = nn.LayerNorm(DIM)
+        self.proj = nn.Parameter(torch.randn(DIM, 8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(images).flatten(2).transpose(1, 2)
+        cls = self.class_embedding.expand(x.shape[0], 1, -1)
+        x = self.ln_pre(torch.cat([cls, x], 1) + self.positional_embedding)
+        x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class Clip(nn.Module):
+    """What surrounds a vision tower: ``visual`` and a text side."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        self.token_embedding = nn.Embedding(10, 8)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        return self.visual(images)
+
+
+class Trunk(nn.Module):
+    """open_clip's wrapper around a timm model."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.trunk(images)
+
+
+def _open_clip(**options: object) -> nn.Module:
+    return Clip(OpenClipVisionTransformer(IMAGE, PATCH, DIM, DEPTH, HEADS, mlp_ratio=2.0, output_dim=8, **options))
+
+
+def _timm(**options: object) -> nn.Module:
+    size = options.pop("img_size", IMAGE)
+    return timm_vit.VisionTransformer(
+        img_size=size,
+        patch_size=PATCH,
+        embed_dim=DIM,
+        depth=DEPTH,
+        num_heads=HEADS,
+        mlp_ratio=2,
+        num_classes=0,
+        **options,
+    )
+
+
+TOWERS: dict[str, Callable[[], nn.Module]] = {
+    "open_clip": _open_clip,
+    "timm": lambda: Clip(Trunk(_timm())),
+    "openai": lambda: Clip(OpenAIVisionTransformer()),
+}
+"""The three structures."""
+
+MORE_TOWERS: dict[str, Callable[[], nn.Module]] = {
+    "open_clip, layer scale, quick gelu": lambda: _open_clip(ls_init_value=0.5, act_layer=QuickGELU),
+    "open_clip, no pre-norm": lambda: _open_clip(no_ln_pre=True),
+    "timm, bare": _timm,
+    "timm, registers, layer scale, pre-norm": lambda: _timm(reg_tokens=3, init_values=0.5, pre_norm=True),
+    "timm, no prefix": lambda: _timm(class_token=False, global_pool="avg"),
+    "timm, not square": lambda: _timm(img_size=(48, 80), no_embed_class=True, qkv_bias=False),
+    "timm, dynamic size": lambda: _timm(dynamic_img_size=True),
+}
+"""What else towers may have."""
+
+
+def small_tower(name: str, seed: int = 0) -> nn.Module:
+    """A tower in float64 whose parameters are all random, so that no term is zero by initialisation."""
+    torch.manual_seed(seed)
+    model = {**TOWERS, **MORE_TOWERS}[name]().double()
+    return shake(model)
+
+
+def shake(module: nn.Module) -> nn.Module:
+    """Move every parameter by a random amount."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return module
