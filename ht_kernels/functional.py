@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import operators
 from .backends import Case, choose, reference
 from .fold import FoldedAdapter, FoldedLevel
 
@@ -52,7 +53,7 @@ def ht_adapter(
     name = choose(case, backend)
     if name == "reference":
         return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
-    raise NotImplementedError(name)
+    return operators.adapter(x, folded, grid, prefix_tokens, eps, keep)
 
 
 def feature_pyramid(

@@ -1,0 +1,189 @@
+// Matrix products: register tiles of kRows x kPanel.
+#pragma once
+
+#include "arena.h"
+#include "team.h"
+
+namespace ht {
+namespace HT_ISA {
+
+// A matrix in memory: element (i, j) at data[i * row_step + j * column_step], one of the steps 1.
+struct Matrix {
+  const float* data;
+  i64 row_step, column_step;
+};
+
+// The right-hand side (depth, columns) of a product, as the register tiles read it: kPanel neighbouring columns of a
+// row lie together, whole panels, with zeros behind the last column.
+class Panels {
+ public:
+  // Uses `b` as it lies where it can be read so; otherwise takes memory for a packed copy, which fill() makes.
+  Panels(Matrix b, i64 depth, i64 columns, Arena& arena)
+      : b_(b), depth_(depth), columns_(columns), in_place_(b.column_step == 1 && columns % kPanel == 0) {
+    packed_ = in_place_ ? nullptr : arena.floats(round_up(columns, kPanel) * depth);
+  }
+
+  const float* panel(i64 column) const { return in_place_ ? b_.data + column : packed_ + column * depth_; }
+  i64 row_step() const { return in_place_ ? b_.row_step : kPanel; }
+  i64 depth() const { return depth_; }
+
+  void fill(Team team) const {
+    if (in_place_) return;
+    const Range mine = team.share(round_up(columns_, kPanel), kPanel);
+    for (i64 c = mine.first; c < mine.last; c += kPanel) {
+      for (int v = 0; v < 2; ++v) {
+        const i64 first = c + v * kLanes, valid = min(kLanes, columns_ - first);
+        float* to = packed_ + c * depth_ + v * kLanes;
+        if (b_.column_step == 1) {
+          copy_rows(first, valid, to);
+        } else {
+          transpose_columns(first, valid, to);
+        }
+      }
+    }
+  }
+
+ private:
+  void copy_rows(i64 first, i64 valid, float* to) const {
+    for (i64 k = 0; k < depth_; ++k) {
+      store(to + k * kPanel, valid > 0 ? load_first(b_.data + k * b_.row_step + first, valid) : Vec{});
+    }
+  }
+
+  void transpose_columns(i64 first, i64 valid, float* to) const {
+    for (i64 k = 0; k < depth_; k += kLanes) {
+      const i64 deep = min(kLanes, depth_ - k);
+      Vec square[kLanes];
+      for (i64 i = 0; i < kLanes; ++i) {
+        square[i] = i < valid ? load_first(b_.data + k + (first + i) * b_.column_step, deep) : Vec{};
+      }
+      transpose(square);
+      for (i64 i = 0; i < deep; ++i) store(to + (k + i) * kPanel, square[i]);
+    }
+  }
+
+  Matrix b_;
+  i64 depth_, columns_;
+  bool in_place_;
+  float* packed_;
+};
+
+template <int M>
+struct Tile {
+  Vec at[M][2];
+};
+
+// tile += a * panel over `depth`. a(m, k) is at a[m * step + k], or at a[m + k * step] when transposed. Per k: two
+// vector loads of the panel and M broadcasts feed 2 M multiply-adds.
+template <bool kTransposed, int M>
+HT_INLINE void multiply(Tile<M>& tile, const float* a, i64 step, const float* panel, i64 panel_step, i64 depth) {
+  Tile<M> sum = tile;
+  for (i64 k = 0; k < depth; ++k) {
+    const Vec b0 = load(panel), b1 = load(panel + kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const float s = kTransposed ? a[m] : a[m * step];
+      sum.at[m][0] += s * b0;
+      sum.at[m][1] += s * b1;
+    }
+    a += kTransposed ? step : 1;
+    panel += panel_step;
+  }
+  tile = sum;
+}
+
+template <int M, class Body>
+HT_INLINE void tail_rows(i64 rows, i64 first, const Body& body) {
+  if constexpr (M > 0) {
+    if (rows == M) {
+      body(Constant<M>{}, first);
+    } else {
+      tail_rows<M - 1>(rows, first, body);
+    }
+  }
+}
+
+// Calls body(Constant<M>{}, first row) for blocks of kRows rows, and once for the rows that are left.
+template <class Body>
+HT_INLINE void for_row_blocks(i64 rows, const Body& body) {
+  i64 first = 0;
+  for (; first + kRows <= rows; first += kRows) body(Constant<kRows>{}, first);
+  tail_rows<kRows - 1>(rows - first, first, body);
+}
+
+// Calls body(first column, columns in use) for each panel.
+template <class Body>
+HT_INLINE void for_panels(i64 columns, const Body& body) {
+  for (i64 c = 0; c < columns; c += kPanel) body(c, min(kPanel, columns - c));
+}
+
+// tile += rows of memory, the first `valid` columns.
+template <int M, class T>
+HT_INLINE void add_rows_to(Tile<M>& tile, const T* from, i64 step, i64 valid) {
+  if (__builtin_expect(valid == kPanel, 1)) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      tile.at[m][0] += load(from + m * step);
+      tile.at[m][1] += load(from + m * step + kLanes);
+    }
+    return;
+  }
+  for (int m = 0; m < M; ++m) {
+    tile.at[m][0] += load_first(from + m * step, valid);
+    if (valid > kLanes) tile.at[m][1] += load_first(from + m * step + kLanes, valid - kLanes);
+  }
+}
+
+// The first `valid` columns of a tile, to rows of memory.
+template <int M, class T>
+HT_INLINE void store_rows(const Tile<M>& tile, T* to, i64 step, i64 valid) {
+  if (__builtin_expect(valid == kPanel, 1)) {
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      store(to + m * step, tile.at[m][0]);
+      store(to + m * step + kLanes, tile.at[m][1]);
+    }
+    return;
+  }
+  for (int m = 0; m < M; ++m) {
+    store_first(to + m * step, tile.at[m][0], valid);
+    if (valid > kLanes) store_first(to + m * step + kLanes, tile.at[m][1], valid - kLanes);
+  }
+}
+
+// Every row of a tile = two vectors, such as a bias.
+template <int M>
+HT_INLINE Tile<M> repeat(const float* row) {
+  Tile<M> tile;
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    tile.at[m][0] = load(row);
+    tile.at[m][1] = load(row + kLanes);
+  }
+  return tile;
+}
+
+// tile += rows of a (M, depth), `step` apart, times the panel of b at a column.
+template <int M>
+HT_INLINE void multiply(Tile<M>& tile, const float* a, i64 step, const Panels& b, i64 column) {
+  multiply<false>(tile, a, step, b.panel(column), b.row_step(), b.depth());
+}
+
+// sums (rows of kPanel-rounded width, stride sum_step) += transpose(a) * b, both `depth` rows deep: the shape of every
+// weight gradient. a has `rows` columns, stride a_step; b has columns rounded up to kPanel, stride b_step.
+inline void accumulate_product(float* sums, i64 sum_step, const float* a, i64 a_step, i64 rows, const float* b,
+                               i64 b_step, i64 columns, i64 depth) {
+  for_panels(columns, [&](i64 c, i64) {
+    for_row_blocks(rows, [&](auto block, i64 r) {
+      constexpr int M = decltype(block)::value;
+      float* to = sums + r * sum_step + c;
+      Tile<M> tile{};
+      add_rows_to(tile, to, sum_step, kPanel);
+      multiply<true>(tile, a + r, a_step, b + c, b_step, depth);
+      store_rows(tile, to, sum_step, kPanel);
+    });
+  });
+}
+
+}  // namespace HT_ISA
+}  // namespace ht

@@ -1,0 +1,23 @@
+// The kernels of each instruction set, as dispatch.cpp sees them.
+#pragma once
+
+#include "ht_kernels.h"
+
+namespace ht {
+
+struct Kernels {
+  const char* isa;
+  size_t (*forward_workspace)(const ht_adapter_shape&, int threads);
+  size_t (*backward_workspace)(const ht_adapter_shape&, int threads);
+  void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& x, const float* keep,
+                  const ht_tokens& out, float* h, float* stats, void* workspace, int threads);
+  void (*backward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& grad_out,
+                   const ht_tokens& x, const float* keep, const float* h, const float* stats, const ht_tokens& grad_x,
+                   const ht_adapter_weights& grads, void* workspace, int threads);
+};
+
+extern const Kernels kernels_baseline;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+
+}  // namespace ht

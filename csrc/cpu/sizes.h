@@ -1,0 +1,53 @@
+// Sizes of a call, and its tokens in memory.
+#pragma once
+
+#include "gemm.h"
+#include "ht_kernels.h"
+
+namespace ht {
+namespace HT_ISA {
+
+constexpr i64 kSide = 7;            // of the depthwise kernel
+constexpr i64 kMargin = kSide / 2;  // of zero padding
+constexpr i64 kTaps = kSide * kSide;
+constexpr i64 kTile = 48;  // tokens that pass through all stages together; a multiple of kRows
+static_assert(kTile % kRows == 0, "a tile is whole register tiles");
+
+struct Sizes {
+  i64 batch, dim, channels, hidden, scales, height, width, prefix;
+  i64 patches, tokens;
+  i64 wide_dim;  // dim rounded up to whole panels
+  i64 wide;      // channels rounded up to whole panels: the row length of every bottleneck tile
+  i64 dim_step;  // row length of a (tokens, dim) tile: an odd number of cache lines, so rows spread over the cache
+  float eps;
+
+  explicit Sizes(const ht_adapter_shape& s)
+      : batch(s.batch),
+        dim(s.dim),
+        channels(s.bottleneck),
+        hidden(s.hidden),
+        scales(s.scales),
+        height(s.grid_height),
+        width(s.grid_width),
+        prefix(s.prefix_tokens),
+        patches(height * width),
+        tokens(prefix + patches),
+        wide_dim(round_up(dim, max(kPanel, 16))),
+        wide(round_up(channels, kPanel)),
+        dim_step((wide_dim / 16 | 1) * 16),
+        eps(s.eps) {}
+};
+
+template <class T>
+struct Tokens {
+  T* data;
+  i64 batch_stride, token_stride;
+
+  explicit Tokens(const ht_tokens& t)
+      : data(static_cast<T*>(t.data)), batch_stride(t.batch_stride), token_stride(t.token_stride) {}
+
+  T* row(i64 image, i64 token) const { return data + image * batch_stride + token * token_stride; }
+};
+
+}  // namespace HT_ISA
+}  // namespace ht

@@ -1,0 +1,30 @@
+// The table of this instruction set's kernels; the last thing a kernels_*.cpp includes.
+#pragma once
+
+#include "backward.h"
+#include "kernels.h"
+
+namespace ht {
+namespace HT_ISA {
+
+inline void forward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
+                        const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats,
+                        void* workspace, int threads) {
+  const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
+  run(shape, weights, x, keep, out, h, stats, workspace, threads);
+}
+
+inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
+                         const ht_tokens& grad_out, const ht_tokens& x, const float* keep, const float* h,
+                         const float* stats, const ht_tokens& grad_x, const ht_adapter_weights& grads, void* workspace,
+                         int threads) {
+  const auto run = dtype == HT_BFLOAT16 ? backward<bfloat16> : backward<float>;
+  run(shape, weights, grad_out, x, keep, h, stats, grad_x, grads, workspace, threads);
+}
+
+}  // namespace HT_ISA
+}  // namespace ht
+
+#define HT_TABLE(isa)                                                                                   \
+  const ht::Kernels ht::kernels_##isa = {#isa, ht::isa::forward_workspace, ht::isa::backward_workspace, \
+                                         ht::isa::forward_any, ht::isa::backward_any};

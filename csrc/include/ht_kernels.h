@@ -1,0 +1,86 @@
+/* C interface of the compiled kernels: plain pointers and sizes, no exceptions, nothing of torch.
+ *
+ * Notation: B images, N = P + H*W tokens (P prefix tokens, then the patch grid row by row), D token width,
+ * C bottleneck width, Q hidden width of the noise estimator, S scales kept apart (1 or 3).
+ */
+#ifndef HT_KERNELS_H
+#define HT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1 } ht_dtype;
+
+typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1 } ht_status;
+
+/* Sizes of one adapter call. */
+typedef struct {
+  int64_t batch;         /* B */
+  int64_t dim;           /* D */
+  int64_t bottleneck;    /* C */
+  int64_t hidden;        /* Q; 0 when S = 1 */
+  int64_t scales;        /* S */
+  int64_t grid_height;   /* H */
+  int64_t grid_width;    /* W */
+  int64_t prefix_tokens; /* P */
+  float eps;             /* of the LayerNorm */
+} ht_adapter_shape;
+
+/* Tokens (B, N, D) in memory; the last dimension is contiguous, the strides are in elements. */
+typedef struct {
+  void* data;
+  int64_t batch_stride;
+  int64_t token_stride;
+} ht_tokens;
+
+/* Folded weights, contiguous, or their gradients. The hidden_* and score_* fields are NULL when S = 1. */
+typedef struct {
+  float* down_weight;   /* (C, D) */
+  float* norm_gain;     /* (D) */
+  float* skip_gain;     /* (D) */
+  float* down_bias;     /* (C) */
+  float* scale_kernels; /* (S, C, 7, 7) */
+  float* scale_bias;    /* (S, C) */
+  float* hidden_weight; /* (Q, C) */
+  float* hidden_bias;   /* (Q) */
+  float* score_weight;  /* (S, Q) */
+  float* score_bias;    /* (S) */
+  float* mix_weight;    /* (C, C) */
+  float* mix_bias;      /* (C) */
+  float* up_weight;     /* (D, C) */
+  float* up_bias;       /* (D) */
+} ht_adapter_weights;
+
+/* Bytes of workspace, aligned to 64, that the calls below need with so many threads. */
+size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int threads);
+size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads);
+
+/* out = adapter(x). Also writes what the backward needs: h (B, N, C), the bottleneck before the spatial part, and
+ * stats (B, N, 2), mean and 1/std of each token. keep (B, N, C) holds dropout factors, or is NULL.
+ * x and out have one dtype and may not overlap. */
+ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
+                                 ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats, void* workspace,
+                                 int threads);
+
+/* Gradients of everything the forward read. grad_x.data may be NULL when it is not wanted. */
+ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
+                                  ht_tokens grad_out, ht_tokens x, const float* keep, const float* h,
+                                  const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
+                                  void* workspace, int threads);
+
+/* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable HT_KERNELS_CPU, read once,
+ * may name a lower one than the machine has. */
+const char* ht_cpu_isa(void);
+
+/* One sentence about the last call on this thread that did not return HT_OK. */
+const char* ht_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

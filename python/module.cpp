@@ -1,0 +1,12 @@
+// The Python module ht_kernels._C over the C interface.
+
+#include <pybind11/pybind11.h>
+
+void bind_adapter(pybind11::module_& m);
+void bind_build_info(pybind11::module_& m);
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels. Called by ht_kernels.operators, which checks what it passes.";
+  bind_adapter(m);
+  bind_build_info(m);
+}
