@@ -105,12 +105,13 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
     expected = torch.float64 if x.dtype == torch.float64 else torch.float32
-    for name, weight in folded._asdict().items():
+    device = x.device
+    for name, weight in zip(folded._fields, folded, strict=True):
         if weight is None:
             continue
         if weight.dtype != expected:
             raise TypeError(f"folded.{name} must be {expected} for x of {x.dtype}, got {weight.dtype}")
-        if weight.device != x.device:
-            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {x.device}")
+        if weight.device != device:
+            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {device}")
     if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
         raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")

@@ -15,9 +15,9 @@ namespace HT_ISA {
 // Weight gradients of one thread, in the layout in which they are summed.
 struct PartialGrads {
   float* start;
-  float* down_weight;    // (C, wide_dim)
-  float* up_weight;      // (C, wide_dim), transposed
-  float* mix_weight;     // (C, wide)
+  float* down_weight;    // (C, wide_dim) in panels
+  float* up_weight;      // (C, wide_dim) in panels, transposed
+  float* mix_weight;     // (C, wide) in panels
   float* scale_kernels;  // (S, 49, wide)
   float* scale_bias;     // (S, wide)
   float* hidden_weight;  // (Q, wide)
@@ -62,15 +62,18 @@ struct PartialGrads {
     team.wait();
     const Range up = team.share(n.dim, kPanel);
     for (i64 d = up.first; d < up.last; ++d) {
-      for (i64 c = 0; c < n.channels; ++c) out.up_weight[d * n.channels + c] = first.up_weight[c * n.wide_dim + d];
+      for (i64 c = 0; c < n.channels; ++c) {
+        out.up_weight[d * n.channels + c] = first.up_weight[panel_index(c, d, n.channels)];
+      }
     }
     const Range down = team.share(n.channels, 1);
     for (i64 c = down.first; c < down.last; ++c) {
-      copy(first.down_weight + c * n.wide_dim, n.dim, out.down_weight + c * n.dim);
+      unpack_row(first.down_weight, c, n.channels, n.dim, out.down_weight + c * n.dim);
     }
     if (team.rank != 0) return;
-    for (i64 c = 0; c < n.channels; ++c)
-      copy(first.mix_weight + c * n.wide, n.channels, out.mix_weight + c * n.channels);
+    for (i64 c = 0; c < n.channels; ++c) {
+      unpack_row(first.mix_weight, c, n.channels, n.channels, out.mix_weight + c * n.channels);
+    }
     for (i64 s = 0; s < n.scales; ++s) {
       const float* kernels = first.scale_kernels + s * kTaps * n.wide;
       for (i64 c = 0; c < n.channels; ++c) {
@@ -93,6 +96,10 @@ struct PartialGrads {
   }
 
  private:
+  static void unpack_row(const float* panels, i64 row, i64 rows, i64 columns, float* to) {
+    for_panels(columns, [&](i64 c, i64 valid) { copy(panels + panel_index(row, c, rows), valid, to + c); });
+  }
+
   static void copy(const float* from, i64 count, float* to) {
     for (i64 i = 0; i < count; ++i) to[i] = from[i];
   }
@@ -201,7 +208,7 @@ inline void mix_and_up_project_backward(const Sizes& n, const MixWeights& packed
     for_vectors(n.dim, [&](i64 d, i64 left) { store(s.g + r * n.dim_step + d, load_first(from + d, left)); });
   }
   add_rows(s.g, n.dim_step, rows, n.dim, sums.up_bias);
-  accumulate_product(sums.up_weight, n.wide_dim, s.mix.m, n.wide, n.channels, s.g, n.dim_step, n.dim, rows);
+  accumulate_product(sums.up_weight, s.mix.m, n.wide, n.channels, s.g, n.dim_step, n.dim, rows);
 
   float* dm = s.slope;
   for_row_blocks(rows, [&](auto block, i64 r) {
@@ -224,8 +231,8 @@ inline void mix_and_up_project_backward(const Sizes& n, const MixWeights& packed
   if (patches == 0) return;
   const float* dm_patches = dm + prefix * n.wide;
   add_rows(dm_patches, n.wide, patches, n.channels, sums.mix_bias);
-  accumulate_product(sums.mix_weight, n.wide, dm_patches, n.wide, n.channels, s.mix.y + prefix * n.wide, n.wide,
-                     n.channels, patches);
+  accumulate_product(sums.mix_weight, dm_patches, n.wide, n.channels, s.mix.y + prefix * n.wide, n.wide, n.channels,
+                     patches);
   product(dm_patches, n.wide, transposed.mix, n.channels, patches, s.dh, n.wide);
   const i64 first = strip.first + prefix - n.prefix;
   for (i64 i = 0; i < patches; ++i) {
@@ -281,6 +288,47 @@ inline void noise_backward(const Sizes& n, Team team, const ht_adapter_weights& 
   for (i64 scale = 0; team.rank == 0 && scale < n.scales; ++scale) sums.score_bias[scale] += dscore[scale];
 }
 
+// From du (M, dim) through the gains and the LayerNorm: grad_x and the gradients of the gains. With n = du * norm_gain
+// and hats for normalised values, dx = grad_out + du * skip_gain + rstd * (n - mean(n) - xhat * mean(n * xhat)).
+template <int M, class T>
+HT_INLINE void norm_backward(const Sizes& n, const ht_adapter_weights& w, const T* x, i64 x_step, const float* stats,
+                             const T* grad_out, i64 grad_step, const float* du, T* grad_x, i64 grad_x_step,
+                             const PartialGrads& sums) {
+  Vec total[M] = {}, slope[M] = {};
+  for_vectors(n.dim, [&](i64 d, i64 left) {
+    const Vec gain = load_first(w.norm_gain + d, left);
+    Vec norm_sum = load(sums.norm_gain + d), skip_sum = load(sums.skip_gain + d);
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) {
+      const Vec g = load(du + m * n.dim_step + d), v = load_first(x + m * x_step + d, left);
+      const Vec centered = v - stats[2 * m], normed = g * gain;
+      total[m] += normed;
+      slope[m] += normed * centered;
+      norm_sum += g * centered * stats[2 * m + 1];
+      skip_sum += g * v;
+    }
+    store(sums.norm_gain + d, norm_sum);
+    store(sums.skip_gain + d, skip_sum);
+  });
+  if (!grad_x) return;
+  float shift[M], tilt[M];
+  for (int m = 0; m < M; ++m) {
+    const float rstd = stats[2 * m + 1], scale = 1.0f / static_cast<float>(n.dim);
+    shift[m] = sum(total[m]) * scale;
+    tilt[m] = sum(slope[m]) * rstd * rstd * scale;
+  }
+  for_vectors(n.dim, [&](i64 d, i64 left) {
+    const Vec norm = load_first(w.norm_gain + d, left), skip = load_first(w.skip_gain + d, left);
+#pragma GCC unroll 12
+    for (int m = 0; m < M; ++m) {
+      const Vec g = load(du + m * n.dim_step + d), v = load_first(x + m * x_step + d, left);
+      const Vec normed = g * norm - shift[m] - (v - stats[2 * m]) * tilt[m];
+      const Vec through = load_first(grad_out + m * grad_step + d, left) + g * skip;
+      store_first(grad_x + m * grad_x_step + d, through + stats[2 * m + 1] * normed, left);
+    }
+  });
+}
+
 // Second sweep: dy and dm to dh, then grad_x and the gradients of down_* and the gains.
 template <class T>
 inline void down_project_backward(const Sizes& n, const ht_adapter_weights& w, const GradWeights& transposed,
@@ -305,32 +353,14 @@ inline void down_project_backward(const Sizes& n, const ht_adapter_weights& w, c
     constexpr int M = decltype(block)::value;
     gain_rows<M>(x + r * x_step, x_step, stats + 2 * r, w, n.dim, s.u + r * n.dim_step, n.dim_step);
   });
-  accumulate_product(sums.down_weight, n.wide_dim, s.dh, n.wide, n.channels, s.u, n.dim_step, n.dim, rows);
+  accumulate_product(sums.down_weight, s.dh, n.wide, n.channels, s.u, n.dim_step, n.dim, rows);
   product(s.dh, n.wide, transposed.down, n.dim, rows, s.g, n.dim_step);
 
-  for (i64 r = 0; r < rows; ++r) {
-    const T* from = x + r * x_step;
-    const float* du = s.g + r * n.dim_step;
-    const Vec mean = splat(stats[2 * r]), rstd = splat(stats[2 * r + 1]);
-    Vec a{}, b{};
-    for_vectors(n.dim, [&](i64 d, i64 left) {
-      const Vec normed = load(du + d) * load_first(w.norm_gain + d, left);
-      const Vec v = load_first(from + d, left), xhat = (v - mean) * rstd;
-      a += normed;
-      b += normed * xhat;
-      accumulate(sums.norm_gain + d, load(du + d) * xhat);
-      accumulate(sums.skip_gain + d, load(du + d) * v);
-    });
-    if (!grad_x) continue;
-    const float scale = 1.0f / static_cast<float>(n.dim);
-    const Vec shift = splat(sum(a) * scale), slope = splat(sum(b) * scale);
-    for_vectors(n.dim, [&](i64 d, i64 left) {
-      const Vec v = load_first(from + d, left), g = load(du + d);
-      const Vec normed = g * load_first(w.norm_gain + d, left) - shift - (v - mean) * rstd * slope;
-      const Vec through = load_first(grad_out + r * grad_step + d, left) + g * load_first(w.skip_gain + d, left);
-      store_first(grad_x + r * grad_x_step + d, through + rstd * normed, left);
-    });
-  }
+  for_row_blocks(rows, [&](auto block, i64 r) {
+    norm_backward<decltype(block)::value>(n, w, x + r * x_step, x_step, stats + 2 * r, grad_out + r * grad_step,
+                                          grad_step, s.g + r * n.dim_step, grad_x ? grad_x + r * grad_x_step : nullptr,
+                                          grad_x_step, sums);
+  });
 }
 
 struct BackwardWorkspace {
@@ -404,20 +434,21 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
       const float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
       work.scratch.mix.begin_image(n, w, work.mix, image_h);
-      for (i64 r = mine.first; r < mine.last; r += kTile) {
-        const i64 at = (image * n.tokens + r) * n.channels;
+      for_strips(mine, [&](Range strip) {
+        const i64 r = strip.first, at = (image * n.tokens + r) * n.channels;
         mix_and_up_project_backward(n, work.mix, work.transposed, image_h, keep ? keep + at : nullptr,
-                                    grad_out.row(image, r), grad_out.token_stride, {r, min(r + kTile, mine.last)},
-                                    work.scratch, shared, kernel_grad, sums);
-      }
+                                    grad_out.row(image, r), grad_out.token_stride, strip, work.scratch, shared,
+                                    kernel_grad, sums);
+      });
       team.wait();
       noise_backward(n, team, w, work.mix, shared, work.scratch, sums);
-      for (i64 r = mine.first; r < mine.last; r += kTile) {
+      for_strips(mine, [&](Range strip) {
+        const i64 r = strip.first;
         down_project_backward(n, w, work.transposed, x.row(image, r), x.token_stride,
                               stats + (image * n.tokens + r) * 2, grad_out.row(image, r), grad_out.token_stride,
-                              grad_x.data ? grad_x.row(image, r) : nullptr, grad_x.token_stride,
-                              {r, min(r + kTile, mine.last)}, work.scratch, shared, sums);
-      }
+                              grad_x.data ? grad_x.row(image, r) : nullptr, grad_x.token_stride, strip, work.scratch,
+                              shared, sums);
+      });
     });
     everyone.wait();
     PartialGrads::reduce(everyone, n, work.first, grads);

@@ -46,14 +46,13 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const h
                    image_h + first * n.channels, stats + (image * n.tokens + first) * 2);
       team.wait();
       scratch.mix.begin_image(n, w, mix, image_h);
-      for (i64 r = first; r < mine.last; r += kTile) {
-        const Range strip{r, min(r + kTile, mine.last)};
-        const i64 rows = strip.last - r, at = (image * n.tokens + r) * n.channels;
+      for_strips(mine, [&](Range strip) {
+        const i64 r = strip.first, rows = strip.last - r, at = (image * n.tokens + r) * n.channels;
         scratch.mix.mix(n, mix, image_h, strip);
         activate(n, scratch.mix.m, keep ? keep + at : nullptr, rows);
         up_project(n, project, scratch.mix.m, rows, x.row(image, r), x.token_stride, out.row(image, r),
                    out.token_stride);
-      }
+      });
     });
   });
 }

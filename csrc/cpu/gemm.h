@@ -169,18 +169,23 @@ HT_INLINE void multiply(Tile<M>& tile, const float* a, i64 step, const Panels& b
   multiply<false>(tile, a, step, b.panel(column), b.row_step(), b.depth());
 }
 
-// sums (rows of kPanel-rounded width, stride sum_step) += transpose(a) * b, both `depth` rows deep: the shape of every
-// weight gradient. a has `rows` columns, stride a_step; b has columns rounded up to kPanel, stride b_step.
-inline void accumulate_product(float* sums, i64 sum_step, const float* a, i64 a_step, i64 rows, const float* b,
-                               i64 b_step, i64 columns, i64 depth) {
+// Where element (row, column) of a (rows, columns) matrix lies in panels [columns / kPanel][rows][kPanel].
+HT_INLINE i64 panel_index(i64 row, i64 column, i64 rows) {
+  return (column / kPanel * rows + row) * kPanel + column % kPanel;
+}
+
+// sums += transpose(a) * b, a (depth, rows) and b (depth, columns): the shape of every weight gradient. sums lies in
+// panels, so a panel's share of it is one stretch of memory. b is read in whole panels.
+inline void accumulate_product(float* sums, const float* a, i64 a_step, i64 rows, const float* b, i64 b_step,
+                               i64 columns, i64 depth) {
   for_panels(columns, [&](i64 c, i64) {
     for_row_blocks(rows, [&](auto block, i64 r) {
       constexpr int M = decltype(block)::value;
-      float* to = sums + r * sum_step + c;
+      float* to = sums + panel_index(r, c, rows);
       Tile<M> tile{};
-      add_rows_to(tile, to, sum_step, kPanel);
+      add_rows_to(tile, to, kPanel, kPanel);
       multiply<true>(tile, a + r, a_step, b + c, b_step, depth);
-      store_rows(tile, to, sum_step, kPanel);
+      store_rows(tile, to, kPanel, kPanel);
     });
   });
 }

@@ -10,8 +10,17 @@ namespace HT_ISA {
 constexpr i64 kSide = 7;            // of the depthwise kernel
 constexpr i64 kMargin = kSide / 2;  // of zero padding
 constexpr i64 kTaps = kSide * kSide;
-constexpr i64 kTile = 48;  // tokens that pass through all stages together; a multiple of kRows
+constexpr i64 kTile = 72;  // most tokens that pass through all stages together
 static_assert(kTile % kRows == 0, "a tile is whole register tiles");
+
+// Calls body(strip) for strips of at most kTile tokens, as equal as whole register tiles allow.
+template <class Body>
+HT_INLINE void for_strips(Range tokens, const Body& body) {
+  const i64 count = tokens.last - tokens.first;
+  const i64 strips = max(1, (count + kTile - 1) / kTile);
+  const i64 step = round_up((count + strips - 1) / strips, kRows);
+  for (i64 t = tokens.first; t < tokens.last; t += step) body(Range{t, min(t + step, tokens.last)});
+}
 
 struct Sizes {
   i64 batch, dim, channels, hidden, scales, height, width, prefix;

@@ -51,19 +51,29 @@ class HTAdapter(PublishedAdapter):
         return ht_adapter(x, self.folded(), grid, prefix_tokens, eps=self.norm.eps, keep=keep)
 
     def folded(self) -> FoldedAdapter:
-        """The adapter's folded weights; connected to the parameters by autograd when gradients are on."""
+        """The adapter's folded weights; connected to the parameters by autograd when gradients are on.
+
+        Without gradients they are folded again when a parameter was written in place, loaded, moved or replaced. A
+        write through ``.data`` leaves no trace; ``eval()`` or ``train()`` after it make the next call fold again.
+        """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return fold_adapter(self)
-        if self._cache is None or not self._cache.is_current(self):
+        if self._cache is None or not self._cache.is_current():
             self._cache = _FoldCache(self)
         return self._cache.folded
 
     def extra_repr(self) -> str:
         return f"variant={self.variant}"
 
+    def train(self, mode: bool = True) -> HTAdapter:
+        """Set the mode, and forget folded weights."""
+        self._cache = None
+        super().train(mode)
+        return self
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         self._cache = None
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
@@ -72,18 +82,21 @@ class HTAdapter(PublishedAdapter):
 class _FoldCache:
     """Folded weights, and what tells whether the parameters are still those they were folded from.
 
-    Holding the storages keeps an address from being used again, so address and version identify the values.
+    A parameter is known by its identity, its address and its version. Holding it keeps the address from being used
+    again; tensors made in inference mode have no version, so nothing that depends on them is kept.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        self.storages = [p.detach() for p in adapter.parameters()]
-        self.keys = [] if any(p.is_inference() for p in adapter.parameters()) else _keys(adapter)
+        self.entries = [
+            (module._parameters, name, p, p.data_ptr(), -1 if p.is_inference() else p._version)
+            for module in adapter.modules()
+            for name, p in module._parameters.items()
+            if p is not None
+        ]
         self.folded = fold_adapter(adapter)
 
-    def is_current(self, adapter: HTAdapter) -> bool:
-        # Inference tensors keep no version, so nothing tells whether they changed.
-        return not any(p.is_inference() for p in adapter.parameters()) and self.keys == _keys(adapter)
-
-
-def _keys(adapter: HTAdapter) -> list[tuple[int, int]]:
-    return [(p.data_ptr(), p._version) for p in adapter.parameters()]
+    def is_current(self) -> bool:
+        for parameters, name, p, address, version in self.entries:
+            if version < 0 or parameters[name] is not p or p._version != version or p.data_ptr() != address:
+                return False
+        return True
