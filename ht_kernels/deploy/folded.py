@@ -1,6 +1,6 @@
 """The inference model: every identity of folding applied to an HTCLIP.
 
-It holds buffers only, shares nothing with the model it came from, takes raw gray pixels, and runs no block that
+It holds buffers only, shares nothing with the model it came from, takes raw pixels, and runs no block that
 nothing reads.
 """
 
@@ -24,8 +24,8 @@ from ht_kernels.nn.heads import upsample
 class FoldedHTCLIP(nn.Module):
     """An HTCLIP for inference; made by :func:`fold`.
 
-    ``model(frames, output_size=None)`` takes raw gray frames (B, 1, H, W) of ``image_size``, uint8 or floating point
-    with values 0 to 255, and returns logits in float32 (float64 for a float64 model): (B, K, *output_size) for
+    ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
+    with values 0 to 255, or floating point with values in [0, 1] as the HTCLIP takes them. It returns logits in float32 (float64 for a float64 model): (B, K, *output_size) for
     segmentation, where None means ``image_size``, or (B, K) for classification.
 
     Attributes:
@@ -36,6 +36,7 @@ class FoldedHTCLIP(nn.Module):
 
     position: Tensor
     patch_weight: Tensor
+    gray_patch_weight: Tensor
     pyramid_bias: Tensor
 
     def __init__(self, model: HTCLIP) -> None:
@@ -46,12 +47,14 @@ class FoldedHTCLIP(nn.Module):
         depth = blocks_to_run(self.config.feature_layers)
 
         embedding = tower.patch_embedding
-        weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=True)
+        weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False)
+        gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True)
         # Placing adds prefix tokens and positions, so what it makes of zeros is all it adds.
         position = tower.place(torch.zeros(1, tower.grid[0] * tower.grid[1], tower.dim).to(embedding.weight))
         position = position.to(weight.dtype)
         position[:, tower.prefix_tokens :] += bias
         self.register_buffer("patch_weight", weight.clone())
+        self.register_buffer("gray_patch_weight", gray_weight.clone())
         self.register_buffer("position", position)
         if not (isinstance(tower.pre_norm, nn.Identity) or _is_layer_norm(tower.pre_norm)):
             raise InputError(f"the tower starts with a {type(tower.pre_norm).__name__}, expected LayerNorm or nothing")
@@ -70,7 +73,7 @@ class FoldedHTCLIP(nn.Module):
         self.eval()
 
     def forward(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Logits of raw gray frames; see the class.
+        """Logits of frames; see the class.
 
         Raises:
             InputError: the frames have another shape, there are none, or a value is not finite.
@@ -80,7 +83,11 @@ class FoldedHTCLIP(nn.Module):
         self._check(frames)
         if output_size is not None and self.classifier is not None:
             raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
-        patches = F.conv2d(frames.to(self.patch_weight.dtype), self.patch_weight, stride=self.patch_weight.shape[-2:])
+        weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
+        pixels = frames.to(weight.dtype)
+        if frames.is_floating_point():
+            pixels = pixels * 255
+        patches = F.conv2d(pixels, weight, stride=weight.shape[-2:])
         prefix = self.prefix_tokens
         x = self.position.repeat(frames.shape[0], 1, 1)
         x[:, prefix:] += patches.flatten(2).transpose(1, 2)
@@ -102,8 +109,8 @@ class FoldedHTCLIP(nn.Module):
 
     def _check(self, frames: Tensor) -> None:
         height, width = self.image_size
-        if frames.dim() != 4 or frames.shape[1:] != (1, height, width):
-            raise InputError(f"frames must have shape (B, 1, {height}, {width}), got {tuple(frames.shape)}")
+        if frames.dim() != 4 or frames.shape[1] not in (1, 3) or frames.shape[2:] != (height, width):
+            raise InputError(f"frames must have shape (B, 1 or 3, {height}, {width}), got {tuple(frames.shape)}")
         if frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
         if frames.shape[0] == 0:

@@ -1,0 +1,58 @@
+"""The options that say which model, for every subcommand that runs one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ht_kernels.clip import HTCLIP
+
+UNTRAINED = "The weights are untrained: the masks show that everything runs, not anatomy. For a trained model pass --checkpoint."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--checkpoint``, ``--backbone``, ``--pretrained``."""
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="trained adapters and heads, in our format or the published one"
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="vision tower, such as ViT-B-16, hf-hub:ORG/REPO or timm/NAME (default: the checkpoint's, else ViT-B-16)",
+    )
+    parser.add_argument(
+        "--pretrained", metavar="TAG", help="the tower's weights: a tag of open_clip or timm, or the path of a file"
+    )
+
+
+def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
+    """The model asked for, in evaluation mode, and whether it was trained; an untrained one is the same every time.
+
+    Raises:
+        InputError: a name or a file does not fit.
+    """
+    from ht_kernels.clip import HTCLIP
+
+    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    if args.checkpoint is not None:
+        return HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval(), True
+    return untrained_model(**chosen), False
+
+
+def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None) -> HTCLIP:
+    """A segmentation model with reproducible random adapters and head."""
+    import torch
+
+    from ht_kernels.clip import HTCLIP
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return HTCLIP(backbone, pretrained=pretrained, task="segmentation", num_classes=2).eval()
+
+
+def warn_untrained() -> None:
+    """Say so where a person looks."""
+    print(UNTRAINED, file=sys.stderr)

@@ -1,0 +1,21 @@
+"""From a frame to what the folded model takes, as published: gray, then resized with antialiasing."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .sources import Frame
+
+
+def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:
+    """A frame, (H, W) or (H, W, 3) uint8, as uint8 tensor (1, 1, *size) with values 0 to 255.
+
+    Gray is the ITU-R 601 luma, the resize PIL's bilinear one; the aspect ratio is not kept. The scaling to [0, 1] and
+    the repetition to three channels are folded into the model.
+    """
+    height, width = size
+    image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image))[None, None]

@@ -1,0 +1,256 @@
+"""Where frames come from: a DICOM clip, a video file, a folder of images, one image.
+
+What a file is, is read from its content. Frames are decoded one by one, so a long clip is never in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ht_kernels.errors import InputError
+
+Frame = NDArray[np.uint8]
+"""(H, W) gray or (H, W, 3) RGB."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip; iterating over it decodes its frames, each uint8, (H, W) gray or (H, W, 3) RGB.
+
+    Iterating raises InputError where the input turns out to be damaged or empty.
+
+    Attributes:
+        path: where it lies.
+        kind: ``dicom``, ``video``, ``images`` or ``image``.
+        frame_count: number of frames, None where the file does not say.
+        fps: frames per second, None where there is no such thing.
+        size: (height, width) of the first frame.
+    """
+
+    path: Path
+    kind: str
+    frame_count: int | None
+    fps: float | None
+    size: tuple[int, int]
+    decode: Callable[[], Iterator[Frame]]
+
+    def __iter__(self) -> Iterator[Frame]:
+        count = 0
+        for count, frame in enumerate(self.decode(), 1):  # noqa: B007
+            yield frame
+        if count == 0:
+            raise InputError(f"{self.path} has no frames")
+
+
+def open_source(path: str | Path) -> Source:
+    """Open a multi-frame or single-frame DICOM ultrasound file, a video file, a folder of images, or one image.
+
+    Raises:
+        InputError: there is no such file, it is none of these, it is damaged, or the DICOM file is not ultrasound.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}")
+    if not path.is_file():
+        raise InputError(f"{path} is neither a file nor a folder")
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise InputError(f"{path} is empty")
+    if head[128:] == b"DICM":
+        return _open_dicom(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES or _is_image(path):
+        return _open_image(path)
+    return _open_video(path)
+
+
+def _open_folder(path: Path) -> Source:
+    files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()), key=_natural)
+    if not files:
+        raise InputError(f"{path} has no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    first = next(_decode_image(files[0]))
+
+    def decode() -> Iterator[Frame]:
+        for file in files:
+            yield next(_decode_image(file))
+
+    return Source(path, "images", len(files), None, _size(first), decode)
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """frame2 before frame10."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _is_image(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            return True
+    except Exception:
+        return False
+
+
+def _open_image(path: Path) -> Source:
+    first = next(_decode_image(path))
+    return Source(path, "image", None, None, _size(first), lambda: _decode_image(path))
+
+
+def _decode_image(path: Path) -> Iterator[Frame]:
+    """The frames of an image file: one, or all of an animation or a multi-page TIFF."""
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(path) as image:
+            for page in ImageSequence.Iterator(image):
+                if page.mode.startswith("I;16"):
+                    yield (np.asarray(page, dtype=np.uint16) >> 8).astype(np.uint8)
+                else:
+                    yield np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image: {_words(error)}") from error
+
+
+def _open_dicom(path: Path) -> Source:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise InputError("DICOM files need pydicom, which is not installed: pip install pydicom") from error
+
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        modality, name = str(dataset.get("Modality", "")), dataset.get("SOPClassUID", pydicom.uid.UID("")).name
+        rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        count, fps = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset)
+    except Exception as error:
+        raise InputError(f"{path} is a damaged DICOM file: {_words(error)}") from error
+    if modality not in ("US", "IVUS"):
+        found = f"{modality or 'no modality'} ({name})" if name else modality or "no modality"
+        raise InputError(f"{path} is a DICOM file of {found}, expected ultrasound (US)")
+    if rows < 1 or columns < 1 or count < 1:
+        raise InputError(f"{path} is a DICOM file without images; expected an ultrasound image or clip")
+    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode_dicom(path, dataset, count))
+
+
+def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
+    from pydicom.pixels import iter_pixels
+
+    done = 0
+    try:
+        for pixels in iter_pixels(path):
+            yield _dicom_frame(pixels, dataset)
+            done += 1
+    except Exception as error:
+        if isinstance(error, InputError):
+            raise
+        where = f"frame {done + 1} of {count}" if count > 1 else "its image"
+        raise InputError(f"{path}: {where} cannot be decoded: {_words(error)}") from error
+    if done < count:
+        raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
+
+
+def _dicom_frame(pixels: NDArray[Any], dataset: Any) -> Frame:
+    """Decoded pixels as uint8: window and rescale applied, MONOCHROME1 inverted, palettes resolved."""
+    interpretation = dataset.PhotometricInterpretation
+    if interpretation == "PALETTE COLOR":
+        from pydicom.pixels import apply_color_lut
+
+        color = apply_color_lut(pixels, dataset)
+        return (color >> 8).astype(np.uint8) if color.dtype == np.uint16 else color
+    if pixels.ndim == 3 and pixels.dtype == np.uint8:
+        return pixels
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    center, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    if pixels.dtype == np.uint8 and (slope, intercept, center) == (1, 0, None):
+        frame = pixels
+    else:
+        bits, signed = int(dataset.BitsStored), int(dataset.get("PixelRepresentation", 0))
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        low, high = low * slope + intercept, high * slope + intercept
+        if center is not None and width is not None and width > 1:  # PS3.3 C.11.2.1.2.1
+            low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+        values = pixels.astype(np.float32) * slope + intercept
+        frame = np.clip((values - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+    return 255 - frame if interpretation == "MONOCHROME1" else frame
+
+
+def _dicom_fps(dataset: Any) -> float | None:
+    for name, per_second in (("CineRate", True), ("RecommendedDisplayFrameRate", True), ("FrameTime", False)):
+        value = _first(dataset.get(name))
+        if value is not None and value > 0:
+            return value if per_second else 1000 / value
+    vector = [float(t) for t in dataset.get("FrameTimeVector") or [] if float(t) > 0]
+    return 1000 * len(vector) / sum(vector) if vector else None
+
+
+def _first(value: Any) -> float | None:
+    """A DICOM number, or the first of several."""
+    if value is None or value == "":
+        return None
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+
+
+def _open_video(path: Path) -> Source:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError("video files need PyAV, which is not installed: pip install av") from error
+
+    try:
+        with _container(path) as container:
+            if not container.streams.video or container.format.name == "tty":
+                raise InputError(f"{path} has no video stream")
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate
+            count, fps, size = stream.frames or None, float(rate) if rate else None, (stream.height, stream.width)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InputError(
+            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({_words(error)})"
+        ) from error
+    return Source(path, "video", count, fps, size, lambda: _decode_video(path, count))
+
+
+def _decode_video(path: Path, count: int | None) -> Iterator[Frame]:
+    import av
+
+    done = 0
+    try:
+        with _container(path) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+                done += 1
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {_words(error)}") from error
+    if count is not None and done < count:
+        raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
+
+
+def _container(path: Path) -> Any:
+    import av
+
+    # A playlist may name other files and addresses; only this file is read.
+    return av.open(str(path), container_options={"protocol_whitelist": "file"})
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    return frame.shape[0], frame.shape[1]
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
