@@ -20,7 +20,7 @@ _WEIGHTS = ", ".join(
 _LAYOUT = "int grid_height, int grid_width, int prefix_tokens, float eps"
 _WEIGHT_COUNT = len(FoldedAdapter._fields)
 
-_library = torch.library.Library("ht_kernels", "DEF")
+_library: Any = torch.library.Library("ht_kernels", "DEF")  # type: ignore[no-untyped-call]
 _library.define(f"adapter(Tensor x, {_WEIGHTS}, Tensor? keep, {_LAYOUT}) -> (Tensor out, Tensor h, Tensor stats)")
 _library.define(
     f"adapter_backward(Tensor grad_out, Tensor x, {_WEIGHTS}, Tensor? keep, Tensor h, Tensor stats, {_LAYOUT}, "
@@ -60,9 +60,9 @@ def _empty_outputs(x: Tensor, weights: tuple[Any, ...]) -> tuple[Tensor, Tensor,
 
 
 def _backward(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    weights, (keep, h, stats, *layout, needs_x) = rest[:_WEIGHT_COUNT], rest[_WEIGHT_COUNT:]
-    grads = _empty_grads(x, weights, needs_x)
-    cpu.backward(grad_out, x, weights, keep, h, stats, grads, *layout, needs_x)
+    weights, (keep, h, stats, *layout) = rest[:_WEIGHT_COUNT], rest[_WEIGHT_COUNT:]
+    grads = _empty_grads(x, weights, needs_x=layout[-1])
+    cpu.backward(grad_out, x, weights, keep, h, stats, grads, *layout)
     return grads
 
 

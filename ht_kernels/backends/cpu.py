@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -12,12 +13,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from . import Case
 
-_C: ModuleType | None
+_C: ModuleType | None = None
+_missing = ""
 try:
     # After torch: the kernels then find its OpenMP library loaded and share its threads.
-    from ht_kernels import _C
+    _C = importlib.import_module("ht_kernels._C")
 except ImportError as error:
-    _C, _missing = None, f"the compiled core ht_kernels._C could not be imported ({error})"
+    _missing = f"the compiled core ht_kernels._C could not be imported ({error})"
 
 _SMALL = 1 << 20
 """Multiply-adds below which waking a second thread costs more than it saves."""

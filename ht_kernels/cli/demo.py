@@ -127,9 +127,10 @@ def _draw(path: Path, results: list[Result], report: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
     figure = plt.figure(figsize=(12, 8.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1))
+    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=(3, 1)))
     shown = [results[i * (len(results) - 1) // 7] for i in range(8)] if len(results) > 1 else results
     for axes, result in zip(top.subplots(2, 4).flat, shown, strict=False):
         axes.imshow(result.overlay)
@@ -137,7 +138,7 @@ def _draw(path: Path, results: list[Result], report: dict[str, Any]) -> None:
         axes.axis("off")
     top.suptitle("Untrained weights: the masks show the plumbing, not anatomy", fontsize=11)
     stages = [stage for stage in report["latency_ms"] if stage != "end_to_end"]
-    axes = bottom.subplots()
+    axes = bottom.add_subplot()
     positions = range(len(stages))
     for offset, name, color in ((-0.2, "p50", "#2a7f9e"), (0.2, "p95", "#b5d3de")):
         values = [report["latency_ms"][stage][name] for stage in stages]

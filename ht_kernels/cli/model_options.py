@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
 
-UNTRAINED = "The weights are untrained: the masks show that everything runs, not anatomy. For a trained model pass --checkpoint."
+UNTRAINED = (
+    "The weights are untrained: the masks show that everything runs, not anatomy. "
+    "For a trained model use ht-kernels stream with --checkpoint."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -82,10 +82,9 @@ def describe(source: Source, pipeline: Pipeline, weights: str) -> dict[str, Any]
     from ht_kernels.backends import Case, choose
 
     model = pipeline.model
-    adapter = next(iter(model.adapters.values()), None)
     backend = None
-    if adapter is not None:
-        dim, bottleneck = adapter.up_weight.shape
+    for adapter in model.adapters.values():
+        dim, bottleneck = adapter.get_buffer("up_weight").shape
         case = Case(
             model.position.device, model.position.dtype, dim, bottleneck, model.grid, model.prefix_tokens, False
         )

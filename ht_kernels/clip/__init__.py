@@ -1,6 +1,7 @@
 """CLIP: towers, injection of adapters, HTCLIP, checkpoints."""
 
+from .acceleration import AccelerateReport, accelerate
 from .htclip import HTCLIP, HTCLIPConfig
-from .inject import inject
+from .injection import inject
 
-__all__ = ["HTCLIP", "HTCLIPConfig", "inject"]
+__all__ = ["HTCLIP", "AccelerateReport", "HTCLIPConfig", "accelerate", "inject"]

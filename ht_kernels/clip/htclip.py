@@ -15,7 +15,7 @@ from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
 
 from .backbone import load_backbone
-from .inject import adapters, inject
+from .injection import adapters, inject
 from .towers import find_tower
 
 TASKS = ("segmentation", "classification")
@@ -171,16 +171,15 @@ class HTCLIP(nn.Module):
     @classmethod
     def from_checkpoint(cls, path: str | Path, **overrides: Any) -> HTCLIP:
         """A model from our checkpoint format or a published one; see :func:`ht_kernels.clip.checkpoint.load`."""
-        from . import checkpoint
+        from .checkpoint import load
 
-        model: HTCLIP = checkpoint.load(path, **overrides)
-        return model
+        return load(path, **overrides)
 
     def save(self, path: str | Path) -> None:
         """Write adapters, heads and configuration; see :func:`ht_kernels.clip.checkpoint.save`."""
-        from . import checkpoint
+        from .checkpoint import save
 
-        checkpoint.save(self, path)
+        save(self, path)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, H, W) for segmentation, (B, K) for classification."""

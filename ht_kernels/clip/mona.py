@@ -48,10 +48,10 @@ class BatchFirstMona(nn.Module):
         return adapted
 
 
-class SequenceFirstMona(HTAdapter):
-    """An adapter behind a block of the original OpenAI CLIP package, with tokens (N, B, D).
+class _HwShapesAdapter(HTAdapter):
+    """An adapter called as published code calls its own: ``adapter(x, hw_shapes=None)``.
 
-    Called like :class:`BatchFirstMona`. The tokens are adapted through a transposed view; nothing is copied.
+    Called like :class:`BatchFirstMona`.
 
     Args:
         dim, bottleneck, variant, dropout: as for :class:`ht_kernels.HTAdapter`.
@@ -72,7 +72,22 @@ class SequenceFirstMona(HTAdapter):
         self.grid = grid
         self.prefix_tokens = prefix_tokens
 
+
+class SequenceFirstMona(_HwShapesAdapter):
+    """An adapter behind a block of the original OpenAI CLIP package, with tokens (N, B, D).
+
+    The tokens are adapted through a transposed view; nothing is copied.
+    """
+
     def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:  # type: ignore[override]
         """Adapt tokens (N, B, D)."""
         layout = _layout(x.shape[0], hw_shapes, self.grid, self.prefix_tokens)
-        return super().forward(x.transpose(0, 1), *layout).transpose(0, 1)
+        return HTAdapter.forward(self, x.transpose(0, 1), *layout).transpose(0, 1)
+
+
+class BatchFirstAdapter(_HwShapesAdapter):
+    """The same with tokens (B, N, D), without the name ``clip_mona`` between."""
+
+    def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:  # type: ignore[override]
+        """Adapt tokens (B, N, D)."""
+        return HTAdapter.forward(self, x, *_layout(x.shape[1], hw_shapes, self.grid, self.prefix_tokens))

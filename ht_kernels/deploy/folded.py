@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.clip.htclip import HTCLIP
-from ht_kernels.clip.inject import adapters
+from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.fold import blocks_to_run, fold_adapter, fold_patch_embedding, fold_pyramid
 from ht_kernels.functional import feature_pyramid, ht_adapter
@@ -25,8 +25,9 @@ class FoldedHTCLIP(nn.Module):
     """An HTCLIP for inference; made by :func:`fold`.
 
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
-    with values 0 to 255, or floating point with values in [0, 1] as the HTCLIP takes them. It returns logits in float32 (float64 for a float64 model): (B, K, *output_size) for
-    segmentation, where None means ``image_size``, or (B, K) for classification.
+    with values 0 to 255, or floating point with values in [0, 1] as the HTCLIP takes them. It returns logits in
+    float32 (float64 for a float64 model): (B, K, *output_size) for segmentation, where None means ``image_size``, or
+    (B, K) for classification.
 
     Attributes:
         config: the configuration of the HTCLIP.

@@ -127,8 +127,8 @@ class Pipeline:
 
 def check_frame(frame: Frame, index: int) -> None:
     """Raise InputError unless a frame is (H, W) or (H, W, 3) uint8."""
-    shape = getattr(frame, "shape", None)
-    if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or (frame.ndim == 3 and shape[2] != 3):
+    shape = np.shape(frame)
+    if not isinstance(frame, np.ndarray) or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
         raise InputError(f"frame {index} has shape {shape}, expected an array (H, W) or (H, W, 3)")
     if frame.size == 0:
         raise InputError(f"frame {index} is empty: its shape is {shape}")

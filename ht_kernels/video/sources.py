@@ -149,7 +149,7 @@ def _open_dicom(path: Path) -> Source:
 
 
 def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     done = 0
     try:
@@ -169,7 +169,7 @@ def _dicom_frame(pixels: NDArray[Any], dataset: Any) -> Frame:
     """Decoded pixels as uint8: window and rescale applied, MONOCHROME1 inverted, palettes resolved."""
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         color = apply_color_lut(pixels, dataset)
         return (color >> 8).astype(np.uint8) if color.dtype == np.uint16 else color
