@@ -127,10 +127,10 @@ def _draw(path: Path, results: list[Result], report: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import numpy as np
 
     figure = plt.figure(figsize=(12, 8.2), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=(3, 1)))
+    grid = figure.add_gridspec(2, 1, height_ratios=(3, 1))
+    top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     shown = [results[i * (len(results) - 1) // 7] for i in range(8)] if len(results) > 1 else results
     for axes, result in zip(top.subplots(2, 4).flat, shown, strict=False):
         axes.imshow(result.overlay)
