@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import operators
 from .backends import Case, choose, reference
-from .fold import FoldedAdapter, FoldedLevel
+from .fold import KERNEL_SIZE, FoldedAdapter, FoldedLevel
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -56,6 +56,30 @@ def ht_adapter(
     return operators.adapter(x, folded, grid, prefix_tokens, eps, keep)
 
 
+def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution with a kernel per image, zero padded, differentiable in all arguments (identity 2).
+
+    Args:
+        s: images (B, C, H, W).
+        kernels: (B, C, k, k), k odd; :func:`ht_kernels.fold.image_kernels` makes them for an adapter.
+        bias: (B, C).
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ValueError: a shape does not fit.
+    """
+    if s.dim() != 4:
+        raise ValueError(f"s must have shape (batch, channels, height, width), got {tuple(s.shape)}")
+    side = kernels.shape[-1]
+    if kernels.shape != (*s.shape[:2], side, side) or side % 2 == 0:
+        raise ValueError(f"kernels must have shape {(*s.shape[:2], 'k', 'k')} with k odd, got {tuple(kernels.shape)}")
+    if bias.shape != s.shape[:2]:
+        raise ValueError(f"bias must have shape {tuple(s.shape[:2])}, got {tuple(bias.shape)}")
+    return reference.dynamic_depthwise(s, kernels, bias)
+
+
 def feature_pyramid(
     features: Sequence[Tensor], levels: Sequence[FoldedLevel], bias: Tensor, *, pool: bool = False
 ) -> Tensor:
@@ -88,6 +112,30 @@ def feature_pyramid(
     return out
 
 
+def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int) -> None:
+    scales, hidden = folded.scale_kernels.shape[0], 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
+    shapes: tuple[tuple[int, ...] | None, ...] = (
+        (bottleneck, dim),
+        (dim,),
+        (dim,),
+        (bottleneck,),
+        (3 if hidden else 1, bottleneck, KERNEL_SIZE, KERNEL_SIZE),
+        (scales, bottleneck),
+        (hidden, bottleneck) if hidden else None,
+        (hidden,) if hidden else None,
+        (3, hidden) if hidden else None,
+        (3,) if hidden else None,
+        (bottleneck, bottleneck),
+        (bottleneck,),
+        (dim, bottleneck),
+        (dim,),
+    )
+    for name, weight, shape in zip(folded._fields, folded, shapes, strict=True):
+        found = None if weight is None else weight.shape
+        if found != shape:
+            raise ValueError(f"folded.{name} must have shape {shape}, got {found and tuple(found)}")
+
+
 def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, keep: Tensor | None) -> None:
     if x.dim() != 3:
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
@@ -104,6 +152,7 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
     dim, bottleneck = folded.up_weight.shape
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
+    _check_folded(folded, dim, bottleneck)
     expected = torch.float64 if x.dtype == torch.float64 else torch.float32
     device = x.device
     for name, weight in zip(folded._fields, folded, strict=True):

@@ -18,6 +18,21 @@ from . import cpu
 log = logging.getLogger("ht_kernels")
 
 
+def _log_to_stderr(level: str) -> None:
+    """What ``HT_KERNELS_LOG=debug`` asks for."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ht_kernels: %(message)s"))
+    log.addHandler(handler)
+    if level.upper() in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        log.setLevel(level.upper())
+    else:
+        log.warning("HT_KERNELS_LOG is '%s', expected debug, info, warning or error", level)
+
+
+if os.environ.get("HT_KERNELS_LOG"):
+    _log_to_stderr(os.environ["HT_KERNELS_LOG"])
+
+
 @dataclass(frozen=True)
 class Case:
     """What a backend needs to know to say whether it can run one adapter call."""

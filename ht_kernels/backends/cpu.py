@@ -33,6 +33,8 @@ def can_run(case: Case) -> str | None:
         return f"it runs on the CPU, and the tensors are on {case.device}"
     if case.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes float32 and bfloat16, and x is {case.dtype}"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func does not see through its operators"
     return None
 
 

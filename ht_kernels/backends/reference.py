@@ -21,23 +21,28 @@ def down_project(x: Tensor, folded: FoldedAdapter, eps: float) -> Tensor:
     return F.linear(u, folded.down_weight, folded.down_bias)
 
 
+def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution with one kernel per image: see :func:`ht_kernels.functional.dynamic_depthwise`."""
+    batch, channels, height, width = s.shape
+    if batch == 0:
+        return s
+    # Images become groups of one convolution.
+    image = s.reshape(1, batch * channels, height, width)
+    kernel = kernels.flatten(0, 1).unsqueeze(1)
+    y = F.conv2d(image, kernel, bias.flatten(), padding=kernels.shape[-1] // 2, groups=batch * channels)
+    return y.reshape(s.shape)
+
+
 def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
     """Spatial part: ``h`` (B, N, C) to ``m`` (B, N, C); prefix tokens pass unchanged."""
-    height, width = grid
-    batch, _, channels = h.shape
     prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
-    kernels, bias = image_kernels(folded, noise_weights(folded, patches.mean(1)))
-    s = patches.transpose(1, 2)
-    if kernels.shape[0] == batch and folded.hidden_weight is not None:
-        # One kernel per image: images become groups of one convolution.
-        s = s.reshape(1, batch * channels, height, width)
-        y = F.conv2d(s, kernels.flatten(0, 1).unsqueeze(1), bias.flatten(), padding=KERNEL_SIZE // 2, groups=s.shape[1])
+    s = patches.transpose(1, 2).unflatten(2, grid)
+    if folded.hidden_weight is None:  # one kernel for all images
+        kernel, bias = folded.scale_kernels[0].unsqueeze(1), folded.scale_bias[0]
+        y = F.conv2d(s, kernel, bias, padding=KERNEL_SIZE // 2, groups=s.shape[1])
     else:
-        s = s.reshape(batch, channels, height, width)
-        kernel = folded.scale_kernels[0].unsqueeze(1)
-        y = F.conv2d(s, kernel, folded.scale_bias[0], padding=KERNEL_SIZE // 2, groups=channels)
-    y = y.reshape(batch, channels, height * width).transpose(1, 2)
-    return torch.cat([prefix, F.linear(y, folded.mix_weight, folded.mix_bias)], dim=1)
+        y = dynamic_depthwise(s, *image_kernels(folded, noise_weights(folded, patches.mean(1))))
+    return torch.cat([prefix, F.linear(y.flatten(2).transpose(1, 2), folded.mix_weight, folded.mix_bias)], dim=1)
 
 
 def adapter(

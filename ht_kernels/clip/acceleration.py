@@ -131,6 +131,9 @@ def _swap(module: Any, variant: str) -> str | None:
         return "it has buffers, which a published adapter has not"
     try:
         theirs = copy.deepcopy(module).double().eval()
+        for part in theirs.modules():  # somebody's hooks are not there to watch a trial
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
         form = _form(theirs, variant)
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {error})"

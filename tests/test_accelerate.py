@@ -1,0 +1,182 @@
+"""accelerate: a model built by other code keeps everything but the time its adapters take."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+
+import pytest
+import torch
+from adapters import relative_error
+from published_stand_in import FORMS, SequenceFirstAdapter, Wrapper, build
+from small_towers import DIM
+from torch import Tensor, nn
+
+import ht_kernels as ht
+from ht_kernels.nn import HTAdapter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FLAGS = {
+    "baseline": (False, False),
+    "noise_aware": (False, True),
+    "freq_enhanced": (True, False),
+    "hybrid": (True, True),
+}
+
+
+def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    out = model.encode_image(x)
+    out.square().sum().backward()
+    return out.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("form", FORMS)
+def test_same_results_from_the_same_parameters(form: str, variant: str) -> None:
+    model = build(form, *FLAGS[variant]).eval()
+    x = torch.randn(3, 3, 64, 64)
+    optimizer = torch.optim.SGD([p for name, p in model.named_parameters() if "mona" in name], lr=0.01)
+    parameters, names, keys = (
+        list(model.parameters()),
+        [n for n, _ in model.named_parameters()],
+        list(model.state_dict()),
+    )
+    adapters = {name: module for name, module in model.named_modules() if hasattr(module, "gammax")}
+    expected, expected_grads = gradients(model, x)
+
+    state = torch.random.get_rng_state()
+    report = ht.accelerate(model)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [s.name for s in report.swapped] == list(adapters) and not report.left
+    assert {(s.variant, s.dim, s.bottleneck) for s in report.swapped} == {(variant, DIM, 8)}
+    assert all(isinstance(model.get_submodule(name), HTAdapter) for name in adapters)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert [n for n, _ in model.named_parameters()] == names and list(model.state_dict()) == keys
+
+    got, grads = gradients(model, x)
+    assert relative_error(got, expected) < 1e-5
+    assert grads.keys() == expected_grads.keys()
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for name, grad in grads.items():
+        assert float((grad - expected_grads[name]).norm()) < 1e-4 * total, name
+    before = got
+    optimizer.step()
+    with torch.no_grad():
+        assert not torch.allclose(model.encode_image(x), before)
+
+
+def test_modes_hooks_and_precision_are_kept() -> None:
+    model = build("timm").double()
+    adapter = model.visual.trunk.blocks[0].mona.clip_mona
+    adapter.dropout.p, adapter.norm.eps = 0.3, 1e-3
+    calls: list[int] = []
+    adapter.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(2, 3, 64, 64).double()
+    expected = model.eval().encode_image(x)
+    calls.clear()
+    model.train()
+    ht.accelerate(model)
+    assert adapter.training and adapter.dropout.p == 0.3
+    torch.testing.assert_close(model.eval().encode_image(x), expected, rtol=0, atol=1e-10)
+    assert calls == [1]
+    model.train()
+    assert not torch.equal(model.encode_image(x), model.encode_image(x))
+
+
+def test_only_the_class_changes_so_functions_that_hold_the_adapter_follow() -> None:
+    adapter = SequenceFirstAdapter(DIM, 8).eval()
+    model = nn.Sequential(adapter)
+    held = adapter.__call__
+    ht.accelerate(model)
+    assert model[0] is adapter and isinstance(adapter, HTAdapter)
+    x = torch.randn(17, 2, DIM)
+    assert torch.equal(held(x, (4, 4)), model[0](x, hw_shapes=(4, 4)))
+
+
+def test_a_square_without_prefix_tokens_when_no_grid_is_given() -> None:
+    adapter, x = SequenceFirstAdapter(DIM, 8).eval(), torch.randn(16, 2, DIM)
+    expected = adapter(x)
+    ht.accelerate(adapter)
+    torch.testing.assert_close(adapter(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_twice_and_nothing() -> None:
+    model = build("openai")
+    ht.accelerate(model)
+    again = ht.accelerate(model)
+    assert not again.swapped and {left.reason for left in again.left} == {"it runs on the kernels already"}
+    assert str(ht.accelerate(nn.Linear(2, 2))) == "No published adapters in this model."
+
+
+class Extra(SequenceFirstAdapter):
+    def __init__(self) -> None:
+        super().__init__(DIM, 8)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class Other(SequenceFirstAdapter):
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        return 1.01 * super().adapt(t, hw_shapes)
+
+
+def wide_kernel() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    adapter.adapter_conv.conv3 = nn.Conv2d(8, 8, 9, padding=4, groups=8)
+    return adapter
+
+
+def replaced() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    adapter.forward = lambda x, hw_shapes=None: x  # type: ignore[method-assign]
+    return adapter
+
+
+def with_buffer() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    adapter.register_buffer("count", torch.zeros(1))
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Extra, "scale is .1,., expected none"),
+        (lambda: Other(DIM, 8), "computes something else"),
+        (wide_kernel, r"adapter_conv.conv3.weight is \(8, 1, 9, 9\), expected \(8, 1, 7, 7\)"),
+        (replaced, "its forward was replaced"),
+        (with_buffer, "buffers"),
+        (lambda: SequenceFirstAdapter(DIM, 8).to("meta"), "no values yet"),
+    ],
+)
+def test_what_is_left_and_why(make, reason: str) -> None:  # type: ignore[no-untyped-def]
+    model = nn.ModuleDict({"good": Wrapper(SequenceFirstAdapter(DIM, 8)), "other": Wrapper(make())})
+    kind = type(model["other"].clip_mona)
+    report = ht.accelerate(model)
+    assert [s.name for s in report.swapped] == ["good.clip_mona"]
+    assert [left.name for left in report.left] == ["other.clip_mona"]
+    assert re.search(reason, report.left[0].reason), report.left[0].reason
+    assert type(model["other"].clip_mona) is kind
+    assert "1 adapter swapped, 1 left as they were" in str(report) and report.left[0].reason in str(report)
+
+
+def test_copies() -> None:
+    model = build("openai").eval()
+    ht.accelerate(model)
+    adapter = model.visual.transformer.resblocks[0].mona
+    x = torch.randn(17, 2, DIM)
+    assert torch.equal(copy.deepcopy(adapter)(x, (4, 4)), adapter(x, (4, 4)))
+    buffer = io.BytesIO()
+    torch.save(adapter, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x, (4, 4)), adapter(x, (4, 4)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_htclip_around_an_accelerated_model(form: str) -> None:
+    clip = build(form)
+    ht.accelerate(clip)
+    model = ht.HTCLIP(clip, bottleneck=8, reduce_dim=16, feature_layers=(0, 3)).eval()
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(ht.fold(model)(x), model(x), rtol=0, atol=1e-4)

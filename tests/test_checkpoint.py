@@ -1,0 +1,213 @@
+"""Checkpoints: ours and the published ones, there and back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_towers import TOWERS, shake, small_tower
+
+import ht_kernels as ht
+from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LAYERS = (0, 1, 3)
+FRAMES = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+
+
+def small_model(tower: str = "timm", task: str = "segmentation", **options: Any) -> ht.HTCLIP:
+    options = {"variant": "hybrid", "bottleneck": 8, "feature_layers": LAYERS, "num_classes": 3, **options}
+    model = ht.HTCLIP(small_tower(tower), task=task, reduce_dim=16, **options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("variant", ["baseline", "noise_aware", "freq_enhanced", "hybrid"])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_both_formats_there_and_back(tmp_path: Path, tower: str, task: str, variant: str) -> None:
+    model = small_model(tower, task, variant=variant)
+    expected = model(FRAMES)
+    model.save(tmp_path / "ours.safetensors")
+    torch.save(to_published(model), tmp_path / "published.pth")
+    ours = ht.HTCLIP.from_checkpoint(tmp_path / "ours.safetensors", backbone=small_tower(tower))
+    assert torch.equal(ours.eval()(FRAMES), expected)
+    published = ht.HTCLIP.from_checkpoint(
+        tmp_path / "published.pth", backbone=small_tower(tower), feature_layers=LAYERS
+    )
+    assert torch.equal(published.eval()(FRAMES), expected)
+    assert published.config.variant == variant and published.config.task == task
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_frozen_tower_is_left_out_and_what_was_unfrozen_is_not(tmp_path: Path) -> None:
+    model = small_model()
+    frozen = "clip_model.visual.trunk.blocks.0.mlp.fc1.weight"
+    model.save(tmp_path / "a.safetensors")
+    names = set(_tensors(tmp_path / "a.safetensors"))
+    assert frozen not in names and "seg_head.1.weight" in names
+    model.get_parameter(frozen).requires_grad_(True)
+    shake(model.clip_model.visual.trunk.blocks[0].mlp)
+    model.save(tmp_path / "b.safetensors")
+    assert set(_tensors(tmp_path / "b.safetensors")) == names | {frozen}
+    other = ht.HTCLIP.from_checkpoint(tmp_path / "b.safetensors", backbone=small_tower("timm")).eval()
+    assert torch.equal(other.get_parameter(frozen), model.get_parameter(frozen))
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_a_backbone_by_name_is_remembered(tmp_path: Path) -> None:
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", image_size=64, bottleneck=8, reduce_dim=16, class_names=("a", "b"))
+    model.save(tmp_path / "model.safetensors")
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "model.safetensors")
+    assert again.config == model.config
+
+
+def test_adapter_only_checkpoints(tmp_path: Path) -> None:
+    model = small_model("openai", variant="noise_aware", adapter_layers=(1, 2))
+    mona = to_published(model)["mona"]
+    for content in (mona, {"mona_state_dict": mona}, {"module." + k: v for k, v in mona.items()}):
+        torch.save(content, tmp_path / "mona.pth")
+        with pytest.warns(UserWarning, match="adapters only"):
+            loaded = ht.HTCLIP.from_checkpoint(
+                tmp_path / "mona.pth", backbone=small_tower("openai"), feature_layers=LAYERS
+            )
+        assert loaded.config.adapter_layers == (1, 2)
+        for name, tensor in mona.items():
+            assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_published_file_without_its_tower_warns(tmp_path: Path) -> None:
+    model = ht.HTCLIP("ViT-B-16", bottleneck=8, adapter_layers=1)
+    torch.save(to_published(model), tmp_path / "published.pth")
+    with pytest.warns(UserWarning, match="does not name its vision tower, so ViT-B-16 with random weights"):
+        loaded = ht.HTCLIP.from_checkpoint(tmp_path / "published.pth")
+    assert loaded.config.feature_layers == (3, 6, 9)
+
+
+class Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+def damaged(folder: Path) -> dict[str, Path]:
+    """Files that are no checkpoint for a small timm model."""
+    model = small_model()
+    good = folder / "good.safetensors"
+    model.save(good)
+    tensors, header = _tensors(good), _header(good)
+    published = to_published(model)
+    files = {name: folder / name for name in ("missing", "a folder")}
+    files["a folder"].mkdir()
+
+    def ours(name: str, change: dict[str, Any] | None = None, **metadata: str) -> None:
+        files[name] = folder / name
+        save_file({**tensors, **(change or {})}, files[name], metadata=metadata or {"ht_kernels": header})
+
+    def torch_file(name: str, content: Any) -> None:
+        files[name] = folder / name
+        torch.save(content, files[name])
+
+    def raw(name: str, content: bytes) -> None:
+        files[name] = folder / name
+        files[name].write_bytes(content)
+
+    ours("foreign safetensors", other="x")
+    ours("no json", ht_kernels="{")
+    ours("format 9", ht_kernels=json.dumps({"format": 9, "config": {}}))
+    ours("unknown argument", ht_kernels=header.replace("num_classes", "number_of_classes"))
+    ours("nan", {"seg_head.1.bias": torch.full((3,), float("nan"), dtype=torch.float64)})
+    ours("width", {"reduces.0.bias": torch.zeros(7, dtype=torch.float64)})
+    ours("extra", {"something": torch.zeros(1)})
+    raw("truncated", good.read_bytes()[:-100])
+    raw("empty", b"")
+    raw("text", b"not a checkpoint at all")
+    raw("pickle", pickle.dumps(Code()))
+    torch_file("code", {"mona": Code()})
+    torch_file("list", [1, 2])
+    torch_file("no adapters", {"a": torch.zeros(1)})
+    torch_file("two heads", {**published, "cls_head": published["seg_head"]})
+    torch_file("no head", {k: v for k, v in published.items() if k != "seg_head"})
+    torch_file("no tensors", {**published, "reduces": {}})
+    torch_file(
+        "block 9", {**published, "mona": {k.replace("blocks.3", "blocks.9"): v for k, v in published["mona"].items()}}
+    )
+    one = next(k for k in published["mona"] if k.endswith("blocks.1.mona.clip_mona.gamma"))
+    torch_file("a parameter less", {**published, "mona": {k: v for k, v in published["mona"].items() if k != one}})
+    mixed = {k: v for k, v in published["mona"].items() if "blocks.2" not in k or "freq_filter" not in k}
+    torch_file("mixed variants", {**published, "mona": mixed})
+    return files
+
+
+def _header(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata()["ht_kernels"]
+
+
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, path in damaged(tmp_path).items():
+        with pytest.raises(InputError) as caught, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm"), feature_layers=LAYERS)
+        message = str(caught.value)
+        assert str(path) in message and "\n" not in message, (name, message)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    model = small_model()
+    model.save(tmp_path / "a.safetensors")
+    load = ht.HTCLIP.from_checkpoint
+    with pytest.raises(InputError, match="pass backbone="):
+        load(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="is missing"):
+        load(tmp_path / "a.safetensors", backbone=small_tower("open_clip"))
+    with pytest.raises(InputError, match=r"conv1.bias has shape \(8,\), expected \(4,\)"):
+        load(tmp_path / "a.safetensors", backbone=small_tower("timm"), bottleneck=4)
+    with pytest.raises(InputError, match="freq_filter is unknown"):
+        load(tmp_path / "a.safetensors", backbone=small_tower("timm"), variant="noise_aware")
+    with pytest.raises(InputError, match="cannot be written"):
+        model.save(tmp_path / "no such folder" / "a.safetensors")
+
+
+def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Bytes lost or changed anywhere: the file loads, or InputError says why not; nothing else happens."""
+    model, path = small_model(), tmp_path / "fuzz"
+    model.save(tmp_path / "a")
+    torch.save(to_published(model), tmp_path / "b")
+    generator = random.Random(0)
+    for good in ((tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes()):
+        for _ in range(25):
+            content = bytearray(good)
+            if generator.random() < 0.4:
+                del content[generator.randrange(len(content)) :]
+            for _ in range(generator.randrange(1, 20) if content else 0):
+                # Headers and indices are at the ends.
+                span = min(len(content), 6000)
+                at = generator.randrange(span)
+                content[at if generator.random() < 0.5 else -1 - at] = generator.randrange(256)
+            path.write_bytes(content)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm"), feature_layers=LAYERS)
+            except InputError as error:
+                assert str(path) in str(error)

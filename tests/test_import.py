@@ -1,0 +1,55 @@
+"""Importing the package is light, and never fails for want of a compiled part."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
+
+
+def test_import_is_light() -> None:
+    done = python("""
+        import sys, ht_kernels
+        print([name for name in ("open_clip", "timm", "av", "pydicom", "matplotlib", "PIL") if name in sys.modules])
+    """)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_the_compiled_core() -> None:
+    done = python("""
+        import sys
+        sys.modules["ht_kernels._C"] = None
+        import torch, ht_kernels as ht
+        print(ht.available_backends())
+        print(ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2)).shape)
+        try:
+            ht.set_backend("cpu")
+            ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2))
+        except RuntimeError as error:
+            print(error)
+    """)
+    available, shape, error = done.stdout.strip().splitlines()
+    assert available == "['reference']" and shape == "torch.Size([1, 5, 16])"
+    assert "'cpu' was asked for by name" in error and "could not be imported" in error
+
+
+def test_the_log_says_what_was_chosen_and_why_not_others() -> None:
+    code = """
+        import torch, ht_kernels as ht
+        ht.HTAdapter(16, 8).double()(torch.zeros(1, 5, 16).double(), (2, 2))
+    """
+    log = python(code, HT_KERNELS_LOG="debug", HT_KERNELS_BACKEND="").stderr
+    assert "ht_kernels: cpu: not used: " in log and "ht_kernels: reference: chosen for" in log
+    assert "expected debug, info" in python(code, HT_KERNELS_LOG="loud", HT_KERNELS_BACKEND="").stderr
+    assert python(code, HT_KERNELS_LOG="").stderr == ""
