@@ -217,6 +217,8 @@ def _open_video(path: Path) -> Source:
             if not container.streams.video or container.format.name == "tty":
                 raise InputError(f"{path} has no video stream")
             stream = container.streams.video[0]
+            if not getattr(stream, "height", 0):  # a codec that FFmpeg does not know
+                raise InputError(f"{path} has a video stream that cannot be decoded")
             rate = stream.average_rate or stream.guessed_rate
             count, fps, size = stream.frames or None, float(rate) if rate else None, (stream.height, stream.width)
     except (av.error.FFmpegError, ValueError) as error:

@@ -1,0 +1,135 @@
+"""The commands stream and demo, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from test_video import frames, write_dicom, write_video
+
+import ht_kernels as ht
+from ht_kernels.cli import demo, main
+
+TINY = ["--backbone", "timm/vit_tiny_patch16_224"]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
+
+
+def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", str(clip), "--output", str(tmp_path / "out"), *TINY]) == 0
+    said = capsys.readouterr()
+    assert "The weights are untrained" in said.err and "segmented 5 of 5 frames" in said.err
+    assert "5 frames" in said.out and "end to end" in said.out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["masks", "overlay.mp4", "report.json"]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["frames"] == 5 and report["weights"] == "untrained" and report["backend"] == "cpu"
+    assert report["input"] == {"path": str(clip), "kind": "dicom", "fps": 25.0, "height": 48, "width": 64}
+    assert report["versions"]["ht_kernels"] == ht.__version__ and "torch" in report["versions"]
+    with av.open(tmp_path / "out/overlay.mp4") as container:
+        assert container.streams.video[0].frames == 5 and container.streams.video[0].average_rate == 25
+    with Image.open(tmp_path / "out/masks/00005.png") as mask:
+        assert mask.size == (64, 48)
+
+
+def test_other_inputs_and_the_default_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("a video.mp4"), 3)
+    Path("folder").mkdir()
+    for i, frame in enumerate(frames(2)):
+        Image.fromarray(frame).save(f"folder/{i}.png")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save("folder/2.png")  # of another size
+    for name, count in (("a video.mp4", 3), ("folder", 3), ("folder/0.png", 1)):
+        assert main(["stream", name, *TINY]) == 0
+        output = Path(f"{Path(name).stem}-segmented")
+        assert len(list((output / "masks").iterdir())) == count
+    with Image.open("folder-segmented/masks/00003.png") as mask:
+        assert mask.size == (30, 20)
+
+
+def test_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", class_names=("background", "lesion"))
+    model.save(tmp_path / "model.safetensors")
+    arguments = ["--checkpoint", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]
+    assert main(["stream", str(clip), *arguments]) == 0
+    assert "untrained" not in capsys.readouterr().err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["weights"].endswith("model.safetensors") and report["model"]["class_names"] == [
+        "background",
+        "lesion",
+    ]
+
+
+def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "a file").write_text("")
+    truncated = tmp_path / "truncated.dcm"
+    truncated.write_bytes(clip.read_bytes()[:-4000])
+    classifier = ht.HTCLIP("timm/vit_tiny_patch16_224", task="classification")
+    classifier.save(tmp_path / "classifier.safetensors")
+    before = sorted(tmp_path.iterdir())
+    output = ["--output", str(tmp_path / "out")]
+    for arguments, message in [
+        ([str(tmp_path / "missing"), *output, *TINY], "there is no file or folder"),
+        ([str(tmp_path / "text.mp4"), *output, *TINY], "neither an ultrasound DICOM file, nor a video"),
+        ([str(truncated), *output, *TINY], "truncated.dcm"),
+        ([str(get_testdata_file("CT_small.dcm", download=False)), *output, *TINY], "expected ultrasound"),
+        ([str(clip), "--output", str(tmp_path / "a file"), *TINY], "is a file, expected a folder"),
+        ([str(clip), *output, "--backbone", "ViT-B-61"], "did you mean ViT-B-16"),
+        ([str(clip), *output, "--backbone", "RN50"], "vision transformer"),
+        ([str(clip), *output, "--checkpoint", str(tmp_path / "text.mp4")], "cannot be read as a checkpoint"),
+        ([str(clip), *output, "--checkpoint", str(tmp_path / "classifier.safetensors")], "got one for classification"),
+    ]:
+        assert main(["stream", *arguments]) == 2, message
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ht-kernels stream: ")]
+        assert len(error) == 1 and message in error[0], error
+        assert sorted(tmp_path.iterdir()) == before, message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, number: int) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack([frames()[0]] * 3000))
+    command = [sys.executable, "-m", "ht_kernels", "stream", str(clip), "--output", str(tmp_path / "out"), *TINY]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("segmented"):
+            break
+    assert any(p.name.startswith(".out-") for p in tmp_path.iterdir())
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.dcm"]
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a small clip and a small tower; CI runs the command itself."""
+    small = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
+    monkeypatch.setattr(demo, "_clip", lambda: str(small))
+    make = demo.model_options.untrained_model
+    monkeypatch.setattr(demo.model_options, "untrained_model", lambda: make("timm/vit_tiny_patch16_224"))
+    assert main(["demo", "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "The weights are untrained" in said and "times as fast" in said
+    difference = float(said.split("largest difference of logits")[1].split()[0])
+    assert 0 < difference < 1e-4
+    with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
+        assert sheet.size[0] > 1000 and len(sheet.getcolors(1 << 24) or ()) > 100
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "contact_sheet.png",
+        "masks",
+        "overlay.mp4",
+        "report.json",
+    ]
