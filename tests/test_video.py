@@ -200,6 +200,7 @@ def test_a_playlist_reads_nothing_else(tmp_path: Path) -> None:
     refused(tmp_path / "list.m3u8")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, about damaged values
 def test_any_damage_gives_frames_or_a_sentence(tmp_path: Path) -> None:
     files = [write_dicom(tmp_path / "a.dcm", np.stack(frames())), write_video(tmp_path / "a.mp4")]
     shutil.copy(get_testdata_file("examples_ybr_color.dcm", download=False), tmp_path / "b.dcm")
@@ -210,7 +211,7 @@ def test_any_damage_gives_frames_or_a_sentence(tmp_path: Path) -> None:
         for _ in range(30):
             content = bytearray(good)
             if generator.random() < 0.3:
-                del content[generator.randrange(140, len(content)) :]
+                del content[generator.randrange(len(content) // 2, len(content)) :]
             for _ in range(generator.randrange(1, 10)):
                 content[generator.randrange(min(len(content), 3000))] = generator.randrange(256)
             path.write_bytes(content)

@@ -6,6 +6,7 @@ What a file is, is read from its content. Frames are decoded one by one, so a lo
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,9 @@ def _open_dicom(path: Path) -> Source:
         raise InputError("DICOM files need pydicom, which is not installed: pip install pydicom") from error
 
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about values that the standard would not allow
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
         modality, name = str(dataset.get("Modality", "")), dataset.get("SOPClassUID", pydicom.uid.UID("")).name
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         count, fps = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset)
