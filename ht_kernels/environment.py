@@ -87,13 +87,13 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def compiled_core() -> dict[str, Any]:
-    """How ``ht_kernels._C`` was built; ``{"error": reason}`` where it does not load."""
+    """How ``ht_kernels._C`` was built and the instruction set it uses here; ``{"error": reason}`` where it does not load."""
     try:
         core = importlib.import_module("ht_kernels._C")
     except ImportError as error:
         return {"error": str(error)}
     info: dict[str, Any] = core.build_info()
-    return info
+    return {**info, "isa_in_use": core.cpu_isa()}
 
 
 def backends() -> dict[str, str | None]:

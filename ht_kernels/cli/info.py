@@ -59,7 +59,8 @@ def _core(core: dict[str, Any]) -> str:
         return f"not usable: {core['error']}"
     cuda = f"CUDA for {' '.join(core['cuda_archs'])}" if core["cuda_archs"] else "no CUDA"
     openmp = "OpenMP" if core["openmp"] else "no OpenMP, one thread"
-    return f"{core['version']}, {core['compiler']}, {openmp}, {' '.join(core['isa_levels'])}, {cuda}"
+    isa = f"{core['isa_in_use']} of {' '.join(core['isa_levels'])}"
+    return f"{core['version']}, {core['compiler']}, {openmp}, {isa}, {cuda}"
 
 
 def _table(rows: list[tuple[str, str]], indent: int = 0) -> list[str]:
