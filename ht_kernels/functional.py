@@ -112,30 +112,6 @@ def feature_pyramid(
     return out
 
 
-def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int) -> None:
-    scales, hidden = folded.scale_kernels.shape[0], 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
-    shapes: tuple[tuple[int, ...] | None, ...] = (
-        (bottleneck, dim),
-        (dim,),
-        (dim,),
-        (bottleneck,),
-        (3 if hidden else 1, bottleneck, KERNEL_SIZE, KERNEL_SIZE),
-        (scales, bottleneck),
-        (hidden, bottleneck) if hidden else None,
-        (hidden,) if hidden else None,
-        (3, hidden) if hidden else None,
-        (3,) if hidden else None,
-        (bottleneck, bottleneck),
-        (bottleneck,),
-        (dim, bottleneck),
-        (dim,),
-    )
-    for name, weight, shape in zip(folded._fields, folded, shapes, strict=True):
-        found = None if weight is None else weight.shape
-        if found != shape:
-            raise ValueError(f"folded.{name} must have shape {shape}, got {found and tuple(found)}")
-
-
 def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, keep: Tensor | None) -> None:
     if x.dim() != 3:
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
@@ -152,15 +128,37 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
     dim, bottleneck = folded.up_weight.shape
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
-    _check_folded(folded, dim, bottleneck)
-    expected = torch.float64 if x.dtype == torch.float64 else torch.float32
-    device = x.device
-    for name, weight in zip(folded._fields, folded, strict=True):
-        if weight is None:
-            continue
-        if weight.dtype != expected:
-            raise TypeError(f"folded.{name} must be {expected} for x of {x.dtype}, got {weight.dtype}")
-        if weight.device != device:
-            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {device}")
+    _check_folded(folded, dim, bottleneck, torch.float64 if x.dtype == torch.float64 else torch.float32, x.device)
     if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
         raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")
+
+
+def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, dtype: torch.dtype, device: torch.device) -> None:
+    hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
+    scales = 3 if hidden else 1
+    shapes: tuple[tuple[int, ...] | None, ...] = (
+        (bottleneck, dim),
+        (dim,),
+        (dim,),
+        (bottleneck,),
+        (scales, bottleneck, KERNEL_SIZE, KERNEL_SIZE),
+        (scales, bottleneck),
+        (hidden, bottleneck) if hidden else None,
+        (hidden,) if hidden else None,
+        (scales, hidden) if hidden else None,
+        (scales,) if hidden else None,
+        (bottleneck, bottleneck),
+        (bottleneck,),
+        (dim, bottleneck),
+        (dim,),
+    )
+    for name, weight, shape in zip(FoldedAdapter._fields, folded, shapes, strict=True):
+        if weight is None and shape is None:
+            continue
+        if weight is None or shape is None or weight.shape != shape:
+            found = None if weight is None else tuple(weight.shape)
+            raise ValueError(f"folded.{name} must have shape {shape}, got {found}")
+        if weight.dtype != dtype:
+            raise TypeError(f"folded.{name} must be {dtype} for this x, got {weight.dtype}")
+        if weight.device != device:
+            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {device}")

@@ -487,7 +487,7 @@ X, FOLDED = torch.zeros(2, 13, 20), fold_adapter(random_adapter("hybrid", 20, 8)
         ({"grid": (0, 12)}, ValueError, "grid must be positive"),
         ({"prefix_tokens": -1}, ValueError, "not negative"),
         ({"keep": torch.ones(2, 13, 9)}, ValueError, r"keep must have shape \(2, 13, 8\), got \(2, 13, 9\)"),
-        ({"x": X.double()}, TypeError, "folded.down_weight must be torch.float64 for x of torch.float64"),
+        ({"x": X.double()}, TypeError, "folded.down_weight must be torch.float64 for this x, got torch.float32"),
         ({"x": X.to("meta")}, ValueError, "folded.down_weight is on cpu, but x is on meta"),
         ({"folded": FOLDED._replace(up_bias=torch.zeros(3))}, ValueError, r"folded.up_bias must have shape \(20,\)"),
         ({"folded": FOLDED._replace(score_weight=None)}, ValueError, "folded.score_weight must have shape"),
