@@ -87,7 +87,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def compiled_core() -> dict[str, Any]:
-    """How ``ht_kernels._C`` was built, the instruction set it uses here; ``{"error": reason}`` where it does not load."""
+    """How ``ht_kernels._C`` was built and its instruction set here; ``{"error": reason}`` where it does not load."""
     try:
         core = importlib.import_module("ht_kernels._C")
     except ImportError as error:
