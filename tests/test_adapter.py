@@ -12,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -522,7 +523,7 @@ def test_a_backend_asked_for_by_name_never_falls_back(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa: str) -> None:
+def test_every_instruction_set(isa: str, tmp_path: Path) -> None:
     """One source, several compilations: each that this machine can run agrees with the reference."""
     core = pytest.importorskip("ht_kernels._C")
     if isa not in core.build_info()["isa_levels"]:
@@ -546,9 +547,10 @@ for backend in ("cpu", "reference"):
     results[backend] = [out - x] + [p.grad for p in ours.parameters()]
 print(_C.cpu_isa(), max(relative_error(a, b) for a, b in zip(*results.values())))
 """
-    environment = {**os.environ, "HT_KERNELS_CPU": isa}
+    # Elsewhere than in the checkout, whose own ht_kernels would hide the installed one.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HT_KERNELS_CPU": isa}
     arguments = [sys.executable, "-c", code, os.path.dirname(__file__)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     used, error = done.stdout.split()
     if used != isa:
         assert f"HT_KERNELS_CPU is '{isa}'" in done.stderr

@@ -96,6 +96,18 @@ def test_frames_of_other_types():
     torch.testing.assert_close(folded(wide[..., ::2]), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("tower", TOWERS)
+def test_color_is_what_the_model_makes_of_it(tower):
+    model = small_model(tower)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 3, IMAGE, IMAGE), dtype=torch.uint8, generator=generator)
+    expected = model(frames / 255.0)
+    assert not torch.allclose(expected, model(frames.flip(1) / 255.0))
+    folded = fold(model)
+    torch.testing.assert_close(folded(frames), expected, rtol=0, atol=1e-6)  # the division was in float32
+    torch.testing.assert_close(folded(frames.double() / 255), model(frames.double() / 255), rtol=0, atol=1e-10)
+
+
 def test_output_size():
     folded = fold(small_model("open_clip"))
     frames = torch.randint(0, 256, (2, 1, IMAGE, IMAGE), dtype=torch.uint8)

@@ -102,7 +102,14 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: int) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack([frames()[0]] * 3000))
     command = [sys.executable, "-m", "ht_kernels", "stream", str(clip), "--output", str(tmp_path / "out"), *TINY]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,  # the checkout's own ht_kernels would hide the installed one
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what runs in the background ignores SIGINT
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("segmented"):

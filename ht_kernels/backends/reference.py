@@ -36,7 +36,7 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
     """Spatial part: ``h`` (B, N, C) to ``m`` (B, N, C); prefix tokens pass unchanged."""
     prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
-    s = patches.transpose(1, 2).reshape(h.shape[0], -1, *grid)
+    s = patches.transpose(1, 2).reshape(h.shape[0], h.shape[2], *grid)
     if folded.hidden_weight is None:  # one kernel for all images
         kernel, bias = folded.scale_kernels[0].unsqueeze(1), folded.scale_bias[0]
         y = F.conv2d(s, kernel, bias, padding=KERNEL_SIZE // 2, groups=s.shape[1])
