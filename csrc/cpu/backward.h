@@ -76,7 +76,7 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
     work.transposed.fill(everyone);
     work.mix.fill(everyone, n, w);
     everyone.wait();
-    for_images(n.batch, everyone, [&](i64 image, Team team) {
+    for_images(n.batch, everyone, nullptr, [&](i64 image, Team team) {
       const ImageGrads& shared = team.size == 1 ? work.alone : work.together;
       const i64 kernel_count = ImageGrads::kernel_count(n);
       float* kernel_grad = shared.kernel + team.rank * kernel_count;

@@ -29,6 +29,7 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const h
   const Sizes n(shape);
   const Tokens<const T> x(x_tokens);
   const Tokens<T> out(out_tokens);
+  i64 next = 0;
   in_parallel(threads, [&](Team everyone) {
     Arena arena(workspace);
     const ProjectWeights project(n, w, arena);
@@ -38,7 +39,7 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const h
     project.fill(everyone);
     mix.fill(everyone, n, w);
     everyone.wait();
-    for_images(n.batch, everyone, [&](i64 image, Team team) {
+    for_images(n.batch, everyone, &next, [&](i64 image, Team team) {
       float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
       const i64 first = mine.first;

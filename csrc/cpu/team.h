@@ -45,14 +45,18 @@ void in_parallel(int threads, const Body& body) {
 }
 
 // Calls body(image, team) so that every image is done: whole images per thread as far as they go round, the rest one
-// by one by all threads together. Which thread does what depends on nothing but the counts.
+// by one by all threads together. With `next`, 0 and shared by the threads, each takes the next image when it is free,
+// which suits results that do not depend on who computes them; without it, who does what depends on the counts alone.
 template <class Body>
-HT_INLINE void for_images(i64 images, Team everyone, const Body& body) {
-  const i64 alone = images / everyone.size;
-  for (i64 i = 0; i < alone; ++i) body(everyone.rank * alone + i, Team{0, 1});
-  const i64 done = alone * everyone.size;
-  if (done < images) everyone.wait();
-  for (i64 image = done; image < images; ++image) {
+HT_INLINE void for_images(i64 images, Team everyone, i64* next, const Body& body) {
+  const i64 share = images / everyone.size, alone = share * everyone.size;
+  if (next) {
+    for (i64 i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < alone;) body(i, Team{0, 1});
+  } else {
+    for (i64 i = 0; i < share; ++i) body(everyone.rank * share + i, Team{0, 1});
+  }
+  if (alone < images) everyone.wait();
+  for (i64 image = alone; image < images; ++image) {
     body(image, everyone);
     everyone.wait();
   }
