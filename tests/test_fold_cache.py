@@ -75,7 +75,8 @@ def data_assigned_at_the_same_address(adapter: HTAdapter) -> HTAdapter:
     for parameter in adapter.parameters():
         shape, dtype = parameter.shape, parameter.dtype
         parameter.data = torch.zeros(0, dtype=dtype)  # frees what it had, for the allocator to give again
-        parameter.data = torch.randn(shape, dtype=dtype) * 0.1
+        parameter.data = torch.empty(shape, dtype=dtype).normal_(std=0.1)
+        check(adapter)
     return adapter
 
 

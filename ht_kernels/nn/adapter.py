@@ -91,10 +91,17 @@ class _FoldCache:
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        parameters = [(m._parameters, name, p) for m in adapter.modules() for name, p in m._parameters.items()]
-        self.known = all(type(p) is nn.Parameter and not p.is_inference() for *_, p in parameters)
-        self.entries = [(*entry, *_state(entry[2])) for entry in parameters] if self.known else []
-        self.storages = [entry[2].untyped_storage() for entry in self.entries]
+        held = [
+            (module._parameters, name, p)
+            for module in adapter.modules()
+            for name, p in module._parameters.items()
+            if p is not None
+        ]
+        self.known = all(type(p) is nn.Parameter and not p.is_inference() for _, _, p in held)
+        self.entries = [
+            (parameters, name, p, p._version, p.data_ptr(), p.stride()) for parameters, name, p in held if self.known
+        ]
+        self.storages = [p.untyped_storage() for _, _, p in held if self.known]
         self.folded = fold_adapter(adapter)
 
     def is_current(self) -> bool:
@@ -102,7 +109,3 @@ class _FoldCache:
             parameters[name] is p and p._version == version and p.data_ptr() == address and p.stride() == strides
             for parameters, name, p, version, address, strides in self.entries
         )
-
-
-def _state(p: Tensor) -> tuple[int, int, tuple[int, ...]]:
-    return p._version, p.data_ptr(), p.stride()
