@@ -79,7 +79,7 @@ class HTAdapter(PublishedAdapter):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
+        return {**super().__getstate__(), "_cache": None}  # type: ignore[no-untyped-call]
 
 
 class _FoldCache:
