@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import pickle
 import random
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small_towers import TOWERS, shake, small_tower
 
 import ht_kernels as ht
+from ht_kernels.clip import HTCLIPConfig
 from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = (0, 1, 3)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([2**31, -1, 8]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
 FRAMES = torch.rand(2, 3, 64, 64, dtype=torch.float64)
 
 
@@ -92,6 +103,69 @@ def test_adapter_only_checkpoints(tmp_path: Path) -> None:
             assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize(("trained_on", "loaded_on"), [("openai", "open_clip"), ("open_clip", "openai")])
+def test_the_form_of_the_classifier_is_read_off_the_tensors(tmp_path: Path, trained_on: str, loaded_on: str) -> None:
+    """Weights of the original package also come in an open_clip tower, which has another classifier by itself."""
+    model = small_model(trained_on, "classification")
+    torch.save(to_published(model), tmp_path / "published.pth")
+    loaded = ht.HTCLIP.from_checkpoint(
+        tmp_path / "published.pth", backbone=small_tower(loaded_on), feature_layers=LAYERS
+    ).eval()
+    assert {n: t.tolist() for n, t in loaded.cls_head.state_dict().items()} == {
+        n: t.tolist() for n, t in model.cls_head.state_dict().items()
+    }
+    torch.testing.assert_close(ht.fold(loaded)(FRAMES), loaded(FRAMES))
+    loaded.save(tmp_path / "ours.safetensors")
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "ours.safetensors", backbone=small_tower(loaded_on)).eval()
+    assert torch.equal(again(FRAMES), loaded(FRAMES))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
+def test_the_state_dict_of_a_whole_task_model(tmp_path: Path, prefix: str) -> None:
+    """Published task models hold both heads, so a task must be named."""
+    model, other = small_model(), small_model(task="classification")
+    heads = {n: t for n, t in other.state_dict().items() if n.startswith("cls_head")}
+    torch.save({prefix + n: t for n, t in {**model.state_dict(), **heads}.items()}, tmp_path / "whole.pth")
+    options: dict[str, Any] = {"backbone": small_tower("timm"), "feature_layers": LAYERS}
+    with pytest.raises(InputError, match="has both heads, seg_head and cls_head: pass task="):
+        ht.HTCLIP.from_checkpoint(tmp_path / "whole.pth", **options)
+    loaded = ht.HTCLIP.from_checkpoint(tmp_path / "whole.pth", task="segmentation", **options).eval()
+    assert torch.equal(loaded(FRAMES), model(FRAMES))
+
+
+def test_an_adapter_shared_by_blocks_is_saved(tmp_path: Path) -> None:
+    model = small_model()
+    blocks = model.tower.blocks
+    blocks[1].mona = blocks[0].mona
+    model.save(tmp_path / "shared.safetensors")
+    loaded = ht.HTCLIP.from_checkpoint(tmp_path / "shared.safetensors", backbone=small_tower("timm")).eval()
+    assert torch.equal(loaded(FRAMES), model(FRAMES))
+
+
+def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = small_model(), tmp_path / "a.safetensors"
+    model.save(path)
+    before = path.read_bytes()
+    shake(model.seg_head)
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match="cannot be written: No space left on device"):
+            model.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    mask = os.umask(0o077)
+    try:
+        model.save(path)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o600 and path.read_bytes() != before
+
+
 def test_a_published_file_without_its_tower_warns(tmp_path: Path) -> None:
     model = ht.HTCLIP("ViT-B-16", bottleneck=8, adapter_layers=1)
     torch.save(to_published(model), tmp_path / "published.pth")
@@ -149,6 +223,23 @@ def damaged(folder: Path) -> dict[str, Path]:
     )
     one = next(k for k in published["mona"] if k.endswith("blocks.1.mona.clip_mona.gamma"))
     torch_file("a parameter less", {**published, "mona": {k: v for k, v in published["mona"].items() if k != one}})
+
+    def with_mona(name: str, change: dict[Any, Any]) -> None:
+        torch_file(name, {**published, "mona": {**published["mona"], **change}})
+
+    with_mona("nan adapter", {one: torch.full((32,), float("nan"))})
+    with_mona("sparse", {one: torch.zeros(32).to_sparse()})
+    with_mona("integers", {one: torch.zeros(32, dtype=torch.int64)})
+    with_mona("meta", {one: torch.zeros(32, device="meta")})
+    with_mona("stretched", {one.replace("gamma", "project1.weight"): torch.zeros(1, 1).expand(10**9, 10**6)})
+    with_mona("not a tensor", {one: "gamma"})
+    with_mona("twice", {"module." + one: published["mona"][one]})
+    with_mona("block without end", {one.replace("blocks.1", "blocks." + "9" * 5000): torch.zeros(1)})
+    torch_file("numbered", {**published, "reduces": dict(enumerate(published["reduces"].values()))})
+    torch_file("scalar bias", {**published, "seg_head": {"1.bias": torch.zeros(())}})
+    ours("deep", ht_kernels="[" * 100_000)
+    ours("another size", ht_kernels=header.replace('"reduce_dim": 16', '"reduce_dim": 1000000'))
+    ours("another variant", ht_kernels=header.replace('"hybrid"', '"baseline"'))
     mixed = {k: v for k, v in published["mona"].items() if "blocks.2" not in k or "freq_filter" not in k}
     torch_file("mixed variants", {**published, "mona": mixed})
     return files
@@ -164,10 +255,13 @@ def _header(path: Path) -> str:
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, path in damaged(tmp_path).items():
-        with pytest.raises(InputError) as caught, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm"), feature_layers=LAYERS)
-        message = str(caught.value)
+        message = ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm"), feature_layers=LAYERS)
+        except InputError as error:
+            message = str(error)
         assert str(path) in message and "\n" not in message, (name, message)
     assert not (tmp_path / "executed").exists()
 
@@ -184,8 +278,39 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         load(tmp_path / "a.safetensors", backbone=small_tower("timm"), bottleneck=4)
     with pytest.raises(InputError, match="freq_filter is unknown"):
         load(tmp_path / "a.safetensors", backbone=small_tower("timm"), variant="noise_aware")
+    with pytest.raises(InputError, match=r"blocks\.2\.0\.bias is unknown"):
+        load(tmp_path / "a.safetensors", backbone=small_tower("timm"), feature_layers=(0, 1))
+    with pytest.raises(InputError, match=r"blocks\.3\.0\.bias is missing"):
+        load(tmp_path / "a.safetensors", backbone=small_tower("timm"), feature_layers=(0, 1, 2, 3))
     with pytest.raises(InputError, match="cannot be written"):
         model.save(tmp_path / "no such folder" / "a.safetensors")
+
+
+@functools.cache
+def saved() -> tuple[dict[str, torch.Tensor], dict[str, Any], torch.Tensor]:
+    """Tensors and metadata of a small timm model, and what it computes."""
+    model = small_model()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        model.save(path)
+        return _tensors(path), json.loads(_header(path)), model(FRAMES)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(HTCLIPConfig.__dataclass_fields__)), JSON)
+def test_any_configuration_is_refused_or_harmless(argument: str, value: Any) -> None:
+    """Whatever a file's configuration says."""
+    tensors, header, expected = saved()
+    header = {**header, "config": {**header["config"], argument: value}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        save_file(tensors, path, metadata={"ht_kernels": json.dumps(header)})
+        try:
+            loaded = ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm")).eval()
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert torch.equal(loaded(FRAMES), expected) or argument == "feature_layers"
 
 
 def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
+from ht_kernels.nn import ClassificationHead
 from ht_kernels.published import VARIANTS
 
 from .injection import adapters
@@ -47,7 +48,10 @@ def save(model: HTCLIP, path: str | Path) -> None:
     import ht_kernels
 
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": vars(model.config)}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in _trained(model).items()}
+    # Cloned, because safetensors takes no tensors that share memory, as those of a shared adapter do.
+    tensors = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in _trained(model).items()
+    }
     _write(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}))
 
 
@@ -67,9 +71,11 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
 
     Args:
         path: our format; or a torch file with an adapter-only state dict; or one with ``{"reduces", "blocks",
-            "seg_head" | "cls_head", "mona"}``.
+            "seg_head" | "cls_head", "mona"}``, or the state dict of a whole task model, whose tower is not read.
         overrides: arguments of HTCLIP, over those that the file names or shows. A published file does not name
-            its tower: give ``backbone`` and ``pretrained``.
+            its tower: give ``backbone`` and ``pretrained``. One with two heads does not name its ``task``.
+
+    A ``backbone`` that is a module is given adapters in place before the tensors are compared with it.
 
     Raises:
         InputError: the file is missing, damaged, of another format, holds code, or does not fit the model.
@@ -114,10 +120,16 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
     try:
         header = json.loads(metadata[_KEY])
         form, config = header["format"], dict(header["config"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: its '{_KEY}' metadata is not what HTCLIP.save writes") from error
     if form != FORMAT:
         raise InputError(f"{path} has checkpoint format {form}, and this version reads format {FORMAT}")
+    # What the tensors show comes first, so that no damaged number makes a model of another size.
+    for name, shown in _read(path, _split(tensors)).items():
+        if name in ("variant", "bottleneck", "task", "num_classes", "reduce_dim") and config.get(name) != shown:
+            raise InputError(
+                f"{path} is damaged: its configuration says {name} {config.get(name)}, its tensors {shown}"
+            )
     config = {**config, **overrides}
     if config.get("backbone") is None:
         raise InputError(
@@ -127,7 +139,7 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
     if isinstance(config["backbone"], nn.Module):
         config["pretrained"] = None
     for name in ("feature_layers", "class_names"):
-        if config.get(name) is not None:
+        if isinstance(config.get(name), list):
             config[name] = tuple(config[name])
     model = _build(path, config)
     _fill(path, model, tensors)
@@ -146,13 +158,16 @@ def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, expected a state dict or a published checkpoint")
-    if "mona" in content or "reduces" in content:
-        mona, parts = content.get("mona", {}), content
-    else:
+    if not ("mona" in content or "reduces" in content):
         inner = next((content[k] for k in ("mona_state_dict", "state_dict") if isinstance(content.get(k), dict)), None)
-        mona, parts = inner or content, {}
-    groups = _group_adapters(path, mona)
-    config: dict[str, Any] = {**_read_adapters(path, groups), **_read_parts(path, parts), **overrides}
+        content = _split(inner or content)
+    parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
+    groups = _group_adapters(path, content.get("mona"))
+    if not groups:
+        raise InputError(
+            f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight"
+        )
+    config: dict[str, Any] = {**_read(path, content, overrides.get("task")), **overrides}
     if "backbone" not in config:
         warnings.warn(
             f"{path.name} does not name its vision tower, so ViT-B-16 with random weights is used; pass backbone= and "
@@ -168,11 +183,31 @@ def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
         if block not in prefixes:
             raise InputError(f"{path} has an adapter for block {block}, and the model has none there")
         tensors.update({prefixes[block] + name: tensor for name, tensor in group.items()})
-    for part in parts.keys() - {"mona"}:
+    for part in parts:
         if hasattr(model, part):
             tensors.update({f"{part}.{name}": tensor for name, tensor in parts[part].items()})
     _fill(path, model, tensors, heads=bool(parts))
     return model
+
+
+def _split(state: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
+    """The state dict of a task model, whatever stands in front of its names, in the parts of a published checkpoint."""
+    parts: dict[str, dict[Any, Any]] = {"mona": dict(state)}
+    first = next((n for n in state if isinstance(n, str) and re.search(r"(?:^|\.)reduces\.0\.weight$", n)), None)
+    if first is not None:
+        for part in ("reduces", "blocks", *_HEADS):
+            prefix = first.removesuffix("reduces.0.weight") + f"{part}."
+            found = {n[len(prefix) :]: t for n, t in state.items() if isinstance(n, str) and n.startswith(prefix)}
+            if found:
+                parts[part] = found
+    return parts
+
+
+def _read(path: Path, content: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
+    """Arguments of HTCLIP, read off the tensors."""
+    parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
+    groups = _group_adapters(path, content.get("mona"))
+    return {**_read_adapters(path, groups), **_read_parts(path, parts, task)}
 
 
 def _group_adapters(path: Path, mona: Any) -> dict[int, dict[str, Tensor]]:
@@ -180,17 +215,33 @@ def _group_adapters(path: Path, mona: Any) -> dict[int, dict[str, Tensor]]:
     groups: dict[int, dict[str, Tensor]] = {}
     for name, tensor in mona.items() if isinstance(mona, dict) else ():
         match = _ADAPTER_NAME.search(str(name))
-        if match and isinstance(tensor, Tensor):
-            groups.setdefault(int(match[1]), {})[match[2]] = tensor
-    if not groups:
-        raise InputError(
-            f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight"
-        )
+        if not match:
+            continue
+        if len(match[1]) > 4:
+            raise InputError(f"{path} has an adapter for a block whose number has {len(match[1])} digits")
+        group = groups.setdefault(int(match[1]), {})
+        if match[2] in group:
+            raise InputError(f"{path} has two tensors for {match[2]} of the adapter of block {int(match[1])}")
+        group[match[2]] = _plain(path, name, tensor)
     return groups
+
+
+def _plain(path: Path, name: Any, tensor: Any) -> Tensor:
+    """A tensor of finite numbers that are all in the file, or an error."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{path} has a {type(tensor).__name__} under {name}, expected a tensor")
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise InputError(f"{path}: {name} is not a plain tensor of floating-point numbers")
+    if not tensor.isfinite().all():
+        raise InputError(f"{path}: {name} has values that are not finite numbers")
+    return tensor.detach()
 
 
 def _read_adapters(path: Path, groups: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Any]:
     """Variant, bottleneck and blocks, read off the tensors."""
+    if not groups:
+        return {}
     found = set()
     for block, group in groups.items():
         weight = group.get("project1.weight")
@@ -209,23 +260,29 @@ def _read_adapters(path: Path, groups: Mapping[int, Mapping[str, Tensor]]) -> di
     return {"variant": variant, "bottleneck": bottleneck, "adapter_layers": tuple(sorted(groups))}
 
 
-def _read_parts(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _read_parts(path: Path, parts: dict[str, Any], task: str | None) -> dict[str, Any]:
     """Task, classes and pyramid, read off the tensors."""
     if not parts:
         return {}
     heads = [name for name in _HEADS if name in parts]
-    if len(heads) != 1:
-        raise InputError(f"{path} has {' and '.join(heads) or 'no head'}, expected one of {', '.join(_HEADS)}")
+    if len(heads) == 2 and task in _HEADS.values():
+        heads = [name for name in heads if _HEADS[name] == task]
+    if len(heads) == 2:
+        raise InputError(f"{path} has both heads, {' and '.join(heads)}: pass task=, {' or '.join(_HEADS.values())}")
+    if not heads:
+        raise InputError(f"{path} has no head, expected one of {', '.join(_HEADS)}")
     for part in ("reduces", "blocks", heads[0]):
         tensors = parts.get(part)
-        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise InputError(f"{path} has no state dict under '{part}'")
+        for name, tensor in tensors.items():
+            _plain(path, f"{part}.{name}", tensor)
     reduces, head = parts["reduces"], parts[heads[0]]
     weights = [t for name, t in reduces.items() if name.endswith(".weight") and t.dim() == 2]
-    classes = [t.shape[0] for name, t in head.items() if name.endswith(".bias")]
-    if not weights or not classes:
+    biases = [t for name, t in head.items() if name.endswith(".bias") and t.dim() == 1]
+    if not weights or not biases:
         raise InputError(f"{path} is incomplete: no weights under 'reduces' or no bias under '{heads[0]}'")
-    config = {"task": _HEADS[heads[0]], "num_classes": classes[-1], "reduce_dim": weights[0].shape[0]}
+    config = {"task": _HEADS[heads[0]], "num_classes": biases[-1].shape[0], "reduce_dim": weights[0].shape[0]}
     if len(weights) == len(_LEVELS):
         config["feature_layers"] = _LEVELS
     return config
@@ -238,8 +295,8 @@ def _build(path: Path, config: dict[str, Any]) -> HTCLIP:
         return HTCLIP(**config)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path} does not make a model: {error}") from error
+    except Exception as error:  # the arguments come from a file, and may be anything
+        raise InputError(f"{path} does not make a model: {' '.join(str(error).split())}") from error
 
 
 def _adapter_prefixes(model: HTCLIP) -> dict[int, str]:
@@ -250,6 +307,12 @@ def _adapter_prefixes(model: HTCLIP) -> dict[int, str]:
 
 def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool = True) -> None:
     """Load tensors into a model that has all of them, and must get all that was trained."""
+    hidden = "cls_head.5.weight" in tensors
+    if model.config.task == "classification" and heads and hidden != hasattr(model.cls_head, "5"):
+        # The two forms go with the code that trained the model, and any tower can have either.
+        like = next(model.cls_head.parameters())
+        head = ClassificationHead(model.config.reduce_dim, model.config.num_classes, hidden)
+        model.cls_head = head.to(like.device, like.dtype)
     state = model.state_dict()
     wanted = {name for name in _trained(model) if heads or ".mona." in name}
     missing, unknown = sorted(wanted - tensors.keys()), sorted(tensors.keys() - state.keys())
@@ -262,22 +325,18 @@ def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool 
                 f"{path} does not fit the model: {name} has shape {tuple(tensor.shape)}, expected "
                 f"{tuple(state[name].shape)}"
             )
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise InputError(f"{path}: {name} has values that are not finite numbers")
+        _plain(path, name, tensor)
     model.load_state_dict(dict(tensors), strict=False)
 
 
 def _write(path: Path, content: bytes) -> None:
     """Through a temporary file beside it."""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"the checkpoint {path} cannot be written: {error.strerror}") from error
