@@ -68,9 +68,12 @@ def accelerate(model: nn.Module) -> AccelerateReport:
 
     Adapters are recognised by their parameters, not by their classes, so the code that made them is not imported. An
     adapter stays the same object with the same Parameters, hooks and names; only its class changes. So optimizers
-    made before, names and filters on names, and functions that hold the adapter all keep working. A copy of each is
-    tried first, on random tokens in float64 and in its own dtype, in evaluation and in training mode. It is left alone
-    where the results differ, and where somebody watches its inner parts, which are no longer called one by one.
+    made before, names and filters on names, and functions that hold the adapter all keep working; ``isinstance`` of the
+    class it had no longer holds.
+
+    A copy of each is tried first, on random tokens in float64 and in its own dtype, in evaluation and in training mode.
+    It is left alone where the results differ, and where somebody watches its inner parts, which are no longer called
+    one by one. Like any :class:`ht_kernels.HTAdapter`, it then keeps folded weights in evaluation mode.
 
     Args:
         model: anything that contains adapters: a CLIP model, a task model around it, a wrapper around that.
