@@ -8,9 +8,10 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from adapters import relative_error
 from published_stand_in import FORMS, SequenceFirstAdapter, Wrapper, build
-from small_towers import DIM
+from small_towers import DEPTH, DIM
 from torch import Tensor, nn
 
 import ht_kernels as ht
@@ -110,6 +111,98 @@ def test_twice_and_nothing() -> None:
     assert str(ht.accelerate(nn.Linear(2, 2))) == "No published adapters in this model."
 
 
+def test_a_trial_touches_nobody() -> None:
+    """Copying a hook that is a method would copy its owner, and a trial would use up the caller's random numbers."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def see(self, *_: object) -> None:
+            self.calls += 1
+
+        def __deepcopy__(self, memo: object) -> Owner:
+            raise AssertionError("copied")
+
+    owner, adapter = Owner(), SequenceFirstAdapter(DIM, 8)
+    adapter.register_forward_hook(owner.see)
+    adapter.register_forward_pre_hook(owner.see)
+    before = copy.deepcopy(adapter.state_dict())
+    state = torch.random.get_rng_state()
+    assert ht.accelerate(adapter).swapped
+    assert torch.equal(torch.random.get_rng_state(), state) and owner.calls == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.state_dict().items())
+    adapter(torch.randn(17, 2, DIM), (4, 4))
+    assert owner.calls == 2
+
+
+def test_wrappers_and_shared_adapters() -> None:
+    class Parallel(nn.Module):
+        """What DistributedDataParallel does to names."""
+
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+    adapter = Wrapper(SequenceFirstAdapter(DIM, 8).eval())
+    model = Parallel(nn.ModuleDict({"a": adapter, "b": adapter}))
+    x = torch.randn(2, 17, DIM)
+    expected = adapter(x, (4, 4))
+    assert [s.name for s in ht.accelerate(model).swapped] == ["module.a.clip_mona"]
+    assert model.module["a"] is model.module["b"]
+    torch.testing.assert_close(model.module["b"](x, hw_shapes=(4, 4)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_model_is_compiled_again() -> None:
+    torch.compiler.reset()
+    model = build("timm").eval()
+    compiled, x = torch.compile(model.visual, backend="eager"), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = compiled(x)
+        assert len(ht.accelerate(compiled).swapped) == DEPTH
+        model.visual.trunk.blocks[0].mona.clip_mona.gammax.mul_(2)
+        changed = compiled(x)
+        model.visual.trunk.blocks[0].mona.clip_mona.gammax.div_(2)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(changed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_adapter_can_be_copied() -> None:
+    adapter = SequenceFirstAdapter(DIM, 8).eval()
+    ht.accelerate(adapter)
+    adapter.compile(backend="eager")
+    x = torch.randn(17, 2, DIM)
+    torch.testing.assert_close(copy.deepcopy(adapter)(x, (4, 4)), adapter(x, (4, 4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("variant", FLAGS)
+def test_other_precisions(variant: str, dtype: torch.dtype) -> None:
+    adapter = SequenceFirstAdapter(DIM, 8, *FLAGS[variant]).eval()
+    exact, x = copy.deepcopy(adapter).to(dtype).double(), torch.randn(17, 2, DIM).to(dtype)
+    assert ht.accelerate(adapter.to(dtype)).swapped
+    got = adapter(x, (4, 4))
+    assert got.dtype == dtype and adapter.gamma.dtype == dtype
+    tolerance = 1e-10 if dtype == torch.float64 else 0.03
+    assert relative_error(got, exact(x.double(), (4, 4))) < tolerance
+
+
+def test_an_adapter_that_adds_nothing_yet() -> None:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    nn.init.zeros_(adapter.project2.weight)
+    nn.init.zeros_(adapter.project2.bias)
+    assert ht.accelerate(adapter).swapped
+
+
+def test_inside_inference_mode() -> None:
+    with torch.inference_mode():
+        adapter = SequenceFirstAdapter(DIM, 8).eval()
+        x = torch.randn(17, 2, DIM)
+        expected = adapter(x, (4, 4))
+        assert ht.accelerate(adapter).swapped
+        torch.testing.assert_close(adapter(x, (4, 4)), expected, rtol=1e-5, atol=1e-5)
+
+
 class Extra(SequenceFirstAdapter):
     def __init__(self) -> None:
         super().__init__(DIM, 8)
@@ -133,6 +226,52 @@ def replaced() -> nn.Module:
     return adapter
 
 
+def watched_inside() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    adapter.adapter_conv.register_forward_hook(lambda *_: None)
+    return adapter
+
+
+def not_a_number() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    adapter.gamma.data[0] = float("nan")
+    return adapter
+
+
+class OtherArguments(SequenceFirstAdapter):
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return super().forward(x, size)
+
+
+class MoreDropout(SequenceFirstAdapter):
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        return super().adapt(F.dropout(t, 0.1, self.training), hw_shapes)
+
+
+class DropoutBehind(SequenceFirstAdapter):
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        if not self.training:
+            return super().adapt(t, hw_shapes)
+        p, self.dropout.p = self.dropout.p, 0.0
+        out = super().adapt(t, hw_shapes)
+        self.dropout.p = p
+        return t + self.dropout(out - t)
+
+
+class TanhGelu(SequenceFirstAdapter):
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        exact, F.gelu = F.gelu, lambda m: exact(m, approximate="tanh")
+        try:
+            return super().adapt(t, hw_shapes)
+        finally:
+            F.gelu = exact
+
+
+class OwnGrid(SequenceFirstAdapter):
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        return super().adapt(t, hw_shapes) if hw_shapes else super().adapt(t, (2, 4))
+
+
 def with_buffer() -> nn.Module:
     adapter = SequenceFirstAdapter(DIM, 8)
     adapter.register_buffer("count", torch.zeros(1))
@@ -147,6 +286,13 @@ def with_buffer() -> nn.Module:
         (wide_kernel, r"adapter_conv.conv3.weight is \(8, 1, 9, 9\), expected \(8, 1, 7, 7\)"),
         (replaced, "its forward was replaced"),
         (with_buffer, "buffers"),
+        (watched_inside, "its adapter_conv has hooks or a replaced forward"),
+        (not_a_number, "not finite"),
+        (lambda: OtherArguments(DIM, 8), r"its forward takes \(x, size\), expected \(x, hw_shapes\)"),
+        (lambda: MoreDropout(DIM, 8), "computes something else"),
+        (lambda: DropoutBehind(DIM, 8), "computes something else"),
+        (lambda: TanhGelu(DIM, 8), "computes something else"),
+        (lambda: OwnGrid(DIM, 8), "computes something else"),
         (lambda: SequenceFirstAdapter(DIM, 8).to("meta"), "no values yet"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,14 @@ from ht_kernels.published import VARIANTS, PublishedAdapter
 from .mona import BatchFirstAdapter, SequenceFirstMona
 
 _TOLERANCE = 1e-9
-"""Relative L2 difference allowed in float64, where both ways of computing agree to rounding."""
+"""Relative L2 error allowed in float64, where both ways of computing agree to rounding."""
 
+_FLOAT32_TOLERANCE = 1e-5
+"""The same in float32; in lower precision half as much more than theirs has."""
+
+_FORMS = SequenceFirstMona, BatchFirstAdapter, HTAdapter
 _GRID, _BATCH = (3, 2), 2
+_OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
 class Swapped(NamedTuple):
@@ -63,8 +68,9 @@ def accelerate(model: nn.Module) -> AccelerateReport:
 
     Adapters are recognised by their parameters, not by their classes, so the code that made them is not imported. An
     adapter stays the same object with the same Parameters, hooks and names; only its class changes. So optimizers
-    made before, names and filters on names, and functions that hold the adapter all keep working. Each is
-    compared with its own computation in float64 first, and left alone where the results differ.
+    made before, names and filters on names, and functions that hold the adapter all keep working. A copy of each is
+    tried first, on random tokens in float64 and in its own dtype, in evaluation and in training mode. It is left alone
+    where the results differ, and where somebody watches its inner parts, which are no longer called one by one.
 
     Args:
         model: anything that contains adapters: a CLIP model, a task model around it, a wrapper around that.
@@ -123,18 +129,25 @@ def _swap(module: Any, variant: str) -> str | None:
         return "it is a TorchScript module"
     if "forward" in vars(module):
         return "its forward was replaced, so what it computes is not known"
+    for name, part in module.named_modules():
+        if name and ("forward" in vars(part) or any(getattr(part, observer) for observer in _OBSERVERS)):
+            return f"its {name} has hooks or a replaced forward, which would no longer run"
     if any(p.is_meta for p in module.parameters()):
         return "its parameters have no values yet (device meta)"
+    if not all(p.isfinite().all() for p in module.parameters()):
+        return "its parameters have values that are not finite"
     if not isinstance(module.norm, nn.LayerNorm) or not isinstance(getattr(module, "dropout", None), nn.Dropout):
         return "its norm is not a LayerNorm, or it has no Dropout"
     if next(module.buffers(), None) is not None:
         return "it has buffers, which a published adapter has not"
+    takes = list(inspect.signature(module.forward).parameters)
+    forms = [form for form in _FORMS if takes == list(inspect.signature(form.forward).parameters)[1 : 1 + len(takes)]]
+    if not forms:
+        return f"its forward takes ({', '.join(takes)}), expected (x, hw_shapes)"
+    device = module.project1.weight.device
     try:
-        theirs = copy.deepcopy(module).double().eval()
-        for part in theirs.modules():  # somebody's hooks are not there to watch a trial
-            part._forward_hooks.clear()
-            part._forward_pre_hooks.clear()
-        form = _form(theirs, variant)
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            form = next((form for form in forms if _Trial(module, form, variant).passes()), None)
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {error})"
     if form is None:
@@ -143,33 +156,80 @@ def _swap(module: Any, variant: str) -> str | None:
     return None
 
 
-def _form(theirs: Any, variant: str) -> type[HTAdapter] | None:
-    """The class of ours that computes, called the same way, what ``theirs`` computes."""
-    weight = theirs.project1.weight
-    tokens = 1 + _GRID[0] * _GRID[1]
-    # Seeded apart, so that the caller's random numbers stay as they are.
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_BATCH, tokens, weight.shape[1], generator=generator, dtype=torch.float64).to(weight.device)
-    with torch.no_grad():  # as made, an adapter hides its LayerNorm behind a gain of 1e-6
-        for parameter in theirs.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(0.1 * noise.to(parameter.device))
-    names = list(inspect.signature(theirs.forward).parameters)
-    forms: list[tuple[type[HTAdapter], Callable[[Any], Tensor]]] = [
-        (SequenceFirstMona, lambda m: m(x.transpose(0, 1), _GRID).transpose(0, 1)),
-        (HTAdapter if "grid" in names else BatchFirstAdapter, lambda m: m(x, _GRID)),
-    ]
-    for form, call in forms:
-        ours = copy.deepcopy(theirs)
-        _become(ours, form, variant)
+class _Trial:
+    """A published adapter and one of our forms of it, copies both, on the same random tokens."""
+
+    def __init__(self, module: Any, form: type[HTAdapter], variant: str) -> None:
+        self.module, self.form, self.variant = module, form, variant
+        weight = module.project1.weight
+        self.device, self.dtype, self.dim = weight.device, weight.dtype, weight.shape[1]
+        # Seeded apart, so that a trial is the same every time.
+        self.generator = torch.Generator().manual_seed(0)
+
+    def passes(self) -> bool:
+        x, square = self._random(_BATCH, 1 + _GRID[0] * _GRID[1], self.dim), self._random(_BATCH, 9, self.dim)
+        theirs = _copy(self.module).double().eval()
+        exact = self._change(theirs, x, _GRID)
+        if exact is None or not self._agrees_as_it_is(x.to(self.dtype), exact):
+            return False
+        for parameter in theirs.parameters():  # as made, an adapter hides its LayerNorm behind a gain of 1e-6
+            parameter.add_(0.1 * self._random(*parameter.shape))
+        ours = self._ours(theirs)
+        for training, dropout in (False, 0.0), (True, 0.0), (True, 1.0):  # nothing else may be random in training
+            for adapter in (theirs, ours):
+                adapter.train(training).dropout.p = dropout
+            for tokens, grid in (x, _GRID), (square, None):
+                expected = self._change(theirs, tokens, grid)
+                if expected is None and grid is None:  # it cannot be called so
+                    continue
+                if expected is None or not _error(self._change(ours, tokens, grid), expected) <= _TOLERANCE:
+                    return False
+        return True
+
+    def _agrees_as_it_is(self, x: Tensor, exact: Tensor) -> bool:
+        """In its own precision, ours is as near to the exact change as theirs, or nearer."""
+        theirs = _copy(self.module).eval()
+        expected = self._change(theirs, x, _GRID)
+        if expected is None:  # Fourier transforms know no bfloat16
+            return True
+        got = self._change(self._ours(theirs), x, _GRID)
+        return _error(got, exact) <= max(_FLOAT32_TOLERANCE, 1.5 * _error(expected, exact))
+
+    def _change(self, adapter: Any, x: Tensor, grid: tuple[int, int] | None) -> Tensor | None:
+        """What an adapter adds to tokens (B, N, D), in float64; None where it cannot be called so."""
+        grids = () if grid is None else (grid,)
         try:
-            with torch.no_grad():
-                expected, got = call(theirs) - x, call(ours) - x
-        except Exception:  # it takes its tokens in the other order
-            continue
-        if expected.shape == got.shape and (got - expected).norm() <= _TOLERANCE * expected.norm():
-            return form
-    return None
+            sequence_first = self.form is SequenceFirstMona
+            out: Tensor = adapter(x.transpose(0, 1) if sequence_first else x, *grids)
+            return (out.transpose(0, 1) if sequence_first else out).double() - x.double()
+        except Exception:
+            return None
+
+    def _ours(self, theirs: Any) -> Any:
+        ours = _copy(theirs)
+        _become(ours, self.form, self.variant)
+        return ours
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.device)
+
+
+def _copy(module: Any) -> Any:
+    """A copy that nobody watches. A hook may belong to half the program, so hooks are not copied first."""
+    hooks = {
+        id(value): type(value)()
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and isinstance(value, dict)
+    }
+    return copy.deepcopy(module, hooks)
+
+
+def _error(got: Tensor | None, expected: Tensor) -> float:
+    """Relative L2 error; infinite without a result or with a wrong shape."""
+    if got is None or got.shape != expected.shape:
+        return math.inf
+    return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def _become(module: Any, form: type[HTAdapter], variant: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ht_kernels.fold import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
@@ -17,8 +17,11 @@ from ht_kernels.published import VARIANTS, PublishedAdapter
 class HTAdapter(PublishedAdapter):
     """A Hybrid-tuning adapter with the parameters, names and result of the published one.
 
-    ``adapter(x, grid=(H, W), prefix_tokens=1)`` maps tokens (B, P + H*W, D) to the same shape and dtype. Without
-    gradients the folded weights are kept until a parameter changes.
+    ``adapter(x, grid=(H, W), prefix_tokens=1)`` maps tokens (B, P + H*W, D) to the same shape and dtype.
+
+    In evaluation mode and without gradients the folded weights are kept until a parameter is written in place,
+    loaded, moved or replaced, the mode is set, or a forward pass with gradients is made. Only one change goes
+    unseen: a write into ``parameter.data`` between two such calls. Call ``eval()`` after it.
 
     Args:
         dim: token width D.
@@ -51,12 +54,12 @@ class HTAdapter(PublishedAdapter):
         return ht_adapter(x, self.folded(), grid, prefix_tokens, eps=self.norm.eps, keep=keep)
 
     def folded(self) -> FoldedAdapter:
-        """The adapter's folded weights; connected to the parameters by autograd when gradients are on.
-
-        Without gradients they are folded again when a parameter was written in place, loaded, moved or replaced. A
-        write through ``.data`` leaves no trace; ``eval()`` or ``train()`` after it make the next call fold again.
-        """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        """The adapter's folded weights; connected to the parameters by autograd when gradients are on."""
+        if torch.compiler.is_compiling():
+            return fold_adapter(self)
+        if self.training or torch.is_grad_enabled():
+            # Training writes without a trace: fused optimizers and averages over ``.data`` leave no new version.
+            self._cache = None
             return fold_adapter(self)
         if self._cache is None or not self._cache.is_current():
             self._cache = _FoldCache(self)
@@ -76,27 +79,33 @@ class HTAdapter(PublishedAdapter):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
+        return {**super().__getstate__(), "_cache": None}  # type: ignore[no-untyped-call]
 
 
 class _FoldCache:
     """Folded weights, and what tells whether the parameters are still those they were folded from.
 
-    A parameter is known by its identity, its address and its version. Holding it keeps the address from being used
-    again; tensors made in inference mode have no version, so nothing that depends on them is kept.
+    A parameter is known by its identity, version, address and strides. Holding its storage keeps the address from
+    being used again. Tensors made in inference mode have no version, and those that a transform such as ``vmap`` puts
+    in place of parameters need not have an address, so nothing that depends on them is kept.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        self.entries = [
-            (module._parameters, name, p, p.data_ptr(), -1 if p.is_inference() else p._version)
+        held = [
+            (module._parameters, name, p)
             for module in adapter.modules()
             for name, p in module._parameters.items()
             if p is not None
         ]
+        self.known = all(type(p) is nn.Parameter and not p.is_inference() for _, _, p in held)
+        self.entries = [
+            (parameters, name, p, p._version, p.data_ptr(), p.stride()) for parameters, name, p in held if self.known
+        ]
+        self.storages = [p.untyped_storage() for _, _, p in held if self.known]
         self.folded = fold_adapter(adapter)
 
     def is_current(self) -> bool:
-        for parameters, name, p, address, version in self.entries:
-            if version < 0 or parameters[name] is not p or p._version != version or p.data_ptr() != address:
-                return False
-        return True
+        return self.known and all(
+            parameters[name] is p and p._version == version and p.data_ptr() == address and p.stride() == strides
+            for parameters, name, p, version, address, strides in self.entries
+        )
