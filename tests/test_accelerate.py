@@ -243,6 +243,18 @@ class OtherArguments(SequenceFirstAdapter):
         return super().forward(x, size)
 
 
+class NoGrid(SequenceFirstAdapter):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, (4, 4))
+
+
+def test_the_grid_may_have_another_name() -> None:
+    adapter, x = OtherArguments(DIM, 8).eval(), torch.randn(17, 2, DIM)
+    expected = adapter(x, (4, 4))
+    assert len(ht.accelerate(adapter).swapped) == 1
+    torch.testing.assert_close(adapter(x, (4, 4)), expected, rtol=1e-5, atol=1e-5)
+
+
 class MoreDropout(SequenceFirstAdapter):
     def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
         return super().adapt(F.dropout(t, 0.1, self.training), hw_shapes)
@@ -288,7 +300,7 @@ def with_buffer() -> nn.Module:
         (with_buffer, "buffers"),
         (watched_inside, "its adapter_conv has hooks or a replaced forward"),
         (not_a_number, "not finite"),
-        (lambda: OtherArguments(DIM, 8), r"its forward takes \(x, size\), expected \(x, hw_shapes\)"),
+        (lambda: NoGrid(DIM, 8), r"its forward takes \(x\), expected tokens and their patch grid"),
         (lambda: MoreDropout(DIM, 8), "computes something else"),
         (lambda: DropoutBehind(DIM, 8), "computes something else"),
         (lambda: TanhGelu(DIM, 8), "computes something else"),

@@ -21,7 +21,6 @@ _TOLERANCE = 1e-9
 _FLOAT32_TOLERANCE = 1e-5
 """The same in float32; in lower precision half as much more than theirs has."""
 
-_FORMS = SequenceFirstMona, BatchFirstAdapter, HTAdapter
 _GRID, _BATCH = (3, 2), 2
 _OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
@@ -144,13 +143,15 @@ def _swap(module: Any, variant: str) -> str | None:
     if next(module.buffers(), None) is not None:
         return "it has buffers, which a published adapter has not"
     takes = list(inspect.signature(module.forward).parameters)
-    forms = [form for form in _FORMS if takes == list(inspect.signature(form.forward).parameters)[1 : 1 + len(takes)]]
-    if not forms:
-        return f"its forward takes ({', '.join(takes)}), expected (x, hw_shapes)"
+    if len(takes) < 2 or (len(takes) > 2 and takes[1] != "grid"):
+        return f"its forward takes ({', '.join(takes)}), expected tokens and their patch grid"
+    forms = (HTAdapter,) if takes[1] == "grid" else (SequenceFirstMona, BatchFirstAdapter)
     device = module.project1.weight.device
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            form = next((form for form in forms if _Trial(module, form, variant).passes()), None)
+            form: type[HTAdapter] | None = next(
+                (form for form in forms if _Trial(module, form, variant).passes()), None
+            )
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {error})"
     if form is None:

@@ -94,18 +94,18 @@ class FoldedHTCLIP(nn.Module):
         x[:, prefix:] += patches.flatten(2).transpose(1, 2)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
-        features = []
+        scores, pool, feature = self.pyramid_bias, self.classifier is not None, 0
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x.contiguous())
             if str(i) in self.adapters:
                 x = self.adapters[str(i)](x, self.grid, prefix)
             if i in self.config.feature_layers:
-                features.append(x[:, prefix:])
-        levels = [level() for level in self.levels]
+                level = self.levels[feature]()
+                scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=pool)
+                feature += 1
         if self.classifier is None:
-            scores = feature_pyramid(features, levels, self.pyramid_bias)
             return upsample(scores, self.grid, output_size or self.image_size)
-        logits: Tensor = self.classifier(feature_pyramid(features, levels, self.pyramid_bias, pool=True))
+        logits: Tensor = self.classifier(scores)
         return logits
 
     def _check(self, frames: Tensor) -> None:
@@ -198,13 +198,15 @@ class _BlockParts(NamedTuple):
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block on tokens (B, N, D).
+    """A pre-norm transformer block on tokens (B, N, D), which it changes in place: no residual is copied or added.
 
-    The affine part of each LayerNorm is folded into the matrix behind it, LayerScale into the matrix before it.
+    The affine part of each LayerNorm is folded into the matrix behind it, LayerScale into the matrix before it. Of the
+    biases behind the first norm only the query's is left: a bias of the keys adds the same to all scores of a query,
+    which the softmax does not see, and one of the values passes the attention, whose weights sum to one, unchanged.
     """
 
     qkv_weight: Tensor
-    qkv_bias: Tensor
+    query_bias: Tensor
     out_weight: Tensor
     out_bias: Tensor
     hidden_weight: Tensor
@@ -226,9 +228,14 @@ class _Block(nn.Module):
             "hidden": _behind_norm(parts.norm2, parts.hidden.weight, parts.hidden.bias),
             "last": _before_scale(parts.scale2, parts.last),
         }
+        query_bias, _, value_bias = tensors["qkv"][1].chunk(3)
+        out_weight, out_bias = tensors["out"]
+        tensors["out"] = out_weight, out_bias + out_weight @ value_bias
         for name, (weight, bias) in tensors.items():
             self.register_buffer(f"{name}_weight", weight.clone())
-            self.register_buffer(f"{name}_bias", bias.clone())
+            if name != "qkv":
+                self.register_buffer(f"{name}_bias", bias.clone())
+        self.register_buffer("query_bias", query_bias.clone())
         gelu = type(parts.activation) is nn.GELU
         self.activation = _GeluInPlace(parts.activation.approximate) if gelu else copy.deepcopy(parts.activation)
         self.heads = int(parts.heads)
@@ -236,12 +243,15 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
-        qkv = F.linear(F.layer_norm(x, (dim,), eps=self.eps[0]), self.qkv_weight, self.qkv_bias)
+        rows = x.view(-1, dim)
+        qkv = F.linear(F.layer_norm(x, (dim,), eps=self.eps[0]), self.qkv_weight)
+        qkv[..., : self.query_bias.shape[0]] += self.query_bias
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
-        x = x + F.linear(mixed, self.out_weight, self.out_bias)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows.shape[0], -1)
+        rows.add_(self.out_bias).addmm_(mixed, self.out_weight.t())
         hidden = F.linear(F.layer_norm(x, (dim,), eps=self.eps[1]), self.hidden_weight, self.hidden_bias)
-        return x + F.linear(self.activation(hidden), self.last_weight, self.last_bias)
+        rows.add_(self.last_bias).addmm_(self.activation(hidden).flatten(0, 1), self.last_weight.t())
+        return x
 
 
 class _GeluInPlace(nn.Module):
