@@ -128,8 +128,11 @@ def test_a_trial_touches_nobody() -> None:
     adapter.register_forward_hook(owner.see)
     adapter.register_forward_pre_hook(owner.see)
     before = copy.deepcopy(adapter.state_dict())
-    state = torch.random.get_rng_state()
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(2)
     assert ht.accelerate(adapter).swapped
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     assert torch.equal(torch.random.get_rng_state(), state) and owner.calls == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapter.state_dict().items())
     adapter(torch.randn(17, 2, DIM), (4, 4))

@@ -146,7 +146,8 @@ def _swap(module: Any, variant: str) -> str | None:
     if len(takes) < 2 or (len(takes) > 2 and takes[1] != "grid"):
         return f"its forward takes ({', '.join(takes)}), expected tokens and their patch grid"
     forms = (HTAdapter,) if takes[1] == "grid" else (SequenceFirstMona, BatchFirstAdapter)
-    device = module.project1.weight.device
+    device, threads = module.project1.weight.device, torch.get_num_threads()
+    torch.set_num_threads(1)  # a trial is small: on a busy machine its threads would mostly wait for each other
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             form: type[HTAdapter] | None = next(
@@ -154,6 +155,8 @@ def _swap(module: Any, variant: str) -> str | None:
             )
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {error})"
+    finally:
+        torch.set_num_threads(threads)
     if form is None:
         return "it computes something else, or takes its tokens in an order that is not known"
     _become(module, form, variant)
