@@ -1,23 +1,16 @@
 // The C interface: checks arguments, chooses the instruction set, calls its kernels.
 
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "kernels.h"
+#include "status.h"
 
 namespace {
 
-thread_local char last_error[256] = "";
-
-__attribute__((format(printf, 1, 2))) ht_status invalid(const char* format, ...) {
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(last_error, sizeof last_error, format, args);
-  va_end(args);
-  return HT_INVALID_ARGUMENT;
-}
+using ht::check_shape;
+using ht::fail;
 
 // Instruction sets compiled in that this machine can run, best first.
 const ht::Kernels* choose() {
@@ -50,23 +43,20 @@ const ht::Kernels& kernels() {
 
 ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype dtype, const void* workspace,
                 int threads) {
-  if (!s || !w) return invalid("shape and weights must not be NULL");
-  if (s->batch < 0 || s->dim < 1 || s->bottleneck < 1 || s->grid_height < 1 || s->grid_width < 1 ||
-      s->prefix_tokens < 0) {
-    return invalid("dim, bottleneck and grid must be positive, batch and prefix_tokens not negative");
-  }
-  if (s->scales != 1 && s->scales != 3) return invalid("scales must be 1 or 3, got %lld", (long long)s->scales);
-  if (s->scales == 3 && s->hidden < 1) return invalid("hidden must be positive when scales is 3");
-  if (dtype != HT_FLOAT32 && dtype != HT_BFLOAT16) return invalid("dtype must be HT_FLOAT32 or HT_BFLOAT16");
-  if (threads < 1) return invalid("threads must be positive, got %d", threads);
-  if (!workspace) return invalid("workspace must not be NULL");
+  const ht_status status = check_shape(s);
+  if (status != HT_OK) return status;
+  if (!w) return fail(HT_INVALID_ARGUMENT, "weights must not be NULL");
+  if (dtype != HT_FLOAT32 && dtype != HT_BFLOAT16)
+    return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32 or HT_BFLOAT16");
+  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
+  if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   const float* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
                            w->scale_kernels, w->scale_bias, w->mix_weight, w->up_weight, w->up_bias};
   for (const float* p : always) {
-    if (!p) return invalid("a weight is NULL");
+    if (!p) return fail(HT_INVALID_ARGUMENT, "a weight is NULL");
   }
   if (s->scales == 3 && (!w->hidden_weight || !w->hidden_bias || !w->score_weight || !w->score_bias)) {
-    return invalid("the hidden and score weights must not be NULL when scales is 3");
+    return fail(HT_INVALID_ARGUMENT, "the hidden and score weights must not be NULL when scales is 3");
   }
   return HT_OK;
 }
@@ -88,7 +78,7 @@ ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter
                                  int threads) {
   const ht_status status = check(shape, weights, dtype, workspace, threads);
   if (status != HT_OK || shape->batch == 0) return status;
-  if (!x.data || !out.data || !h || !stats) return invalid("x, out, h and stats must not be NULL");
+  if (!x.data || !out.data || !h || !stats) return fail(HT_INVALID_ARGUMENT, "x, out, h and stats must not be NULL");
   kernels().forward(*shape, *weights, dtype, x, keep, out, h, stats, workspace, threads);
   return HT_OK;
 }
@@ -101,13 +91,11 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
   if (status == HT_OK) status = check(shape, grads, dtype, workspace, threads);
   if (status != HT_OK) return status;
   if (shape->batch > 0 && (!grad_out.data || !x.data || !h || !stats)) {
-    return invalid("grad_out, x, h and stats must not be NULL");
+    return fail(HT_INVALID_ARGUMENT, "grad_out, x, h and stats must not be NULL");
   }
   kernels().backward(*shape, *weights, dtype, grad_out, x, keep, h, stats, grad_x, *grads, workspace, threads);
   return HT_OK;
 }
 
 const char* ht_cpu_isa(void) { return kernels().isa; }
-
-const char* ht_last_error(void) { return last_error; }
 }

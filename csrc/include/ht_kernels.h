@@ -13,9 +13,9 @@
 extern "C" {
 #endif
 
-typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1 } ht_dtype;
+typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1, HT_FLOAT16 = 2 } ht_dtype;
 
-typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1 } ht_status;
+typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1, HT_CUDA_ERROR = 2 } ht_status;
 
 /* Sizes of one adapter call. */
 typedef struct {
@@ -71,6 +71,34 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
                                   ht_tokens grad_out, ht_tokens x, const float* keep, const float* h,
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
                                   void* workspace, int threads);
+
+/* Folded weights for the GPU: those above on the device, contiguous and aligned to 16 bytes, the three matrices in the
+ * dtype of x. */
+typedef struct {
+  const void* down_weight;    /* (C, D) */
+  const float* norm_gain;     /* (D) */
+  const float* skip_gain;     /* (D) */
+  const float* down_bias;     /* (C) */
+  const float* scale_kernels; /* (S, C, 7, 7) */
+  const float* scale_bias;    /* (S, C) */
+  const float* hidden_weight; /* (Q, C) */
+  const float* hidden_bias;   /* (Q) */
+  const float* score_weight;  /* (S, Q) */
+  const float* score_bias;    /* (S) */
+  const void* mix_weight;     /* (C, C) */
+  const float* mix_bias;      /* (C) */
+  const void* up_weight;      /* (D, C) */
+  const float* up_bias;       /* (D) */
+} ht_adapter_weights_cuda;
+
+/* Bytes of device memory, aligned to 256, that the call below needs. */
+size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype dtype);
+
+/* out = adapter(x) on the current device, for inference: two kernels are added to the stream (a cudaStream_t), nothing
+ * is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out are aligned to 16 bytes, with
+ * strides that are multiples of 8, and may not overlap. tf32 allows tensor cores to round float32 products to TF32. */
+ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
+                                  int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream);
 
 /* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable HT_KERNELS_CPU, read once,
  * may name a lower one than the machine has. */

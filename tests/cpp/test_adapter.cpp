@@ -1,169 +1,14 @@
 // The C interface against a plain loop in double precision: values, gradients, and, under sanitizers, memory.
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <random>
-#include <string>
-#include <vector>
-
-#include "ht_kernels.h"
+#include "oracle.h"
 
 namespace {
-
-int failures = 0;
-
-void expect(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::fprintf(stderr, "FAILED: %s\n", what.c_str());
-}
-
-using Values = std::vector<double>;
-
-struct Case {
-  int64_t batch, dim, channels, hidden, scales, height, width, prefix;
-  int threads;
-
-  int64_t tokens() const { return prefix + height * width; }
-
-  ht_adapter_shape shape() const {
-    return {batch, dim, channels, scales == 1 ? 0 : hidden, scales, height, width, prefix, 1e-5f};
-  }
-
-  std::string name() const {
-    char text[200];
-    std::snprintf(text, sizeof text, "B=%d D=%d C=%d S=%d %dx%d P=%d threads=%d", (int)batch, (int)dim, (int)channels,
-                  (int)scales, (int)height, (int)width, (int)prefix, threads);
-    return text;
-  }
-
-  // In the order of ht_adapter_weights; 0 for those that are NULL.
-  std::vector<int64_t> weight_sizes() const {
-    const int64_t q = scales == 1 ? 0 : hidden, score = scales == 1 ? 0 : scales;
-    return {channels * dim, dim, dim,       channels, scales * channels * 49, scales * channels,
-            q * channels,   q,   score * q, score,    channels * channels,    channels,
-            dim * channels, dim};
-  }
-};
-
-struct Inputs {
-  std::vector<Values> weights;
-  Values x, keep, grad_out;
-};
-
-Values random_values(std::mt19937& generator, int64_t count, double scale) {
-  std::normal_distribution<double> normal(0, scale);
-  Values values(count);
-  for (double& v : values) v = static_cast<float>(normal(generator));
-  return values;
-}
-
-Inputs random_inputs(const Case& c, unsigned seed) {
-  std::mt19937 generator(seed);
-  Inputs in;
-  for (int64_t size : c.weight_sizes()) in.weights.push_back(random_values(generator, size, 0.3));
-  in.x = random_values(generator, c.batch * c.tokens() * c.dim, 1);
-  in.grad_out = random_values(generator, in.x.size(), 1);
-  in.keep = random_values(generator, c.batch * c.tokens() * c.channels, 1);
-  return in;
-}
-
-// The formula of ht_kernels/fold.py, term by term.
-Values reference(const Case& c, const Inputs& in) {
-  const auto& w = in.weights;
-  const int64_t n = c.tokens(), patches = c.height * c.width;
-  Values out = in.x;
-  for (int64_t b = 0; b < c.batch; ++b) {
-    Values h(n * c.channels);
-    for (int64_t t = 0; t < n; ++t) {
-      const double* x = &in.x[(b * n + t) * c.dim];
-      double mean = 0, square = 0;
-      for (int64_t d = 0; d < c.dim; ++d) mean += x[d] / c.dim;
-      for (int64_t d = 0; d < c.dim; ++d) square += (x[d] - mean) * (x[d] - mean) / c.dim;
-      const double rstd = 1 / std::sqrt(square + 1e-5f);
-      for (int64_t k = 0; k < c.channels; ++k) {
-        double s = w[3][k];
-        for (int64_t d = 0; d < c.dim; ++d) {
-          s += w[0][k * c.dim + d] * ((x[d] - mean) * rstd * w[1][d] + x[d] * w[2][d]);
-        }
-        h[t * c.channels + k] = s;
-      }
-    }
-    Values weight(c.scales, 1.0);
-    if (c.scales > 1) {
-      Values pooled(c.channels, 0.0), hidden(c.hidden);
-      for (int64_t p = 0; p < patches; ++p) {
-        for (int64_t k = 0; k < c.channels; ++k) pooled[k] += h[(c.prefix + p) * c.channels + k] / patches;
-      }
-      for (int64_t q = 0; q < c.hidden; ++q) {
-        double s = w[7][q];
-        for (int64_t k = 0; k < c.channels; ++k) s += w[6][q * c.channels + k] * pooled[k];
-        hidden[q] = std::max(s, 0.0);
-      }
-      double total = 0;
-      for (int64_t s = 0; s < c.scales; ++s) {
-        double score = w[9][s];
-        for (int64_t q = 0; q < c.hidden; ++q) score += w[8][s * c.hidden + q] * hidden[q];
-        total += weight[s] = std::exp(score);
-      }
-      for (double& v : weight) v /= total;
-    }
-    for (int64_t t = 0; t < n; ++t) {
-      Values m(c.channels), y(c.channels, 0.0);
-      if (t < c.prefix) {
-        for (int64_t k = 0; k < c.channels; ++k) m[k] = h[t * c.channels + k];
-      } else {
-        const int64_t i = (t - c.prefix) / c.width, j = (t - c.prefix) % c.width;
-        for (int64_t k = 0; k < c.channels; ++k) {
-          for (int64_t s = 0; s < c.scales; ++s) {
-            y[k] += weight[s] * w[5][s * c.channels + k];
-            for (int64_t dy = -3; dy <= 3; ++dy) {
-              for (int64_t dx = -3; dx <= 3; ++dx) {
-                if (i + dy < 0 || i + dy >= c.height || j + dx < 0 || j + dx >= c.width) continue;
-                const double tap = w[4][(s * c.channels + k) * 49 + (dy + 3) * 7 + dx + 3];
-                y[k] += weight[s] * tap * h[(c.prefix + (i + dy) * c.width + j + dx) * c.channels + k];
-              }
-            }
-          }
-        }
-        for (int64_t k = 0; k < c.channels; ++k) {
-          m[k] = w[11][k];
-          for (int64_t l = 0; l < c.channels; ++l) m[k] += w[10][k * c.channels + l] * y[l];
-        }
-      }
-      for (int64_t k = 0; k < c.channels; ++k) {
-        m[k] = 0.5 * m[k] * (1 + std::erf(m[k] / std::sqrt(2.0))) * in.keep[(b * n + t) * c.channels + k];
-      }
-      for (int64_t d = 0; d < c.dim; ++d) {
-        double s = w[13][d];
-        for (int64_t k = 0; k < c.channels; ++k) s += w[12][d * c.channels + k] * m[k];
-        out[(b * n + t) * c.dim + d] += s;
-      }
-    }
-  }
-  return out;
-}
 
 double dot(const Values& a, const Values& b) {
   double s = 0;
   for (size_t i = 0; i < a.size(); ++i) s += a[i] * b[i];
   return s;
 }
-
-std::vector<float> to_float(const Values& values) { return {values.begin(), values.end()}; }
-
-// Exactly as large as asked for, so that a sanitizer sees every step over the end; poisoned with NaN.
-std::vector<float> poisoned(int64_t count) { return std::vector<float>(count, NAN); }
-
-struct Workspace {
-  explicit Workspace(size_t bytes) : memory(std::aligned_alloc(64, (bytes + 63) / 64 * 64), &std::free) {
-    std::memset(memory.get(), 0xff, (bytes + 63) / 64 * 64);
-  }
-  std::unique_ptr<void, void (*)(void*)> memory;
-};
 
 // For the empty: a pointer that must not be read, but is not NULL.
 float* data(std::vector<float>& v) {
@@ -226,19 +71,6 @@ void test_float32(const Case& c, unsigned seed) {
     const double scale = std::sqrt(dot(g64, g64) * dot(along, along)) + 1e-3;
     expect(std::abs(dot(g64, along) - slope) <= 1e-3 * scale, c.name() + ": gradient of input " + std::to_string(i));
   }
-}
-
-uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-float from_bfloat16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
 }
 
 void test_bfloat16(const Case& c) {

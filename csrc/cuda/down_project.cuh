@@ -1,0 +1,246 @@
+// h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
+//
+// Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes, and
+// for the noise estimator one float32 sum per tile and channel; the next stage adds the tiles up in order, so the same
+// input gives the same bits.
+//
+// One block has a tile of kRows tokens of one image and kColumns channels. Its warps first normalise rows: a row lies in
+// the registers of a warp, so that mean and variance are exact, and goes to shared memory as u in the type of x. Then
+// they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what they got in shared memory.
+// One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps share D.
+#pragma once
+
+#include "launch.cuh"
+#include "warp_product.cuh"
+
+namespace ht {
+namespace cuda {
+
+template <class T>
+struct DownProject {
+  const T* x;
+  int64_t batch_stride, token_stride;
+  Matrix<T> weight;        // (C, D)
+  const float* norm_gain;  // (D)
+  const float* skip_gain;  // (D)
+  const float* bias;       // (C)
+  T* h;                    // (B, N, C)
+  float* sums;             // (B, tiles, C), or NULL when nobody asks for them
+  int tokens, prefix;
+  int tiles;  // of tokens, per image
+  int chunk;  // columns of u in shared memory at a time, a multiple of kDepth
+  float eps;
+
+  __device__ int image() const { return blockIdx.x / tiles; }
+  __device__ int tile() const { return blockIdx.x % tiles; }
+  __device__ const T* row(int token) const { return x + image() * batch_stride + token * token_stride; }
+};
+
+template <int kM_, int kN_, int kWarpsM_>
+struct DownTile {
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsK = kWarps / kWarpsM;
+  static constexpr int kRows = 16 * kM * kWarpsM, kColumns = 8 * kN;
+  static constexpr int kSumStride = kColumns + 8;  // rows of partial sums fall into other banks
+
+  // Shared memory: rows of u and, for rows of more than one chunk, their statistics; afterwards the warps' shares.
+  template <class T>
+  static constexpr int bytes(int chunk, bool held) {
+    const int u = kRows * (shared_stride<T>(chunk) * static_cast<int>(sizeof(T)) + (held ? 0 : 8));
+    const int shares = kWarpsK * kRows * kSumStride * static_cast<int>(sizeof(float));
+    return u > shares ? u : shares;
+  }
+};
+
+using NarrowTile = DownTile<1, 2, 1>;  // 16 tokens, 16 channels
+using MediumTile = DownTile<1, 8, 2>;  // 32 tokens, 64 channels
+using WideTile = DownTile<2, 8, 2>;    // 64 tokens, 64 channels
+constexpr int kHeldVectors = 4;
+constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // longest row that a warp holds
+
+// u of eight columns of a token.
+template <class T>
+__device__ Pack<T> normalized(const DownProject<T>& p, const Pack<T>& x, float mean, float rstd, int column) {
+  float value[kVector], norm[kVector], skip[kVector];
+  x.widen(value);
+  load(p.norm_gain + column).widen(norm);
+  load(p.skip_gain + column).widen(skip);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) value[i] = fmaf((value[i] - mean) * rstd, norm[i], value[i] * skip[i]);
+  Pack<T> u;
+  u.narrow(value);
+  return u;
+}
+
+template <class T>
+__device__ float sum_of(const Pack<T>& x) {
+  float value[kVector], sum = 0;
+  x.widen(value);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) sum += value[i];
+  return sum;
+}
+
+template <class T>
+__device__ float squares_of(const Pack<T>& x, float mean) {
+  float value[kVector], sum = 0;
+  x.widen(value);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) sum = fmaf(value[i] - mean, value[i] - mean, sum);
+  return sum;
+}
+
+// Rows of at most kHeld vectors per lane: read once, kept in registers. kAtOnce rows are on their way together.
+template <int kHeld, int kAtOnce, class T>
+__device__ void normalize_held(const DownProject<T>& p, int first_token, int rows, T* u, int stride) {
+  const int dim = p.weight.columns;
+  for (int row = warp() * rows; row < (warp() + 1) * rows; row += kAtOnce) {
+    Pack<T> x[kAtOnce][kHeld];
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int token = first_token + row + r, column = kVector * (lane() + kLanes * i);
+        x[r][i] = token < p.tokens && column < dim ? load(p.row(token) + column) : Pack<T>{};
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kAtOnce; ++r) {
+      float sum = 0, squares = 0;
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) sum += sum_of(x[r][i]);
+      const float mean = warp_sum(sum) / dim;
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        if (kVector * (lane() + kLanes * i) < dim) squares += squares_of(x[r][i], mean);
+      }
+      const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int column = kVector * (lane() + kLanes * i);
+        const Pack<T> zeros{};
+        if (column < round_up(dim, kDepth)) {
+          store(u + (row + r) * stride + column,
+                column < dim ? normalized(p, x[r][i], mean, rstd, column) : zeros);
+        }
+      }
+    }
+  }
+}
+
+// Mean and 1/std of rows of any length, which are read again for each chunk.
+template <class T>
+__device__ void measure_rows(const DownProject<T>& p, int first_token, int rows, float2* stats) {
+  const int dim = p.weight.columns;
+  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
+    if (first_token + row >= p.tokens) break;
+    const T* x = p.row(first_token + row);
+    float sum = 0, squares = 0;
+    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) sum += sum_of(load(x + column));
+    const float mean = warp_sum(sum) / dim;
+    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) {
+      squares += squares_of(load(x + column), mean);
+    }
+    const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
+    if (lane() == 0) stats[row] = make_float2(mean, rstd);
+  }
+}
+
+template <class T>
+__device__ void normalize_chunk(const DownProject<T>& p, int first_token, int rows, const float2* stats, int first,
+                                T* u, int stride) {
+  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
+    const int token = first_token + row;
+    for (int column = kVector * lane(); column < p.chunk; column += kVector * kLanes) {
+      Pack<T> pack{};
+      if (token < p.tokens && first + column < p.weight.columns) {
+        pack = normalized(p, load(p.row(token) + first + column), stats[row].x, stats[row].y, first + column);
+      }
+      store(u + row * stride + column, pack);
+    }
+  }
+}
+
+// kHeld: vectors per lane that hold a whole row, when all of D is one chunk; 0 when rows are longer.
+template <class T, bool kTensorCores, class Tile, int kHeld>
+__global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const DownProject<T> p) {
+  using Product = WarpProduct<T, kTensorCores, Tile::kM, Tile::kN, InOrder>;
+  const int first_token = p.tile() * Tile::kRows, first_channel = blockIdx.y * Tile::kColumns;
+  const int dim = p.weight.columns, channels = p.weight.rows;
+  const int warp_m = warp() % Tile::kWarpsM, warp_k = warp() / Tile::kWarpsM;
+  constexpr int kRowsPerWarp = Tile::kRows / kWarps;
+  T* u = static_cast<T*>(shared_memory());
+  const int stride = shared_stride<T>(p.chunk);
+
+  Product product;
+  if constexpr (kHeld > 0) {
+    typename Product::Operand operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
+    normalize_held<kHeld, 2>(p, first_token, kRowsPerWarp, u, stride);
+    __syncthreads();
+    const T* a = u + warp_m * 16 * Tile::kM * stride;
+    for (int k = kDepth * warp_k; k < dim; k += kDepth * Tile::kWarpsK) {
+      product.add(a + k, stride, p.weight, first_channel, operand);
+      operand = product.fetch(p.weight, first_channel, k + kDepth * Tile::kWarpsK);
+    }
+  } else {
+    float2* stats = reinterpret_cast<float2*>(u + Tile::kRows * stride);
+    measure_rows(p, first_token, kRowsPerWarp, stats);
+    __syncwarp();
+    for (int first = 0; first < dim; first += p.chunk) {
+      normalize_chunk(p, first_token, kRowsPerWarp, stats, first, u, stride);
+      __syncthreads();
+      const T* a = u + warp_m * 16 * Tile::kM * stride;
+      for (int k = kDepth * warp_k; k < p.chunk && first + k < dim; k += kDepth * Tile::kWarpsK) {
+        product.add(a + k, stride, p.weight, first_channel, product.fetch(p.weight, first_channel, first + k));
+      }
+      __syncthreads();
+    }
+  }
+  __syncthreads();
+
+  // The warps' shares of D, added up in order.
+  float* shares = static_cast<float*>(shared_memory());
+  constexpr int kShare = Tile::kRows * Tile::kSumStride;
+#pragma unroll
+  for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < Tile::kN; ++n) {
+      const int row = 16 * (warp_m * Tile::kM + m) + lane() / 4, column = 8 * n + 2 * (lane() % 4);
+      float* to = shares + warp_k * kShare + row * Tile::kSumStride + column;
+      *reinterpret_cast<float2*>(to) = make_float2(product.acc[m][n][0], product.acc[m][n][1]);
+      *reinterpret_cast<float2*>(to + 8 * Tile::kSumStride) = make_float2(product.acc[m][n][2], product.acc[m][n][3]);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < Tile::kRows * Tile::kN; i += kThreads) {
+    const int row = i / Tile::kN, channel = i % Tile::kN * kVector;
+    float* sum = shares + row * Tile::kSumStride + channel;
+    if (first_token + row >= p.tokens || first_channel + channel >= channels) continue;
+    float value[kVector], part[kVector];
+    load(p.bias + first_channel + channel).widen(value);
+#pragma unroll
+    for (int k = 0; k < Tile::kWarpsK; ++k) {
+      load(sum + k * kShare).widen(part);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) value[j] += part[j];
+    }
+    Pack<T> h;
+    h.narrow(value);
+    const int64_t token = static_cast<int64_t>(p.image()) * p.tokens + first_token + row;
+    store(p.h + token * channels + first_channel + channel, h);
+    Pack<float> kept;
+    kept.narrow(value);
+    store(sum, kept);
+  }
+  if (!p.sums) return;
+  __syncthreads();
+  const int column = threadIdx.x;
+  if (column >= Tile::kColumns || first_channel + column >= channels) return;
+  float sum = 0;
+  for (int row = max(0, p.prefix - first_token); row < min(Tile::kRows, p.tokens - first_token); ++row) {
+    sum += shares[row * Tile::kSumStride + column];
+  }
+  p.sums[static_cast<int64_t>(blockIdx.x) * channels + first_channel + column] = sum;
+}
+
+}  // namespace cuda
+}  // namespace ht

@@ -1,0 +1,40 @@
+#include "stages.h"
+
+namespace ht {
+namespace cuda {
+
+namespace {
+
+template <class T, bool kTensorCores>
+cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
+  const dim3 grid(images * plan.mix_blocks, plan.slices);
+  const int bytes = MixLayout::of<T>(p.depthwise.channels, p.noise.hidden, plan.mix_rows).bytes;
+  return plan.mix_rows == 32 ? launch(&mix_and_up_project<T, kTensorCores, 2>, grid, bytes, stream, p)
+                             : launch(&mix_and_up_project<T, kTensorCores, 1>, grid, bytes, stream, p);
+}
+
+}  // namespace
+
+template <class T>
+cudaError_t launch_mix_and_up_project(const MixAndUpProject<T>& p, int images, const Plan& plan, bool tensor_cores,
+                                      cudaStream_t stream) {
+  return tensor_cores ? start<T, true>(p, images, plan, stream) : start<T, false>(p, images, plan, stream);
+}
+
+template cudaError_t launch_mix_and_up_project(const MixAndUpProject<float>&, int, const Plan&, bool, cudaStream_t);
+
+// Only float32 has the choice: the products of 16-bit numbers are exact on tensor cores.
+template <>
+cudaError_t launch_mix_and_up_project(const MixAndUpProject<__half>& p, int images, const Plan& plan, bool,
+                                      cudaStream_t stream) {
+  return start<__half, true>(p, images, plan, stream);
+}
+
+template <>
+cudaError_t launch_mix_and_up_project(const MixAndUpProject<__nv_bfloat16>& p, int images, const Plan& plan, bool,
+                                      cudaStream_t stream) {
+  return start<__nv_bfloat16, true>(p, images, plan, stream);
+}
+
+}  // namespace cuda
+}  // namespace ht

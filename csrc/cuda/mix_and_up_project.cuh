@@ -1,0 +1,149 @@
+// out = x + up_weight gelu(m) + up_bias, m = mix_weight Y + mix_bias for patches and h for prefix tokens, Y the
+// depthwise convolution of h with the image's own kernel.
+//
+// Reads h, x (from L2 when it still holds what down_project read) and the weights; writes out: 4 BND + 2 BNC bytes in
+// 16-bit types.
+//
+// One block has one image, some of its tiles of 16 kM tokens, and a slice of D: the image's kernel is made once for
+// several tiles. Slices repeat the convolution of their tile, a small part of the work, so that one image makes
+// enough blocks. Y and gelu(m) of a tile stay in shared memory in the type of x, row by row, for the tensor cores. Each
+// warp then takes 32 columns of D at a time: the x it adds is on its way while it multiplies, and every lane ends with 8
+// neighbouring columns, to store at once.
+#pragma once
+
+#include "depthwise.cuh"
+#include "launch.cuh"
+#include "scale_weights.cuh"
+#include "warp_product.cuh"
+
+namespace ht {
+namespace cuda {
+
+
+template <class T>
+struct MixAndUpProject {
+  NoiseEstimator noise;
+  Depthwise<T> depthwise;
+  Matrix<T> mix_weight;   // (C, C)
+  const float* mix_bias;  // (C)
+  Matrix<T> up_weight;    // (D, C)
+  const float* up_bias;   // (D)
+  const T* x;
+  T* out;
+  int64_t x_batch_stride, x_token_stride, out_batch_stride, out_token_stride;
+  int blocks;  // per image and slice of D; each has every blocks-th tile of tokens
+  int slice;   // columns of D per block, a multiple of kUpColumns
+
+  __device__ int image() const { return blockIdx.x / blocks; }
+};
+
+// Where things lie in shared memory: floats first, then two tiles of T.
+struct MixLayout {
+  int kernel, bias, scratch, tiles, bytes;
+
+  template <class T>
+  static __host__ __device__ MixLayout of(int channels, int hidden, int rows) {
+    MixLayout l;
+    l.kernel = 0;
+    l.bias = l.kernel + kTaps * kernel_stride(channels) * static_cast<int>(sizeof(float));
+    l.scratch = l.bias + channels * static_cast<int>(sizeof(float));
+    l.tiles = round_up(l.scratch + NoiseEstimator::scratch_floats(channels, hidden) * static_cast<int>(sizeof(float)), 16);
+    l.bytes = l.tiles + 2 * rows * shared_stride<T>(round_up(channels, kDepth)) * static_cast<int>(sizeof(T));
+    return l;
+  }
+};
+
+__device__ __forceinline__ float gelu(float v) { return 0.5f * v * (1 + erff(v * 0.70710678118654752440f)); }
+
+// m and gelu(m) of a tile: y to g.
+template <class T, bool kTensorCores, int kM>
+__device__ void mix(const MixAndUpProject<T>& p, int first_token, const T* y, T* g, int stride) {
+  using Product = WarpProduct<T, kTensorCores, 1, 1, InOrder>;
+  const Depthwise<T>& d = p.depthwise;
+  const T* h = d.h + (static_cast<int64_t>(p.image()) * d.tokens + first_token) * d.channels;
+  for (int task = warp(); task < kM * d.channels / 8; task += kWarps) {
+    const int first_row = task % kM * 16, first_channel = task / kM * 8;
+    Product product;
+    for (int k = 0; k < d.channels; k += kDepth) {
+      product.add(y + first_row * stride + k, stride, p.mix_weight, first_channel,
+                  product.fetch(p.mix_weight, first_channel, k));
+    }
+    const int channel = first_channel + 2 * (lane() % 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + lane() / 4 + 8 * half;
+      float2 m = make_float2(product.acc[0][0][2 * half] + p.mix_bias[channel],
+                             product.acc[0][0][2 * half + 1] + p.mix_bias[channel + 1]);
+      if (first_token + row < d.prefix) m = load_pair(h + row * d.channels + channel);
+      store_pair(g + row * stride + channel, make_float2(gelu(m.x), gelu(m.y)));
+    }
+  }
+}
+
+// out of a tile, columns first .. last.
+template <class T, bool kTensorCores, int kM>
+__device__ void up_project(const MixAndUpProject<T>& p, int first_token, int first, int last, const T* g, int stride) {
+  using Product = WarpProduct<T, kTensorCores, kM, kUpColumns / 8, Spread>;
+  const T* x = p.x + p.image() * p.x_batch_stride;
+  T* out = p.out + p.image() * p.out_batch_stride;
+  for (int group = first + kUpColumns * warp(); group < last; group += kUpColumns * kWarps) {
+    const int column = group + kVector * (lane() % 4);
+    Pack<T> residual[2 * kM];
+#pragma unroll
+    for (int i = 0; i < 2 * kM; ++i) {
+      const int token = first_token + 8 * i + lane() / 4;
+      const bool inside = token < p.depthwise.tokens && column < last;
+      residual[i] = inside ? load(x + token * p.x_token_stride + column) : Pack<T>{};
+    }
+    Product product;
+#pragma unroll 1
+    for (int k = 0; k < p.up_weight.columns; k += kDepth) {
+      product.add(g + k, stride, p.up_weight, group, product.fetch(p.up_weight, group, k));
+    }
+    if (column >= last) continue;
+    float bias[kVector];
+    load(p.up_bias + column).widen(bias);
+#pragma unroll
+    for (int i = 0; i < 2 * kM; ++i) {
+      const int token = first_token + 8 * i + lane() / 4;
+      float value[kVector];
+      residual[i].widen(value);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) value[j] += product.acc[i / 2][j / 2][i % 2 * 2 + j % 2] + bias[j];
+      Pack<T> result;
+      result.narrow(value);
+      if (token < p.depthwise.tokens) store(out + token * p.out_token_stride + column, result);
+    }
+  }
+}
+
+template <class T, bool kTensorCores, int kM>
+__global__ void __launch_bounds__(kThreads, kResident<T>) mix_and_up_project(const MixAndUpProject<T> p) {
+  constexpr int kRows = 16 * kM;
+  const Depthwise<T>& d = p.depthwise;
+  const MixLayout layout = MixLayout::of<T>(d.channels, p.noise.hidden, kRows);
+  const int stride = shared_stride<T>(round_up(d.channels, kDepth));
+  char* memory = static_cast<char*>(shared_memory());
+  float* kernel = reinterpret_cast<float*>(memory + layout.kernel);
+  float* bias = reinterpret_cast<float*>(memory + layout.bias);
+  T* y = reinterpret_cast<T*>(memory + layout.tiles);
+  T* g = y + kRows * stride;
+  const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.up_weight.rows);
+
+  // Rows of y without a patch, and what lies behind the last channel, stay zero.
+  for (int i = kVector * threadIdx.x; i < 2 * kRows * stride; i += kVector * kThreads) store(y + i, Pack<T>{});
+  float weight[kMaxScales];
+  scale_weights(p.noise, p.image(), reinterpret_cast<float*>(memory + layout.scratch), weight);
+  image_kernel(d, weight, kernel, bias);
+  __syncthreads();
+  for (int token = blockIdx.x % p.blocks * kRows; token < d.tokens; token += p.blocks * kRows) {
+    convolve(d, p.image(), token, kRows, kernel, bias, y, stride);
+    __syncthreads();
+    mix<T, kTensorCores, kM>(p, token, y, g, stride);
+    __syncthreads();
+    up_project<T, kTensorCores, kM>(p, token, first, last, g, stride);
+  }
+}
+
+}  // namespace cuda
+}  // namespace ht

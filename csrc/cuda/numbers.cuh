@@ -1,0 +1,110 @@
+// Eight neighbouring numbers: what one lane loads, stores and multiplies at a time, 16 bytes for the 16-bit types.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace ht {
+namespace cuda {
+
+constexpr int kVector = 8;
+
+template <class T>
+struct Pack;
+
+template <>
+struct alignas(16) Pack<float> {
+  float value[kVector];
+
+  __device__ void widen(float (&to)[kVector]) const {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) to[i] = value[i];
+  }
+  __device__ void narrow(const float (&from)[kVector]) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) value[i] = from[i];
+  }
+};
+
+template <class T>
+struct alignas(16) Pack {
+  uint32_t pair[kVector / 2];
+
+  __device__ void widen(float (&to)[kVector]) const;
+  __device__ void narrow(const float (&from)[kVector]);
+};
+
+// Two neighbours.
+template <class T>
+struct Pair;
+
+template <>
+struct Pair<float> {
+  using Bits = float2;
+  __device__ static float2 widen(float2 bits) { return bits; }
+  __device__ static float2 narrow(float2 values) { return values; }
+};
+
+template <>
+struct Pair<__nv_bfloat16> {
+  using Bits = uint32_t;
+  __device__ static float2 widen(uint32_t bits) {
+    return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+  }
+  __device__ static uint32_t narrow(float2 values) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(values.x, values.y);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+};
+
+template <>
+struct Pair<__half> {
+  using Bits = uint32_t;
+  __device__ static float2 widen(uint32_t bits) { return __half22float2(*reinterpret_cast<const __half2*>(&bits)); }
+  __device__ static uint32_t narrow(float2 values) {
+    const __half2 pair = __floats2half2_rn(values.x, values.y);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+};
+
+template <class T>
+__device__ void Pack<T>::widen(float (&to)[kVector]) const {
+#pragma unroll
+  for (int i = 0; i < kVector / 2; ++i) {
+    const float2 v = Pair<T>::widen(pair[i]);
+    to[2 * i] = v.x;
+    to[2 * i + 1] = v.y;
+  }
+}
+
+template <class T>
+__device__ void Pack<T>::narrow(const float (&from)[kVector]) {
+#pragma unroll
+  for (int i = 0; i < kVector / 2; ++i) pair[i] = Pair<T>::narrow(make_float2(from[2 * i], from[2 * i + 1]));
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T> load(const T* from) {
+  return *reinterpret_cast<const Pack<T>*>(from);
+}
+
+template <class T>
+__device__ __forceinline__ void store(T* to, const Pack<T>& pack) {
+  *reinterpret_cast<Pack<T>*>(to) = pack;
+}
+
+template <class T>
+__device__ __forceinline__ float2 load_pair(const T* from) {
+  return Pair<T>::widen(*reinterpret_cast<const typename Pair<T>::Bits*>(from));
+}
+
+template <class T>
+__device__ __forceinline__ void store_pair(T* to, float2 values) {
+  *reinterpret_cast<typename Pair<T>::Bits*>(to) = Pair<T>::narrow(values);
+}
+
+}  // namespace cuda
+}  // namespace ht

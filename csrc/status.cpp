@@ -1,0 +1,37 @@
+#include "status.h"
+
+#include <cstdarg>
+#include <cstdio>
+
+namespace {
+
+thread_local char last_error[256] = "";
+
+}  // namespace
+
+namespace ht {
+
+ht_status fail(ht_status status, const char* format, ...) {
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(last_error, sizeof last_error, format, args);
+  va_end(args);
+  return status;
+}
+
+ht_status check_shape(const ht_adapter_shape* s) {
+  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
+  if (s->batch < 0 || s->dim < 1 || s->bottleneck < 1 || s->grid_height < 1 || s->grid_width < 1 ||
+      s->prefix_tokens < 0) {
+    return fail(HT_INVALID_ARGUMENT, "dim, bottleneck and grid must be positive, batch and prefix_tokens not negative");
+  }
+  if (s->scales != 1 && s->scales != 3) {
+    return fail(HT_INVALID_ARGUMENT, "scales must be 1 or 3, got %lld", (long long)s->scales);
+  }
+  if (s->scales == 3 && s->hidden < 1) return fail(HT_INVALID_ARGUMENT, "hidden must be positive when scales is 3");
+  return HT_OK;
+}
+
+}  // namespace ht
+
+extern "C" const char* ht_last_error(void) { return last_error; }

@@ -1,0 +1,65 @@
+// As much of CUDA as the kernels use, on a CPU: the kernels of csrc/cuda compile against this as plain C++, and their
+// threads run one after the other, as fibers that switch where threads wait for each other. A missing barrier shows as a
+// wrong result under one of the orders in which the fibers are run, an access out of bounds under AddressSanitizer.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __host__
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct float2 {
+  float x, y;
+};
+struct uint4 {
+  uint32_t x, y, z, w;
+};
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+
+struct Index {
+  int x = 0, y = 0, z = 0;
+};
+extern Index threadIdx, blockIdx;
+
+// Wait for all threads of the block, or of the warp.
+void __syncthreads();
+void __syncwarp();
+float __shfl_xor_sync(uint32_t mask, float value, int lane_mask);
+
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+
+using cudaStream_t = struct Stream*;
+enum cudaError_t { cudaSuccess };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+
+// Runs body once for every thread of every block, with shared_bytes of shared memory, filled with NaN first.
+void emulate(const std::function<void()>& body, dim3 grid, int threads, int shared_bytes);
+void* emulated_shared_memory();
+
+// What a test can set: the device that is pretended, and the order of the threads.
+struct Emulated {
+  int multiprocessors = 132;
+  int shared_bytes = 227 * 1024;
+  bool last_thread_first = false;
+};
+extern Emulated emulated;

@@ -1,0 +1,177 @@
+// Fibers, one per thread of a block, and what a warp does together.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <ucontext.h>
+
+#include <memory>
+#include <vector>
+
+Index threadIdx, blockIdx;
+Emulated emulated;
+
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 128 * 1024;
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(kStackBytes);
+  bool done = false;
+  int waits[2] = {};  // barriers of its block and of its warp that it has reached
+};
+
+ucontext_t scheduler;
+std::vector<Fiber> fibers;
+std::vector<float> shared_memory;
+const std::function<void()>* body;
+int current = 0;
+
+// What the lanes of a warp show each other.
+struct Shown {
+  float value;
+  uint32_t a[4], b[2];
+};
+std::vector<Shown> shown;
+
+void start() {
+  (*body)();
+  fibers[current].done = true;
+  swapcontext(&fibers[current].context, &scheduler);
+}
+
+void resume(int thread) {
+  current = thread;
+  threadIdx.x = thread;
+  swapcontext(&scheduler, &fibers[thread].context);
+}
+
+enum Kind { kBlock, kWarp };
+
+// What a thread waits for: that threads first .. last reach the barrier too.
+struct Wait {
+  int first, last;
+  Kind kind;
+};
+std::vector<Wait> waiting;
+
+void wait(int first, int last, Kind kind) {
+  waiting[current] = {first, last, kind};
+  ++fibers[current].waits[kind];
+  swapcontext(&fibers[current].context, &scheduler);
+}
+
+bool may_run(int thread) {
+  if (fibers[thread].done) return false;
+  const Wait& w = waiting[thread];
+  for (int other = w.first; other < w.last; ++other) {
+    // A thread that has left the kernel holds nobody up.
+    if (!fibers[other].done && fibers[other].waits[w.kind] < fibers[thread].waits[w.kind]) return false;
+  }
+  return true;
+}
+
+int warp_first() { return current / kLanes * kLanes; }
+
+template <class Decode>
+void product(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int per_register, const Decode& decode) {
+  Shown& mine = shown[current];
+  std::memcpy(mine.a, a, sizeof a);
+  std::memcpy(mine.b, b, sizeof b);
+  __syncwarp();
+  const int g = current % kLanes / 4, t = current % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int column = 2 * t + i % 2;
+    for (int lane = 0; lane < 4; ++lane) {  // the values of k that lane `lane` of each row holds
+      const Shown& row = shown[warp_first() + 4 * g + lane];
+      const Shown& other = shown[warp_first() + 4 * column + lane];
+      for (int half = 0; half < 2; ++half) {
+        for (int j = 0; j < per_register; ++j) {
+          acc[i] += decode(row.a[2 * half + i / 2], j) * decode(other.b[half], j);
+        }
+      }
+    }
+  }
+  __syncwarp();
+}
+
+}  // namespace
+
+void __syncthreads() { wait(0, static_cast<int>(fibers.size()), kBlock); }
+void __syncwarp() { wait(warp_first(), warp_first() + kLanes, kWarp); }
+
+float __shfl_xor_sync(uint32_t, float value, int lane_mask) {
+  shown[current].value = value;
+  __syncwarp();
+  const float result = shown[warp_first() + (current % kLanes ^ lane_mask)].value;
+  __syncwarp();
+  return result;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulated.multiprocessors : emulated.shared_bytes;
+  return cudaSuccess;
+}
+
+void* emulated_shared_memory() { return shared_memory.data(); }
+
+void emulate(const std::function<void()>& kernel, dim3 grid, int threads, int shared_bytes) {
+  body = &kernel;
+  fibers.resize(threads);
+  shown.resize(threads);
+  for (unsigned y = 0; y < grid.y; ++y) {
+    for (unsigned x = 0; x < grid.x; ++x) {
+      blockIdx.x = static_cast<int>(x), blockIdx.y = static_cast<int>(y);
+      // Of exactly this size, so that AddressSanitizer sees what goes beyond it.
+      shared_memory = std::vector<float>(shared_bytes / sizeof(float), NAN);
+      waiting.assign(threads, {0, 0, kBlock});
+      for (Fiber& f : fibers) {
+        f.done = false, f.waits[kBlock] = f.waits[kWarp] = 0;
+        getcontext(&f.context);
+        f.context.uc_stack.ss_sp = f.stack.data();
+        f.context.uc_stack.ss_size = f.stack.size();
+        f.context.uc_link = nullptr;
+        makecontext(&f.context, &start, 0);
+      }
+      for (bool all_done = false; !all_done;) {
+        all_done = true;
+        bool moved = false;
+        for (int i = 0; i < threads; ++i) {
+          const int thread = emulated.last_thread_first ? threads - 1 - i : i;
+          while (may_run(thread)) resume(thread), moved = true;
+          all_done = all_done && fibers[thread].done;
+        }
+        if (!all_done && !moved) std::abort();  // threads wait for each other at different barriers
+      }
+    }
+  }
+}
+
+// The instructions, as PTX defines their fragments.
+
+namespace ht {
+namespace cuda {
+
+void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16) {
+  product(acc, a, b, 2, [](uint32_t bits, int j) { return __uint_as_float(j ? bits & 0xffff0000u : bits << 16); });
+}
+
+void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half) {
+  product(acc, a, b, 2, [](uint32_t bits, int j) {
+    return __half2float({static_cast<uint16_t>(j ? bits >> 16 : bits & 0xffff)});
+  });
+}
+
+void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) {
+  product(acc, a, b, 1, [](uint32_t bits, int) { return __uint_as_float(bits); });
+}
+
+uint32_t to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return (bits + 0x1000) & 0xffffe000u;
+}
+
+}  // namespace cuda
+}  // namespace ht
