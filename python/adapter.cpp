@@ -1,24 +1,13 @@
-// The adapter on the CPU. Tensors come as addresses: the caller holds them, and knows dtype, shape and strides.
+// The adapter on the CPU.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-#include <cstdint>
 #include <memory>
 #include <new>
-#include <stdexcept>
 
-#include "ht_kernels.h"
+#include "arguments.h"
 
 namespace py = pybind11;
 
 namespace {
-
-using Address = std::uintptr_t;
-using TokensArgument = std::array<std::int64_t, 3>;  // address, batch stride, token stride
-using Sizes = std::array<std::int64_t, 8>;           // ht_adapter_shape without eps
-using WeightsArgument = std::array<Address, 14>;
 
 // Memory of the calling thread, kept for the next call and grown where that needs more: to map and clear fresh pages
 // would take as long as a small adapter.
@@ -37,24 +26,11 @@ void* workspace(std::size_t bytes) {
   return memory.get();
 }
 
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-ht_tokens tokens(const TokensArgument& t) { return {pointer<void>(static_cast<Address>(t[0])), t[1], t[2]}; }
-
 ht_adapter_weights weights(const WeightsArgument& w) {
   return {pointer<float>(w[0]),  pointer<float>(w[1]), pointer<float>(w[2]),  pointer<float>(w[3]),
           pointer<float>(w[4]),  pointer<float>(w[5]), pointer<float>(w[6]),  pointer<float>(w[7]),
           pointer<float>(w[8]),  pointer<float>(w[9]), pointer<float>(w[10]), pointer<float>(w[11]),
           pointer<float>(w[12]), pointer<float>(w[13])};
-}
-
-ht_adapter_shape shape(const Sizes& s, float eps) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], eps}; }
-
-void check(ht_status status) {
-  if (status != HT_OK) throw std::invalid_argument(ht_last_error());
 }
 
 void forward(const Sizes& sizes, float eps, bool bfloat16, const WeightsArgument& folded, const TokensArgument& x,

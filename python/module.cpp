@@ -3,10 +3,14 @@
 #include <pybind11/pybind11.h>
 
 void bind_adapter(pybind11::module_& m);
+void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels. Called by ht_kernels.operators, which checks what it passes.";
   bind_adapter(m);
+#if defined(HT_KERNELS_WITH_CUDA)
+  bind_adapter_cuda(m);
+#endif
   bind_build_info(m);
 }

@@ -25,8 +25,9 @@ ht_status check(const ht_adapter_shape& s, const ht_adapter_weights_cuda* w, ht_
     return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32, HT_BFLOAT16 or HT_FLOAT16");
   }
   if (s.dim % kVector || s.bottleneck % kVector || s.bottleneck > kMaxChannels) {
-    return fail(HT_INVALID_ARGUMENT, "dim and bottleneck must be multiples of 8, bottleneck at most %d, got %lld and %lld",
-                kMaxChannels, (long long)s.dim, (long long)s.bottleneck);
+    return fail(HT_INVALID_ARGUMENT,
+                "dim and bottleneck must be multiples of 8, bottleneck at most %d, got %lld and %lld", kMaxChannels,
+                (long long)s.dim, (long long)s.bottleneck);
   }
   if (!w || !workspace) return fail(HT_INVALID_ARGUMENT, "weights and workspace must not be NULL");
   const void* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
@@ -84,9 +85,12 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   if (status != HT_OK) return status;
 
   MixAndUpProject<T> mix{};
-  mix.noise = {sums,   hidden ? w.hidden_weight : nullptr, w.hidden_bias, w.score_weight, w.score_bias, plan.down_tiles,
-               channels, hidden, height * width};
-  mix.depthwise = {h,      w.scale_kernels, w.scale_bias, tokens, channels, prefix, height,
+  mix.noise = {sums,          hidden ? w.hidden_weight : nullptr,
+               w.hidden_bias, w.score_weight,
+               w.score_bias,  plan.down_tiles,
+               channels,      hidden,
+               height * width};
+  mix.depthwise = {h,     w.scale_kernels,           w.scale_bias, tokens, channels, prefix, height,
                    width, static_cast<int>(s.scales)};
   mix.mix_weight = {static_cast<const T*>(w.mix_weight), channels, channels}, mix.mix_bias = w.mix_bias;
   mix.up_weight = {static_cast<const T*>(w.up_weight), dim, channels}, mix.up_bias = w.up_bias;
@@ -106,8 +110,8 @@ size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype
   return h_bytes(*shape, dtype) + shape->batch * tiles * shape->bottleneck * sizeof(float);
 }
 
-ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights,
-                                  ht_dtype dtype, int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream) {
+ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
+                                  int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream) {
   ht_status status = ht::check_shape(shape);
   if (status != HT_OK || shape->batch == 0) return status;
   status = check(*shape, weights, dtype, x, out, workspace);

@@ -1,8 +1,8 @@
 // The depthwise convolution of one image: its kernel from the scales' kernels, then the kernel over a tile of tokens.
 //
-// h is read through the L1 cache, where the 7x7 neighbourhoods of a tile fit: each value comes from L2 about once per tile
-// and its border. A lane has two neighbouring channels, so a warp reads whole lines; a warp has up to eight neighbouring
-// patches of a row, so 14 loads of a row feed 7 x 8 x 2 multiplications.
+// h is read through the L1 cache, where the 7x7 neighbourhoods of a tile fit: each value comes from L2 about once per
+// tile and its border. A lane has two neighbouring channels, so a warp reads whole lines; a warp has up to eight
+// neighbouring patches of a row, so 14 loads of a row feed 7 x 8 x 2 multiplications.
 #pragma once
 
 #include "launch.cuh"

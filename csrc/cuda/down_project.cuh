@@ -1,13 +1,13 @@
 // h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
 //
-// Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes, and
-// for the noise estimator one float32 sum per tile and channel; the next stage adds the tiles up in order, so the same
-// input gives the same bits.
+// Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes,
+// and for the noise estimator one float32 sum per tile and channel; the next stage adds the tiles up in order, so the
+// same input gives the same bits.
 //
-// One block has a tile of kRows tokens of one image and kColumns channels. Its warps first normalise rows: a row lies in
-// the registers of a warp, so that mean and variance are exact, and goes to shared memory as u in the type of x. Then
-// they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what they got in shared memory.
-// One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps share D.
+// One block has a tile of kRows tokens of one image and kColumns channels. Its warps first normalise rows: a row lies
+// in the registers of a warp, so that mean and variance are exact, and goes to shared memory as u in the type of x.
+// Then they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what they got in shared
+// memory. One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps share D.
 #pragma once
 
 #include "launch.cuh"
@@ -53,7 +53,7 @@ struct DownTile {
 
 using NarrowTile = DownTile<1, 2, 1>;  // 16 tokens, 16 channels
 using MediumTile = DownTile<1, 8, 2>;  // 32 tokens, 64 channels
-using WideTile = DownTile<2, 8, 2>;    // 64 tokens, 64 channels
+using WideTile = DownTile<1, 8, 4>;    // 64 tokens, 64 channels
 constexpr int kHeldVectors = 4;
 constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // longest row that a warp holds
 
@@ -119,8 +119,7 @@ __device__ void normalize_held(const DownProject<T>& p, int first_token, int row
         const int column = kVector * (lane() + kLanes * i);
         const Pack<T> zeros{};
         if (column < round_up(dim, kDepth)) {
-          store(u + (row + r) * stride + column,
-                column < dim ? normalized(p, x[r][i], mean, rstd, column) : zeros);
+          store(u + (row + r) * stride + column, column < dim ? normalized(p, x[r][i], mean, rstd, column) : zeros);
         }
       }
     }
@@ -173,22 +172,30 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const Dow
 
   Product product;
   if constexpr (kHeld > 0) {
-    typename Product::Operand operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
+    // Few blocks have nothing else to do while weights are on their way: they ask for them first.
+    constexpr bool kAhead = Tile::kWarpsK == kWarps;
+    typename Product::Operand operand;
+    if (kAhead) operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
     normalize_held<kHeld, 2>(p, first_token, kRowsPerWarp, u, stride);
     __syncthreads();
+    product.clear();
     const T* a = u + warp_m * 16 * Tile::kM * stride;
+#pragma unroll 1
     for (int k = kDepth * warp_k; k < dim; k += kDepth * Tile::kWarpsK) {
+      if (!kAhead) operand = product.fetch(p.weight, first_channel, k);
       product.add(a + k, stride, p.weight, first_channel, operand);
-      operand = product.fetch(p.weight, first_channel, k + kDepth * Tile::kWarpsK);
+      if (kAhead) operand = product.fetch(p.weight, first_channel, k + kDepth * Tile::kWarpsK);
     }
   } else {
     float2* stats = reinterpret_cast<float2*>(u + Tile::kRows * stride);
     measure_rows(p, first_token, kRowsPerWarp, stats);
     __syncwarp();
+    product.clear();
     for (int first = 0; first < dim; first += p.chunk) {
       normalize_chunk(p, first_token, kRowsPerWarp, stats, first, u, stride);
       __syncthreads();
       const T* a = u + warp_m * 16 * Tile::kM * stride;
+#pragma unroll 1
       for (int k = kDepth * warp_k; k < p.chunk && first + k < dim; k += kDepth * Tile::kWarpsK) {
         product.add(a + k, stride, p.weight, first_channel, product.fetch(p.weight, first_channel, first + k));
       }

@@ -9,11 +9,6 @@ namespace cuda {
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 
-// Blocks that a multiprocessor should have room for: registers are kept to 128 a thread, or 255 for float32, whose
-// fragments are twice as long.
-template <class T>
-constexpr int kResident = sizeof(T) == 2 ? 2 : 1;
-
 #if defined(__CUDACC__)
 __device__ __forceinline__ void* shared_memory() {
   extern __shared__ uint4 ht_shared_memory[];

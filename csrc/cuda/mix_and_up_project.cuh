@@ -7,8 +7,8 @@
 // One block has one image, some of its tiles of 16 kM tokens, and a slice of D: the image's kernel is made once for
 // several tiles. Slices repeat the convolution of their tile, a small part of the work, so that one image makes
 // enough blocks. Y and gelu(m) of a tile stay in shared memory in the type of x, row by row, for the tensor cores. Each
-// warp then takes 32 columns of D at a time: the x it adds is on its way while it multiplies, and every lane ends with 8
-// neighbouring columns, to store at once.
+// warp then takes 32 columns of D at a time: the x it adds is on its way while it multiplies, and every lane ends with
+// 8 neighbouring columns, to store at once.
 #pragma once
 
 #include "depthwise.cuh"
@@ -18,7 +18,6 @@
 
 namespace ht {
 namespace cuda {
-
 
 template <class T>
 struct MixAndUpProject {
@@ -47,7 +46,8 @@ struct MixLayout {
     l.kernel = 0;
     l.bias = l.kernel + kTaps * kernel_stride(channels) * static_cast<int>(sizeof(float));
     l.scratch = l.bias + channels * static_cast<int>(sizeof(float));
-    l.tiles = round_up(l.scratch + NoiseEstimator::scratch_floats(channels, hidden) * static_cast<int>(sizeof(float)), 16);
+    l.tiles =
+        round_up(l.scratch + NoiseEstimator::scratch_floats(channels, hidden) * static_cast<int>(sizeof(float)), 16);
     l.bytes = l.tiles + 2 * rows * shared_stride<T>(round_up(channels, kDepth)) * static_cast<int>(sizeof(T));
     return l;
   }
@@ -64,6 +64,7 @@ __device__ void mix(const MixAndUpProject<T>& p, int first_token, const T* y, T*
   for (int task = warp(); task < kM * d.channels / 8; task += kWarps) {
     const int first_row = task % kM * 16, first_channel = task / kM * 8;
     Product product;
+    product.clear();
     for (int k = 0; k < d.channels; k += kDepth) {
       product.add(y + first_row * stride + k, stride, p.mix_weight, first_channel,
                   product.fetch(p.mix_weight, first_channel, k));
@@ -96,6 +97,7 @@ __device__ void up_project(const MixAndUpProject<T>& p, int first_token, int fir
       residual[i] = inside ? load(x + token * p.x_token_stride + column) : Pack<T>{};
     }
     Product product;
+    product.clear();
 #pragma unroll 1
     for (int k = 0; k < p.up_weight.columns; k += kDepth) {
       product.add(g + k, stride, p.up_weight, group, product.fetch(p.up_weight, group, k));

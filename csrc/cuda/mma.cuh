@@ -1,7 +1,8 @@
 // One tensor-core instruction on fragments of eight values of k per lane, or the same product without tensor cores.
 //
-// A fragment row holds k = 8t .. 8t+7 of lane (g, t) = (lane / 4, lane % 4). The instructions name other values of k for
-// a lane; a product does not care in which order k comes, as long as A and B agree, and so every lane reads 16 bytes.
+// A fragment row holds k = 8t .. 8t+7 of lane (g, t) = (lane / 4, lane % 4). The instructions name other values of k
+// for a lane; a product does not care in which order k comes, as long as A and B agree, and so every lane reads 16
+// bytes.
 #pragma once
 
 #include "numbers.cuh"

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace ht {
 namespace cuda {
@@ -37,6 +38,14 @@ struct alignas(16) Pack {
   __device__ void narrow(const float (&from)[kVector]);
 };
 
+template <class To, class From>
+__device__ __forceinline__ To as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
 // Two neighbours.
 template <class T>
 struct Pair;
@@ -54,20 +63,14 @@ struct Pair<__nv_bfloat16> {
   __device__ static float2 widen(uint32_t bits) {
     return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
   }
-  __device__ static uint32_t narrow(float2 values) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(values.x, values.y);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
+  __device__ static uint32_t narrow(float2 values) { return as<uint32_t>(__floats2bfloat162_rn(values.x, values.y)); }
 };
 
 template <>
 struct Pair<__half> {
   using Bits = uint32_t;
-  __device__ static float2 widen(uint32_t bits) { return __half22float2(*reinterpret_cast<const __half2*>(&bits)); }
-  __device__ static uint32_t narrow(float2 values) {
-    const __half2 pair = __floats2half2_rn(values.x, values.y);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
+  __device__ static float2 widen(uint32_t bits) { return __half22float2(as<__half2>(bits)); }
+  __device__ static uint32_t narrow(float2 values) { return as<uint32_t>(__floats2half2_rn(values.x, values.y)); }
 };
 
 template <class T>

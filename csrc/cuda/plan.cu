@@ -1,8 +1,7 @@
-#include "plan.h"
-
 #include <algorithm>
 
 #include "down_project.cuh"
+#include "plan.h"
 
 namespace ht {
 namespace cuda {

@@ -14,12 +14,12 @@ struct Device {
 enum class DownTokens { kNarrow, kMedium, kWide };
 
 struct Plan {
-  DownTokens down;  // tile of down_project
-  bool held;        // whether its rows stay in registers
-  int down_rows;    // tokens of that tile
-  int down_tiles;   // per image
-  int down_columns; // channels of that tile
-  int chunk;        // columns of u in shared memory at a time
+  DownTokens down;   // tile of down_project
+  bool held;         // whether its rows stay in registers
+  int down_rows;     // tokens of that tile
+  int down_tiles;    // per image
+  int down_columns;  // channels of that tile
+  int chunk;         // columns of u in shared memory at a time
 
   int mix_rows;    // tokens of a tile of mix_and_up_project, 16 or 32
   int mix_blocks;  // per image and slice

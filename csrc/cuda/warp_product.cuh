@@ -22,6 +22,15 @@ __host__ __device__ constexpr int shared_stride(int columns) {
   return round_up(columns, 128 / sizeof(T)) + (sizeof(T) == 2 ? 64 : 16) / static_cast<int>(sizeof(T));
 }
 
+// Blocks that a multiprocessor should have room for: with 16-bit fragments registers are kept to 128 a thread. Those of
+// float32 are twice as long, and so are sums without tensor cores.
+template <class T>
+#if defined(HT_KERNELS_TENSOR_CORES)
+constexpr int kResident = sizeof(T) == 2 ? 2 : 1;
+#else
+constexpr int kResident = 1;
+#endif
+
 // Row-major, in global memory; columns is a multiple of kVector and what lies outside reads as zero.
 template <class T>
 struct Matrix {
@@ -34,8 +43,8 @@ struct Matrix {
   }
 };
 
-// Which row of B is column i of an instruction's column tile n. In order, a lane ends with columns 2t and 2t + 1 of each
-// tile. Spread over four tiles, it ends with columns 8t .. 8t+7 of 32: 16 bytes to store.
+// Which row of B is column i of an instruction's column tile n. In order, a lane ends with columns 2t and 2t + 1 of
+// each tile. Spread over four tiles, it ends with columns 8t .. 8t+7 of 32: 16 bytes to store.
 struct InOrder {
   __device__ static int column(int n, int i) { return 8 * n + i; }
 };
@@ -58,9 +67,15 @@ struct WarpProduct {
   };
 
   // Of row 16m + g (and 16m + g + 8), columns column(n, 2t) and column(n, 2t + 1).
-  float acc[kM][kN][4] = {};
+  float acc[kM][kN][4];
 
-  __device__ Operand fetch(const Matrix<T>& b, int first_column, int k) const {
+  // Called as late as can be: sums are most of a lane's registers.
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kM * kN * 4; ++i) acc[i / (kN * 4)][i / 4 % kN][i % 4] = 0;
+  }
+
+  __device__ static Operand fetch(const Matrix<T>& b, int first_column, int k) {
     Operand operand;
     operand.k = k;
     if constexpr (kMma) {

@@ -4,7 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "../../csrc/cuda/plan.h"
+#include "cuda/plan.h"
 #include "oracle.h"
 
 namespace {
@@ -83,8 +83,8 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
   for (const Device* to : {&out, &again}) {
     emulated.last_thread_first = to == &again;
     Workspace workspace(ht_adapter_forward_workspace_cuda(&shape, dtype));
-    const ht_status status = ht_adapter_forward_cuda(&shape, &w, dtype, tf32, tokens(x), tokens(*to),
-                                                     workspace.memory.get(), nullptr);
+    const ht_status status =
+        ht_adapter_forward_cuda(&shape, &w, dtype, tf32, tokens(x), tokens(*to), workspace.memory.get(), nullptr);
     expect(status == HT_OK, name + ": " + (status == HT_OK ? "" : ht_last_error()));
   }
   expect(out.same_bits(again), name + ": the order of the threads changes the result");
@@ -144,18 +144,18 @@ void test_errors() {
   const ht_adapter_shape shape = c.shape();
   const ht_adapter_weights_cuda none{};
   const ht_tokens tokens{};
-  expect(ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, tokens, tokens, nullptr, nullptr) ==
-                 HT_INVALID_ARGUMENT &&
-             std::strstr(ht_last_error(), "multiples of 8"),
-         "a width that is not a multiple of 8 is named");
+  expect(
+      ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, tokens, tokens, nullptr, nullptr) == HT_INVALID_ARGUMENT &&
+          std::strstr(ht_last_error(), "multiples of 8"),
+      "a width that is not a multiple of 8 is named");
 }
 
 }  // namespace
 
 int main() {
   const Case small[] = {
-      {1, 8, 8, 2, 3, 1, 1, 0, 1},   {2, 24, 16, 4, 3, 5, 9, 1, 1},   {1, 40, 24, 6, 3, 3, 20, 5, 1},
-      {3, 32, 8, 2, 1, 7, 7, 1, 1},  {1, 264, 72, 18, 3, 4, 4, 1, 1}, {0, 16, 8, 2, 3, 4, 4, 1, 1},
+      {1, 8, 8, 2, 3, 1, 1, 0, 1},  {2, 24, 16, 4, 3, 5, 9, 1, 1},   {1, 40, 24, 6, 3, 3, 20, 5, 1},
+      {3, 32, 8, 2, 1, 7, 7, 1, 1}, {1, 264, 72, 18, 3, 4, 4, 1, 1}, {0, 16, 8, 2, 3, 4, 4, 1, 1},
   };
   unsigned seed = 0;
   for (const Case& c : small) {

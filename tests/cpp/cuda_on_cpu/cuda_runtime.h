@@ -1,6 +1,6 @@
 // As much of CUDA as the kernels use, on a CPU: the kernels of csrc/cuda compile against this as plain C++, and their
-// threads run one after the other, as fibers that switch where threads wait for each other. A missing barrier shows as a
-// wrong result under one of the orders in which the fibers are run, an access out of bounds under AddressSanitizer.
+// threads run one after the other, as fibers that switch where threads wait for each other. A missing barrier shows as
+// a wrong result under one of the orders in which the fibers are run, an access out of bounds under AddressSanitizer.
 #pragma once
 
 #include <cmath>

@@ -158,9 +158,8 @@ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b
 }
 
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half) {
-  product(acc, a, b, 2, [](uint32_t bits, int j) {
-    return __half2float({static_cast<uint16_t>(j ? bits >> 16 : bits & 0xffff)});
-  });
+  product(acc, a, b, 2,
+          [](uint32_t bits, int j) { return __half2float({static_cast<uint16_t>(j ? bits >> 16 : bits & 0xffff)}); });
 }
 
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) {

@@ -1,0 +1,6 @@
+// The sources of csrc/cuda, which nvcc compiles for a GPU, for the CPU.
+
+#include "cuda/adapter.cu"
+#include "cuda/down_project.cu"
+#include "cuda/mix_and_up_project.cu"
+#include "cuda/plan.cu"
