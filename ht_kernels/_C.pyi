@@ -2,7 +2,8 @@
 
 Tensors are given as addresses, 0 for none; tokens as (address, batch stride, token stride) in elements. The caller
 keeps the memory alive and knows that it fits. ``sizes`` is batch, dim, bottleneck, hidden, scales, grid height, grid
-width, prefix tokens; ``folded`` and ``grads`` are the fields of FoldedAdapter, contiguous float32.
+width, prefix tokens; ``folded`` and ``grads`` are the fields of FoldedAdapter, contiguous float32, for CUDA the
+matrices in the dtype of x. The two functions for CUDA exist only in a build with CUDA kernels.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,18 @@ def adapter_backward(
     grad_x: Sequence[int],
     grads: Sequence[int],
     threads: int,
+) -> None: ...
+def adapter_forward_workspace_cuda(sizes: Sequence[int], dtype: int) -> int: ...
+def adapter_forward_cuda(
+    sizes: Sequence[int],
+    eps: float,
+    dtype: int,
+    tf32: bool,
+    folded: Sequence[int],
+    x: Sequence[int],
+    out: Sequence[int],
+    workspace: int,
+    stream: int,
 ) -> None: ...
 def cpu_isa() -> str: ...
 def build_info() -> dict[str, Any]: ...

@@ -52,6 +52,18 @@ class FoldedAdapter(NamedTuple):
     up_bias: Tensor  # (D,)
 
 
+def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
+    """``folded`` with ``down_weight``, ``mix_weight`` and ``up_weight`` in ``dtype``; the rest keeps its precision.
+
+    Kernels on a GPU multiply matrices in the dtype of 16-bit tokens; cast once, they need not be cast at every call.
+    """
+    return folded._replace(
+        down_weight=folded.down_weight.to(dtype),
+        mix_weight=folded.mix_weight.to(dtype),
+        up_weight=folded.up_weight.to(dtype),
+    )
+
+
 def _at_least_float32(t: Tensor) -> Tensor:
     return t if t.dtype == torch.float64 else t.float()
 

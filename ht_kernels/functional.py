@@ -10,9 +10,10 @@ from torch import Tensor
 
 from . import operators
 from .backends import Case, choose, reference
-from .fold import KERNEL_SIZE, FoldedAdapter, FoldedLevel
+from .fold import KERNEL_SIZE, FoldedAdapter, FoldedLevel, cast_matrices
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_MATRICES = ("down_weight", "mix_weight", "up_weight")
 
 
 def ht_adapter(
@@ -30,7 +31,8 @@ def ht_adapter(
     Args:
         x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row. Any strides, so a transposed
             sequence-first tensor may be passed as it is. float32, bfloat16, float16 or float64.
-        folded: weights from :func:`ht_kernels.fold.fold_adapter`: float64 for float64 ``x``, else float32.
+        folded: weights from :func:`ht_kernels.fold.fold_adapter`: float64 for float64 ``x``, else float32. Without
+            gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.fold.cast_matrices`).
         grid: (H, W) of the patch grid.
         prefix_tokens: P; these skip the spatial part.
         eps: LayerNorm's epsilon.
@@ -49,11 +51,23 @@ def ht_adapter(
     """
     _check(x, folded, grid, prefix_tokens, keep)
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
+    needs_grad = needs_grad or keep is not None
     case = Case(x.device, x.dtype, x.shape[2], folded.up_weight.shape[1], grid, prefix_tokens, needs_grad)
     name = choose(case, backend)
+    if name == "cuda":
+        return operators.adapter_inference(x, folded, grid, prefix_tokens, eps, _may_use_tf32(x))
+    if folded.down_weight.dtype != folded.down_bias.dtype:
+        folded = cast_matrices(folded, folded.down_bias.dtype)
     if name == "reference":
         return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
     return operators.adapter(x, folded, grid, prefix_tokens, eps, keep)
+
+
+def _may_use_tf32(x: Tensor) -> bool:
+    """Whether float32 products on a GPU may be rounded: torch was told so, or autocast, which rounds more, is on."""
+    if x.dtype != torch.float32:
+        return False
+    return torch.is_autocast_enabled("cuda") or torch.get_float32_matmul_precision() != "highest"
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
@@ -128,12 +142,13 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
     dim, bottleneck = folded.up_weight.shape
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
-    _check_folded(folded, dim, bottleneck, torch.float64 if x.dtype == torch.float64 else torch.float32, x.device)
+    _check_folded(folded, dim, bottleneck, x)
     if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
         raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")
 
 
-def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, dtype: torch.dtype, device: torch.device) -> None:
+def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, x: Tensor) -> None:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
     scales = 3 if hidden else 1
     shapes: tuple[tuple[int, ...] | None, ...] = (
@@ -158,7 +173,7 @@ def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, dtype: torch
         if weight is None or shape is None or weight.shape != shape:
             found = None if weight is None else tuple(weight.shape)
             raise ValueError(f"folded.{name} must have shape {shape}, got {found}")
-        if weight.dtype != dtype:
+        if weight.dtype != dtype and not (weight.dtype == x.dtype and name in _MATRICES):
             raise TypeError(f"folded.{name} must be {dtype} for this x, got {weight.dtype}")
-        if weight.device != device:
-            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {device}")
+        if weight.device != x.device:
+            raise ValueError(f"folded.{name} is on {weight.device}, but x is on {x.device}")

@@ -1,4 +1,4 @@
-"""The adapter as torch operators, ``torch.ops.ht_kernels.adapter`` and its backward.
+"""The adapter as torch operators: ``torch.ops.ht_kernels.adapter`` with its backward, and ``adapter_inference``.
 
 They are what torch.compile, torch.export, autograd and torch.func see, and are implemented by the compiled backends.
 Called through :mod:`ht_kernels.functional`, which checks the arguments.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import cpu
+from .backends import cpu, cuda
 from .fold import FoldedAdapter
 
 _WEIGHTS = ", ".join(
@@ -26,6 +26,17 @@ _library.define(
     f"adapter_backward(Tensor grad_out, Tensor x, {_WEIGHTS}, Tensor? keep, Tensor h, Tensor stats, {_LAYOUT}, "
     "bool needs_x) -> (" + ", ".join(["Tensor"] * (1 + _WEIGHT_COUNT)) + ")"
 )
+_library.define(f"adapter_inference(Tensor x, {_WEIGHTS}, {_LAYOUT}, bool tf32) -> Tensor")
+
+
+def adapter_inference(
+    x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, eps: float, tf32: bool
+) -> Tensor:
+    """The adapter on a GPU without gradients; arguments as in :func:`ht_kernels.functional.ht_adapter`."""
+    if _is_watched(x):
+        out: Tensor = torch.ops.ht_kernels.adapter_inference.default(x, *folded, *grid, prefix_tokens, eps, tf32)
+        return out
+    return cuda.infer(x, folded, *grid, prefix_tokens, eps, tf32)
 
 
 def adapter(
@@ -49,6 +60,14 @@ def _is_watched(x: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._autograd._profiler_enabled()
     )
+
+
+def _infer(x: Tensor, *rest: Any) -> Tensor:
+    return cuda.infer(x, rest[:_WEIGHT_COUNT], *rest[_WEIGHT_COUNT:])
+
+
+def _infer_fake(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,6 +132,8 @@ def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
 
 _library.impl("adapter", _forward, "CPU")
 _library.impl("adapter_backward", _backward, "CPU")
+_library.impl("adapter_inference", _infer, "CUDA")
+torch.library.register_fake("ht_kernels::adapter_inference", _infer_fake, lib=_library)
 torch.library.register_fake("ht_kernels::adapter", _forward_fake, lib=_library)
 torch.library.register_fake("ht_kernels::adapter_backward", _backward_fake, lib=_library)
 torch.library.register_autograd("ht_kernels::adapter", _backward_formula, setup_context=_setup_context, lib=_library)

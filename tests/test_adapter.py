@@ -492,7 +492,7 @@ X, FOLDED = torch.zeros(2, 13, 20), fold_adapter(random_adapter("hybrid", 20, 8)
         ({"x": X.to("meta")}, ValueError, "folded.down_weight is on cpu, but x is on meta"),
         ({"folded": FOLDED._replace(up_bias=torch.zeros(3))}, ValueError, r"folded.up_bias must have shape \(20,\)"),
         ({"folded": FOLDED._replace(score_weight=None)}, ValueError, "folded.score_weight must have shape"),
-        ({"backend": "gpu"}, ValueError, "unknown backend 'gpu', expected one of cpu, reference"),
+        ({"backend": "gpu"}, ValueError, "unknown backend 'gpu', expected one of cuda, cpu, reference"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:

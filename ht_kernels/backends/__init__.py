@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import cpu
+from . import cpu, cuda
 
 log = logging.getLogger("ht_kernels")
 
@@ -43,7 +43,7 @@ class Case:
     bottleneck: int
     grid: tuple[int, int]
     prefix_tokens: int
-    needs_grad: bool
+    needs_grad: bool  # or dropout, which only training has
 
 
 def _reference_can_run(case: Case) -> str | None:
@@ -51,6 +51,7 @@ def _reference_can_run(case: Case) -> str | None:
 
 
 CAN_RUN: dict[str, Callable[[Case], str | None]] = {
+    "cuda": cuda.can_run,
     "cpu": cpu.can_run,
     "reference": _reference_can_run,
 }

@@ -1,0 +1,122 @@
+"""The CUDA backend: what can be seen without a GPU, and its numbers where there is one.
+
+The kernels' own source runs on the CPU in tests/cpp/test_cuda.cpp.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import random_adapter, relative_error
+
+import ht_kernels as ht
+from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels.backends.cuda import architecture_reason
+from ht_kernels.fold import cast_matrices, fold_adapter
+from ht_kernels.functional import ht_adapter
+from ht_kernels.published import VARIANTS
+
+ROOT = Path(__file__).parent.parent
+DEFAULT = ["75-real", "80-real", "86-real", "87-real", "89-real", "90-real", "100-real", "120"]
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or "cuda" not in ht.available_backends(), reason="needs a GPU and a build for it"
+)
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        (DEFAULT, (7, 5), True),
+        (DEFAULT, (7, 0), False),
+        (DEFAULT, (8, 9), True),
+        (DEFAULT, (10, 3), True),  # machine code of 10.0
+        (DEFAULT, (11, 0), False),  # newer than 10.x, older than the PTX
+        (DEFAULT, (12, 1), True),
+        (DEFAULT, (13, 0), True),  # PTX
+        (["90-real"], (10, 0), False),
+        (["90a-real"], (9, 0), True),
+        (["90a"], (10, 0), False),
+        (["100f-real"], (10, 3), True),
+        (["80-virtual"], (9, 0), True),
+        ([], (9, 0), False),
+    ],
+)
+def test_a_build_says_which_gpus_it_runs_on(archs: list[str], capability: tuple[int, int], runs: bool) -> None:
+    reason = architecture_reason(archs, capability)
+    assert (reason is None) == runs
+    if reason is not None:
+        assert f"{capability[0]}.{capability[1]}" in reason and f"HT_KERNELS_CUDA_ARCHS={capability[0]}" in reason
+
+
+def test_the_reason_on_the_cpu() -> None:
+    reason = CAN_RUN["cuda"](Case(torch.device("cpu"), torch.float32, 768, 64, (14, 14), 1, False))
+    assert reason is not None and re.search("GPU|no CUDA kernels|could not be imported", reason)
+    with pytest.raises(RuntimeError, match="backend 'cuda' was asked for by name but cannot run this call"):
+        ht_adapter(torch.randn(1, 5, 16), fold_adapter(random_adapter("hybrid", 16, 8).float()), (2, 2), backend="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype) -> None:
+    """On a backend that computes in float32, they are what rounding makes of them."""
+    folded = fold_adapter(random_adapter("hybrid", 16, 8).float())
+    x = torch.randn(2, 5, 16).to(dtype)
+    with torch.no_grad():
+        rounded = cast_matrices(folded, dtype)
+        expected = ht_adapter(x, cast_matrices(rounded, torch.float32), (2, 2))
+        assert torch.equal(ht_adapter(x, rounded, (2, 2)), expected)
+        with pytest.raises(TypeError, match=r"folded\.down_weight must be torch\.float32"):
+            ht_adapter(x.float(), rounded, (2, 2))
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.timeout(600)
+def test_registers_hold_everything(tmp_path: Path) -> None:
+    """ptxas' own report: no kernel keeps registers in memory, on the oldest and newest targets with tensor cores."""
+    reports = ""
+    for stage in ("down_project", "mix_and_up_project"):
+        command = ["nvcc", "-std=c++17", "-O3", "-Xptxas", "-v", "-cubin", "-I", ROOT / "csrc", "-I"]
+        for arch in ("sm_80", "sm_120"):
+            source = ROOT / "csrc" / "cuda" / f"{stage}.cu"
+            done = subprocess.run(
+                [*command, ROOT / "csrc" / "include", f"-arch={arch}", "-o", tmp_path / "out.cubin", source],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            reports += done.stderr + done.stdout
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", reports)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", reports)]
+    assert len(spills) == len(registers) == 2 * (20 + 8)
+    assert all(spill == ("0", "0") for spill in spills)
+    assert max(registers) <= 255
+
+
+@needs_gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch", [1, 9, 64])
+def test_numbers(variant: str, dtype: torch.dtype, batch: int) -> None:
+    published = random_adapter(variant, 768, 64)
+    low = copy.deepcopy(published).to("cuda", dtype)
+    exact = copy.deepcopy(low).double()
+    x = torch.randn(batch, 197, 768, device="cuda", dtype=dtype)
+    low_published = low
+    if dtype != torch.float32 and published.frequency:
+        # torch has no Fourier transform of this size in 16 bits: the same parameters without the filter.
+        low_published = random_adapter("noise_aware" if published.noise else "baseline", 768, 64).to("cuda", dtype)
+    with torch.no_grad():
+        expected = exact(x.double(), (14, 14)) - x.double()
+        out = ht_adapter(x, fold_adapter(low), (14, 14), backend="cuda")
+        assert torch.equal(out, ht_adapter(x, fold_adapter(low), (14, 14), backend="cuda"))
+        error = relative_error(out.double() - x.double(), expected)
+        bound = 1e-5
+        if dtype != torch.float32:
+            plain = copy.deepcopy(low_published).double()(x.double(), (14, 14)) - x.double()
+            bound = 1.5 * relative_error(low_published(x, (14, 14)).double() - x.double(), plain)
+    assert error <= bound
