@@ -10,6 +10,8 @@ from .backends import available_backends, set_backend
 from .nn import HTAdapter
 
 if TYPE_CHECKING:
+    import torch
+
     from . import deploy, video
     from .clip import HTCLIP, accelerate, inject
     from .deploy import FoldedHTCLIP
@@ -33,14 +35,14 @@ __all__ = [
 _LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "deploy": "", "video": ""}
 
 
-def fold(model: HTCLIP) -> FoldedHTCLIP:
+def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
     """The inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`.
 
     The submodule of the same name holds the algebra: ``from ht_kernels.fold import fold_adapter``.
     """
     from .deploy import folded
 
-    return folded.fold(model)
+    return folded.fold(model, dtype)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.fold import blocks_to_run, fold_adapter, fold_patch_embedding, fold_pyramid
+from ht_kernels.fold import blocks_to_run, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid
 from ht_kernels.functional import feature_pyramid, ht_adapter
 from ht_kernels.nn.heads import upsample
 
@@ -40,7 +40,7 @@ class FoldedHTCLIP(nn.Module):
     gray_patch_weight: Tensor
     pyramid_bias: Tensor
 
-    def __init__(self, model: HTCLIP) -> None:
+    def __init__(self, model: HTCLIP, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         tower = model.tower
         self.config = model.config
@@ -71,7 +71,21 @@ class FoldedHTCLIP(nn.Module):
         self.levels = nn.ModuleList(_Tensors(level) for level in levels)
         self.register_buffer("pyramid_bias", pyramid_bias.clone())
         self.classifier = None if segmentation else _fold_classifier(model.cls_head)
+        if dtype is not None:
+            self._round(dtype)
         self.eval()
+
+    def _round(self, dtype: torch.dtype) -> None:
+        """Tokens and matrices in ``dtype``, the rest in float32."""
+        self.float()
+        for name in ("patch_weight", "gray_patch_weight", "position"):
+            setattr(self, name, getattr(self, name).to(dtype))
+        for module in (self.pre_norm, self.blocks, self.levels):
+            if module is not None:
+                module.to(dtype)
+        for adapter in self.adapters.values():
+            assert isinstance(adapter, _Adapter)
+            adapter.round_matrices(dtype)
 
     def forward(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
         """Logits of frames; see the class.
@@ -85,10 +99,10 @@ class FoldedHTCLIP(nn.Module):
         if output_size is not None and self.classifier is not None:
             raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
         weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
-        pixels = frames.to(weight.dtype)
+        pixels = frames.to(torch.promote_types(frames.dtype, weight.dtype))
         if frames.is_floating_point():
             pixels = pixels * 255
-        patches = F.conv2d(pixels, weight, stride=weight.shape[-2:])
+        patches = F.conv2d(pixels.to(weight.dtype), weight, stride=weight.shape[-2:])
         prefix = self.prefix_tokens
         x = self.position.repeat(frames.shape[0], 1, 1)
         x[:, prefix:] += patches.flatten(2).transpose(1, 2)
@@ -126,18 +140,25 @@ class FoldedHTCLIP(nn.Module):
 
 
 @torch.no_grad()
-def fold(model: HTCLIP) -> FoldedHTCLIP:
+def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
     """The inference model of an HTCLIP, equal to it in exact arithmetic.
 
     ``model`` is left as it is. The folded model computes in float32, or float64 for a float64 model.
 
+    Args:
+        model: the model to fold.
+        dtype: float16 or bfloat16 for a GPU: tokens and matrices are then rounded to it, after folding. Sums of
+            matrix products, LayerNorm's statistics, the softmax, the noise estimator and the logits stay in float32.
+
     Raises:
-        TypeError: ``model`` is not an HTCLIP.
+        TypeError: ``model`` is not an HTCLIP, or ``dtype`` is none of these two.
         InputError: its tower has blocks of another form than pre-norm attention and MLP.
     """
     if not isinstance(model, HTCLIP):
         raise TypeError(f"model must be an HTCLIP, got {type(model).__name__}")
-    return FoldedHTCLIP(model)
+    if dtype not in (None, torch.float16, torch.bfloat16):
+        raise TypeError(f"dtype must be torch.float16, torch.bfloat16 or None, got {dtype}")
+    return FoldedHTCLIP(model, dtype)
 
 
 class _Tensors(nn.Module):
@@ -160,6 +181,11 @@ class _Adapter(_Tensors):
     def __init__(self, adapter: Any) -> None:
         super().__init__(fold_adapter(adapter))
         self.eps = float(adapter.norm.eps)
+
+    def round_matrices(self, dtype: torch.dtype) -> None:
+        """Keep the three matrices in ``dtype``, so that a GPU need not cast them at every call."""
+        for name, tensor in cast_matrices(super().forward(), dtype)._asdict().items():
+            setattr(self, name, tensor)
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:  # type: ignore[override]
         return ht_adapter(x, super().forward(), grid, prefix_tokens, eps=self.eps)
