@@ -45,7 +45,7 @@ def ht_adapter(
     Raises:
         ValueError: a shape or grid does not fit; TypeError: a dtype does not fit. The message names the argument,
             what came and what was expected.
-        RuntimeError: a backend asked for by name cannot run this call.
+        BackendError: a backend asked for by name cannot run this call.
 
     Formula: :class:`ht_kernels.fold.FoldedAdapter`.
     """

@@ -140,3 +140,24 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         "overlay.mp4",
         "report.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cuda", "backend 'cuda' was asked for by name but cannot run"),
+        ("gpu", "unknown backend 'gpu', expected one of"),
+    ],
+)
+def test_a_backend_that_cannot_run(
+    name: str,
+    message: str,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HT_KERNELS_BACKEND", name)
+    assert main(["stream", str(clip), "--output", str(tmp_path / "out"), *TINY]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm"]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ht_kernels.errors import BackendError, InputError
+
 from . import cpu, cuda
 
 log = logging.getLogger("ht_kernels")
@@ -84,13 +86,13 @@ def choose(case: Case, name: str | None = None) -> str:
 
     Raises:
         ValueError: the name is unknown.
-        RuntimeError: a backend asked for by name cannot run the case; the message says why.
+        BackendError: a backend asked for by name cannot run the case; the message says why.
     """
     asked = _known(name) or _forced or _known(os.environ.get("HT_KERNELS_BACKEND") or None)
     if asked is not None:
         reason = CAN_RUN[asked](case)
         if reason is not None:
-            raise RuntimeError(f"backend '{asked}' was asked for by name but cannot run this call: {reason}")
+            raise BackendError(f"backend '{asked}' was asked for by name but cannot run this call: {reason}")
         return asked
     for candidate, can_run in CAN_RUN.items():
         reason = can_run(case)
@@ -108,5 +110,5 @@ def _debug(message: str, *args: object) -> None:
 
 def _known(name: str | None) -> str | None:
     if name is not None and name not in CAN_RUN:
-        raise ValueError(f"unknown backend '{name}', expected one of {', '.join(CAN_RUN)}")
+        raise InputError(f"unknown backend '{name}', expected one of {', '.join(CAN_RUN)}")
     return name

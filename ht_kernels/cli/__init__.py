@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import BackendError, InputError
 
 COMMANDS = ("info", "demo", "stream", "bench")
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)
-    except InputError as error:
+    except (InputError, BackendError) as error:
         print(f"ht-kernels {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
