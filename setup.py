@@ -1,6 +1,7 @@
 """Builds ht_kernels._C with CMake; everything else about the package is in pyproject.toml.
 
-Environment: HT_KERNELS_CUDA and HT_KERNELS_CUDA_ARCHS (see CMakeLists.txt), CXX, CMAKE_BUILD_PARALLEL_LEVEL.
+Environment: HT_KERNELS_CUDA, HT_KERNELS_CUDA_ARCHS and TENSORRT_ROOT (see CMakeLists.txt), CXX,
+CMAKE_BUILD_PARALLEL_LEVEL.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DHT_KERNELS_CUDA={os.environ.get('HT_KERNELS_CUDA') or 'auto'}",
             f"-DHT_KERNELS_CUDA_ARCHS={os.environ.get('HT_KERNELS_CUDA_ARCHS', '')}",
+            f"-DTENSORRT_ROOT={os.environ.get('TENSORRT_ROOT', '')}",
         ]
         ninja = find_tools("ninja")
         if ninja:

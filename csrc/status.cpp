@@ -28,6 +28,9 @@ ht_status check_shape(const ht_adapter_shape* s) {
   if (s->scales != 1 && s->scales != 3) {
     return fail(HT_INVALID_ARGUMENT, "scales must be 1 or 3, got %lld", (long long)s->scales);
   }
+  if (s->masks != 0 && s->masks != 1 && s->masks != s->bottleneck) {
+    return fail(HT_INVALID_ARGUMENT, "masks must be 0, 1 or bottleneck, got %lld", (long long)s->masks);
+  }
   if (s->scales == 3 && s->hidden < 1) return fail(HT_INVALID_ARGUMENT, "hidden must be positive when scales is 3");
   return HT_OK;
 }

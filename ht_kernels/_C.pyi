@@ -2,7 +2,7 @@
 
 Tensors are given as addresses, 0 for none; tokens as (address, batch stride, token stride) in elements. The caller
 keeps the memory alive and knows that it fits. ``sizes`` is batch, dim, bottleneck, hidden, scales, grid height, grid
-width, prefix tokens; ``folded`` and ``grads`` are the fields of FoldedAdapter, contiguous float32, for CUDA the
+width, prefix tokens, masks; ``folded`` and ``grads`` are the fields of FoldedAdapter, contiguous float32, for CUDA the
 matrices in the dtype of x. The two functions for CUDA exist only in a build with CUDA kernels.
 """
 
@@ -46,6 +46,10 @@ def adapter_forward_cuda(
     out: Sequence[int],
     workspace: int,
     stream: int,
+) -> None: ...
+def spectral_filter(sizes: Sequence[int], x: int, mask: int, out: int, threads: int) -> None: ...
+def spectral_filter_backward(
+    sizes: Sequence[int], grad_out: int, x: int, mask: int, grad_x: int, grad_mask: int, threads: int
 ) -> None: ...
 def cpu_isa() -> str: ...
 def build_info() -> dict[str, Any]: ...

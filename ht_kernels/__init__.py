@@ -12,7 +12,7 @@ from .nn import HTAdapter
 if TYPE_CHECKING:
     import torch
 
-    from . import deploy, video
+    from . import data, deploy, video
     from .clip import HTCLIP, accelerate, inject
     from .deploy import FoldedHTCLIP
 
@@ -23,6 +23,7 @@ __all__ = [
     "HTAdapter",
     "accelerate",
     "available_backends",
+    "data",
     "deploy",
     "fold",
     "functional",
@@ -31,8 +32,8 @@ __all__ = [
     "video",
 ]
 
-# Imported at first use: these need open_clip, timm or PyAV.
-_LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "deploy": "", "video": ""}
+# Imported at first use: these need open_clip, timm, Pillow or PyAV.
+_LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "data": "", "deploy": "", "video": ""}
 
 
 def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:

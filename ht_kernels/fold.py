@@ -32,6 +32,9 @@ class FoldedAdapter(NamedTuple):
         m   = [h_prefix, mix_weight @ Y + mix_bias]
         out = x + up_weight @ gelu(m) + up_bias
 
+    With a spectral ``mask``, the kernels have no residual in them, and
+    ``Y = depthwise(irfft2(mask * rfft2(S)), K) + S + ...``.
+
     ``w`` is 1 when S = 1. When S = 3 it is
     ``softmax(score_weight @ relu(hidden_weight @ mean_hw(S) + hidden_bias) + score_bias)``.
     """
@@ -50,6 +53,11 @@ class FoldedAdapter(NamedTuple):
     mix_bias: Tensor  # (C,)
     up_weight: Tensor  # (D, C)
     up_bias: Tensor  # (D,)
+    mask: Tensor | None = None  # (C or 1, H, W // 2 + 1, 2): real and imaginary parts; or radial, (C, R)
+
+
+MATRICES = ("down_weight", "mix_weight", "up_weight")
+"""Fields that kernels on a GPU take in the dtype of 16-bit tokens."""
 
 
 def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
@@ -74,19 +82,82 @@ def pad_kernel(kernel: Tensor) -> Tensor:
     return F.pad(kernel[:, 0], (margin, margin, margin, margin))
 
 
-def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None) -> Tensor:
+def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None, residual: bool = True) -> Tensor:
     """Stack 3x3, 5x5 and 7x7 kernels as (3, C, 7, 7), each with the frequency gain and the residual in it.
 
     A gain per channel commutes with the Fourier transform, ``irfft2(a * rfft2(S)) = a * S``, so it scales the
     kernels (identity 1). The residual ``+ S`` is a one at the centre tap (identity 2); it may go into every scale
-    because the scale weights sum to one.
+    because the scale weights sum to one. Behind a spectral filter it may not: there the convolution sees F, not S.
     """
     stack = torch.stack([pad_kernel(_at_least_float32(k)) for k in kernels])
     if gain is not None:
         stack = stack * _at_least_float32(gain).view(1, -1, 1, 1)
-    residual = torch.zeros(KERNEL_SIZE, KERNEL_SIZE, dtype=stack.dtype, device=stack.device)
-    residual[KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
-    return stack + residual
+    if not residual:
+        return stack
+    centre = torch.zeros(KERNEL_SIZE, KERNEL_SIZE, dtype=stack.dtype, device=stack.device)
+    centre[KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
+    return stack + centre
+
+
+def mask_pairs(mask: Tensor) -> Tensor:
+    """A real or complex mask as real and imaginary parts, in a new last dimension of 2."""
+    if mask.is_complex():
+        return torch.view_as_real(mask.resolve_conj())
+    return torch.stack([mask, torch.zeros_like(mask)], -1)
+
+
+def radial_mask(curve: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The real mask (C, H, W // 2 + 1) of curves (C, R), R at least 2, over the radius of a frequency.
+
+    The R values of a curve lie at equal steps from radius 0 to that of the corner, sqrt(1/2) cycles per patch, with
+    straight lines between them.
+    """
+    rows = torch.fft.fftfreq(grid[0], dtype=curve.dtype, device=curve.device)
+    columns = torch.fft.rfftfreq(grid[1], dtype=curve.dtype, device=curve.device)
+    at = (2 * (rows[:, None].square() + columns.square())).sqrt() * (curve.shape[1] - 1)
+    steps = torch.arange(curve.shape[1], dtype=curve.dtype, device=curve.device).view(-1, 1, 1)
+    share = (1 - (at - steps).abs()).clamp_min(0)
+    return torch.einsum("cr,rhv->chv", curve, share)
+
+
+def on_grid(folded: FoldedAdapter, grid: tuple[int, int]) -> FoldedAdapter:
+    """``folded`` with a radial mask spread over the frequencies of a grid; others stay as they are."""
+    if folded.mask is None or folded.mask.dim() != 2:
+        return folded
+    return folded._replace(mask=mask_pairs(radial_mask(folded.mask, grid)))
+
+
+def fourier_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What makes ``irfft2(M * rfft2(S))`` a few products of small real matrices, in float64.
+
+    Returns:
+        - ``rows`` (2V, W), V = W // 2 + 1: cos(2 pi v j / W), then -sin(2 pi v j / W);
+        - ``columns`` (2H, 2H): the complex transform over the height, ``[[cos, sin], [-sin, cos]]``;
+        - ``share`` (V,): 1 / (H W) for column 0 and, when W is even, the last one; 2 / (H W) for those between, which
+          stand for two frequencies.
+
+        With the real and imaginary parts of a spectrum stacked, the filter is
+        ``rows' columns' (share * M) columns rows``: the transform, and its transpose as the inverse. The sines of
+        columns 0 and W / 2 are zero, so imaginary parts there have no effect, as in ``irfft2``.
+    """
+
+    def angles(n: int, m: int) -> Tensor:
+        return 2 * torch.pi / n * (torch.arange(m)[:, None] * torch.arange(n) % n).double()
+
+    half = width // 2 + 1
+    across, down = angles(width, half), angles(height, height)
+    sines = across.sin()
+    sines[0] = 0
+    if width % 2 == 0:
+        sines[-1] = 0
+    rows = torch.cat([across.cos(), -sines])
+    cos, sin = down.cos(), down.sin()
+    columns = torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
+    share = torch.full((half,), 2 / (height * width), dtype=torch.float64)
+    share[0] /= 2
+    if width % 2 == 0 and width > 1:
+        share[-1] /= 2
+    return rows, columns, share
 
 
 def noise_weights(folded: FoldedAdapter, pooled: Tensor) -> Tensor:
@@ -123,13 +194,16 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")
-    kernels = merge_scales([p[f"adapter_conv.conv{i}.weight"] for i in (1, 2, 3)], gain)
+    mask = p.get("adapter_conv.spectral.mask")
+    kernels = merge_scales([p[f"adapter_conv.conv{i}.weight"] for i in (1, 2, 3)], gain, residual=mask is None)
     bias = torch.stack([p[f"adapter_conv.conv{i}.bias"] for i in (1, 2, 3)])
     hidden_weight = hidden_bias = score_weight = score_bias = None
     if "adapter_conv.noise_estimator.1.weight" in p:
         hidden_weight = p["adapter_conv.noise_estimator.1.weight"].flatten(1)
         if gain is not None:  # mean(F) = a * mean(S)
             hidden_weight = hidden_weight * gain
+        if mask is not None:  # mean(F) = Re(mask at frequency zero) * mean(S)
+            hidden_weight = hidden_weight * (mask[:, 0] if mask.dim() == 2 else mask[:, 0, 0, 0])
         hidden_bias = p["adapter_conv.noise_estimator.1.bias"]
         score_weight = p["adapter_conv.noise_estimator.3.weight"].flatten(1)
         score_bias = p["adapter_conv.noise_estimator.3.bias"]
@@ -150,6 +224,7 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
         mix_bias=p["adapter_conv.projector.bias"],
         up_weight=p["project2.weight"],
         up_bias=p["project2.bias"],
+        mask=mask,
     )
 
 

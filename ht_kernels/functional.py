@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import operators
-from .backends import Case, choose, reference
-from .fold import KERNEL_SIZE, FoldedAdapter, FoldedLevel, cast_matrices
+from . import filter_operators, operators
+from .backends import Case, FilterCase, asked_for, choose, reference, retired_count
+from .fold import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, cast_matrices, mask_pairs, on_grid, radial_mask
+from .operators import is_watched
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_MATRICES = ("down_weight", "mix_weight", "up_weight")
+FORMS = ("full", "shared", "radial")
+"""Forms of a spectral mask."""
 
 
 def ht_adapter(
@@ -24,6 +26,7 @@ def ht_adapter(
     *,
     eps: float = 1e-5,
     keep: Tensor | None = None,
+    dropout: float = 0.0,
     backend: str | None = None,
 ) -> Tensor:
     """The Hybrid-tuning adapter on folded weights, differentiable in ``x`` and in every folded weight.
@@ -36,7 +39,8 @@ def ht_adapter(
         grid: (H, W) of the patch grid.
         prefix_tokens: P; these skip the spatial part.
         eps: LayerNorm's epsilon.
-        keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection; None for no dropout.
+        keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection; None to draw them.
+        dropout: p, the probability of a 0 where ``keep`` is None; drawn from torch's generator.
         backend: force a backend by name; it then never falls back.
 
     Returns:
@@ -49,25 +53,109 @@ def ht_adapter(
 
     Formula: :class:`ht_kernels.fold.FoldedAdapter`.
     """
+    _check_folded(folded, x)
+    return run_adapter(x, folded, grid, prefix_tokens, eps, keep, dropout, backend)
+
+
+def run_adapter(
+    x: Tensor,
+    folded: FoldedAdapter,
+    grid: tuple[int, int],
+    prefix_tokens: int,
+    eps: float,
+    keep: Tensor | None = None,
+    dropout: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`ht_adapter` for modules that folded the weights themselves: everything else is checked."""
     _check(x, folded, grid, prefix_tokens, keep)
-    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
-    needs_grad = needs_grad or keep is not None
-    case = Case(x.device, x.dtype, x.shape[2], folded.up_weight.shape[1], grid, prefix_tokens, needs_grad)
-    name = choose(case, backend)
-    if name == "cuda":
-        return operators.adapter_inference(x, folded, grid, prefix_tokens, eps, _may_use_tf32(x))
+    needs_grad = keep is not None or dropout > 0
+    if torch.is_grad_enabled():
+        needs_grad = needs_grad or any(t is not None and t.requires_grad for t in (x, *folded))
+    bottleneck, keeps, spectral = folded.up_weight.shape[1], keep is not None, folded.mask is not None
+    case = Case(x.device, x.dtype, x.shape[2], bottleneck, grid, prefix_tokens, needs_grad, spectral, keeps)
+    asked = asked_for(backend)
+    name = choose(case, asked)
+    if name in ("cuda", "triton") and not needs_grad:
+        autocast, forced = torch.is_autocast_enabled("cuda"), asked is not None
+        return operators.adapter_inference(x, folded, case, eps, autocast, name, forced)
     if folded.down_weight.dtype != folded.down_bias.dtype:
         folded = cast_matrices(folded, folded.down_bias.dtype)
+    folded = on_grid(folded, grid)
+    if name == "triton":
+        out = operators.adapter_training(x, folded, case, eps, dropout, _product_dtype(x), asked is not None)
+        if out is not None:
+            return out
+        name = "reference"
+    if keep is None and dropout > 0:
+        keep = F.dropout(x.new_ones(*x.shape[:2], bottleneck, dtype=folded.down_bias.dtype), dropout)
     if name == "reference":
         return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
     return operators.adapter(x, folded, grid, prefix_tokens, eps, keep)
 
 
-def _may_use_tf32(x: Tensor) -> bool:
-    """Whether float32 products on a GPU may be rounded: torch was told so, or autocast, which rounds more, is on."""
-    if x.dtype != torch.float32:
-        return False
-    return torch.is_autocast_enabled("cuda") or torch.get_float32_matmul_precision() != "highest"
+def plan_adapter(
+    x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, eps: float
+) -> Callable[[Tensor], Tensor]:
+    """:func:`run_adapter` without gradients and dropout, with checks and choices made once where that can be.
+
+    It holds for tensors with the shape, dtype and device of ``x``, while :func:`circumstances` stay the same.
+    """
+    _check(x, folded, grid, prefix_tokens, None)
+    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
+    case = Case(x.device, x.dtype, x.shape[2], bottleneck, grid, prefix_tokens, False, spectral)
+    asked = asked_for()
+    if is_watched(x) or choose(case, asked) != "cuda":
+        return lambda x: run_adapter(x, folded, grid, prefix_tokens, eps)
+    return operators.plan_cuda(x, folded, case, eps, torch.is_autocast_enabled("cuda"), asked is not None)
+
+
+def circumstances(x: Tensor) -> tuple[Hashable, ...]:
+    """What a plan depends on that is neither in the weights nor in the shape, dtype or device of ``x``."""
+    return (
+        asked_for(),
+        retired_count(),
+        is_watched(x),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_float32_matmul_precision(),
+        torch._C._are_functorch_transforms_active(),
+    )
+
+
+def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:
+    """A mask over frequencies, ``irfft2(mask * rfft2(x))``, differentiable in both arguments.
+
+    As in ``torch.fft.irfft2``, imaginary parts that a real image cannot have, in column 0 and, when W is even, in the
+    last one, are dropped. The gradient of a complex mask follows torch's convention.
+
+    Args:
+        x: images (B, C, H, W); float32, bfloat16, float16 or float64.
+        mask: complex128 or float64 for float64 ``x``, else complex64 or float32.
+            ``full``: (C, H, W // 2 + 1), a mask per channel; ``shared``: (1, H, W // 2 + 1), one for all channels;
+            ``radial``: (C, R), real, R at least 2: values at equal steps of the radius from frequency zero to the
+            highest, sqrt(1/2) cycles per pixel, with straight lines between them; it fits any H and W.
+        form: which of these.
+        backend: force a backend by name; it then never falls back.
+
+    Returns:
+        (B, C, H, W), the dtype of ``x``.
+
+    Raises:
+        ValueError: a shape does not fit, or the form is unknown; TypeError: a dtype does not fit.
+        BackendError: a backend asked for by name cannot run this call.
+    """
+    _check_filter(x, mask, form)
+    grid = (x.shape[2], x.shape[3])
+    pairs = mask_pairs(radial_mask(mask, grid) if form == "radial" else mask)
+    if choose(FilterCase(x.device, x.dtype), asked_for(backend)) == "reference":
+        return reference.spectral_filter(x.to(pairs.dtype), pairs).to(x.dtype)
+    return filter_operators.spectral_filter(x, pairs)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
@@ -142,12 +230,53 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
     dim, bottleneck = folded.up_weight.shape
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
-    _check_folded(folded, dim, bottleneck, x)
+    if folded.up_weight.device != x.device:
+        raise ValueError(f"x is on {x.device}, but the adapter is on {folded.up_weight.device}")
+    if folded.mask is not None:
+        _check_mask(folded.mask, bottleneck, grid)
     if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
         raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")
 
 
-def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, x: Tensor) -> None:
+def _check_mask(mask: Tensor, channels: int, grid: tuple[int, int]) -> None:
+    """The mask of a folded adapter: pairs of numbers, or radial."""
+    frequencies = (grid[0], grid[1] // 2 + 1, 2)
+    radial = mask.dim() == 2 and mask.shape[0] == channels and mask.shape[1] >= 2
+    if not radial and mask.shape not in ((channels, *frequencies), (1, *frequencies)):
+        raise ValueError(
+            f"folded.mask must have shape {(channels, *frequencies)}, {(1, *frequencies)} or {(channels, 'R')} on a "
+            f"grid of {grid[0]}x{grid[1]}, got {tuple(mask.shape)}"
+        )
+
+
+def _check_filter(x: Tensor, mask: Tensor, form: str) -> None:
+    if form not in FORMS:
+        raise ValueError(f"unknown spectral form '{form}', expected one of {', '.join(FORMS)}")
+    if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f"x must have shape (batch, channels, height, width), got {tuple(x.shape)}")
+    if x.dtype not in _FLOATING:
+        raise TypeError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    _, channels, height, width = x.shape
+    real = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if form == "radial":
+        if mask.dim() != 2 or mask.shape[0] != channels or mask.shape[1] < 2:
+            raise ValueError(
+                f"mask of form 'radial' must have shape {(channels, 'R')} with R at least 2, got {tuple(mask.shape)}"
+            )
+        if mask.dtype != real:
+            raise TypeError(f"mask of form 'radial' must be {real} for this x, got {mask.dtype}")
+    else:
+        shape = (channels if form == "full" else 1, height, width // 2 + 1)
+        if mask.shape != shape:
+            raise ValueError(f"mask of form '{form}' must have shape {shape} for this x, got {tuple(mask.shape)}")
+        if mask.dtype not in (real, real.to_complex()):
+            raise TypeError(f"mask must be {real} or {real.to_complex()} for this x, got {mask.dtype}")
+    if mask.device != x.device:
+        raise ValueError(f"mask is on {mask.device}, but x is on {x.device}")
+
+
+def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
+    dim, bottleneck = folded.up_weight.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
     scales = 3 if hidden else 1
@@ -166,6 +295,7 @@ def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, x: Tensor) -
         (bottleneck,),
         (dim, bottleneck),
         (dim,),
+        None if folded.mask is None else tuple(folded.mask.shape),  # its shape goes with the grid: _check
     )
     for name, weight, shape in zip(FoldedAdapter._fields, folded, shapes, strict=True):
         if weight is None and shape is None:
@@ -173,7 +303,7 @@ def _check_folded(folded: FoldedAdapter, dim: int, bottleneck: int, x: Tensor) -
         if weight is None or shape is None or weight.shape != shape:
             found = None if weight is None else tuple(weight.shape)
             raise ValueError(f"folded.{name} must have shape {shape}, got {found}")
-        if weight.dtype != dtype and not (weight.dtype == x.dtype and name in _MATRICES):
+        if weight.dtype != dtype and not (weight.dtype == x.dtype and name in MATRICES):
             raise TypeError(f"folded.{name} must be {dtype} for this x, got {weight.dtype}")
         if weight.device != x.device:
             raise ValueError(f"folded.{name} is on {weight.device}, but x is on {x.device}")

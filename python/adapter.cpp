@@ -1,36 +1,17 @@
 // The adapter on the CPU.
 
-#include <memory>
-#include <new>
-
 #include "arguments.h"
+#include "workspace.h"
 
 namespace py = pybind11;
 
 namespace {
 
-// Memory of the calling thread, kept for the next call and grown where that needs more: to map and clear fresh pages
-// would take as long as a small adapter.
-void* workspace(std::size_t bytes) {
-  struct Free {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local std::size_t size = 0;
-  if (bytes > size) {
-    memory.reset();
-    size = 0;
-    memory.reset(::operator new(bytes, std::align_val_t{64}));
-    size = bytes;
-  }
-  return memory.get();
-}
-
 ht_adapter_weights weights(const WeightsArgument& w) {
-  return {pointer<float>(w[0]),  pointer<float>(w[1]), pointer<float>(w[2]),  pointer<float>(w[3]),
-          pointer<float>(w[4]),  pointer<float>(w[5]), pointer<float>(w[6]),  pointer<float>(w[7]),
-          pointer<float>(w[8]),  pointer<float>(w[9]), pointer<float>(w[10]), pointer<float>(w[11]),
-          pointer<float>(w[12]), pointer<float>(w[13])};
+  return {pointer<float>(w[0]),  pointer<float>(w[1]),  pointer<float>(w[2]),  pointer<float>(w[3]),
+          pointer<float>(w[4]),  pointer<float>(w[5]),  pointer<float>(w[6]),  pointer<float>(w[7]),
+          pointer<float>(w[8]),  pointer<float>(w[9]),  pointer<float>(w[10]), pointer<float>(w[11]),
+          pointer<float>(w[12]), pointer<float>(w[13]), pointer<float>(w[14])};
 }
 
 void forward(const Sizes& sizes, float eps, bool bfloat16, const WeightsArgument& folded, const TokensArgument& x,

@@ -12,8 +12,8 @@
 
 using Address = std::uintptr_t;
 using TokensArgument = std::array<std::int64_t, 3>;  // address, batch stride, token stride
-using Sizes = std::array<std::int64_t, 8>;           // ht_adapter_shape without eps
-using WeightsArgument = std::array<Address, 14>;
+using Sizes = std::array<std::int64_t, 9>;           // ht_adapter_shape without eps
+using WeightsArgument = std::array<Address, 15>;
 
 template <class T>
 T* pointer(Address address) {
@@ -23,7 +23,7 @@ T* pointer(Address address) {
 inline ht_tokens tokens(const TokensArgument& t) { return {pointer<void>(static_cast<Address>(t[0])), t[1], t[2]}; }
 
 inline ht_adapter_shape shape(const Sizes& s, float eps) {
-  return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], eps};
+  return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], eps};
 }
 
 inline void check(ht_status status) {

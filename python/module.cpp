@@ -5,6 +5,7 @@
 void bind_adapter(pybind11::module_& m);
 void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
+void bind_spectral_filter(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels. Called by ht_kernels.operators, which checks what it passes.";
@@ -13,4 +14,5 @@ PYBIND11_MODULE(_C, m) {
   bind_adapter_cuda(m);
 #endif
   bind_build_info(m);
+  bind_spectral_filter(m);
 }

@@ -1,7 +1,12 @@
 """Fixtures for several test files."""
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # for tests/test_triton.py; read when the kernels are imported
 
 
 @pytest.fixture

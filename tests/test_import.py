@@ -15,7 +15,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         # Elsewhere than in the checkout, whose own ht_kernels would hide the installed one.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "0", **environment},
         cwd=tempfile.gettempdir(),
         check=True,
     )

@@ -32,7 +32,12 @@ def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr()
     assert "The weights are untrained" in said.err and "segmented 5 of 5 frames" in said.err
     assert "5 frames" in said.out and "end to end" in said.out
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["masks", "overlay.mp4", "report.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "latency.png",
+        "masks",
+        "overlay.mp4",
+        "report.json",
+    ]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["frames"] == 5 and report["weights"] == "untrained" and report["backend"] == "cpu"
     assert report["input"] == {"path": str(clip), "kind": "dicom", "fps": 25.0, "height": 48, "width": 64}
@@ -98,10 +103,10 @@ def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing(tmp_path: Path, number: int) -> None:
+def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack([frames()[0]] * 3000))
     command = [sys.executable, "-m", "ht_kernels", "stream", str(clip), "--output", str(tmp_path / "out"), *TINY]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "0"}
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -118,24 +123,30 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: int) -> None:
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
-    assert [p.name for p in tmp_path.iterdir()] == ["clip.dcm"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm", "out"]
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["interrupted"] and report["frames"] >= 100
+    with av.open(tmp_path / "out/overlay.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == report["frames"]
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a small clip and a small tower; CI runs the command itself."""
     small = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
-    monkeypatch.setattr(demo, "_clip", lambda: str(small))
+    monkeypatch.setattr(demo, "example_clip", lambda: str(small))
     make = demo.model_options.untrained_model
     monkeypatch.setattr(demo.model_options, "untrained_model", lambda: make("timm/vit_tiny_patch16_224"))
     assert main(["demo", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "The weights are untrained" in said and "times as fast" in said
+    assert "the model never saw anatomy" in said and "times as fast" in said
+    assert float(said.split("Unseen phantom clip: Dice ")[1].split()[0]) >= 0.9
     difference = float(said.split("largest difference of logits")[1].split()[0])
     assert 0 < difference < 1e-4
     with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
         assert sheet.size[0] > 1000 and len(sheet.getcolors(1 << 24) or ()) > 100
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "contact_sheet.png",
+        "latency.png",
         "masks",
         "overlay.mp4",
         "report.json",

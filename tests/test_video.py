@@ -251,7 +251,7 @@ def test_overlay() -> None:
 def test_masks_and_video_are_written_as_given(tmp_path: Path) -> None:
     masks = MaskSink(tmp_path / "masks")
     mask = np.random.default_rng(0).integers(0, 5, (33, 47), dtype=np.uint8)
-    masks.write(mask)
+    masks.write(mask, 0)
     with Image.open(tmp_path / "masks/00001.png") as image:
         assert image.mode == "P" and np.array_equal(np.asarray(image), mask)
         assert tuple(image.convert("RGB").getpixel((0, 0))) == COLORS[mask[0, 0]]

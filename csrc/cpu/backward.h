@@ -6,6 +6,7 @@
 #pragma once
 
 #include "down_project_backward.h"
+#include "filter_image_backward.h"
 #include "forward.h"
 #include "mix_and_up_project_backward.h"
 #include "noise_backward.h"
@@ -16,6 +17,7 @@ namespace HT_ISA {
 struct BackwardWorkspace {
   GradWeights transposed;
   MixWeights mix;
+  SpectralWeights spectral;
   ImageGrads together;   // of the images that all threads share
   PartialGrads first;    // the first thread's; the others' follow
   PartialGrads partial;  // this thread's
@@ -25,6 +27,7 @@ struct BackwardWorkspace {
   BackwardWorkspace(const Sizes& n, const ht_adapter_weights& w, int threads, int thread, Arena& arena)
       : transposed(n, w, arena),
         mix(n, w, arena),
+        spectral(n, w, arena),
         together(n, threads, arena),
         first(n, arena),
         partial(nth_partial(n, threads, thread, arena)),
@@ -72,9 +75,14 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
     __builtin_memset(sums.start, 0, static_cast<size_t>(sums.count()) * sizeof(float));
     const size_t padded_bytes = static_cast<size_t>(ImageGrads::padded_count(n)) * sizeof(float);
     __builtin_memset(work.alone.dy, 0, padded_bytes);
-    if (everyone.rank == 0) __builtin_memset(work.together.dy, 0, padded_bytes);
+    work.alone.filtered.clear(n);
+    if (everyone.rank == 0) {
+      __builtin_memset(work.together.dy, 0, padded_bytes);
+      work.together.filtered.clear(n);
+    }
     work.transposed.fill(everyone);
     work.mix.fill(everyone, n, w);
+    work.spectral.fill(everyone);
     everyone.wait();
     for_images(n.batch, everyone, nullptr, [&](i64 image, Team team) {
       const ImageGrads& shared = team.size == 1 ? work.alone : work.together;
@@ -83,7 +91,7 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
       __builtin_memset(kernel_grad, 0, static_cast<size_t>(kernel_count) * sizeof(float));
       const float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
-      work.scratch.mix.begin_image(n, w, work.mix, image_h);
+      work.scratch.mix.begin_image(n, team, w, work.mix, work.spectral, image_h, shared.filtered);
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first, at = (image * n.tokens + r) * n.channels;
         mix_and_up_project_backward(n, work.mix, work.transposed, image_h, keep ? keep + at : nullptr,
@@ -92,6 +100,9 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
       });
       team.wait();
       noise_backward(n, team, w, work.mix, shared, work.scratch, sums);
+      if (n.masks) {
+        filter_image_backward(n, team, work.spectral, image_h + n.prefix * n.channels, shared, work.scratch, sums);
+      }
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first;
         down_project_backward(n, w, work.transposed, x.row(image, r), x.token_stride,
@@ -101,7 +112,7 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
       });
     });
     everyone.wait();
-    PartialGrads::reduce(everyone, n, work.first, grads);
+    PartialGrads::reduce(everyone, n, work.first, work.spectral.fourier, grads);
   });
 }
 

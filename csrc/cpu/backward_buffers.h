@@ -27,14 +27,16 @@ struct GradWeights {
 
 // What the threads that share an image write for each other.
 struct ImageGrads {
-  float* dy;      // zero-padded grid (H + 6, W + 6, wide): gradient before the projector
-  float* dm;      // (P, wide): gradient of the prefix tokens' bottleneck
-  float* kernel;  // per member (49 + 1, wide): gradient of the image's depthwise kernel and bias
+  float* dy;             // zero-padded grid (H + 6, W + 6, wide): gradient before the projector
+  float* dm;             // (P, wide): gradient of the prefix tokens' bottleneck
+  float* kernel;         // per member (49 + 1, wide): gradient of the image's depthwise kernel and bias
+  PaddedImage filtered;  // F, then its gradient, then what S gets through the filter
 
   ImageGrads(const Sizes& n, int members, Arena& arena)
       : dy(arena.floats(padded_count(n))),
         dm(arena.floats(n.prefix * n.wide)),
-        kernel(arena.floats(members * kernel_count(n))) {}
+        kernel(arena.floats(members * kernel_count(n))),
+        filtered(n, arena) {}
 
   static i64 kernel_count(const Sizes& n) { return (kTaps + 1) * n.wide; }
   static i64 padded_count(const Sizes& n) { return (n.height + 2 * kMargin) * PaddedRows::row_step(n); }
@@ -54,6 +56,8 @@ struct BackwardScratch {
   float* u;        // (kTile, dim_step)
   float* kernel;   // (49 + 1, wide): gradient of the image's depthwise kernel and bias, of all members
   float* dpooled;  // (wide): what each patch gets through the pooled bottleneck
+  float* s;        // (patches, kPanel): S, for the spectral filter
+  SpectralScratch of_s;
 
   BackwardScratch(const Sizes& n, Arena& arena)
       : mix(n, arena),
@@ -62,7 +66,9 @@ struct BackwardScratch {
         g(arena.floats(kTile * n.dim_step)),
         u(arena.floats(kTile * n.dim_step)),
         kernel(arena.floats((kTaps + 1) * n.wide)),
-        dpooled(arena.floats(n.wide)) {}
+        dpooled(arena.floats(n.wide)),
+        s(arena.floats(n.masks ? n.patches * kPanel : 0)),
+        of_s(n.masks ? n.height : 0, n.masks ? n.width : 0, arena) {}
 };
 
 // rows (count, wide) summed into sums (wide).

@@ -58,6 +58,18 @@ ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype
   if (s->scales == 3 && (!w->hidden_weight || !w->hidden_bias || !w->score_weight || !w->score_bias)) {
     return fail(HT_INVALID_ARGUMENT, "the hidden and score weights must not be NULL when scales is 3");
   }
+  if (s->masks && !w->mask) return fail(HT_INVALID_ARGUMENT, "mask must not be NULL when masks is not 0");
+  return HT_OK;
+}
+
+ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
+  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
+  if (s->batch < 0 || s->channels < 0 || s->height < 1 || s->width < 1)
+    return fail(HT_INVALID_ARGUMENT, "height and width must be positive, batch and channels not negative");
+  if (s->masks != 1 && s->masks != s->channels)
+    return fail(HT_INVALID_ARGUMENT, "masks must be 1 or the number of channels, got %lld", (long long)s->masks);
+  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
+  if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   return HT_OK;
 }
 
@@ -94,6 +106,30 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, h and stats must not be NULL");
   }
   kernels().backward(*shape, *weights, dtype, grad_out, x, keep, h, stats, grad_x, *grads, workspace, threads);
+  return HT_OK;
+}
+
+size_t ht_spectral_filter_workspace_cpu(const ht_filter_shape* shape, int backward, int threads) {
+  return kernels().filter_workspace(*shape, backward != 0, threads);
+}
+
+ht_status ht_spectral_filter_cpu(const ht_filter_shape* shape, const float* x, const float* mask, float* out,
+                                 void* workspace, int threads) {
+  const ht_status status = check_filter(shape, workspace, threads);
+  if (status != HT_OK || shape->batch * shape->channels == 0) return status;
+  if (!x || !mask || !out) return fail(HT_INVALID_ARGUMENT, "x, mask and out must not be NULL");
+  kernels().filter(*shape, x, mask, out, workspace, threads);
+  return HT_OK;
+}
+
+ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const float* grad_out, const float* x,
+                                          const float* mask, float* grad_x, float* grad_mask, void* workspace,
+                                          int threads) {
+  const ht_status status = check_filter(shape, workspace, threads);
+  if (status != HT_OK || shape->channels == 0) return status;
+  if (!mask || !grad_mask || (shape->batch > 0 && (!grad_out || !x || !grad_x)))
+    return fail(HT_INVALID_ARGUMENT, "grad_out, x, mask, grad_x and grad_mask must not be NULL");
+  kernels().filter_backward(*shape, grad_out, x, mask, grad_x, grad_mask, workspace, threads);
   return HT_OK;
 }
 

@@ -4,7 +4,7 @@
 // of down_weight.
 #pragma once
 
-#include "backward_buffers.h"
+#include "filter_image_backward.h"
 
 namespace ht {
 namespace HT_ISA {
@@ -64,7 +64,12 @@ inline void down_project_backward(const Sizes& n, const ht_adapter_weights& w, c
   }
   if (rows > prefix) {
     const Range patches{strip.first + prefix - n.prefix, strip.last - n.prefix};
-    depthwise<true>(n, image.padded(), s.mix.image.kernel, nullptr, patches, s.dh + prefix * n.wide);
+    float* ds = s.dh + prefix * n.wide;
+    if (n.masks) {
+      gather_image_grad(n, image, patches, ds);
+    } else {
+      depthwise<true>(n, image.padded(), s.mix.image.kernel, nullptr, patches, ds);
+    }
     for (i64 r = prefix; r < rows; ++r) {
       for (i64 c = 0; c < n.channels; c += kLanes) accumulate(s.dh + r * n.wide + c, load(s.dpooled + c));
     }

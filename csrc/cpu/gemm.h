@@ -13,6 +13,18 @@ struct Matrix {
   i64 row_step, column_step;
 };
 
+// to (depth, kLanes), its rows kPanel apart = a transposed matrix: `valid` rows of `depth` values, `step` apart; zeros
+// behind the last.
+inline void gather_columns(const float* from, i64 step, i64 valid, i64 depth, float* to) {
+  for (i64 k = 0; k < depth; k += kLanes) {
+    const i64 deep = min(kLanes, depth - k);
+    Vec square[kLanes];
+    for (i64 i = 0; i < kLanes; ++i) square[i] = i < valid ? load_first(from + k + i * step, deep) : Vec{};
+    transpose(square);
+    for (i64 i = 0; i < deep; ++i) store(to + (k + i) * kPanel, square[i]);
+  }
+}
+
 // The right-hand side (depth, columns) of a product, as the register tiles read it: kPanel neighbouring columns of a
 // row lie together, whole panels, with zeros behind the last column.
 class Panels {
@@ -37,7 +49,7 @@ class Panels {
         if (b_.column_step == 1) {
           copy_rows(first, valid, to);
         } else {
-          transpose_columns(first, valid, to);
+          gather_columns(b_.data + first * b_.column_step, b_.column_step, valid, depth_, to);
         }
       }
     }
@@ -47,18 +59,6 @@ class Panels {
   void copy_rows(i64 first, i64 valid, float* to) const {
     for (i64 k = 0; k < depth_; ++k) {
       store(to + k * kPanel, valid > 0 ? load_first(b_.data + k * b_.row_step + first, valid) : Vec{});
-    }
-  }
-
-  void transpose_columns(i64 first, i64 valid, float* to) const {
-    for (i64 k = 0; k < depth_; k += kLanes) {
-      const i64 deep = min(kLanes, depth_ - k);
-      Vec square[kLanes];
-      for (i64 i = 0; i < kLanes; ++i) {
-        square[i] = i < valid ? load_first(b_.data + k + (first + i) * b_.column_step, deep) : Vec{};
-      }
-      transpose(square);
-      for (i64 i = 0; i < deep; ++i) store(to + (k + i) * kPanel, square[i]);
     }
   }
 

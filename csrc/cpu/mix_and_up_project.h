@@ -2,9 +2,12 @@
 //
 // Reads h, x and writes out: (C + 2 D) N floats per image, 2 N C (D + C + 49) operations. Tokens pass in strips of
 // kTile, whose bottleneck (2 kTile * C floats) stays in the first-level cache from the convolution to project2.
+//
+// With a spectral filter the convolution reads the filtered image where it was made, and S is added behind it.
 #pragma once
 
 #include "down_project.h"
+#include "filter_image.h"
 
 namespace ht {
 namespace HT_ISA {
@@ -13,21 +16,29 @@ namespace HT_ISA {
 struct MixScratch {
   Noise noise;
   ImageKernel image;
-  PaddedRows padded;
+  PaddedRows padded;  // S around a strip; with a spectral filter all of F
+  SpectralScratch spectral;
   float* y;  // (kTile, wide) after the convolution
   float* m;  // (kTile, wide) after the projector, then after GELU
 
   MixScratch(const Sizes& n, Arena& arena)
       : noise(n, arena),
         image(n, arena),
-        padded{arena.floats(PaddedRows::most_rows(n) * PaddedRows::row_step(n)), 0},
+        padded{arena.floats(n.masks ? 0 : PaddedRows::most_rows(n) * PaddedRows::row_step(n)), 0},
+        spectral(n.masks ? n.height : 0, n.masks ? n.width : 0, arena),
         y(arena.floats(kTile * n.wide)),
         m(arena.floats(kTile * n.wide)) {}
 
-  // Prepares for an image, given its h.
-  void begin_image(const Sizes& n, const ht_adapter_weights& w, const MixWeights& packed, const float* h) const {
-    noise.estimate(n, w, h + n.prefix * n.channels);
+  // Prepares for an image, given its h. `filtered` belongs to the team.
+  void begin_image(const Sizes& n, Team team, const ht_adapter_weights& w, const MixWeights& packed,
+                   const SpectralWeights& masks, const float* h, const PaddedImage& filtered) {
+    const float* patches = h + n.prefix * n.channels;
+    noise.estimate(n, w, patches);
     image.combine(n, packed, noise.weight);
+    if (!n.masks) return;
+    filter_image(n, team, masks, patches, filtered, spectral);
+    padded = filtered.rows();
+    team.wait();
   }
 
   // m for a strip of tokens, before GELU; y for its patches. Returns how many of the strip are prefix tokens.
@@ -40,8 +51,12 @@ struct MixScratch {
     const Range patches{strip.first + prefix - n.prefix, strip.last - n.prefix};
     const i64 count = patches.last - patches.first;
     if (count == 0) return prefix;
-    padded.fill(n, h + n.prefix * n.channels, patches);
+    if (!n.masks) padded.fill(n, h + n.prefix * n.channels, patches);
     depthwise<false>(n, padded, image.kernel, image.bias, patches, y + prefix * n.wide);
+    for (i64 r = prefix; n.masks && r < prefix + count; ++r) {
+      const float* from = h + (strip.first + r) * n.channels;
+      for_vectors(n.channels, [&](i64 c, i64 left) { accumulate(y + r * n.wide + c, load_first(from + c, left)); });
+    }
     for_row_blocks(count, [&](auto block, i64 r) {
       constexpr int M = decltype(block)::value;
       for_panels(n.channels, [&](i64 c, i64) {

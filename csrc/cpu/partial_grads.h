@@ -1,6 +1,7 @@
 // The gradients of the weights, summed per thread and then over the threads in their order.
 #pragma once
 
+#include "filter_image.h"
 #include "weights.h"
 
 namespace ht {
@@ -23,6 +24,7 @@ struct PartialGrads {
   float* up_bias;        // (wide_dim)
   float* down_bias;      // (wide)
   float* mix_bias;       // (wide)
+  float* mask;           // (C, H, V, 2) in panels, transposed, but for the share of a column
   float* end;
 
   PartialGrads(const Sizes& n, Arena& arena)
@@ -41,12 +43,15 @@ struct PartialGrads {
         up_bias(arena.floats(n.wide_dim)),
         down_bias(arena.floats(n.wide)),
         mix_bias(arena.floats(n.wide)),
+        mask(arena.floats(n.masks ? n.wide * mask_count(n) : 0)),
         end(arena.floats(0)) {}
 
   i64 count() const { return end - start; }
+  static i64 mask_count(const Sizes& n) { return n.height * (n.width / 2 + 1) * 2; }
 
   // Sums the threads' gradients into the first thread's and writes them where the caller wants them.
-  static void reduce(Team team, const Sizes& n, const PartialGrads& first, const ht_adapter_weights& out) {
+  static void reduce(Team team, const Sizes& n, const PartialGrads& first, const Fourier& fourier,
+                     const ht_adapter_weights& out) {
     const i64 count = first.count();
     const Range mine = team.share(count, kPanel);
     for (int t = 1; t < team.size; ++t) {
@@ -80,6 +85,7 @@ struct PartialGrads {
     copy(first.up_bias, n.dim, out.up_bias);
     copy(first.down_bias, n.channels, out.down_bias);
     copy(first.mix_bias, n.channels, out.mix_bias);
+    if (n.masks) unpack_mask_grad(fourier, first.mask, n.masks, n.channels, out.mask);
     if (n.scales == 1) return;
     for (i64 q = 0; q < n.hidden; ++q) {
       copy(first.hidden_weight + q * n.wide, n.channels, out.hidden_weight + q * n.channels);

@@ -24,6 +24,7 @@ HT_INLINE void for_strips(Range tokens, const Body& body) {
 
 struct Sizes {
   i64 batch, dim, channels, hidden, scales, height, width, prefix;
+  i64 masks;  // of the spectral filter; 0 without one
   i64 patches, tokens;
   i64 wide_dim;  // dim rounded up to whole panels
   i64 wide;      // channels rounded up to whole panels: the row length of every bottleneck tile
@@ -39,6 +40,7 @@ struct Sizes {
         height(s.grid_height),
         width(s.grid_width),
         prefix(s.prefix_tokens),
+        masks(s.masks),
         patches(height * width),
         tokens(prefix + patches),
         wide_dim(round_up(dim, max(kPanel, 16))),

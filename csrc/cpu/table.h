@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "kernels.h"
+#include "spectral_filter.h"
 
 namespace ht {
 namespace HT_ISA {
@@ -25,6 +26,12 @@ inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights
 }  // namespace HT_ISA
 }  // namespace ht
 
-#define HT_TABLE(isa)                                                                                   \
-  const ht::Kernels ht::kernels_##isa = {#isa, ht::isa::forward_workspace, ht::isa::backward_workspace, \
-                                         ht::isa::forward_any, ht::isa::backward_any};
+#define HT_TABLE(isa)                                                 \
+  const ht::Kernels ht::kernels_##isa = {#isa,                        \
+                                         ht::isa::forward_workspace,  \
+                                         ht::isa::backward_workspace, \
+                                         ht::isa::forward_any,        \
+                                         ht::isa::backward_any,       \
+                                         ht::isa::filter_workspace,   \
+                                         ht::isa::spectral_filter,    \
+                                         ht::isa::spectral_filter_backward};

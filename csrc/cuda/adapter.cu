@@ -29,6 +29,7 @@ ht_status check(const ht_adapter_shape& s, const ht_adapter_weights_cuda* w, ht_
                 "dim and bottleneck must be multiples of 8, bottleneck at most %d, got %lld and %lld", kMaxChannels,
                 (long long)s.dim, (long long)s.bottleneck);
   }
+  if (s.masks) return fail(HT_INVALID_ARGUMENT, "the CUDA kernels have no spectral filter");
   if (!w || !workspace) return fail(HT_INVALID_ARGUMENT, "weights and workspace must not be NULL");
   const void* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
                           w->scale_kernels, w->scale_bias, w->mix_weight, w->up_weight, w->up_bias};

@@ -27,6 +27,7 @@ typedef struct {
   int64_t grid_height;   /* H */
   int64_t grid_width;    /* W */
   int64_t prefix_tokens; /* P */
+  int64_t masks;         /* of the spectral filter: 0 for none, 1 for one that all channels share, or C */
   float eps;             /* of the LayerNorm */
 } ht_adapter_shape;
 
@@ -53,6 +54,7 @@ typedef struct {
   float* mix_bias;      /* (C) */
   float* up_weight;     /* (D, C) */
   float* up_bias;       /* (D) */
+  float* mask;          /* (masks, H, W / 2 + 1, 2), real and imaginary parts; NULL without a spectral filter */
 } ht_adapter_weights;
 
 /* Bytes of workspace, aligned to 64, that the calls below need with so many threads. */
@@ -71,6 +73,27 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
                                   ht_tokens grad_out, ht_tokens x, const float* keep, const float* h,
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
                                   void* workspace, int threads);
+
+/* The spectral filter by itself, irfft2(mask * rfft2(x)) on images (B, C, H, W). */
+typedef struct {
+  int64_t batch;    /* B */
+  int64_t channels; /* C */
+  int64_t height;   /* H */
+  int64_t width;    /* W */
+  int64_t masks;    /* 1, or C */
+} ht_filter_shape;
+
+/* Bytes of workspace, aligned to 64, that the calls below need with so many threads. */
+size_t ht_spectral_filter_workspace_cpu(const ht_filter_shape* shape, int backward, int threads);
+
+/* x and out are contiguous; mask (masks, H, W / 2 + 1, 2) holds real and imaginary parts. */
+ht_status ht_spectral_filter_cpu(const ht_filter_shape* shape, const float* x, const float* mask, float* out,
+                                 void* workspace, int threads);
+
+/* The gradient of a mask is that of its real and of its imaginary parts. */
+ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const float* grad_out, const float* x,
+                                          const float* mask, float* grad_x, float* grad_mask, void* workspace,
+                                          int threads);
 
 /* Folded weights for the GPU: those above on the device, contiguous and aligned to 16 bytes, the three matrices in the
  * dtype of x. */
@@ -96,7 +119,8 @@ size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype
 
 /* out = adapter(x) on the current device, for inference: two kernels are added to the stream (a cudaStream_t), nothing
  * is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out are aligned to 16 bytes, with
- * strides that are multiples of 8, and may not overlap. tf32 allows tensor cores to round float32 products to TF32. */
+ * strides that are multiples of 8, and may not overlap. There is no spectral filter. tf32 allows tensor cores to round
+ * float32 products to TF32. */
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
                                   int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream);
 

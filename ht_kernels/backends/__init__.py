@@ -10,12 +10,13 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ht_kernels.errors import BackendError, InputError
 
-from . import cpu, cuda
+from . import cpu, cuda, triton
 
 log = logging.getLogger("ht_kernels")
 
@@ -46,20 +47,40 @@ class Case:
     grid: tuple[int, int]
     prefix_tokens: int
     needs_grad: bool  # or dropout, which only training has
+    spectral: bool = False
+    keeps: bool = False  # the caller brings dropout factors
 
 
-def _reference_can_run(case: Case) -> str | None:
+@dataclass(frozen=True)
+class FilterCase:
+    """The same for one call of the spectral filter."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def _reference_can_run(case: Case | FilterCase) -> str | None:
     return None
 
 
 CAN_RUN: dict[str, Callable[[Case], str | None]] = {
     "cuda": cuda.can_run,
     "cpu": cpu.can_run,
+    "triton": triton.can_run,
     "reference": _reference_can_run,
 }
 """Every backend by name, best first."""
 
+CAN_FILTER: dict[str, Callable[[FilterCase], str | None]] = {
+    "cuda": lambda case: cuda.NO_SPECTRAL,
+    "cpu": cpu.can_filter,
+    "triton": lambda case: triton.NO_SPECTRAL,
+    "reference": _reference_can_run,
+}
+"""The same for the spectral filter by itself."""
+
 _forced: str | None = None
+_retired: dict[tuple[str, torch.device], str] = {}
 
 
 def set_backend(name: str | None) -> None:
@@ -81,26 +102,46 @@ def available_backends() -> list[str]:
     return [name for name, can_run in CAN_RUN.items() if any(can_run(case) is None for case in cases)]
 
 
-def choose(case: Case, name: str | None = None) -> str:
-    """The backend for ``case``: ``name``, else the one set for the process, else the best that can run it.
+def choose(case: Case | FilterCase, asked: str | None = None) -> str:
+    """The backend for ``case``: ``asked``, what :func:`asked_for` says, else the best that can run it.
 
     Raises:
-        ValueError: the name is unknown.
         BackendError: a backend asked for by name cannot run the case; the message says why.
     """
-    asked = _known(name) or _forced or _known(os.environ.get("HT_KERNELS_BACKEND") or None)
+    table: dict[str, Callable[[Any], str | None]] = CAN_FILTER if isinstance(case, FilterCase) else CAN_RUN
     if asked is not None:
-        reason = CAN_RUN[asked](case)
+        reason = table[asked](case)
         if reason is not None:
             raise BackendError(f"backend '{asked}' was asked for by name but cannot run this call: {reason}")
         return asked
-    for candidate, can_run in CAN_RUN.items():
-        reason = can_run(case)
+    for candidate, can_run in table.items():
+        reason = _retired.get((candidate, case.device)) or can_run(case)
         if reason is None:
             _debug("%s: chosen for %s", candidate, case)
             return candidate
         _debug("%s: not used: %s", candidate, reason)
     raise AssertionError("the reference backend runs every case")
+
+
+def asked_for(name: str | None = None) -> str | None:
+    """The backend that the caller, or the process, asked for by name; None when the choice is ours.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return _known(name or _forced or os.environ.get("HT_KERNELS_BACKEND") or None)
+
+
+def retire(name: str, device: torch.device, reason: str) -> None:
+    """Do not choose backend ``name`` on ``device`` any more, because it failed there; says so once."""
+    if (name, device) not in _retired:
+        log.warning("backend '%s' failed on %s and is not used there any more: %s", name, device, reason)
+        _retired[name, device] = reason
+
+
+def retired_count() -> int:
+    """How many backends have been retired, each on one device."""
+    return len(_retired)
 
 
 def _debug(message: str, *args: object) -> None:

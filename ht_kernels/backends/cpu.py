@@ -11,7 +11,7 @@ from torch import Tensor
 from . import core
 
 if TYPE_CHECKING:
-    from . import Case
+    from . import Case, FilterCase
 
 _SMALL = 1 << 20
 """Multiply-adds below which waking a second thread costs more than it saves."""
@@ -25,6 +25,17 @@ def can_run(case: Case) -> str | None:
         return f"it runs on the CPU, and the tensors are on {case.device}"
     if case.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes float32 and bfloat16, and x is {case.dtype}"
+    return core.transforms_reason()
+
+
+def can_filter(case: FilterCase) -> str | None:
+    """None when this backend can run the spectral filter ``case``, else the reason."""
+    if core.module is None:
+        return core.missing
+    if case.device.type != "cpu":
+        return f"it runs on the CPU, and the tensors are on {case.device}"
+    if case.dtype != torch.float32:
+        return f"it filters float32, and x is {case.dtype}"
     return core.transforms_reason()
 
 
@@ -99,6 +110,33 @@ def backward(
     )
     if needs_x and grad_x is not grads[0]:
         grads[0].copy_(grad_x)
+
+
+def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2)."""
+    assert core.module is not None, core.missing
+    x, mask = x.contiguous(), mask.contiguous()
+    sizes = (*x.shape, mask.shape[0])
+    core.module.spectral_filter(sizes, x.data_ptr(), mask.data_ptr(), out.data_ptr(), _filter_threads(x))
+
+
+def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
+    """Fill ``grad_x`` and ``grad_mask``, contiguous."""
+    assert core.module is not None, core.missing
+    grad_out, x, mask = grad_out.contiguous(), x.contiguous(), mask.contiguous()
+    core.module.spectral_filter_backward(
+        (*x.shape, mask.shape[0]),
+        grad_out.data_ptr(),
+        x.data_ptr(),
+        mask.data_ptr(),
+        grad_x.data_ptr(),
+        grad_mask.data_ptr(),
+        _filter_threads(x),
+    )
+
+
+def _filter_threads(x: Tensor) -> int:
+    return torch.get_num_threads() if 2 * x.numel() * (2 * x.shape[2] + x.shape[3]) > _SMALL else 1
 
 
 def _threads(x: Tensor, sizes: tuple[int, ...]) -> int:

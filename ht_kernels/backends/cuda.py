@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from ht_kernels.errors import BackendError
 
 from . import core
 
 if TYPE_CHECKING:
     from . import Case
 
-MATRICES = (0, 10, 12)
-"""Which folded weights the kernels take in the dtype of x: down_weight, mix_weight, up_weight."""
-
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # ht_dtype
 _MAX_BOTTLENECK = 128
-_ALIGNMENT = 16
+NO_SPECTRAL = "it has no spectral filter"
 
 
 def can_run(case: Case) -> str | None:
@@ -33,6 +31,8 @@ def can_run(case: Case) -> str | None:
         return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
     if case.needs_grad:
         return "it is for inference: it has no gradients and no dropout"
+    if case.spectral:
+        return NO_SPECTRAL
     if case.dtype not in _DTYPES:
         return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
     if case.dim % 8 or case.bottleneck % 8 or case.bottleneck > _MAX_BOTTLENECK:
@@ -43,7 +43,7 @@ def can_run(case: Case) -> str | None:
     return _device_reason(case.device.index) or core.transforms_reason()
 
 
-@functools.cache
+@core.constant_for_compilers
 def _device_reason(index: int | None) -> str | None:
     assert core.module is not None
     return architecture_reason(core.module.build_info()["cuda_archs"], torch.cuda.get_device_capability(index))
@@ -75,7 +75,7 @@ def architecture_reason(archs: Iterable[str], capability: tuple[int, int]) -> st
     )
 
 
-def infer(
+def plan(
     x: Tensor,
     weights: Sequence[Tensor | None],
     grid_height: int,
@@ -83,42 +83,43 @@ def infer(
     prefix_tokens: int,
     eps: float,
     tf32: bool,
-) -> Tensor:
-    """The adapter of ``x``; arguments as in ``ht_kernels.h``. ``tf32`` lets tensor cores round float32 products."""
+) -> Callable[[Tensor], Tensor]:
+    """The adapter of tensors with the shape, dtype and device of ``x``, as a function that has only the launch to do.
+
+    Arguments as in ``ht_kernels.h``. ``tf32`` lets tensor cores round float32 products. The function raises
+    BackendError where the driver refuses a launch.
+    """
     assert core.module is not None, core.missing
-    out = torch.empty_like(x)
-    if out.numel() == 0:
-        return out
-    weights = [_ready(w, x.dtype if i in MATRICES else torch.float32) for i, w in enumerate(weights)]
-    source = x if _fits(x) else x.clone(memory_format=torch.contiguous_format)
-    target = out if _fits(out) else torch.empty_like(source)
-    sizes = core.sizes(x, weights, grid_height, grid_width, prefix_tokens)
-    dtype = _DTYPES[x.dtype]
-    with torch.cuda.device(x.device):
-        memory = torch.empty(
-            core.module.adapter_forward_workspace_cuda(sizes, dtype), dtype=torch.uint8, device=x.device
-        )
-        core.module.adapter_forward_cuda(
-            sizes,
-            eps,
-            dtype,
-            tf32,
-            [core.address(w) for w in weights],
-            core.tokens(source),
-            core.tokens(target),
-            memory.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )
-    return out if target is out else out.copy_(target)
+    ready, addresses = core.ready_for_gpu(x.dtype, weights)
+    sizes = core.sizes(x, ready, grid_height, grid_width, prefix_tokens)
+    dtype, device, index = _DTYPES[x.dtype], x.device, x.device.index
+    work_bytes, forward = core.module.adapter_forward_workspace_cuda(sizes, dtype), core.module.adapter_forward_cuda
 
+    def launch(x: Tensor, out: Tensor, held: Sequence[Tensor | None] = ready) -> None:  # held: what addresses point to
+        memory = torch.empty(work_bytes, dtype=torch.uint8, device=device)
+        stream = torch._C._cuda_getCurrentRawStream(index)  # a tenth of the time of torch.cuda.current_stream
+        try:
+            forward(sizes, eps, dtype, tf32, addresses, core.tokens(x), core.tokens(out), memory.data_ptr(), stream)
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
 
-def _ready(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if weight is None:
-        return None
-    weight = weight.to(dtype).contiguous()
-    return weight if weight.data_ptr() % _ALIGNMENT == 0 else weight.clone()
+    def run(x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        if out.numel() == 0:
+            return out
+        source = x if _fits(x) else x.clone(memory_format=torch.contiguous_format)
+        target = out if _fits(out) else torch.empty_like(source)
+        if index == torch.cuda.current_device():
+            launch(source, target)
+        else:
+            with torch.cuda.device(index):
+                launch(source, target)
+        return out if target is out else out.copy_(target)
+
+    return run
 
 
 def _fits(t: Tensor) -> bool:
     """Whether rows start at multiples of 16 bytes, as the kernels load them."""
-    return t.stride(2) == 1 and t.stride(0) % 8 == 0 and t.stride(1) % 8 == 0 and t.data_ptr() % _ALIGNMENT == 0
+    batch_stride, token_stride, stride = t.stride()
+    return stride == 1 and batch_stride % 8 == 0 and token_stride % 8 == 0 and t.data_ptr() % core.ALIGNMENT == 0

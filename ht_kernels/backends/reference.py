@@ -33,15 +33,27 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     return y.reshape(s.shape)
 
 
+def spectral_filter(x: Tensor, mask: Tensor) -> Tensor:
+    """``irfft2(mask * rfft2(x))`` of ``x`` (B, C, H, W); ``mask`` (C or 1, H, W // 2 + 1, 2)."""
+    if x.numel() == 0:  # no transform of nothing
+        return x * mask.sum()
+    spectrum = torch.fft.rfft2(x) * torch.view_as_complex(mask.contiguous())
+    filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
+    return filtered
+
+
 def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
     """Spatial part: ``h`` (B, N, C) to ``m`` (B, N, C); prefix tokens pass unchanged."""
     prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
     s = patches.transpose(1, 2).reshape(h.shape[0], h.shape[2], *grid)
+    f = s if folded.mask is None else spectral_filter(s, folded.mask)
     if folded.hidden_weight is None:  # one kernel for all images
         kernel, bias = folded.scale_kernels[0].unsqueeze(1), folded.scale_bias[0]
-        y = F.conv2d(s, kernel, bias, padding=KERNEL_SIZE // 2, groups=s.shape[1])
+        y = F.conv2d(f, kernel, bias, padding=KERNEL_SIZE // 2, groups=s.shape[1])
     else:
-        y = dynamic_depthwise(s, *image_kernels(folded, noise_weights(folded, patches.mean(1))))
+        y = dynamic_depthwise(f, *image_kernels(folded, noise_weights(folded, patches.mean(1))))
+    if folded.mask is not None:
+        y = y + s
     return torch.cat([prefix, F.linear(y.flatten(2).transpose(1, 2), folded.mix_weight, folded.mix_bias)], dim=1)
 
 

@@ -36,7 +36,7 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
     facts = environment.describe()
     document = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "unit": "seconds per call",
         "limits": {"copy_bytes_per_second": limits.bandwidth, "float32_operations_per_second": limits.flops},
         "results": [_plain(result) for result in results],
@@ -63,7 +63,7 @@ def _plain(result: Result) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The source tree's commit, with ``-dirty`` for changed files; None when installed without one."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():

@@ -12,11 +12,11 @@ import sys
 
 from ht_kernels.errors import BackendError, InputError
 
-COMMANDS = ("info", "demo", "stream", "bench")
+COMMANDS = ("info", "demo", "stream", "export", "inspect", "train", "evaluate", "phantom", "prepare", "bench")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line; returns the exit status: 0, 2 for bad input, 3 for a failed check, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="ht-kernels", description="Hybrid-tuning of CLIP for ultrasound.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="trained adapters and heads, in our format or the published one"
     )
+    add_tower_arguments(parser)
+
+
+def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
+    """``--backbone``, ``--pretrained``, for a command whose checkpoint is no option."""
     parser.add_argument(
         "--backbone",
         metavar="NAME",

@@ -1,94 +1,169 @@
-"""``ht-kernels stream``: a clip through the folded model, frame by frame, as at the scanner."""
+"""``ht-kernels stream``: a clip or a live source through the folded model, in real time."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from ht_kernels.errors import InputError
 
 from . import model_options
 
 if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP
-    from ht_kernels.video import Pipeline, Result, Source
+    from ht_kernels.video import LiveSource, Shown, Source, Stream
+    from ht_kernels.video.crop import Box
+    from ht_kernels.video.view import View
 
-HELP = "segment a clip: overlay video, masks and a report of latencies"
+HELP = "segment a clip or a live source: overlay video, masks, live view and a report of latencies"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
-        type=Path,
         metavar="INPUT",
-        help="a DICOM ultrasound clip, a video file, a folder of images, or one image",
+        help="a DICOM ultrasound clip, a video file, a folder of images, one image, a camera (/dev/video0) or an "
+        "address (rtsp://...)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where results go (default: INPUT's name with -segmented)"
     )
+    parser.add_argument("--live", action="store_true", help="play a file at its own speed, as a scanner would")
+    parser.add_argument("--view", metavar="[HOST:]PORT", help="show the overlay to browsers (HOST: this machine only)")
+    parser.add_argument(
+        "--stale", type=float, default=0.25, metavar="SECONDS", help="live: draw no mask older (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--smooth", type=float, metavar="WEIGHT", help="average masks over time; weight of the newest, above 0 to 1"
+    )
+    parser.add_argument("--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan found, or a box")
+    parser.add_argument("--dicom-seg", action="store_true", help="of a DICOM clip, write a DICOM Segmentation too")
     model_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
-    from ht_kernels.video import open_source
+    from ht_kernels.video import LiveSource, Stream, open_source
+    from ht_kernels.video.dicom_seg import check_clip
 
+    crop = read_crop(args.crop)
     source = open_source(args.input)
-    output = args.output or Path(f"{args.input.stem or args.input.resolve().name}-segmented")
-    with interruptible():
+    name = "live" if isinstance(source, LiveSource) else source.path.stem or source.path.resolve().name
+    output = args.output or Path(f"{name}-segmented")
+    if args.dicom_seg and (source.kind != "dicom" or args.live):
+        raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
+    if args.dicom_seg:
+        check_clip(Path(source.path))
+    with interruptible(), ExitStack() as stack:
         model, trained = model_options.load_model(args)
         folded = ht.fold(model)
         if not trained:
             model_options.warn_untrained()
-        report = segment_clip(source, folded, output, weights=str(args.checkpoint) if trained else "untrained")
+        stream = Stream(folded, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop)
+        view = open_view(args.view)
+        if view is not None:
+            stack.callback(view.close)
+            print(f"live view: {view.address}", file=sys.stderr, flush=True)
+        weights = str(args.checkpoint) if trained else "untrained"
+        report = record(source, stream, folded, output, weights, view=view, dicom_seg=args.dicom_seg)
     print("\n".join(summary(report)))
-    print(f"wrote overlay.mp4, masks/ and report.json to {output}")
+    print(f"wrote overlay.mp4, masks/, latency.png and report.json to {output}")
+    if report["interrupted"] and not isinstance(source, LiveSource):
+        raise KeyboardInterrupt
     return 0
 
 
 def segment_clip(
-    source: Source, model: FoldedHTCLIP, output: Path, weights: str, keep: list[Result] | None = None
+    source: Source, model: FoldedHTCLIP, output: Path, weights: str, keep: list[Shown] | None = None
 ) -> dict[str, Any]:
-    """Run a clip and write overlay.mp4, masks/ and report.json into ``output``; returns the report.
+    """Run a clip and write overlay.mp4, masks/, latency.png and report.json into ``output``; returns the report.
 
     ``keep`` collects the results, for a caller that shows some of them.
     """
-    from ht_kernels.video import Pipeline
-    from ht_kernels.video.sinks import MaskSink, OutputFolder, VideoSink, write_json
+    from ht_kernels.video import Stream
 
-    with OutputFolder(output) as folder:
-        pipeline = Pipeline(model)
-        video, masks = VideoSink(folder / "overlay.mp4", source.fps or 10.0), MaskSink(folder / "masks")
-        for result in progress(pipeline.run(source), source.frame_count):
-            video.write(result.overlay)
-            masks.write(result.mask)
-            if keep is not None:
-                keep.append(result)
-        video.close()
-        report = describe(source, pipeline, weights)
-        write_json(folder / "report.json", report)
+    return record(source, Stream(model), model, output, weights, keep=keep)
+
+
+def record(
+    source: Source | LiveSource,
+    stream: Stream,
+    model: FoldedHTCLIP,
+    output: Path,
+    weights: str,
+    view: View | None = None,
+    dicom_seg: bool = False,
+    keep: list[Shown] | None = None,
+) -> dict[str, Any]:
+    """Run a stream into files, which appear when it ends or is interrupted; returns the report.
+
+    Raises:
+        InputError: the input is damaged, or the output cannot be written.
+    """
+    from ht_kernels.video import chart
+    from ht_kernels.video.dicom_seg import write_segmentation
+    from ht_kernels.video.sinks import MaskSink, OutputFolder, VideoSink, write_json
+    from ht_kernels.video.sources import USUAL_FPS
+
+    interrupted = False
+
+    def stop() -> None:
+        nonlocal interrupted
+        interrupted = True
+        stream.stop()
+
+    kept: list[Any] = []
+    try:
+        with OutputFolder(output) as folder, on_interrupt(stop):
+            video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS)
+            masks = MaskSink(folder / "masks")
+            try:
+                for shown in progress(stream.run(source), source.frame_count):
+                    if view is not None:
+                        view.write(shown.overlay)
+                    video.write(shown.overlay)
+                    if shown.mask is not None:
+                        masks.write(shown.mask, shown.index)
+                    if dicom_seg:
+                        kept.append(shown.mask)
+                    if keep is not None:
+                        keep.append(shown)
+            finally:
+                video.close()
+            report = {**describe(source, stream, model, weights), "interrupted": interrupted}
+            if not report["frames"]:
+                raise KeyboardInterrupt
+            if dicom_seg and not interrupted:
+                assert source.kind == "dicom"
+                names = stream.class_names
+                write_segmentation(folder / "segmentation.dcm", Path(source.path), kept, names)
+            (folder / "latency.png").write_bytes(chart.draw(report))
+            write_json(folder / "report.json", report)
+    except OSError as error:
+        raise InputError(f"the output {output} cannot be written: {error.strerror or error}") from error
     return report
 
 
-def describe(source: Source, pipeline: Pipeline, weights: str) -> dict[str, Any]:
+def describe(source: Source | LiveSource, stream: Stream, model: FoldedHTCLIP, weights: str) -> dict[str, Any]:
     """The report: what was read, what it took, what computed it."""
     import torch
 
     from ht_kernels import environment
-    from ht_kernels.backends import Case, choose
+    from ht_kernels.backends import Case, asked_for, choose
 
-    model = pipeline.model
     backend = None
     for adapter in model.adapters.values():
         dim, bottleneck = adapter.get_buffer("up_weight").shape
         case = Case(
             model.position.device, model.position.dtype, dim, bottleneck, model.grid, model.prefix_tokens, False
         )
-        backend = choose(case)
+        backend = choose(case, asked_for())
     facts = environment.describe()
     return {
         "input": {
@@ -98,7 +173,7 @@ def describe(source: Source, pipeline: Pipeline, weights: str) -> dict[str, Any]
             "height": source.size[0],
             "width": source.size[1],
         },
-        **pipeline.report(),
+        **stream.report(),
         "weights": weights,
         "backend": backend,
         "threads": torch.get_num_threads(),
@@ -114,17 +189,51 @@ def describe(source: Source, pipeline: Pipeline, weights: str) -> dict[str, Any]
 
 def summary(report: dict[str, Any]) -> list[str]:
     """The report in a few lines."""
+    states = ", ".join(f"{count} {state}" for state, count in report["states"].items())
     lines = [
-        f"{report['frames']} frames, {report['fps']} frames per second with reading and writing, "
+        f"{report['frames']} frames ({states}), {report['fps']} frames per second with reading and writing, "
         f"backend {report['backend']}",
-        f"{'milliseconds':<14}{'p50':>9}{'p95':>9}{'p99':>9}",
+        f"{'milliseconds':<14}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]
     for stage, row in report["latency_ms"].items():
-        lines.append(f"{stage.replace('_', ' '):<14}{row['p50']:>9.2f}{row['p95']:>9.2f}{row['p99']:>9.2f}")
+        lines.append(f"{stage.replace('_', ' '):<14}" + "".join(f"{row[name]:>9.2f}" for name in row))
     return lines
 
 
-def progress(results: Iterator[Result], total: int | None) -> Iterator[Result]:
+def read_crop(text: str | None) -> Any:
+    """``auto``, or a box of ``X,Y,W,H``.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from ht_kernels.video.crop import Box
+
+    if text in (None, "auto"):
+        return text
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--crop is {text!r}, expected auto or four numbers X,Y,W,H in pixels")
+    box: Box = Box(*map(int, parts))
+    return box
+
+
+def open_view(text: str | None) -> View | None:
+    """The live view asked for as ``[HOST:]PORT``.
+
+    Raises:
+        InputError: it is not that, or cannot be listened on.
+    """
+    from ht_kernels.video.view import View
+
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal():
+        raise InputError(f"--view is {text!r}, expected a port such as 8080, or HOST:PORT")
+    return View(int(port), host or "127.0.0.1")
+
+
+def progress(results: Iterator[Shown], total: int | None) -> Iterator[Shown]:
     """Pass results on; a progress bar in a terminal, otherwise a plain line every few seconds' worth of frames."""
     if sys.stderr.isatty():
         from rich.console import Console
@@ -156,3 +265,15 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on Ctrl-C or a request to terminate, in place of an exception amid a half-written file."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, lambda *_: stop()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

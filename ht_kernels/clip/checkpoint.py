@@ -1,7 +1,8 @@
 """Checkpoints: our format, and the two that published code writes.
 
 Ours is one safetensors file: adapters, pyramid and head by their state-dict names, and under ``ht_kernels`` in the
-metadata a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP. The frozen tower is left out.
+metadata a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP. Of the tower it has what was
+trained, which of a frozen one is nothing.
 
 Nothing in a checkpoint is executed: torch files are read with ``weights_only``.
 """
@@ -9,9 +10,7 @@ Nothing in a checkpoint is executed: torch files are read with ``weights_only``.
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead
 from ht_kernels.published import VARIANTS
 
@@ -52,7 +52,7 @@ def save(model: HTCLIP, path: str | Path) -> None:
     tensors = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in _trained(model).items()
     }
-    _write(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}))
+    write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
 
 
 def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
@@ -74,6 +74,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             "seg_head" | "cls_head", "mona"}``, or the state dict of a whole task model, whose tower is not read.
         overrides: arguments of HTCLIP, over those that the file names or shows. A published file does not name
             its tower: give ``backbone`` and ``pretrained``. One with two heads does not name its ``task``.
+            ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does.
 
     A ``backbone`` that is a module is given adapters in place before the tensors are compared with it.
 
@@ -88,14 +89,19 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             head = file.read(9)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if head[8:] == b"{":
-        return _load_ours(path, overrides)
-    return _load_published(path, overrides)
+    form = overrides.pop("spectral", None)
+    model = _load_ours(path, overrides) if head[8:] == b"{" else _load_published(path, overrides)
+    if form is None or form == model.config.spectral:
+        return model
+    try:
+        return model.to_spectral(form)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be converted: {error}") from error
 
 
 def _trained(model: HTCLIP) -> dict[str, Tensor]:
-    """By name: adapters, pyramid, head, and what else the caller made trainable."""
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    """By name: adapters, pyramid, head, and what of the tower the caller made trainable or a checkpoint brought."""
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad} | model.trained_before
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -251,13 +257,31 @@ def _read_adapters(path: Path, groups: Mapping[int, Mapping[str, Tensor]]) -> di
         variant = next(
             name
             for name, kind in VARIANTS.items()
-            if (kind.frequency, kind.noise) == ("freq_filter" in has, "noise_estimator" in has)
+            if (kind.frequency, kind.noise) == (bool({"freq_filter", "spectral"} & has), "noise_estimator" in has)
         )
-        found.add((variant, weight.shape[0]))
+        found.add((variant, weight.shape[0], _form(group)))
     if len(found) > 1:
-        raise InputError(f"{path} mixes adapters of several kinds, {sorted(found)}; expected one variant and width")
-    ((variant, bottleneck),) = found
-    return {"variant": variant, "bottleneck": bottleneck, "adapter_layers": tuple(sorted(groups))}
+        raise InputError(
+            f"{path} mixes adapters of several kinds, {sorted(found, key=str)}; expected one variant, width and "
+            "spectral form"
+        )
+    ((variant, bottleneck, spectral),) = found
+    return {
+        "variant": variant,
+        "bottleneck": bottleneck,
+        "adapter_layers": tuple(sorted(groups)),
+        "spectral": spectral,
+    }
+
+
+def _form(group: Mapping[str, Tensor]) -> str | None:
+    """The form of an adapter's spectral mask; None without one."""
+    mask = group.get("adapter_conv.spectral.mask")
+    if mask is None:
+        return None
+    if mask.dim() == 2:
+        return "radial"
+    return "shared" if mask.shape[:1] == (1,) else "full"
 
 
 def _read_parts(path: Path, parts: dict[str, Any], task: str | None) -> dict[str, Any]:
@@ -327,16 +351,4 @@ def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool 
             )
         _plain(path, name, tensor)
     model.load_state_dict(dict(tensors), strict=False)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Through a temporary file beside it."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"the checkpoint {path} cannot be written: {error.strerror}") from error
+    model.trained_before = frozenset(n for n in tensors if n.startswith("clip_model."))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ class HTCLIPConfig:
     adapter_layers: int | tuple[int, ...] | None
     image_size: int | None
     class_names: tuple[str, ...] | None
+    spectral: str | None
 
 
 class PartCount(NamedTuple):
@@ -82,6 +83,7 @@ class HTCLIP(nn.Module):
         adapter_layers: blocks that get an adapter, as for :func:`ht_kernels.inject`.
         image_size: side of the square images; None for the tower's own.
         class_names: K names, kept in the configuration.
+        spectral: form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -101,6 +103,7 @@ class HTCLIP(nn.Module):
         adapter_layers: int | Iterable[int] | None = None,
         image_size: int | None = None,
         class_names: Sequence[str] | None = None,
+        spectral: str | None = None,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -125,22 +128,23 @@ class HTCLIP(nn.Module):
             adapter_layers = tuple(adapter_layers)
         present = adapters(tower)
         if not present:
-            inject(clip_model, variant, bottleneck, adapter_layers)
+            inject(clip_model, variant, bottleneck, adapter_layers, spectral)
         for i, adapter in present.items():
             if not isinstance(adapter, HTAdapter):
                 raise ValueError(
                     f"block {i} of the backbone has a {type(adapter).__name__}, which is not an adapter of this "
                     "library; call ht_kernels.accelerate on a model with published adapters first"
                 )
-            found = adapter.variant, adapter.project1.out_features
-            if found != (variant, bottleneck):
+            found = adapter.variant, adapter.project1.out_features, adapter.spectral
+            if found != (variant, bottleneck, spectral):
                 raise ValueError(
-                    f"block {i} of the backbone has an adapter {found}, expected (variant, bottleneck) = "
-                    f"{(variant, bottleneck)}"
+                    f"block {i} of the backbone has an adapter {found}, expected (variant, bottleneck, spectral) = "
+                    f"{(variant, bottleneck, spectral)}"
                 )
 
         self.clip_model = clip_model
         self.tower = tower
+        self.trained_before: frozenset[str] = frozenset()  # of the tower, from a checkpoint: saved again
         self.reduces, self.blocks = pyramid(tower.dim, reduce_dim, len(layers))
         if task == "segmentation":
             self.seg_head = SegmentationHead(reduce_dim, num_classes)
@@ -158,6 +162,7 @@ class HTCLIP(nn.Module):
             adapter_layers=adapter_layers,
             image_size=tower.image_size[0] if tower.image_size[0] == tower.image_size[1] else None,
             class_names=None if class_names is None else tuple(class_names),
+            spectral=spectral,
         )
         like = tower.patch_embedding.weight
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
@@ -174,6 +179,13 @@ class HTCLIP(nn.Module):
         from .checkpoint import load
 
         return load(path, **overrides)
+
+    def to_spectral(self, form: str) -> HTCLIP:
+        """Give every adapter a spectral filter for its gain, in place; see :meth:`ht_kernels.HTAdapter.to_spectral`."""
+        for adapter in adapters(self.tower).values():
+            adapter.to_spectral(form, self.tower.grid)
+        self.config = replace(self.config, spectral=form)
+        return self
 
     def save(self, path: str | Path) -> None:
         """Write adapters, heads and configuration; see :func:`ht_kernels.clip.checkpoint.save`."""

@@ -19,6 +19,7 @@ def inject(
     variant: str = "hybrid",
     bottleneck: int = 64,
     layers: int | Iterable[int] | None = None,
+    spectral: str | None = None,
 ) -> nn.Module:
     """Freeze a CLIP model and put a new adapter behind the blocks of its vision tower, in place.
 
@@ -31,13 +32,14 @@ def inject(
         variant: ``baseline``, ``noise_aware``, ``freq_enhanced`` or ``hybrid``.
         bottleneck: adapter width.
         layers: None for every block, an int for the first so many, or the indices of blocks.
+        spectral: form of the spectral filter, for the tower's patch grid; None for a gain per channel.
 
     Returns:
         ``clip_model``.
 
     Raises:
         InputError: the vision tower is not a vision transformer.
-        ValueError: an unknown variant, a block that does not exist, or one that has an adapter.
+        ValueError: an unknown variant or form, a block that does not exist, or one that has an adapter.
     """
     tower = find_tower(clip_model)
     chosen = _choose(layers, len(tower.blocks))
@@ -47,7 +49,7 @@ def inject(
     like = tower.patch_embedding.weight
     # Adapters compute in float32 inside a half-precision tower and keep their parameters so.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    monas = [_new(tower, variant, bottleneck).to(like.device, dtype) for _ in chosen]
+    monas = [_new(tower, variant, bottleneck, spectral).to(like.device, dtype) for _ in chosen]
     clip_model.requires_grad_(False)
     for i, mona in zip(chosen, monas, strict=True):
         block: Any = tower.blocks[i]
@@ -72,10 +74,11 @@ def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
     return adapted
 
 
-def _new(tower: Tower, variant: str, bottleneck: int) -> BatchFirstMona | SequenceFirstMona:
+def _new(tower: Tower, variant: str, bottleneck: int, spectral: str | None) -> BatchFirstMona | SequenceFirstMona:
+    kind = tower.dim, bottleneck, variant, spectral
     if tower.batch_first:
-        return BatchFirstMona(HTAdapter(tower.dim, bottleneck, variant), tower.grid, tower.prefix_tokens)
-    return SequenceFirstMona(tower.dim, bottleneck, variant, grid=tower.grid, prefix_tokens=tower.prefix_tokens)
+        return BatchFirstMona(HTAdapter(*kind, grid=tower.grid), tower.grid, tower.prefix_tokens)
+    return SequenceFirstMona(*kind, grid=tower.grid, prefix_tokens=tower.prefix_tokens)
 
 
 def _choose(layers: int | Iterable[int] | None, depth: int) -> list[int]:

@@ -54,8 +54,8 @@ class _HwShapesAdapter(HTAdapter):
     Called like :class:`BatchFirstMona`.
 
     Args:
-        dim, bottleneck, variant, dropout: as for :class:`ht_kernels.HTAdapter`.
-        grid: default patch grid (H, W).
+        dim, bottleneck, variant, spectral, dropout: as for :class:`ht_kernels.HTAdapter`.
+        grid: default patch grid (H, W), and that of the spectral filter.
         prefix_tokens: tokens before the patch grid.
     """
 
@@ -64,11 +64,12 @@ class _HwShapesAdapter(HTAdapter):
         dim: int,
         bottleneck: int = 64,
         variant: str = "hybrid",
+        spectral: str | None = None,
         dropout: float = 0.1,
         grid: tuple[int, int] | None = None,
         prefix_tokens: int = 1,
     ) -> None:
-        super().__init__(dim, bottleneck, variant, dropout)
+        super().__init__(dim, bottleneck, variant, spectral, dropout, grid)
         self.grid = grid
         self.prefix_tokens = prefix_tokens
 

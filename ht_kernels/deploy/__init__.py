@@ -1,5 +1,41 @@
-"""Deployment: the folded model."""
+"""Deployment: the folded model, CUDA graphs of it, export and its check, and sessions over them all."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .folded import FoldedHTCLIP, fold
+from .graph import GraphRunner
 
-__all__ = ["FoldedHTCLIP", "fold"]
+if TYPE_CHECKING:
+    from .engine import build_engine
+    from .gate import check_onnx
+    from .manifest import read_manifest
+    from .onnx import export_onnx
+    from .session import Session
+
+__all__ = [
+    "FoldedHTCLIP",
+    "GraphRunner",
+    "Session",
+    "build_engine",
+    "check_onnx",
+    "export_onnx",
+    "fold",
+    "read_manifest",
+]
+
+_LAZY = {
+    "Session": ".session",
+    "build_engine": ".engine",
+    "check_onnx": ".gate",
+    "export_onnx": ".onnx",
+    "read_manifest": ".manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ht_kernels.deploy' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.fold import blocks_to_run, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid
-from ht_kernels.functional import feature_pyramid, ht_adapter
+from ht_kernels.fold import blocks_to_run, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
+from ht_kernels.functional import feature_pyramid, run_adapter
 from ht_kernels.nn.heads import upsample
 
 
@@ -62,7 +62,7 @@ class FoldedHTCLIP(nn.Module):
         self.pre_norm = _Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
         self.blocks = nn.ModuleList(_Block(tower.blocks[i], i) for i in range(depth))
         self.adapters = nn.ModuleDict(
-            {str(i): _Adapter(adapter) for i, adapter in adapters(tower).items() if i < depth}
+            {str(i): _Adapter(adapter, self.grid) for i, adapter in adapters(tower).items() if i < depth}
         )
 
         segmentation = self.config.task == "segmentation"
@@ -95,26 +95,21 @@ class FoldedHTCLIP(nn.Module):
             TypeError: the frames are neither uint8 nor floating point.
             ValueError: the frames are on another device, or ``output_size`` came with classification.
         """
-        self._check(frames)
-        if output_size is not None and self.classifier is not None:
-            raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
-        weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
-        pixels = frames.to(torch.promote_types(frames.dtype, weight.dtype))
-        if frames.is_floating_point():
-            pixels = pixels * 255
-        patches = F.conv2d(pixels.to(weight.dtype), weight, stride=weight.shape[-2:])
-        prefix = self.prefix_tokens
-        x = self.position.repeat(frames.shape[0], 1, 1)
-        x[:, prefix:] += patches.flatten(2).transpose(1, 2)
-        if self.pre_norm is not None:
-            x = self.pre_norm(x)
+        if frames.device != self.position.device:
+            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
+        self.check(frames, output_size)
+        return self.compute(frames, output_size)
+
+    def compute(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        """Logits of frames that :meth:`check` has seen; nothing here waits for a GPU."""
+        x, prefix = self.embed(frames), self.prefix_tokens
         scores, pool, feature = self.pyramid_bias, self.classifier is not None, 0
         for i, block in enumerate(self.blocks):
             x = block(x.contiguous())
             if str(i) in self.adapters:
                 x = self.adapters[str(i)](x, self.grid, prefix)
             if i in self.config.feature_layers:
-                level = self.levels[feature]()
+                level = self.levels[feature].values()  # type: ignore[operator]
                 scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=pool)
                 feature += 1
         if self.classifier is None:
@@ -122,12 +117,30 @@ class FoldedHTCLIP(nn.Module):
         logits: Tensor = self.classifier(scores)
         return logits
 
-    def _check(self, frames: Tensor) -> None:
+    def embed(self, frames: Tensor) -> Tensor:
+        """Frames to the tokens (B, N, D) that the first block takes."""
+        weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
+        pixels = frames.to(torch.promote_types(frames.dtype, weight.dtype))
+        if frames.is_floating_point():
+            pixels = pixels * 255
+        patches = F.conv2d(pixels.to(weight.dtype), weight, stride=weight.shape[-2:])
+        x = self.position.repeat(frames.shape[0], 1, 1)
+        x[:, self.prefix_tokens :] += patches.flatten(2).transpose(1, 2)
+        return x if self.pre_norm is None else self.pre_norm(x)
+
+    @staticmethod
+    def classes(logits: Tensor) -> Tensor:
+        """The class of each pixel (B, H, W), or of each frame (B,), uint8; with a single class, where it is likely."""
+        best = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
+        return best.to(torch.uint8)
+
+    def check(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> None:
+        """Raise what calling the model raises for wrong arguments, but for the device."""
+        if output_size is not None and self.classifier is not None:
+            raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
         height, width = self.image_size
         if frames.dim() != 4 or frames.shape[1] not in (1, 3) or frames.shape[2:] != (height, width):
             raise InputError(f"frames must have shape (B, 1 or 3, {height}, {width}), got {tuple(frames.shape)}")
-        if frames.device != self.position.device:
-            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
         if frames.shape[0] == 0:
             raise InputError("frames is empty; pass at least one frame")
         if frames.dtype == torch.uint8:
@@ -162,33 +175,44 @@ def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
 
 
 class _Tensors(nn.Module):
-    """A named tuple of tensors and numbers, its tensors as buffers; calling the module gives the tuple."""
+    """A named tuple of tensors and numbers, its tensors as buffers."""
 
     def __init__(self, values: Any) -> None:
         super().__init__()
         self.kind = type(values)
+        self.kept: Any = None
         for name, value in values._asdict().items():
             if value is None or isinstance(value, Tensor):
                 self.register_buffer(name, None if value is None else value.detach().clone())
             else:
                 setattr(self, name, value)
 
-    def forward(self) -> Any:
-        return self.kind(*(getattr(self, name) for name in self.kind._fields))
+    def values(self) -> Any:
+        """The tuple; kept, because looking 15 buffers up takes as long as launching an adapter on a GPU."""
+        if torch.compiler.is_compiling():
+            return self.kind(*(getattr(self, name) for name in self.kind._fields))
+        if self.kept is None or self.kept[0] is not self._buffers[self.kind._fields[0]]:  # load_state_dict(assign=True)
+            self.kept = self.kind(*(getattr(self, name) for name in self.kind._fields))
+        return self.kept
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.kept = None
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 class _Adapter(_Tensors):
-    def __init__(self, adapter: Any) -> None:
-        super().__init__(fold_adapter(adapter))
+    def __init__(self, adapter: Any, grid: tuple[int, int]) -> None:
+        super().__init__(on_grid(fold_adapter(adapter), grid))
         self.eps = float(adapter.norm.eps)
 
     def round_matrices(self, dtype: torch.dtype) -> None:
         """Keep the three matrices in ``dtype``, so that a GPU need not cast them at every call."""
-        for name, tensor in cast_matrices(super().forward(), dtype)._asdict().items():
+        for name, tensor in cast_matrices(self.values(), dtype)._asdict().items():
             setattr(self, name, tensor)
+        self.kept = None
 
-    def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:  # type: ignore[override]
-        return ht_adapter(x, super().forward(), grid, prefix_tokens, eps=self.eps)
+    def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
+        return run_adapter(x, self.values(), grid, prefix_tokens, self.eps)
 
 
 class _Norm(nn.Module):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ht_kernels.fold import FoldedAdapter, fold_adapter
-from ht_kernels.functional import ht_adapter
+from ht_kernels.fold import FoldedAdapter, cast_matrices, fold_adapter, on_grid
+from ht_kernels.functional import circumstances, plan_adapter, run_adapter
 from ht_kernels.published import VARIANTS, PublishedAdapter
+
+from .spectral import SpectralFilter
+
+_MOST_PLANS = 64
+"""Shapes and circumstances of calls that an adapter remembers."""
 
 
 class HTAdapter(PublishedAdapter):
@@ -27,13 +31,25 @@ class HTAdapter(PublishedAdapter):
         dim: token width D.
         bottleneck: bottleneck width C; at least 4 for the noise-aware variants.
         variant: ``baseline``, ``noise_aware``, ``freq_enhanced`` or ``hybrid``.
+        spectral: None for the published frequency filter, a gain per channel; ``full``, ``shared`` or ``radial`` for
+            a :class:`SpectralFilter`, ``adapter_conv.spectral``, in its place. For ``freq_enhanced`` and ``hybrid``.
         dropout: probability of the dropout before ``project2``, in training only.
+        grid: patch grid (H, W) of a spectral filter that is ``full`` or ``shared``; it then takes no other.
 
     Raises:
-        ValueError: an unknown variant or a width that does not fit.
+        ValueError: an unknown variant or form, a width that does not fit, a spectral filter for a variant without a
+            frequency filter, or one without the grid it needs.
     """
 
-    def __init__(self, dim: int, bottleneck: int = 64, variant: str = "hybrid", dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        bottleneck: int = 64,
+        variant: str = "hybrid",
+        spectral: str | None = None,
+        dropout: float = 0.1,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant '{variant}', expected one of {', '.join(VARIANTS)}")
         published = VARIANTS[variant]
@@ -44,29 +60,82 @@ class HTAdapter(PublishedAdapter):
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
         self._cache: _FoldCache | None = None
+        if spectral is not None:
+            self.to_spectral(spectral, grid)
+
+    @property
+    def spectral(self) -> str | None:
+        """The form of the spectral filter; None with the published gain."""
+        part = self._filter()
+        return None if part is None else part.form
+
+    def _filter(self) -> SpectralFilter | None:
+        part: SpectralFilter | None = getattr(self.adapter_conv, "spectral", None)
+        return part
+
+    @torch.no_grad()
+    def to_spectral(self, form: str, grid: tuple[int, int] | None = None) -> HTAdapter:
+        """Put a spectral filter in place of the gain per channel, in place; the adapter computes the same as before.
+
+        The gain becomes a constant mask. A shared mask has no room for one gain per channel, so there the mask is one
+        and the gain goes into what reads the filtered image: the convolutions and the noise estimator.
+
+        Args:
+            form, grid: as for :class:`SpectralFilter`.
+
+        Raises:
+            ValueError: a form or grid as in :class:`SpectralFilter`, or the adapter has no gain to replace.
+        """
+        conv: Any = self.adapter_conv
+        if not hasattr(conv, "freq_filter"):
+            why = f"it has a spectral filter '{self.spectral}'" if self.spectral else f"variant is '{self.variant}'"
+            raise ValueError(
+                f"spectral '{form}' needs an adapter with a gain per channel, freq_enhanced or hybrid, and {why}"
+            )
+        gain = conv.freq_filter
+        part = SpectralFilter(gain.shape[0], form, grid).to(gain)
+        if form == "shared":
+            for convolution in (conv.conv1, conv.conv2, conv.conv3):
+                convolution.weight.mul_(gain.view(-1, 1, 1, 1))
+            if self.noise:
+                conv.noise_estimator[1].weight.mul_(gain.view(1, -1, 1, 1))
+        else:
+            part.mask.mul_(gain.view(-1, *[1] * (part.mask.dim() - 1)))
+        part.mask.requires_grad_(gain.requires_grad)
+        del conv.freq_filter
+        conv.spectral = part
+        self._cache = None
+        return self
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens; see the class and :func:`ht_kernels.functional.ht_adapter` for shapes and errors."""
-        keep = None
-        if self.training and self.dropout.p > 0:
-            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-            keep = F.dropout(x.new_ones(*x.shape[:2], self.project1.out_features, dtype=dtype), self.dropout.p)
-        return ht_adapter(x, self.folded(), grid, prefix_tokens, eps=self.norm.eps, keep=keep)
+        cache = self._kept()
+        if cache is not None:
+            return cache.plan(x, grid, prefix_tokens)(x)
+        part = self._filter()
+        if part is not None:
+            part.check(grid)
+        dropout = self.dropout.p if self.training else 0.0
+        return run_adapter(x, fold_adapter(self), grid, prefix_tokens, self.norm.eps, dropout=dropout)
 
     def folded(self) -> FoldedAdapter:
         """The adapter's folded weights; connected to the parameters by autograd when gradients are on."""
+        cache = self._kept()
+        return fold_adapter(self) if cache is None else cache.folded
+
+    def _kept(self) -> _FoldCache | None:
+        """Folded weights that are those of the parameters now; None where they are not kept."""
         if torch.compiler.is_compiling():
-            return fold_adapter(self)
+            return None
         if self.training or torch.is_grad_enabled():
             # Training writes without a trace: fused optimizers and averages over ``.data`` leave no new version.
             self._cache = None
-            return fold_adapter(self)
-        if self._cache is None or not self._cache.is_current():
+        elif self._cache is None or not self._cache.is_current():
             self._cache = _FoldCache(self)
-        return self._cache.folded
+        return self._cache
 
     def extra_repr(self) -> str:
-        return f"variant={self.variant}"
+        return f"variant={self.variant}, spectral={self.spectral}"
 
     def train(self, mode: bool = True) -> HTAdapter:
         """Set the mode, and forget folded weights."""
@@ -85,9 +154,10 @@ class HTAdapter(PublishedAdapter):
 class _FoldCache:
     """Folded weights, and what tells whether the parameters are still those they were folded from.
 
-    A parameter is known by its identity, version, address and strides. Holding its storage keeps the address from
-    being used again. Tensors made in inference mode have no version, and those that a transform such as ``vmap`` puts
-    in place of parameters need not have an address, so nothing that depends on them is kept.
+    A parameter is known by its identity, version, address and, where a transpose has its shape, strides. Holding its
+    storage keeps the address from being used again. Tensors made in inference mode have no version, and those that a
+    transform such as ``vmap`` puts in place of parameters need not have an address, so nothing that depends on them is
+    kept.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
@@ -98,14 +168,50 @@ class _FoldCache:
             if p is not None
         ]
         self.known = all(type(p) is nn.Parameter and not p.is_inference() for _, _, p in held)
-        self.entries = [
-            (parameters, name, p, p._version, p.data_ptr(), p.stride()) for parameters, name, p in held if self.known
-        ]
-        self.storages = [p.untyped_storage() for _, _, p in held if self.known]
+        if not self.known:
+            held = []
+        self.entries = [(parameters, name, p, p._version, p.data_ptr()) for parameters, name, p in held]
+        self.strides = [(p, p.stride()) for _, _, p in held if _has_equal_sides(p)]
+        self.storages = [p.untyped_storage() for _, _, p in held]
+        self.filter, self.eps = adapter._filter(), adapter.norm.eps
         self.folded = fold_adapter(adapter)
+        self._in_16_bits: dict[torch.dtype, FoldedAdapter] = {}
+        self._on_grid: tuple[tuple[int, int], FoldedAdapter] | None = None
+        self._plans: dict[Hashable, Callable[[Tensor], Tensor]] = {}
+
+    def plan(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Callable[[Tensor], Tensor]:
+        """The adapter of tensors like ``x``."""
+        key = (x.shape, x.dtype, x.device, grid, prefix_tokens, circumstances(x))
+        plan = self._plans.get(key)
+        if plan is None:
+            if self.filter is not None:
+                self.filter.check(grid)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = plan_adapter(x, self.for_call(x, grid), grid, prefix_tokens, self.eps)
+        return plan
+
+    def for_call(self, x: Tensor, grid: tuple[int, int]) -> FoldedAdapter:
+        """The folded weights as the kernels want them: a radial mask on the grid; on a GPU, the matrices in the dtype
+        of 16-bit tokens (a spectral filter has no kernels there)."""
+        if self.folded.mask is not None:
+            if self._on_grid is None or self._on_grid[0] != grid:
+                self._on_grid = grid, on_grid(self.folded, grid)
+            return self._on_grid[1]
+        if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16):
+            return self.folded
+        if x.dtype not in self._in_16_bits:
+            self._in_16_bits[x.dtype] = cast_matrices(self.folded, x.dtype)
+        return self._in_16_bits[x.dtype]
 
     def is_current(self) -> bool:
-        return self.known and all(
-            parameters[name] is p and p._version == version and p.data_ptr() == address and p.stride() == strides
-            for parameters, name, p, version, address, strides in self.entries
-        )
+        for parameters, name, p, version, address in self.entries:
+            if parameters[name] is not p or p._version != version or p.data_ptr() != address:
+                return False
+        return self.known and all(p.stride() == strides for p, strides in self.strides)
+
+
+def _has_equal_sides(t: Tensor) -> bool:
+    """Whether a transpose of ``t`` has the shape of ``t`` and is something else."""
+    sides = [side for side in t.shape if side > 1]
+    return len(set(sides)) < len(sides)

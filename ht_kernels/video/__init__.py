@@ -1,6 +1,8 @@
-"""Segmentation of clips, frame by frame: sources, preprocessing, the pipeline, overlay and sinks."""
+"""Segmentation of clips and live ultrasound: sources, stages, overlay and sinks."""
 
+from .live import LiveSource
 from .pipeline import Pipeline, Result
 from .sources import Source, open_source
+from .stream import Shown, Stream
 
-__all__ = ["Pipeline", "Result", "Source", "open_source"]
+__all__ = ["LiveSource", "Pipeline", "Result", "Shown", "Source", "Stream", "open_source"]

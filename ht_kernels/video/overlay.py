@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .sources import Frame
+from .frames import Frame
 
 COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255), (160, 220, 60), (220, 220, 220))
 """Per class; class 0 is background and is not drawn. Colours of equal weight that gray tissue does not have."""
@@ -33,7 +33,7 @@ class Overlay:
 
     def __call__(self, frame: Frame, mask: NDArray[np.uint8]) -> Frame:
         """The frame in RGB (H, W, 3) with the mask (H, W) of class indices over it."""
-        rgb = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame.copy()
+        rgb = to_rgb(frame)
         inside = mask > 0
         if inside.any():
             labels = mask[inside]
@@ -61,6 +61,21 @@ class Overlay:
                 draw.text((2 * size, top + size // 2), name, fill=(255, 255, 255), font=font, anchor="lm")
             self._legend = np.asarray(image)
         return self._legend
+
+
+def to_rgb(frame: Frame) -> Frame:
+    """A copy of a frame, (H, W, 3)."""
+    return np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame.copy()
+
+
+def write_state(rgb: Frame, state: str) -> None:
+    """Write a line of text into the lower left corner of a frame (H, W, 3), in place."""
+    size = max(10, rgb.shape[0] // 28)
+    font = ImageFont.load_default(size)
+    label = Image.new("RGB", (int(font.getlength(state)) + size, 3 * size // 2), (40, 0, 0))
+    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), state, fill=(255, 210, 120), font=font, anchor="lm")
+    height, width = min(label.height, rgb.shape[0]), min(label.width, rgb.shape[1])
+    rgb[rgb.shape[0] - height :, :width] = np.asarray(label)[:height, :width]
 
 
 def _edge(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:

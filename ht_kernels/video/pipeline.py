@@ -1,22 +1,23 @@
-"""The folded model over a clip, one frame at a time as at the scanner, with its latencies."""
+"""The folded model over a clip, one frame at a time in the caller's thread, with its latencies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError
 
+from .frames import Frame, check_frame
+from .latency import Histogram
+from .model import FrameModel
 from .overlay import Overlay
-from .preprocess import preprocess
-from .sources import Frame
 
 STAGES = ("decode", "preprocess", "segment", "overlay", "write")
 
@@ -41,38 +42,33 @@ class Result:
 
 
 class Pipeline:
-    """Segments a clip frame by frame.
+    """Segments a clip frame by frame; for live sources and in threads see :class:`ht_kernels.video.Stream`.
 
     ``for result in pipeline.run(source)`` works on any iterable of frames. Time that the loop's body takes counts as
     the stage ``write``. :meth:`report` sums up what ran so far.
 
     Args:
-        model: a folded segmentation model.
+        model: a folded segmentation model, or a session of one.
 
     Raises:
         InputError: the model does not segment.
     """
 
-    def __init__(self, model: FoldedHTCLIP) -> None:
-        if model.config.task != "segmentation":
-            raise InputError(f"a clip needs a segmentation model, got one for {model.config.task}")
-        self.model = model
-        self._overlay = Overlay(_class_names(model))
-        self._latencies: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    def __init__(self, model: FoldedHTCLIP | Session) -> None:
+        self._model = FrameModel(model)
+        self._overlay = Overlay(self._model.class_names)
+        self._latencies = {stage: Histogram() for stage in (*STAGES, "end_to_end")}
         self._seconds = 0.0
         # The first run of a model allocates and chooses kernels; it is no frame's latency.
-        self.segment(np.zeros(model.image_size, dtype=np.uint8))
+        self.segment(np.zeros(self._model.size, dtype=np.uint8))
 
-    @torch.inference_mode()
     def segment(self, frame: Frame) -> NDArray[np.uint8]:
         """Class indices (H, W) of one frame, (H, W) or (H, W, 3) uint8."""
-        return self._segment(preprocess(frame, self.model.image_size), frame.shape[:2])
+        return self._segment(self._model.preprocess(frame), frame)
 
-    @torch.inference_mode()
-    def _segment(self, pixels: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
-        logits = self.model(pixels.to(self.model.position.device), output_size=(size[0], size[1]))[0]
-        mask = logits.argmax(0) if logits.shape[0] > 1 else logits[0] > 0
-        labels: NDArray[np.uint8] = mask.to(torch.uint8).cpu().numpy()
+    def _segment(self, pixels: Tensor, frame: Frame) -> NDArray[np.uint8]:
+        logits = self._model(pixels, (frame.shape[0], frame.shape[1]))
+        labels: NDArray[np.uint8] = FoldedHTCLIP.classes(logits)[0].cpu().numpy()
         return labels
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Result]:
@@ -91,17 +87,18 @@ class Pipeline:
                 break
             check_frame(frame, index)
             times.append(time.perf_counter())
-            pixels = preprocess(frame, self.model.image_size)
+            pixels = self._model.preprocess(frame)
             times.append(time.perf_counter())
-            mask = self._segment(pixels, frame.shape[:2])
+            mask = self._segment(pixels, frame)
             times.append(time.perf_counter())
             overlay = self._overlay(frame, mask)
             times.append(time.perf_counter())
             latency = {stage: times[i + 1] - times[i] for i, stage in enumerate(STAGES[:-1])}
             yield Result(index, frame, mask, overlay, latency)
             latency["write"] = time.perf_counter() - times[-1]
-            for stage, seconds in latency.items():
-                self._latencies[stage].append(seconds)
+            work = sum(latency[stage] for stage in ("preprocess", "segment", "overlay"))
+            for stage, seconds in (*latency.items(), ("end_to_end", work)):
+                self._latencies[stage].add(seconds)
             self._seconds += time.perf_counter() - start
             start = time.perf_counter()
             index += 1
@@ -113,38 +110,10 @@ class Pipeline:
 
         ``end_to_end`` is from the decoded frame to the drawn overlay: preprocess, segment, overlay.
         """
-        parts = [self._latencies[stage] for stage in ("preprocess", "segment", "overlay")]
-        rows = {**self._latencies, "end_to_end": [sum(stages) for stages in zip(*parts, strict=True)]}
-        frames = len(rows["segment"])
-        config = asdict(self.model.config)
+        frames = self._latencies["segment"].count
         return {
             "frames": frames,
             "fps": round(frames / self._seconds, 2) if self._seconds else None,
-            "latency_ms": {stage: _percentiles(seconds) for stage, seconds in rows.items() if seconds},
-            "model": {**config, "frame_size": list(self.model.image_size), "device": str(self.model.position.device)},
+            "latency_ms": {stage: times.milliseconds() for stage, times in self._latencies.items() if times.count},
+            "model": self._model.describe(),
         }
-
-
-def check_frame(frame: Frame, index: int) -> None:
-    """Raise InputError unless a frame is (H, W) or (H, W, 3) uint8."""
-    shape = np.shape(frame)
-    if not isinstance(frame, np.ndarray) or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
-        raise InputError(f"frame {index} has shape {shape}, expected an array (H, W) or (H, W, 3)")
-    if frame.size == 0:
-        raise InputError(f"frame {index} is empty: its shape is {shape}")
-    if np.issubdtype(frame.dtype, np.floating) and not np.isfinite(frame).all():
-        raise InputError(f"frame {index} has values that are not finite (NaN or infinity)")
-    if frame.dtype != np.uint8:
-        raise InputError(f"frame {index} has dtype {frame.dtype}, expected uint8 with values 0 to 255")
-
-
-def _class_names(model: FoldedHTCLIP) -> tuple[str, ...]:
-    names, count = model.config.class_names, model.config.num_classes
-    if count == 1:
-        return ("background", names[0] if names else "class 1")
-    return names or tuple(f"class {i}" for i in range(count))
-
-
-def _percentiles(seconds: list[float]) -> dict[str, float]:
-    values = np.percentile(np.array(seconds) * 1e3, (50, 95, 99))
-    return {name: round(float(value), 3) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .sources import Frame
+from .frames import Frame
 
 
 def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ht_kernels.errors import InputError
 
+from .frames import Frame
 from .overlay import COLORS
-from .sources import Frame
 
 
 class OutputFolder:
@@ -124,19 +124,18 @@ class VideoSink:
 
 
 class MaskSink:
-    """One indexed PNG per frame, ``00001.png`` and on; pixel values are class indices, the palette shows them."""
+    """An indexed PNG per frame, ``00001.png`` for frame 0; pixel values are class indices, the palette shows them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self._folder, self._count = folder, 0
+        self._folder = folder
         self._palette = [channel for color in COLORS for channel in color]
 
-    def write(self, mask: NDArray[np.uint8]) -> None:
-        """Append one mask (H, W) of class indices."""
-        self._count += 1
+    def write(self, mask: NDArray[np.uint8], index: int) -> None:
+        """Write the mask (H, W) of class indices of frame ``index``."""
         image = Image.fromarray(mask)
         image.putpalette(self._palette)
-        image.save(self._folder / f"{self._count:05}.png", compress_level=1)
+        image.save(self._folder / f"{index + 1:05}.png", compress_level=1)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Where frames come from: a DICOM clip, a video file, a folder of images, one image.
+"""Files that frames come from: a DICOM clip, a video, a folder of images, one image; what is live is in ``live``.
 
 What a file is, is read from its content. Frames are decoded one by one, so a long clip is never in memory.
 """
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from ht_kernels.errors import InputError
 
-Frame = NDArray[np.uint8]
-"""(H, W) gray or (H, W, 3) RGB."""
+from .frames import Frame, words
+from .live import LiveSource, open_live
+
+USUAL_FPS = 10.0
+"""Of clips that do not say theirs."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif")
 
@@ -27,7 +30,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".pp
 class Source:
     """A clip; iterating over it decodes its frames, each uint8, (H, W) gray or (H, W, 3) RGB.
 
-    Iterating raises InputError where the input turns out to be damaged or empty.
+    :meth:`timed` gives each with its time in the clip. Iterating raises InputError where the input turns out to be
+    damaged or empty.
 
     Attributes:
         path: where it lies.
@@ -42,18 +46,36 @@ class Source:
     frame_count: int | None
     fps: float | None
     size: tuple[int, int]
-    decode: Callable[[], Iterator[Frame]]
+    decode: Callable[[], Iterator[Frame | tuple[float, Frame]]]
 
-    def __iter__(self) -> Iterator[Frame]:
-        count = 0
-        for count, frame in enumerate(self.decode(), 1):  # noqa: B007
-            yield frame
-        if count == 0:
+    def timed(self) -> Iterator[tuple[float, Frame]]:
+        """Seconds from the start, and the frame: by the file's own times, else its rate, else 10 frames a second."""
+        index = -1
+        for index, decoded in enumerate(self.decode()):
+            yield decoded if isinstance(decoded, tuple) else (index / (self.fps or USUAL_FPS), decoded)
+        if index < 0:
             raise InputError(f"{self.path} has no frames")
 
+    def __iter__(self) -> Iterator[Frame]:
+        for _, frame in self.timed():
+            yield frame
 
-def open_source(path: str | Path) -> Source:
-    """Open a multi-frame or single-frame DICOM ultrasound file, a video file, a folder of images, or one image.
+
+def open_source(path: str | Path) -> Source | LiveSource:
+    """Open a DICOM ultrasound file, a video file, a folder of images, one image, a camera or an address.
+
+    A camera is a V4L2 device such as ``/dev/video0``; an address is what has ``://`` in it, such as ``rtsp://...``.
+
+    Raises:
+        InputError: as :func:`open_file`, or the camera or address cannot be opened.
+    """
+    if "://" in str(path) or Path(path).is_char_device():
+        return open_live(str(path))
+    return open_file(path)
+
+
+def open_file(path: str | Path) -> Source:
+    """Open a DICOM ultrasound file, a video file, a folder of images, or one image.
 
     Raises:
         InputError: there is no such file, it is none of these, it is damaged, or the DICOM file is not ultrasound.
@@ -125,7 +147,7 @@ def _decode_image(path: Path) -> Iterator[Frame]:
                 else:
                     yield np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {_words(error)}") from error
+        raise InputError(f"{path} cannot be read as an image: {words(error)}") from error
 
 
 def _open_dicom(path: Path) -> Source:
@@ -142,7 +164,7 @@ def _open_dicom(path: Path) -> Source:
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         count, fps = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset)
     except Exception as error:
-        raise InputError(f"{path} is a damaged DICOM file: {_words(error)}") from error
+        raise InputError(f"{path} is a damaged DICOM file: {words(error)}") from error
     if modality not in ("US", "IVUS"):
         found = f"{modality or 'no modality'} ({name})" if name else modality or "no modality"
         raise InputError(f"{path} is a DICOM file of {found}, expected ultrasound (US)")
@@ -151,19 +173,21 @@ def _open_dicom(path: Path) -> Source:
     return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode_dicom(path, dataset, count))
 
 
-def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
+def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame | tuple[float, Frame]]:
     from pydicom.pixels.utils import iter_pixels
 
     done = 0
     try:
+        times = np.cumsum([float(t) for t in dataset.get("FrameTimeVector") or []]) / 1000
         for pixels in iter_pixels(path):
-            yield _dicom_frame(pixels, dataset)
+            frame = _dicom_frame(pixels, dataset)
+            yield (float(times[done]), frame) if len(times) == count else frame
             done += 1
     except Exception as error:
         if isinstance(error, InputError):
             raise
         where = f"frame {done + 1} of {count}" if count > 1 else "its image"
-        raise InputError(f"{path}: {where} cannot be decoded: {_words(error)}") from error
+        raise InputError(f"{path}: {where} cannot be decoded: {words(error)}") from error
     if done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 
@@ -226,22 +250,25 @@ def _open_video(path: Path) -> Source:
             count, fps, size = stream.frames or None, float(rate) if rate else None, (stream.height, stream.width)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(
-            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({_words(error)})"
+            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({words(error)})"
         ) from error
     return Source(path, "video", count, fps, size, lambda: _decode_video(path, count))
 
 
-def _decode_video(path: Path, count: int | None) -> Iterator[Frame]:
+def _decode_video(path: Path, count: int | None) -> Iterator[Frame | tuple[float, Frame]]:
     import av
 
     done = 0
     try:
         with _container(path) as container:
+            first = None
             for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+                pixels = frame.to_ndarray(format="rgb24")
+                first = frame.time if first is None else first
+                yield pixels if frame.time is None or first is None else (frame.time - first, pixels)
                 done += 1
     except (av.error.FFmpegError, ValueError) as error:
-        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {_words(error)}") from error
+        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {words(error)}") from error
     if count is not None and done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 
@@ -255,7 +282,3 @@ def _container(path: Path) -> Any:
 
 def _size(frame: Frame) -> tuple[int, int]:
     return frame.shape[0], frame.shape[1]
-
-
-def _words(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -26,26 +26,39 @@ using Values = std::vector<double>;
 struct Case {
   int64_t batch, dim, channels, hidden, scales, height, width, prefix;
   int threads;
+  int64_t masks = 0;
 
   int64_t tokens() const { return prefix + height * width; }
 
   ht_adapter_shape shape() const {
-    return {batch, dim, channels, scales == 1 ? 0 : hidden, scales, height, width, prefix, 1e-5f};
+    return {batch, dim, channels, scales == 1 ? 0 : hidden, scales, height, width, prefix, masks, 1e-5f};
   }
 
   std::string name() const {
     char text[200];
-    std::snprintf(text, sizeof text, "B=%d D=%d C=%d S=%d %dx%d P=%d threads=%d", (int)batch, (int)dim, (int)channels,
-                  (int)scales, (int)height, (int)width, (int)prefix, threads);
+    std::snprintf(text, sizeof text, "B=%d D=%d C=%d S=%d %dx%d P=%d masks=%d threads=%d", (int)batch, (int)dim,
+                  (int)channels, (int)scales, (int)height, (int)width, (int)prefix, (int)masks, threads);
     return text;
   }
 
   // In the order of ht_adapter_weights; 0 for those that are NULL.
   std::vector<int64_t> weight_sizes() const {
     const int64_t q = scales == 1 ? 0 : hidden, score = scales == 1 ? 0 : scales;
-    return {channels * dim, dim, dim,       channels, scales * channels * 49, scales * channels,
-            q * channels,   q,   score * q, score,    channels * channels,    channels,
-            dim * channels, dim};
+    return {channels * dim,
+            dim,
+            dim,
+            channels,
+            scales * channels * 49,
+            scales * channels,
+            q * channels,
+            q,
+            score * q,
+            score,
+            channels * channels,
+            channels,
+            dim * channels,
+            dim,
+            masks * height * (width / 2 + 1) * 2};
   }
 };
 
@@ -69,6 +82,31 @@ inline Inputs random_inputs(const Case& c, unsigned seed) {
   in.grad_out = random_values(generator, in.x.size(), 1);
   in.keep = random_values(generator, c.batch * c.tokens() * c.channels, 1);
   return in;
+}
+
+// irfft2(mask * rfft2(s)) of one channel (H, W) as the sums that define it; mask (H, W / 2 + 1, 2).
+inline Values filtered(const Values& s, const double* mask, int64_t height, int64_t width) {
+  const double turn = 2 * std::acos(-1.0);
+  Values result(s.size(), 0.0);
+  for (int64_t u = 0; u < height; ++u) {
+    for (int64_t v = 0; v <= width / 2; ++v) {
+      const auto angle = [&](int64_t q) {
+        return turn * (double(u * (q / width)) / height + double(v * (q % width)) / width);
+      };
+      double real = 0, imaginary = 0;
+      for (int64_t q = 0; q < height * width; ++q) {
+        real += s[q] * std::cos(angle(q));
+        imaginary -= s[q] * std::sin(angle(q));
+      }
+      const double* m = mask + (u * (width / 2 + 1) + v) * 2;
+      const double twice = v > 0 && 2 * v < width ? 2 : 1;
+      const double a = real * m[0] - imaginary * m[1], b = real * m[1] + imaginary * m[0];
+      for (int64_t q = 0; q < height * width; ++q) {
+        result[q] += twice * (a * std::cos(angle(q)) - b * std::sin(angle(q))) / (height * width);
+      }
+    }
+  }
+  return result;
 }
 
 // The formula of ht_kernels/fold.py, term by term.
@@ -111,6 +149,14 @@ inline Values reference(const Case& c, const Inputs& in) {
       }
       for (double& v : weight) v /= total;
     }
+    Values f = h;  // what the convolution reads
+    for (int64_t k = 0; c.masks && k < c.channels; ++k) {
+      Values image(patches);
+      for (int64_t p = 0; p < patches; ++p) image[p] = h[(c.prefix + p) * c.channels + k];
+      const int64_t frequencies = c.height * (c.width / 2 + 1) * 2;
+      image = filtered(image, &w[14][c.masks > 1 ? k * frequencies : 0], c.height, c.width);
+      for (int64_t p = 0; p < patches; ++p) f[(c.prefix + p) * c.channels + k] = image[p];
+    }
     for (int64_t t = 0; t < n; ++t) {
       Values m(c.channels), y(c.channels, 0.0);
       if (t < c.prefix) {
@@ -124,11 +170,12 @@ inline Values reference(const Case& c, const Inputs& in) {
               for (int64_t dx = -3; dx <= 3; ++dx) {
                 if (i + dy < 0 || i + dy >= c.height || j + dx < 0 || j + dx >= c.width) continue;
                 const double tap = w[4][(s * c.channels + k) * 49 + (dy + 3) * 7 + dx + 3];
-                y[k] += weight[s] * tap * h[(c.prefix + (i + dy) * c.width + j + dx) * c.channels + k];
+                y[k] += weight[s] * tap * f[(c.prefix + (i + dy) * c.width + j + dx) * c.channels + k];
               }
             }
           }
         }
+        for (int64_t k = 0; c.masks && k < c.channels; ++k) y[k] += h[t * c.channels + k];
         for (int64_t k = 0; k < c.channels; ++k) {
           m[k] = w[11][k];
           for (int64_t l = 0; l < c.channels; ++l) m[k] += w[10][k * c.channels + l] * y[l];

@@ -17,9 +17,9 @@ float* data(std::vector<float>& v) {
 }
 
 ht_adapter_weights pointers(std::vector<std::vector<float>>& w) {
-  float* p[14];
-  for (int i = 0; i < 14; ++i) p[i] = w[i].empty() ? nullptr : w[i].data();
-  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13]};
+  float* p[15];
+  for (int i = 0; i < 15; ++i) p[i] = w[i].empty() ? nullptr : w[i].data();
+  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14]};
 }
 
 void test_float32(const Case& c, unsigned seed) {
@@ -55,16 +55,16 @@ void test_float32(const Case& c, unsigned seed) {
          c.name() + ": backward status");
   // Along a random direction of each input, the gradient is the slope of the reference.
   std::mt19937 generator(seed + 1);
-  for (int i = 0; i < 15; ++i) {
-    const Values& at = i < 14 ? in.weights[i] : in.x;
-    const std::vector<float>& gradient = i < 14 ? grads[i] : grad_x;
+  for (int i = 0; i < 16; ++i) {
+    const Values& at = i < 15 ? in.weights[i] : in.x;
+    const std::vector<float>& gradient = i < 15 ? grads[i] : grad_x;
     if (at.empty()) continue;
     Values along = random_values(generator, at.size(), 1);
     Inputs plus = in, minus = in;
     const double step = 1e-5;
     for (size_t k = 0; k < at.size(); ++k) {
-      (i < 14 ? plus.weights[i] : plus.x)[k] += step * along[k];
-      (i < 14 ? minus.weights[i] : minus.x)[k] -= step * along[k];
+      (i < 15 ? plus.weights[i] : plus.x)[k] += step * along[k];
+      (i < 15 ? minus.weights[i] : minus.x)[k] -= step * along[k];
     }
     const double slope = (dot(in.grad_out, reference(c, plus)) - dot(in.grad_out, reference(c, minus))) / (2 * step);
     const Values g64(gradient.begin(), gradient.end());
@@ -113,6 +113,47 @@ void test_bfloat16(const Case& c) {
   for (float v : grads[0]) expect(std::isfinite(v), c.name() + ": gradient in bfloat16");
 }
 
+// The filter by itself: values and gradients against the sums.
+void test_filter(const ht_filter_shape& n, int threads) {
+  const std::string name = "filter " + std::to_string(n.height) + "x" + std::to_string(n.width);
+  const int64_t count = n.height * n.width, frequencies = n.height * (n.width / 2 + 1) * 2;
+  std::mt19937 generator(7);
+  const Values x = random_values(generator, n.batch * n.channels * count, 1);
+  const Values mask = random_values(generator, n.masks * frequencies, 1);
+  const Values grad_out = random_values(generator, x.size(), 1);
+  const auto reference = [&](const Values& at, const Values& with) {
+    Values out;
+    for (int64_t i = 0; i < n.batch * n.channels; ++i) {
+      const Values image(at.begin() + i * count, at.begin() + (i + 1) * count);
+      const Values f = filtered(image, &with[n.masks > 1 ? i % n.channels * frequencies : 0], n.height, n.width);
+      out.insert(out.end(), f.begin(), f.end());
+    }
+    return out;
+  };
+  std::vector<float> x32 = to_float(x), mask32 = to_float(mask), grad32 = to_float(grad_out);
+  std::vector<float> out = poisoned(x.size()), grad_x = poisoned(x.size()), grad_mask = poisoned(mask.size());
+  Workspace forward(ht_spectral_filter_workspace_cpu(&n, 0, threads));
+  expect(ht_spectral_filter_cpu(&n, data(x32), data(mask32), data(out), forward.memory.get(), threads) == HT_OK,
+         name + ": forward status");
+  Values difference = reference(x, mask);
+  const double size = dot(difference, difference);
+  for (size_t i = 0; i < out.size(); ++i) difference[i] -= out[i];
+  expect(dot(difference, difference) <= 1e-10 * size, name + ": output");
+
+  Workspace backward(ht_spectral_filter_workspace_cpu(&n, 1, threads));
+  expect(ht_spectral_filter_backward_cpu(&n, data(grad32), data(x32), data(mask32), data(grad_x), data(grad_mask),
+                                         backward.memory.get(), threads) == HT_OK,
+         name + ": backward status");
+  // The filter is linear in the image and in the mask, so a slope is the filter along the direction.
+  const Values along_x = random_values(generator, x.size(), 1), along_mask = random_values(generator, mask.size(), 1);
+  const Values gx(grad_x.begin(), grad_x.end()), gm(grad_mask.begin(), grad_mask.end());
+  const auto near = [](double a, double b, const Values& u, const Values& v) {
+    return std::abs(a - b) <= 1e-5 * std::sqrt(dot(u, u) * dot(v, v)) + 1e-12;
+  };
+  expect(near(dot(gx, along_x), dot(grad_out, reference(along_x, mask)), gx, along_x), name + ": gradient of x");
+  expect(near(dot(gm, along_mask), dot(grad_out, reference(x, along_mask)), gm, along_mask), name + ": of the mask");
+}
+
 void test_errors() {
   Case c{1, 8, 4, 1, 3, 2, 2, 1, 1};
   ht_adapter_shape shape = c.shape();
@@ -134,15 +175,20 @@ void test_errors() {
 
 int main() {
   const Case cases[] = {
-      {1, 7, 4, 1, 3, 1, 1, 0, 1},      {2, 24, 5, 1, 3, 5, 9, 1, 2},   {3, 16, 8, 2, 3, 7, 7, 2, 2},
-      {2, 33, 20, 5, 3, 2, 17, 5, 3},   {1, 40, 33, 8, 3, 9, 10, 1, 2}, {3, 20, 4, 1, 1, 4, 4, 1, 2},
-      {1, 1, 1, 1, 1, 3, 3, 0, 1},      {5, 64, 32, 8, 3, 6, 6, 1, 4},  {0, 16, 8, 2, 3, 4, 4, 1, 2},
-      {1, 100, 16, 4, 1, 12, 14, 3, 2},
+      {1, 7, 4, 1, 3, 1, 1, 0, 1},        {2, 24, 5, 1, 3, 5, 9, 1, 2},    {3, 16, 8, 2, 3, 7, 7, 2, 2},
+      {2, 33, 20, 5, 3, 2, 17, 5, 3},     {1, 40, 33, 8, 3, 9, 10, 1, 2},  {3, 20, 4, 1, 1, 4, 4, 1, 2},
+      {1, 1, 1, 1, 1, 3, 3, 0, 1},        {5, 64, 32, 8, 3, 6, 6, 1, 4},   {0, 16, 8, 2, 3, 4, 4, 1, 2},
+      {1, 100, 16, 4, 1, 12, 14, 3, 2},   {2, 24, 5, 1, 3, 5, 6, 1, 2, 5}, {3, 16, 8, 2, 3, 4, 7, 2, 2, 1},
+      {1, 40, 33, 8, 3, 9, 10, 1, 3, 33}, {3, 20, 4, 1, 1, 2, 2, 0, 2, 4}, {0, 16, 8, 2, 3, 4, 4, 1, 2, 8},
   };
   unsigned seed = 0;
   for (const Case& c : cases) test_float32(c, seed += 10);
   test_bfloat16({2, 24, 5, 1, 3, 5, 9, 1, 2});
   test_bfloat16({1, 40, 33, 8, 3, 9, 10, 1, 2});
+  test_filter({2, 5, 6, 7, 5}, 2);
+  test_filter({3, 40, 4, 4, 1}, 3);
+  test_filter({1, 33, 1, 9, 33}, 1);
+  test_filter({0, 3, 2, 2, 3}, 2);
   test_errors();
   std::printf("%s, %s: %d failures\n", "test_adapter", ht_cpu_isa(), failures);
   return failures != 0;

@@ -113,7 +113,7 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
 // Every tile that make_plan can choose, for the device it chooses it on.
 void test_plans() {
   const auto plan = [](int64_t batch, int64_t dim, ht_dtype dtype, ht::cuda::Device device) {
-    return ht::cuda::make_plan({batch, dim, 64, 16, 3, 14, 14, 1, 1e-5f}, dtype, device);
+    return ht::cuda::make_plan({batch, dim, 64, 16, 3, 14, 14, 1, 0, 1e-5f}, dtype, device);
   };
   const ht::cuda::Device h200{132, 227 * 1024}, orin{16, 163 * 1024}, turing{40, 64 * 1024};
   using ht::cuda::DownTokens;

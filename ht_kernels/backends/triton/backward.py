@@ -1,0 +1,189 @@
+"""The backward of the adapter: four kernels, and torch for the products over all tokens.
+
+In order of launch: mix_and_up_project_backward, depthwise_backward, noise_backward (with three scales),
+down_project_backward. Saved from the forward: x, the bottleneck h, the statistics of tokens and the sums of h. All sums
+are taken in a fixed order.
+
+The gradient of down_weight needs no u: with Ga = sum_t (rstd_t grad_h_t) (x_t - mean_t)^T and Gb = sum_t grad_h_t x_t^T
+over tokens t, both from one product with x, those of Wa and Wb in :func:`ht_kernels.fold.split_norm`,
+
+    grad down_weight = Ga * norm_gain + Gb * skip_gain
+    grad norm_gain   = sum_c down_weight[c] * Ga[c]
+    grad skip_gain   = sum_c down_weight[c] * Gb[c]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels.fold import KERNEL_SIZE, FoldedAdapter
+
+from .depthwise_backward import depthwise_backward
+from .down_project import SUM_ROWS
+from .down_project_backward import down_project_backward
+from .mix_and_up_project_backward import mix_and_up_project_backward
+from .noise_backward import noise_backward
+from .tuning import padded, size_of
+
+
+def backward(
+    grad_out: Tensor,
+    x: Tensor,
+    folded: FoldedAdapter,
+    seed: Tensor | None,
+    h: Tensor,
+    stats: Tensor,
+    sums: Tensor,
+    grad_x: Tensor | None,
+    dropout: float,
+    grid: tuple[int, int],
+    prefix: int,
+    precision: str,
+) -> FoldedAdapter:
+    """Float32 gradients of the folded weights; fills ``grad_x`` unless it is None.
+
+    ``folded`` has its matrices in the dtype of ``h``; ``grad_out``, ``x`` and ``grad_x`` have dense last dimensions.
+    """
+    if x.numel() == 0:
+        return FoldedAdapter(*(None if w is None else torch.zeros_like(w, dtype=torch.float32) for w in folded))  # type: ignore[arg-type]
+    batch, tokens, dim = x.shape
+    (height, width), channels, scales = grid, h.shape[2], folded.scale_kernels.shape[0]
+    parts, work = -(-tokens // SUM_ROWS), size_of(batch * tokens)
+    hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
+
+    def tiles(tile: dict[str, Any]) -> tuple[int]:
+        return (batch * -(-tokens // int(tile["ROWS"])),)
+
+    activation, convolved, grad_m, grad_y = (torch.empty_like(h) for _ in range(4))
+    grad_sums = sums.new_empty(batch * parts, dim)
+    mix_and_up_project_backward[tiles](
+        grad_out,
+        h,
+        sums,
+        *folded[4:13],
+        seed,
+        activation,
+        convolved,
+        grad_m,
+        grad_y,
+        grad_sums,
+        dropout,
+        tokens,
+        prefix,
+        height,
+        width,
+        parts,
+        grad_out.stride(0),
+        grad_out.stride(1),
+        work,
+        DIM=dim,
+        CHANNELS=channels,
+        HIDDEN=hidden,
+        SCALES=scales,
+        DROPOUT=seed is not None,
+        ALL_CHANNELS=padded(channels),
+        ALL_HIDDEN=padded(hidden),
+        PRECISION=precision,
+    )
+
+    grad_kernel, grad_bias = sums.new_empty(batch, channels, KERNEL_SIZE**2), sums.new_empty(batch, channels)
+    depthwise_backward[lambda tile: (batch, -(-channels // tile["COLUMNS"]), KERNEL_SIZE)](
+        grad_y, h, grad_kernel, grad_bias, tokens, prefix, height, width, work, CHANNELS=channels
+    )
+
+    weights, grad_patch = sums.new_ones(batch, scales), None
+    noise: tuple[Tensor | None, ...] = (None,) * 4
+    if scales == 3:
+        grad_patch, pooled = torch.empty_like(grad_bias), torch.empty_like(grad_bias)
+        units, grad_units = sums.new_empty(batch, hidden), sums.new_empty(batch, hidden)
+        grad_score = torch.empty_like(weights)
+        noise_backward[(batch,)](
+            sums,
+            grad_kernel,
+            grad_bias,
+            *folded[4:10],
+            pooled,
+            units,
+            grad_units,
+            grad_score,
+            weights,
+            grad_patch,
+            parts,
+            height * width,
+            CHANNELS=channels,
+            HIDDEN=hidden,
+            ALL_CHANNELS=padded(channels),
+            ALL_HIDDEN=padded(hidden),
+        )
+        noise = grad_units.T @ pooled, grad_units.sum(0), grad_score.T @ units, grad_score.sum(0)
+
+    grad_h = h.new_empty(batch, tokens, 2 * channels)
+    target = x if grad_x is None else grad_x
+    down_project_backward[tiles](
+        x,
+        grad_out,
+        target,
+        stats,
+        grad_y,
+        grad_patch,
+        weights,
+        folded.scale_kernels,
+        folded.down_weight,
+        folded.norm_gain,
+        folded.skip_gain,
+        grad_h,
+        tokens,
+        prefix,
+        height,
+        width,
+        x.stride(0),
+        x.stride(1),
+        grad_out.stride(0),
+        grad_out.stride(1),
+        target.stride(0),
+        target.stride(1),
+        work,
+        DIM=dim,
+        CHANNELS=channels,
+        SCALES=scales,
+        NEEDS_X=grad_x is not None,
+        ALL_CHANNELS=padded(channels),
+        PRECISION=precision,
+    )
+
+    both = _over_tokens(grad_h, x)
+    by_skip = both[:channels]
+    # From the rounded gradient, as the product before it, or the mean does not cancel.
+    by_norm = both[channels:] - (grad_h[..., channels:] * stats[..., :1]).sum((0, 1))[:, None]
+    down_weight = folded.down_weight.float()
+    return FoldedAdapter(
+        down_weight=by_norm * folded.norm_gain + by_skip * folded.skip_gain,
+        norm_gain=(down_weight * by_norm).sum(0),
+        skip_gain=(down_weight * by_skip).sum(0),
+        down_bias=grad_h[..., :channels].sum((0, 1), dtype=torch.float32),
+        scale_kernels=(weights.T @ grad_kernel.flatten(1)).view_as(folded.scale_kernels),
+        scale_bias=weights.T @ grad_bias,
+        hidden_weight=noise[0],
+        hidden_bias=noise[1],
+        score_weight=noise[2],
+        score_bias=noise[3],
+        mix_weight=_over_tokens(grad_m, convolved),
+        mix_bias=grad_m[:, prefix:].sum((0, 1), dtype=torch.float32),
+        up_weight=_over_tokens(activation, grad_out).T,
+        up_bias=grad_sums.sum(0),
+    )
+
+
+def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
+    """(K, D) in float32: outer products of ``a`` (B, N, K) and ``b`` (B, N, D) in the dtype of ``a``, over tokens."""
+    if b.stride(0) < b.stride(1):  # sequence first: flattened so, b is not copied
+        a, b = a.transpose(0, 1), b.transpose(0, 1)
+    a, b = a.flatten(0, 1).T, b.flatten(0, 1).to(a.dtype)
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()

@@ -1,0 +1,118 @@
+"""h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
+
+Reads x from memory once, 2 BND bytes in 16-bit types: the second pass over a tile, after its statistics, finds it in
+the L1 cache. Reads down_weight once per tile, from L2. Writes h, 2 BNC bytes, and for the noise estimator one float32
+sum per 16 tokens and channel; the next stage adds these up in order, so the same input gives the same bits, whatever
+tile the search for the fastest has chosen. For training it also writes mean and rstd of each token in float32.
+
+One program has ROWS tokens of one image and COLUMNS channels, and goes over D in steps of DEPTH.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .numbers import narrow, product
+from .tuning import configs
+
+SUM_ROWS = 16
+"""Tokens per partial sum."""
+
+
+@triton.autotune(
+    configs(
+        {"ROWS": 16, "COLUMNS": 16, "DEPTH": 128, "num_warps": 2},
+        {"ROWS": 16, "COLUMNS": 16, "DEPTH": 256, "num_warps": 4},
+        {"ROWS": 16, "COLUMNS": 32, "DEPTH": 128, "num_warps": 4},
+        {"ROWS": 16, "COLUMNS": 64, "DEPTH": 128, "num_warps": 4},
+        {"ROWS": 32, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
+        {"ROWS": 32, "COLUMNS": 64, "DEPTH": 128, "num_warps": 8},
+        {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
+        {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8},
+    ),
+    key=["work", "DIM", "CHANNELS", "POOL", "STATS", "PRECISION"],
+    cache_results=True,
+)
+@triton.jit(do_not_specialize=["work"])
+def down_project(
+    x,
+    weight,
+    norm_gain,
+    skip_gain,
+    bias,
+    h,
+    sums,
+    stats,
+    tokens,
+    prefix,
+    batch_stride,
+    token_stride,
+    eps,
+    work,
+    DIM: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    POOL: tl.constexpr,
+    STATS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SUM_ROWS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    tiles = tl.cdiv(tokens, ROWS)
+    image = tl.program_id(0) // tiles
+    row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
+    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    depth = tl.arange(0, DEPTH)
+    rows = x + image.to(tl.int64) * batch_stride + row[:, None].to(tl.int64) * token_stride
+    row_exists, channel_exists = row < tokens, channel < CHANNELS
+
+    # Mean and sum of squared differences from it, of the columns so far; a chunk's own join them exactly.
+    mean = tl.zeros((ROWS,), tl.float32)
+    squares = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, DIM, DEPTH):
+        exists = (first + depth)[None, :] < DIM
+        value = tl.load(rows + (first + depth)[None, :], row_exists[:, None] & exists, other=0).to(tl.float32)
+        count = tl.minimum(DEPTH, DIM - first).to(tl.float32)
+        chunk_mean = tl.sum(value, 1) / count
+        centered = tl.where(exists, value - chunk_mean[:, None], 0)
+        delta = chunk_mean - mean
+        share = count / (first + count)
+        mean += delta * share
+        squares += tl.sum(centered * centered, 1) + delta * delta * first * share
+    rstd = tl.rsqrt(squares / DIM + eps)
+
+    projected = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, DIM, DEPTH):
+        column = first + depth
+        exists = column < DIM
+        value = tl.load(rows + column[None, :], row_exists[:, None] & exists[None, :], other=0).to(tl.float32)
+        norm = tl.load(norm_gain + column, exists, other=0)
+        skip = tl.load(skip_gain + column, exists, other=0)
+        u = (value - mean[:, None]) * rstd[:, None] * norm[None, :] + value * skip[None, :]
+        w = tl.load(
+            weight + channel[None, :] * DIM + column[:, None], exists[:, None] & channel_exists[None, :], other=0
+        )
+        projected = product(narrow(u, w.dtype), w, projected, PRECISION)
+    projected += tl.load(bias + channel, channel_exists, other=0)[None, :]
+
+    token = image.to(tl.int64) * tokens + row
+    tl.store(
+        h + token[:, None] * CHANNELS + channel[None, :],
+        narrow(projected, h.dtype.element_ty),
+        row_exists[:, None] & channel_exists[None, :],
+    )
+    if STATS:
+        tl.store(stats + 2 * token, mean, row_exists)
+        tl.store(stats + 2 * token + 1, rstd, row_exists)
+    if POOL:
+        patches = tl.where((row_exists & (row >= prefix))[:, None], projected, 0)
+        partial = tl.sum(tl.reshape(patches, (ROWS // SUM_ROWS, SUM_ROWS, COLUMNS)), 1)
+        parts = tl.cdiv(tokens, SUM_ROWS)
+        part = tl.program_id(0) % tiles * (ROWS // SUM_ROWS) + tl.arange(0, ROWS // SUM_ROWS)
+        tl.store(
+            sums + (image * parts + part)[:, None] * CHANNELS + channel[None, :],
+            partial,
+            (part < parts)[:, None] & channel_exists[None, :],
+        )

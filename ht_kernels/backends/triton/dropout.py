@@ -1,0 +1,19 @@
+"""Dropout factors from a counter: the same seed gives the same factors forward and backward, whatever the tile."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def keep_factors(seed, image, row, channel, dropout, CHANNELS: tl.constexpr):
+    """Factors of the tokens ``row`` of one image, (rows, channels): 0 with probability ``dropout``, else 1/(1-dropout).
+
+    ``seed`` points to one int64. Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
+    of the element's place in the image and the image's in the batch.
+    """
+    place = row[:, None] * CHANNELS + channel[None, :]
+    zero = place * 0
+    word, _, _, _ = tl.philox(tl.load(seed), place, zero + image, zero, zero)
+    return tl.where(tl.uint_to_uniform_float(word) >= dropout, 1 / (1 - dropout), 0.0)

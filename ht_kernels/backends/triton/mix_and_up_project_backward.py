@@ -1,0 +1,157 @@
+"""From grad_out to the gradient of Y: through up_weight, dropout, GELU and mix_weight.
+
+Reads grad_out once, 2 BND bytes in 16-bit types, h and the weights; recomputes Y and m as the forward did. Writes, in
+2 BNC bytes each, what the matrix products behind it take: ``activation`` = gelu(m) * keep, Y, grad_m and grad_y, whose
+prefix tokens are the gradient of h; and one float32 sum of grad_out per 16 tokens and column.
+
+One program has ROWS tokens of one image and all channels, and goes over D in steps of DEPTH.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .down_project import SUM_ROWS
+from .dropout import keep_factors
+from .mix_and_up_project import image_weights, mix
+from .numbers import narrow, product
+from .tuning import configs
+
+PART = tl.constexpr(SUM_ROWS)
+
+
+@triton.autotune(
+    configs(
+        {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
+        {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
+        {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
+        {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
+    ),
+    key=["work", "DIM", "CHANNELS", "SCALES", "DROPOUT", "PRECISION"],
+    cache_results=True,
+)
+@triton.jit(do_not_specialize=["work"])
+def mix_and_up_project_backward(
+    grad_out,
+    h,
+    sums,
+    scale_kernels,
+    scale_bias,
+    hidden_weight,
+    hidden_bias,
+    score_weight,
+    score_bias,
+    mix_weight,
+    mix_bias,
+    up_weight,
+    seed,
+    activation,
+    convolved,
+    grad_m,
+    grad_y,
+    grad_sums,
+    dropout,
+    tokens,
+    prefix,
+    height,
+    width,
+    parts,
+    batch_stride,
+    token_stride,
+    work,
+    DIM: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    SCALES: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ALL_CHANNELS: tl.constexpr,
+    ALL_HIDDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    tiles = tl.cdiv(tokens, ROWS)
+    image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    row = tile * ROWS + tl.arange(0, ROWS)
+    part = tile * (ROWS // PART) + tl.arange(0, ROWS // PART)
+    channel, depth = tl.arange(0, ALL_CHANNELS), tl.arange(0, DEPTH)
+    row_exists, channel_exists = row < tokens, channel < CHANNELS
+    both = row_exists[:, None] & channel_exists[None, :]
+
+    grad_out += image.to(tl.int64) * batch_stride
+    grad_g = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
+    for first in range(0, DIM, DEPTH):
+        column = first + depth
+        exists = column < DIM
+        value = tl.load(
+            grad_out + row[:, None].to(tl.int64) * token_stride + column[None, :],
+            row_exists[:, None] & exists[None, :],
+            other=0,
+        ).to(tl.float32)
+        up = tl.load(
+            up_weight + column[:, None] * CHANNELS + channel[None, :],
+            exists[:, None] & channel_exists[None, :],
+            other=0,
+        )
+        grad_g = product(narrow(value, up.dtype), up, grad_g, PRECISION)
+        tl.store(
+            grad_sums + (image * parts + part)[:, None].to(tl.int64) * DIM + column[None, :],
+            tl.sum(tl.reshape(value, (ROWS // PART, PART, DEPTH)), 1),
+            (part < parts)[:, None] & exists[None, :],
+        )
+
+    weights = image_weights(
+        image,
+        sums,
+        parts,
+        height * width,
+        hidden_weight,
+        hidden_bias,
+        score_weight,
+        score_bias,
+        CHANNELS,
+        HIDDEN,
+        SCALES,
+        ALL_CHANNELS,
+        ALL_HIDDEN,
+    )
+    y, m = mix(
+        h + image.to(tl.int64) * tokens * CHANNELS,
+        weights,
+        scale_kernels,
+        scale_bias,
+        mix_weight,
+        mix_bias,
+        row,
+        tokens,
+        prefix,
+        height,
+        width,
+        CHANNELS,
+        SCALES,
+        PRECISION,
+        ROWS,
+        ALL_CHANNELS,
+    )
+    density = 0.5 * (1 + tl.erf(m * 0.7071067811865476))
+    slope = density + m * tl.exp(-0.5 * m * m) * 0.3989422804014327
+    g = m * density
+    if DROPOUT:
+        keep = keep_factors(seed, image, row, channel, dropout, CHANNELS)
+        g *= keep
+        slope *= keep
+    dtype = h.dtype.element_ty
+    grad = narrow(grad_g * slope, dtype)
+    weight = tl.load(
+        mix_weight + channel[:, None] * CHANNELS + channel[None, :],
+        channel_exists[:, None] & channel_exists[None, :],
+        other=0,
+    )
+    through = narrow(product(grad, weight, tl.zeros((ROWS, ALL_CHANNELS), tl.float32), PRECISION), dtype)
+    patch = (row >= prefix)[:, None]
+    at = (image.to(tl.int64) * tokens + row)[:, None] * CHANNELS + channel[None, :]
+    tl.store(activation + at, narrow(g, dtype), both)
+    tl.store(convolved + at, tl.where(patch, y, tl.zeros_like(y)), both)
+    tl.store(grad_m + at, grad, both)
+    tl.store(grad_y + at, tl.where(patch, through, grad), both)

@@ -1,0 +1,208 @@
+"""``ht-kernels export``: a checkpoint to a file for another runtime, kept only if it computes the same."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ht_kernels.errors import InputError
+
+from . import demo, model_options, stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ht_kernels.deploy.gate import Report
+    from ht_kernels.video import Source
+
+HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
+
+GATE_FAILED = 3
+"""Exit status."""
+
+_FRAMES = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="where it goes; ONNX as NAME.onnx, a model repository into a new folder",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "tensorrt", "tensorrt-rtx", "triton-server"],
+        default="onnx",
+        help="tensorrt builds for the GPU that is here, triton-server makes a model repository with the ONNX file "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="sm_NN",
+        help="a GPU that an engine of TensorRT for RTX is for, by compute capability; once for each",
+    )
+    parser.add_argument(
+        "--plugin", action="store_true", help="for TensorRT: adapters by our plugin, not by standard operators"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "bf16"],
+        default="fp32",
+        help="of matrix products; the rest is in float32 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch",
+        default="1",
+        metavar="N|MIN:OPT:MAX",
+        help="frames at once: a number, or a range with the usual number in the middle (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--result",
+        choices=["logits", "mask"],
+        default="logits",
+        help="logits, or the class of each pixel (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="SOURCE",
+        help=f"what to check it on, up to {_FRAMES} frames: a DICOM clip, a video, a folder of images, one image "
+        "(default: the clip that comes with pydicom)",
+    )
+    model_options.add_tower_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import ht_kernels as ht
+    from ht_kernels.deploy import build_engine, check_onnx, export_onnx
+    from ht_kernels.deploy.manifest import manifest_path, report_path
+    from ht_kernels.deploy.server import write_repository
+    from ht_kernels.video.sources import open_file
+
+    output: Path = args.output
+    as_onnx, as_folder = args.format == "onnx", args.format == "triton-server"
+    if (args.format == "tensorrt-rtx") != bool(args.target):
+        raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
+    batch = _batch(args.batch)
+    source = open_file(args.frames or demo.example_clip())
+    with stream.interruptible(), _folder_beside(output) as folder:
+        with _step(f"reading {args.checkpoint}"):
+            folded = ht.fold(model_options.load_model(args)[0])
+            frames = read_frames(source, folded.image_size)
+        config = folded.config
+        if config.pretrained is None and ":" not in (config.backbone or ""):  # hf-hub:... brings its weights
+            print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
+        file = graph = folder / (output.name if as_onnx else "model.onnx")
+        with _step(f"writing ONNX in {args.precision}"):
+            export_onnx(folded, graph, precision=args.precision, batch=batch, output=args.result)
+        with _step(f"checking against torch on {len(frames)} frames of {source.path}"):
+            report = check_onnx(folded, graph, frames)
+        if report.passed and args.plugin:
+            export_onnx(folded, graph, precision=args.precision, batch=batch, output=args.result, plugin=True)
+        if report.passed and as_folder:
+            write_repository(graph, output)
+        elif report.passed and not as_onnx:
+            file = folder / output.name
+            runtime = args.format.replace("-", "_")
+            with _step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
+                build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
+        report.write(report_path(output))
+        print("\n".join(_table(report)))
+        if report.passed and not as_folder:
+            os.replace(file, output)
+            os.replace(manifest_path(file), manifest_path(output))
+    if report.passed:
+        beside = "its configuration" if as_folder else manifest_path(output).name
+        print(f"wrote {output}, {beside} and {report_path(output).name}")
+        if args.plugin:
+            print(
+                "The check ran the graph with standard operators in place of the plugin, which runs in TensorRT only."
+            )
+        elif not (as_onnx or as_folder):
+            print("The check ran the ONNX graph that the engine was built from; the engine runs on its GPU only.")
+        return 0
+    place = "behind the blocks, in the head" if report.diverged == "head" else f"in {report.diverged}"
+    print(
+        f"ht-kernels export: the export does not compute what torch does: {'; '.join(report.failures)}. It diverged "
+        f"first {place}. {output} was not written; {report_path(output)} says more",
+        file=sys.stderr,
+    )
+    return GATE_FAILED
+
+
+def _batch(text: str) -> int | tuple[int, int, int]:
+    if re.fullmatch(r"\d{1,6}", text, re.ASCII):
+        return int(text)
+    if re.fullmatch(r"\d{1,6}:\d{1,6}:\d{1,6}", text, re.ASCII):
+        smallest, usual, largest = map(int, text.split(":"))
+        return smallest, usual, largest
+    raise InputError(f"--batch must be a number or MIN:OPT:MAX, such as 4 or 1:4:16, got {text!r}")
+
+
+@contextmanager
+def _folder_beside(output: Path) -> Iterator[Path]:
+    """A hidden folder beside a file, for what is not yet known to be good."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent)
+    except OSError as error:
+        raise InputError(f"the output {output} cannot be written: {error.strerror}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def read_frames(source: Source, size: tuple[int, int]) -> Tensor:
+    """Frames spread over a clip, (B, 1, *size) uint8, as a folded model takes them."""
+    import torch
+
+    from ht_kernels.video.preprocess import preprocess
+
+    step = max(1, (source.frame_count or 1) // _FRAMES)
+    chosen = itertools.islice(source, 0, _FRAMES * step, step)
+    return torch.cat([preprocess(frame, size) for frame in chosen])
+
+
+def _table(report: Report) -> list[str]:
+    limits = report.thresholds
+    rows: list[tuple[str, float | None, float | None, str]] = [
+        ("cosine similarity, worst frame", report.cosine, limits.cosine, "at least"),
+        ("relative error, largest", report.relative_error, limits.relative, "at most"),
+        ("absolute error, largest", report.absolute_error, None, ""),
+        ("agreement of classes, mean", report.agreement_mean, limits.agreement, "at least"),
+        ("agreement of classes, worst frame", report.agreement_worst, None, ""),
+        ("Dice, mean", report.dice_mean, limits.dice, "at least"),
+        ("Dice, worst frame", report.dice_worst, None, ""),
+    ]
+    lines = [f"{f'{report.precision} against torch, {report.frames} frames':<36}{'measured':>12}   asked for"]
+    for name, value, limit, direction in rows:
+        if value is not None:
+            asked = "" if limit is None else f"   {direction} {limit:g}"
+            lines.append(f"{name:<36}{value:>12.8g}{asked}")
+    return lines
+
+
+@contextmanager
+def _step(words: str) -> Iterator[Callable[[str], None]]:
+    """Say what is going on: a moving line in a terminal, otherwise plain ones; gives a function for details."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(words) as status:
+            yield lambda detail: status.update(f"{words}: {detail}")
+        return
+    print(words, file=sys.stderr, flush=True)
+    yield lambda detail: print(f"  {detail}", file=sys.stderr, flush=True)

@@ -1,0 +1,161 @@
+"""``ht-kernels inspect``: what the adapters of a checkpoint learned, as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ht_kernels.errors import InputError
+
+from . import demo, export, model_options
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.nn import HTAdapter
+
+HELP = "draw what a checkpoint's adapters learned: frequency filters, and the scales that images chose"
+_COLUMNS = 4
+_SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="for the pictures; made if missing")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="SOURCE",
+        help="images for the noise weights: a DICOM clip, a video, a folder of images, one image (default: the clip "
+        "that comes with pydicom)",
+    )
+    model_options.add_tower_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ht_kernels.clip.injection import adapters
+    from ht_kernels.files import write_whole
+    from ht_kernels.video.sources import open_file
+
+    source = open_file(args.frames or demo.example_clip())
+    model, _ = model_options.load_model(args)
+    found = adapters(model.tower)
+    pictures: dict[str, Figure] = {}
+    if any(adapter.frequency for adapter in found.values()):
+        pictures["filters.png"] = _draw_filters(found, model.tower.grid)
+    if any(adapter.noise for adapter in found.values()):
+        weights = noise_weights_of(model, export.read_frames(source, model.tower.image_size))
+        pictures["noise_weights.png"] = _draw_noise_weights(weights)
+    if not pictures:
+        raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the output folder {args.output} cannot be made: {error.strerror}") from error
+    for name, figure in pictures.items():
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png")
+        write_whole(args.output / name, buffer.getvalue(), "the picture")
+    print(f"wrote {' and '.join(pictures)} to {args.output}")
+    return 0
+
+
+def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
+    """The weights (B, 3) that frames (B, 1, H, W) uint8 gave to the scales, by block; only blocks that a head reads."""
+    import torch
+
+    import ht_kernels as ht
+    from ht_kernels.backends import reference
+    from ht_kernels.fold import noise_weights
+
+    folded = ht.fold(model)
+    weights: dict[int, Tensor] = {}
+
+    def keep(block: int, adapter: Any, arguments: tuple[Any, ...]) -> None:
+        x, _, prefix = arguments
+        values = adapter.values()
+        if values.hidden_weight is not None:
+            pooled = reference.down_project(x, values, adapter.eps)[:, prefix:].mean(1)
+            weights[block] = noise_weights(values, pooled)
+
+    for block, adapter in folded.adapters.items():
+        adapter.register_forward_pre_hook(lambda module, arguments, block=int(block): keep(block, module, arguments))
+    with torch.inference_mode():
+        folded(frames)
+    return weights
+
+
+def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
+    """A panel per block: the magnitude of a spectral mask, averaged over channels, or the gain of each channel."""
+    from matplotlib.figure import Figure
+
+    shown = {block: adapter for block, adapter in found.items() if adapter.frequency}
+    rows = -(-len(shown) // _COLUMNS)
+    figure = Figure(figsize=(3.2 * _COLUMNS, 3.0 * rows + 0.6), layout="constrained", dpi=120)
+    panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    spectral = next(iter(shown.values())).spectral
+    for axes, (block, adapter) in zip(panels, shown.items(), strict=False):
+        axes.set_title(f"block {block}", fontsize=9)
+        if adapter.spectral is None:
+            gain = adapter.get_parameter("adapter_conv.freq_filter").detach().float().cpu()
+            axes.bar(range(len(gain)), gain.numpy(), width=1.0, color="#c8501e")
+            axes.set_xlabel("channel", fontsize=8)
+            axes.set_ylabel("gain", fontsize=8)
+        else:
+            image = axes.imshow(magnitude(adapter, grid).numpy(), cmap="magma", extent=(-0.5, 0.5, 0.5, -0.5))
+            figure.colorbar(image, ax=axes, shrink=0.8)
+            axes.set_xlabel("cycles per patch, across", fontsize=8)
+            axes.set_ylabel("down", fontsize=8)
+        axes.tick_params(labelsize=7)
+    for axes in panels[len(shown) :]:
+        axes.remove()
+    what = f"spectral filters ({spectral}): mean magnitude over channels" if spectral else "gains of the channels"
+    figure.suptitle(f"Learned {what}", fontsize=11)
+    return figure
+
+
+def magnitude(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
+    """Mean over channels of a spectral mask's magnitude (H, W), every frequency, zero in the middle."""
+    import torch
+
+    from ht_kernels.fold import fold_adapter, on_grid
+
+    mask = on_grid(fold_adapter(adapter), grid).mask
+    assert mask is not None
+    half = torch.view_as_complex(mask.detach().float().cpu().contiguous()).abs().mean(0)
+    # The other half of a real image's spectrum mirrors this one.
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    mirrored = columns >= half.shape[1]
+    rows = torch.where(mirrored, -rows % grid[0], rows)
+    columns = torch.where(mirrored, grid[1] - columns, columns)
+    centred: Tensor = torch.fft.fftshift(half[rows, columns])
+    return centred
+
+
+def _draw_noise_weights(weights: dict[int, Tensor]) -> Figure:
+    """Per block, the mean weight of each scale, and a dot for every image."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    blocks = list(weights)
+    for place, (scale, color) in enumerate(_SCALES.items()):
+        values = [weights[block][:, place].float().cpu().numpy() for block in blocks]
+        axes.plot(blocks, [v.mean() for v in values], color=color, label=scale)
+        for block, v in zip(blocks, values, strict=True):
+            axes.plot([block + 0.12 * (place - 1)] * len(v), v, ".", color=color, markersize=4, alpha=0.5)
+    axes.axhline(1 / 3, color="black", linestyle="dotted", linewidth=1, label="equal weights")
+    axes.set_xticks(blocks)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("block")
+    axes.set_ylabel("weight of the scale")
+    axes.set_title("Noise weights: which scale each image chose (lines: means; dots: images)", fontsize=11)
+    axes.legend(ncols=4, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

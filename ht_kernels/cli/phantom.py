@@ -1,0 +1,84 @@
+"""``ht-kernels phantom``: simulated ultrasound with exact masks, as images for training or as clips."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ht_kernels.errors import InputError
+
+if TYPE_CHECKING:
+    from ht_kernels.data.phantom import Phantom
+
+HELP = "simulate ultrasound images or clips with exact masks"
+
+_FPS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where they go")
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--clip", type=int, metavar="FRAMES", help="moving clips of this length instead of images")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="height and width (default: 224)")
+    parser.add_argument("--kind", metavar="KIND", help="hypoechoic, hyperechoic, cystic, shadowing or none")
+    parser.add_argument("--sector", action="store_true", help="a sector scan instead of a linear one")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ht_kernels.data.phantom import draw_phantom
+    from ht_kernels.video.sinks import OutputFolder
+
+    for option, value in (("--count", args.count), ("--clip", args.clip)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value} was given, expected 1 or more")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} was given, expected 0 or more")
+    if args.output.is_dir() and any(args.output.iterdir()):
+        raise InputError(f"the output folder {args.output} is not empty; name a new one")
+    phantoms: list[tuple[int, Phantom]] = []
+    for i in range(args.count):
+        seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
+        phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
+    with OutputFolder(args.output) as folder:
+        if args.clip:
+            _write_clips(folder, phantoms, args.clip)
+            what = "clips and their masks"
+        else:
+            _write_images(folder, phantoms, args.seed)
+            what = "images, masks, labels and splits"
+    print(f"wrote {args.count} {what} to {args.output}")
+    return 0
+
+
+def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int) -> None:
+    from ht_kernels.data.phantom import simulate
+    from ht_kernels.data.prepare.splits import split_groups
+    from ht_kernels.data.prepare.write import write_checksums, write_image, write_splits
+
+    labels: dict[str, int] = {}
+    for i, (image_seed, phantom) in enumerate(phantoms):
+        sample = simulate(phantom, image_seed)
+        name = f"phantom_{sample.kind}_{i:05}.png"
+        write_image(folder, name, sample.image, sample.mask)
+        labels[name] = sample.label
+    splits = split_groups(range(len(labels)), [None] * len(labels), seed)
+    write_splits(folder, "PHANTOM", dict(zip(labels, splits, strict=True)), labels)
+    write_checksums(folder, "PHANTOM", list(labels))
+
+
+def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int) -> None:
+    import numpy as np
+
+    from ht_kernels.data.phantom import clip
+    from ht_kernels.video.sinks import MaskSink, VideoSink
+
+    for i, (seed, phantom) in enumerate(phantoms):
+        target = folder / f"phantom_{phantom.kind}_{i:05}"
+        target.mkdir()
+        video, masks = VideoSink(target / "clip.mp4", _FPS), MaskSink(target / "masks")
+        for index, sample in enumerate(clip(phantom, seed, frames)):
+            video.write(np.repeat(sample.image[..., None], 3, 2))
+            masks.write(sample.mask, index)
+        video.close()

@@ -1,0 +1,134 @@
+"""``ht-kernels train``: a model from a data set in the published layout, or from simulated phantoms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ht_kernels.errors import InputError
+
+from . import model_options
+
+if TYPE_CHECKING:
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.train import Examples, Recipe
+
+HELP = "train adapters and heads, or a baseline, with the published recipe"
+
+_VALIDATION_PHANTOMS = 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
+    data.add_argument("--dataset", metavar="NAME", help="which of its data sets, such as BUSI")
+    data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
+    data.add_argument("--ratio", type=int, default=100, metavar="PERCENT", help="few-shot: 1, 2, 5, 10, 20 or 50")
+    data.add_argument("--skip-bad", action="store_true", help="report images that cannot be used, and go on without")
+    parser.add_argument("--task", required=True, choices=("segmentation", "classification"))
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="for weights and logs; a stopped training goes on"
+    )
+    model = parser.add_argument_group("model")
+    model_options.add_tower_arguments(model)
+    model.add_argument("--variant", default="hybrid", help="of the adapters (default: %(default)s)")
+    model.add_argument("--reduce-dim", type=int, default=512, metavar="R", help="pyramid width (default: %(default)s)")
+    model.add_argument(
+        "--feature-layers", type=int, nargs="+", default=(3, 6, 9), metavar="L", help="blocks that the pyramid reads"
+    )
+    recipe = parser.add_argument_group("recipe (defaults as published)")
+    recipe.add_argument(
+        "--method",
+        default="ht",
+        help="what is trained beside the heads: ht (adapters), heads (nothing), lora, full (the tower), or all "
+        "(adapters and tower, for a tower without pretrained weights)",
+    )
+    recipe.add_argument("--epochs", type=int, default=200)
+    recipe.add_argument("--batch", type=int, default=32, help="images of one step, over all processes")
+    recipe.add_argument("--accumulate", type=int, default=1, metavar="N", help="compute each batch in N parts")
+    recipe.add_argument("--learning-rate", type=float, default=1e-4)
+    recipe.add_argument("--warmup", type=int, default=0, metavar="EPOCHS")
+    recipe.add_argument("--validate-every", type=int, default=10, metavar="EPOCHS")
+    recipe.add_argument("--patience", type=int, default=15, metavar="VALIDATIONS", help="early stop")
+    recipe.add_argument("--augment", default="published", help="published, weak or none")
+    recipe.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
+    recipe.add_argument("--seed", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from ht_kernels.train import Trainer, prepare
+    except ImportError as error:
+        raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
+    recipe = _recipe(args)
+    train, val, names = _examples(args)
+    train = train.share(recipe.ratio, recipe.seed)
+    model = _model(args, names, train.images.shape[-1])
+    prepare(model, recipe.method)
+    trainer = Trainer(model, recipe, train, val, args.output)
+    for name, why in {**train.bad, **val.bad}.items():
+        trainer.say(f"left out {name}: {why}")
+    trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
+    outcome = trainer.run()
+    score = "Dice" if args.task == "segmentation" else "accuracy"
+    trainer.say(
+        f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
+        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
+    )
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from dataclasses import fields
+
+    from ht_kernels.train import Recipe
+
+    given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
+    return Recipe(**given)
+
+
+def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, ...]]:
+    """For training, for validation, and the names of the classes."""
+    import os
+
+    from ht_kernels.data import ClassificationDataset, SegmentationDataset
+    from ht_kernels.train import read_examples, simulate_examples
+
+    if args.phantoms is not None:
+        if args.data or args.dataset or args.task != "segmentation":
+            raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
+        if args.phantoms < 1:
+            raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
+        workers = len(os.sched_getaffinity(0))
+        sets = [simulate_examples(args.phantoms, args.seed, workers=workers)]
+        sets += [simulate_examples(_VALIDATION_PHANTOMS, args.seed + 1, workers=workers)]
+        return sets[0], sets[1], ("background", "lesion")
+    if not (args.data and args.dataset):
+        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+    if args.task == "segmentation":
+        masks = [SegmentationDataset(args.data, args.dataset, split) for split in ("train", "val")]
+        return *(read_examples(d, args.skip_bad) for d in masks), ("background", "lesion")  # type: ignore[return-value]
+    labels = [ClassificationDataset(args.data, args.dataset, split) for split in ("train", "val")]
+    return *(read_examples(d, args.skip_bad) for d in labels), labels[0].classes  # type: ignore[return-value]
+
+
+def _model(args: argparse.Namespace, names: tuple[str, ...], size: int) -> HTCLIP:
+    import torch
+
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.train.methods import uses_adapters
+
+    options: dict[str, Any] = {"backbone": args.backbone or "ViT-B-16", "pretrained": args.pretrained}
+    run = max(args.feature_layers) + 1
+    torch.manual_seed(args.seed)
+    return HTCLIP(
+        **options,
+        task=args.task,
+        num_classes=len(names),
+        class_names=names,
+        variant=args.variant,
+        reduce_dim=args.reduce_dim,
+        feature_layers=args.feature_layers,
+        adapter_layers=run if uses_adapters(args.method) else (),
+    )

@@ -1,0 +1,10 @@
+"""Ultrasound for training: datasets in the published layout, their preparation, and simulated phantoms.
+
+``phantom`` simulates, ``prepare`` turns public downloads into the layout of ``layout``.
+"""
+
+from .classification import ClassificationDataset
+from .phantom import Phantom, PhantomDataset
+from .segmentation import SegmentationDataset
+
+__all__ = ["ClassificationDataset", "Phantom", "PhantomDataset", "SegmentationDataset"]

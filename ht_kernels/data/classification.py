@@ -1,0 +1,62 @@
+"""Images with labels, in the published layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ht_kernels.errors import InputError
+
+from .layout import image_path, read_gray, read_labels, split_names, to_input
+
+CLASSES = {"BUSI": ("benign", "malignant")}
+"""Names of the labels, where the data set's publication gives them."""
+
+
+class ClassificationDataset(Dataset[tuple[Tensor, int]]):
+    """A split of a data set: (image, label) with image (3, S, S) float32 in [0, 1].
+
+    Args:
+        root: the folder with ``all`` and ``classification``.
+        name: the data set, such as BUSI; see :data:`ht_kernels.data.layout.DATASETS`.
+        split: train, val or test.
+        image_size: S.
+        classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`, else any label is taken.
+
+    Attributes:
+        names: of the images, in the split's order.
+        labels: one for each name.
+        classes: names of the labels, numbers where no names are known.
+
+    Raises:
+        InputError: the split is missing or empty, an image has no label, or a label is not a class; from an item: its
+            image is missing or damaged. The message names the file.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        name: str,
+        split: str,
+        image_size: int = 224,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.root, self.image_size = Path(root), image_size
+        self.names = split_names(self.root, "classification", name, split)
+        path = self.root / "classification" / name / "labels.csv"
+        known = tuple(classes) if classes is not None else CLASSES.get(name)
+        labels = read_labels(path, known)
+        for image in self.names:
+            if image not in labels:
+                raise InputError(f"{path} has no label for {image}, which is in the {split} split")
+        self.labels = [labels[image] for image in self.names]
+        self.classes = known or tuple(str(i) for i in range(max(labels.values()) + 1))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_input(read_gray(image_path(self.root, self.names[index])), self.image_size), self.labels[index]

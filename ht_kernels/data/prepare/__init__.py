@@ -1,0 +1,126 @@
+"""Public downloads into the published layout: masks merged, duplicates found, splits that keep groups together."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ht_kernels.errors import InputError
+
+from ..layout import SPLITS, read_gray
+from . import busi, ddti, tn3k
+from .duplicates import difference_hash, near_duplicates, pixel_hash
+from .item import Download, Item
+from .splits import Groups, split_groups
+from .write import write_checksums, write_image, write_splits
+
+__all__ = ["READERS", "Report", "prepare"]
+
+READERS = {"busi": busi.read, "tn3k": tn3k.read, "ddti": ddti.read}
+
+
+@dataclass
+class Report:
+    """What became of a download.
+
+    Attributes:
+        dataset: its name in the layout.
+        splits: number of images by split.
+        exact: (left out, kept) of images with the same pixels.
+        near: pairs of images that look nearly the same; they share a split.
+        left_out: why, by image.
+        checksums: the file of checksums.
+    """
+
+    dataset: str
+    splits: dict[str, int]
+    exact: list[tuple[str, str]] = field(default_factory=list)
+    near: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    checksums: Path = Path()
+
+
+def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0) -> Report:
+    """Turn a download into the published layout.
+
+    Other data sets in the output folder stay. Images and masks become gray PNG files of their own size.
+
+    Args:
+        dataset: busi, tn3k or ddti.
+        source: the unpacked download.
+        output: the folder that gets ``all``, ``segmentation`` and, where there are labels, ``classification``.
+        seed: of the splits that the download does not prescribe.
+
+    Raises:
+        InputError: the download is not what was expected, a file is damaged, or the output is no folder.
+    """
+    source, output = Path(source), Path(output)
+    if dataset not in READERS:
+        raise InputError(f"data set {dataset!r} is unknown; expected one of {', '.join(READERS)}")
+    if not source.is_dir():
+        raise InputError(f"there is no folder {source}; expected the unpacked download of {dataset}")
+    if output.exists() and not (output.is_dir() and os.access(output, os.W_OK)):
+        raise InputError(f"the output {output} is not a folder that can be written")
+    download = READERS[dataset](source)
+    report = Report(download.dataset, {}, left_out=download.left_out)
+    items, groups = _grouped(download, report)
+    splits = _splits(items, groups, seed, report)
+    report.splits = {split: Counter(splits.values())[split] for split in SPLITS}
+    for split, count in report.splits.items():
+        if not count:
+            raise InputError(
+                f"{source}: {len(items)} images in {len(set(groups))} groups leave the {split} split empty"
+            )
+    for item in items:
+        if item.name in splits:
+            image = read_gray(item.image)
+            write_image(output, item.name, np.array(image), item.mask(item.image, image.size))
+    labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
+    write_splits(output, download.dataset, splits, labels)
+    report.checksums = write_checksums(output, download.dataset, list(splits))
+    return report
+
+
+def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:
+    """Items without exact duplicates, and the group of each: its patient's, and that of near duplicates."""
+    kept: dict[str, Item] = {}
+    hashes = []
+    # What the download tests on stays; so does, of the rest, what comes first.
+    for item in sorted(download.items, key=lambda item: item.split != "test"):
+        image = read_gray(item.image)
+        original = kept.setdefault(pixel_hash(image), item)
+        if original is item:
+            hashes.append(difference_hash(image))
+        else:
+            report.exact.append((item.name, original.name))
+            report.left_out[item.name] = f"the same pixels as {original.name}"
+    items = list(kept.values())
+    groups = Groups(len(items))
+    first: dict[str, int] = {}
+    for i, item in enumerate(items):
+        groups.join(i, first.setdefault(item.group, i))
+    for i, j in near_duplicates(hashes):
+        groups.join(i, j)
+        report.near.append((items[i].name, items[j].name))
+    return items, [groups.find(i) for i in range(len(items))]
+
+
+def _splits(items: list[Item], groups: list[int], seed: int, report: Report) -> dict[str, str]:
+    """Split by name. Prescribed splits hold; what would straddle them is left out where it would be trained on."""
+    drawn = split_groups(groups, [item.label for item in items], seed)
+    held_out: dict[int, str] = {}
+    for item, group in zip(items, groups, strict=True):
+        if item.split is not None:
+            held_out[group] = max(item.split, held_out.get(group, "train"), key=SPLITS.index)
+    splits = {}
+    for item, group, split in zip(items, groups, drawn, strict=True):
+        wanted = item.split or (split if split != "test" or not held_out else "train")
+        if wanted == held_out.get(group, wanted):
+            splits[item.name] = wanted
+        else:
+            report.left_out[item.name] = f"nearly the same as an image of the {held_out[group]} split"
+    return splits

@@ -1,0 +1,63 @@
+"""BUSI (Al-Dhabyani et al., Data in Brief 28, 2020): class folders, ``NAME (12).png`` beside ``NAME (12)_mask.png``.
+
+An image with several lesions has ``_mask.png``, ``_mask_1.png``, ...; they are merged. Patients are not known.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ht_kernels.errors import InputError
+
+from ..classification import CLASSES
+from ..layout import read_mask
+from .item import Download, Item
+
+_NAME = re.compile(r"(?P<stem>\w+ \((?P<number>\d+)\))(?P<mask>_mask(_\d+)?)?\.png", re.IGNORECASE)
+
+
+def read(source: Path) -> Download:
+    """The images in SOURCE/benign and SOURCE/malignant; those of normal tissue have no lesion and are left out.
+
+    Raises:
+        InputError: a class folder is missing or has no images, or an image has no mask.
+    """
+    if not (source / "benign").is_dir() and (source / "Dataset_BUSI_with_GT").is_dir():
+        source = source / "Dataset_BUSI_with_GT"
+    download = Download("BUSI", [], classes=CLASSES["BUSI"])
+    for label, kind in enumerate(download.classes):
+        folder = source / kind
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; expected BUSI's folders benign, malignant and normal")
+        images: dict[str, int] = {}
+        masks: dict[str, list[Path]] = {}
+        for path in sorted(folder.iterdir()):
+            if match := _NAME.fullmatch(path.name):
+                if match["mask"]:
+                    masks.setdefault(match["stem"], []).append(path)
+                else:
+                    images[path.name] = int(match["number"])
+        if not images:
+            raise InputError(f"{folder} has no images; expected files such as '{kind} (1).png'")
+        for name, number in sorted(images.items(), key=lambda pair: pair[1]):
+            path = folder / name
+            if path.stem not in masks:
+                raise InputError(f"{path} has no mask; expected {path.stem}_mask.png beside it")
+            new = f"busi_{kind}_{number:03}.png"
+            download.items.append(Item(new, path, partial(_merged, masks[path.stem]), label, group=new))
+    for path in sorted((source / "normal").glob("*.png")):
+        if "_mask" not in path.name:
+            download.left_out[path.name] = "normal tissue, no lesion"
+    return download
+
+
+def _merged(masks: list[Path], image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    merged = np.zeros(size[::-1], np.uint8)
+    for mask in masks:
+        merged |= read_mask(mask, image, size)
+    return merged

@@ -1,0 +1,43 @@
+"""Images that are there twice: the same pixels, or nearly the same picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_SIDE = 16
+NEAR = 32
+"""Bits of 256 by which the hashes of near duplicates differ at most.
+
+Of 99235 pairs of images from BUSI half differ by more than 127 bits and 99.9 % by more than 74, but 72 by 32 or less,
+and hardly any by 33 to 50.
+"""
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """SHA256 of a gray image's size and pixels: equal for exact duplicates, however they are compressed."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+
+
+def difference_hash(image: Image.Image) -> NDArray[np.bool_]:
+    """256 bits: which of 16 x 16 cells are darker than their right neighbours; (256,) bool.
+
+    The difference hash of N. Krawetz ("Kind of like that", hackerfactor.com, 2013). Scaling, compression and changes
+    of brightness and contrast turn few of its bits.
+    """
+    small = np.asarray(image.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX), dtype=np.int16)
+    return (small[:, 1:] > small[:, :-1]).ravel()
+
+
+def near_duplicates(hashes: Sequence[NDArray[np.bool_]]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of images whose hashes differ by at most :data:`NEAR` bits."""
+    signs = np.where(np.stack(hashes), 1, -1).astype(np.float32)
+    pairs: list[tuple[int, int]] = []
+    for i in range(len(signs) - 1):
+        different = (signs.shape[1] - signs[i + 1 :] @ signs[i]) / 2
+        pairs += [(i, i + 1 + int(j)) for j in np.flatnonzero(different <= NEAR)]
+    return pairs

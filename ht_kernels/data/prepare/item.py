@@ -1,0 +1,51 @@
+"""One image of a download, with all that preparation has to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = Callable[[Path, tuple[int, int]], NDArray[np.uint8]]
+"""From the image's path and (width, height) to its mask, (height, width) uint8, 0 or 1."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image.
+
+    Attributes:
+        name: of the file in the layout.
+        image: where it lies in the download.
+        mask: reads or draws its mask.
+        label: 0, 1, ... or None where the download has none.
+        group: images of one group stay in one split: a patient's.
+        split: the split that the download itself prescribes, or None.
+    """
+
+    name: str
+    image: Path
+    mask: Mask
+    label: int | None
+    group: str
+    split: str | None = None
+
+
+@dataclass
+class Download:
+    """What was found in a download.
+
+    Attributes:
+        dataset: its name in the layout.
+        items: its images.
+        left_out: for each image left out, why.
+        classes: names of the labels.
+    """
+
+    dataset: str
+    items: list[Item]
+    left_out: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()

@@ -1,0 +1,49 @@
+"""Splits in which no group of images straddles two of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from ..layout import SPLITS
+
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+class Groups:
+    """Which images belong together (disjoint sets)."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def find(self, i: int) -> int:
+        """The first image of the group of image i."""
+        while self._parent[i] != i:
+            i = self._parent[i]
+        return i
+
+    def join(self, i: int, j: int) -> None:
+        """Make the groups of images i and j one."""
+        first, second = sorted((self.find(i), self.find(j)))
+        self._parent[second] = first
+
+
+def split_groups(groups: Sequence[int], labels: Sequence[int | None], seed: int) -> list[str]:
+    """A split for each image: shares as in :data:`SHARES`, in each label as in all, whole groups only.
+
+    Groups in random order, each to the split that is least filled with the label of its first image.
+    """
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    order = list(members.values())
+    random.Random(seed).shuffle(order)
+    have = {label: dict.fromkeys(SPLITS, 0) for label in labels}
+    splits = [""] * len(groups)
+    for together in order:
+        filled = have[labels[together[0]]]
+        split = min(SPLITS, key=lambda name: filled[name] / SHARES[name])
+        filled[split] += len(together)
+        for i in together:
+            splits[i] = split
+    return splits

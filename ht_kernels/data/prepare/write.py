@@ -1,0 +1,54 @@
+"""Writing the published layout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..layout import SPLITS, TASKS, image_path, mask_path
+
+
+def write_image(root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+    """An image (H, W) uint8 and its mask (H, W) uint8, 0 or 1, which is written as black and white."""
+    for path, pixels in ((image_path(root, name), image), (mask_path(root, name), mask * np.uint8(255))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def write_splits(root: Path, dataset: str, splits: Mapping[str, str], labels: Mapping[str, int]) -> None:
+    """The lists of names, and the labels where there are any.
+
+    Written after the images, for these lists are what makes a data set.
+
+    Args:
+        root: the folder with ``all``.
+        dataset: its name.
+        splits: split by name.
+        labels: label by name; empty for none.
+    """
+    for task in TASKS if labels else TASKS[:1]:
+        folder = root / task / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            names = [name for name, where in splits.items() if where == split]
+            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    if labels:
+        rows = "".join(f"{name},{labels[name]}\n" for name in splits)
+        (root / TASKS[1] / dataset / "labels.csv").write_text(f"image,label\n{rows}")
+
+
+def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
+    """SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file."""
+    files = [path(root, name) for name in names for path in (image_path, mask_path)]
+    files += [path for task in TASKS for path in sorted((root / task / dataset).glob("*"))]
+    target = root / f"{dataset}.sha256"
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n" for path in files
+    ]
+    target.write_text("".join(lines))
+    return target

@@ -1,0 +1,46 @@
+"""Images with masks, in the published layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .layout import image_path, mask_path, read_gray, read_mask, split_names, to_input
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+    """A split of a data set: (image, mask) with image (3, S, S) float32 in [0, 1] and mask (S, S) int64, 0 or 1.
+
+    Args:
+        root: the folder with ``all`` and ``segmentation``.
+        name: the data set, such as BUSI; see :data:`ht_kernels.data.layout.DATASETS`.
+        split: train, val or test.
+        image_size: S.
+
+    Attributes:
+        names: of the images, in the split's order.
+
+    Raises:
+        InputError: the split is missing or empty; from an item: its image or mask is missing, damaged, or their sizes
+            differ. The message names the file.
+    """
+
+    def __init__(self, root: str | Path, name: str, split: str, image_size: int = 224) -> None:
+        self.root, self.image_size = Path(root), image_size
+        self.names = split_names(self.root, "segmentation", name, split)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        name, size = self.names[index], (self.image_size, self.image_size)
+        path = image_path(self.root, name)
+        image = read_gray(path)
+        mask = Image.fromarray(read_mask(mask_path(self.root, name), path, image.size))
+        resized = np.array(mask.resize(size, Image.Resampling.NEAREST), dtype=np.int64)
+        return to_input(image, self.image_size), torch.from_numpy(resized)

@@ -1,0 +1,295 @@
+"""The gate: what was exported, run on real frames, against the folded model in torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
+
+from .folded import FoldedHTCLIP
+from .manifest import sha256
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Array = NDArray[Any]
+
+_FRAMES_AT_ONCE = 4
+"""Of a model with a dynamic batch."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What an export must keep.
+
+    Attributes:
+        cosine: smallest cosine similarity of the logits of a frame.
+        relative: largest error of a logit, over the largest logit of the frame.
+        agreement: smallest share of pixels (frames, for classification) with torch's class, on average.
+        dice: smallest Dice coefficient of the masks, on average.
+        stream: largest relative L2 error of the residual stream behind a block; only to say where an error began.
+    """
+
+    cosine: float
+    relative: float
+    agreement: float
+    dice: float
+    stream: float
+
+
+THRESHOLDS = {
+    "fp32": Thresholds(cosine=0.999999, relative=1e-4, agreement=0.9999, dice=0.999, stream=1e-5),
+    "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, stream=5e-3),
+    "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, stream=5e-2),
+}
+"""By precision: errors five to ten times those of ViT-Tiny and ViT-B/16 with random weights on a real clip (fp16:
+relative 1.4e-3, stream 8e-4; bf16: 1.7e-2, 6e-3), as trained towers have larger values."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an exported model compares with torch; ``mean`` and ``worst`` are over frames.
+
+    Attributes:
+        sha256: of the ONNX file.
+        precision: of its matrix products.
+        frames: how many were compared.
+        cosine, absolute_error, relative_error: of the logits, on the worst frame; see :class:`Thresholds`.
+        agreement_mean, agreement_worst: share of pixels with torch's class, or of frames for classification.
+        dice_mean, dice_worst: of the masks, averaged over the classes in a frame; None for classification.
+        thresholds: what was asked for.
+        failures: a sentence per threshold missed; none when it passed.
+        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``; None when it
+            passed.
+        stream: relative L2 error behind each place, when it failed.
+    """
+
+    sha256: str
+    precision: str
+    frames: int
+    cosine: float
+    absolute_error: float
+    relative_error: float
+    agreement_mean: float
+    agreement_worst: float
+    dice_mean: float | None
+    dice_worst: float | None
+    thresholds: Thresholds
+    failures: tuple[str, ...]
+    diverged: str | None
+    stream: dict[str, float] | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every threshold was kept."""
+        return not self.failures
+
+    def write(self, path: Path) -> None:
+        """As JSON.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        content = json.dumps({"passed": self.passed, **asdict(self)}, indent=2) + "\n"
+        write_whole(path, content.encode(), "the report")
+
+
+def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, thresholds: Thresholds | None = None) -> Report:
+    """Run an exported model in ONNX Runtime on the CPU, against the folded model it came from.
+
+    16-bit types are emulated, summed in float32 and rounded behind every node, as tensor cores do: ONNX Runtime itself
+    has no bfloat16 products on a CPU, and leaves out roundings between float16 nodes, which hides an overflow.
+
+    Args:
+        folded: the model, folded in float32.
+        path: the ONNX file.
+        frames: uint8 (B, C, H, W), real ones: B any number, C as the file was exported for.
+        thresholds: default: those of the file's precision.
+
+    Raises:
+        InputError: the file cannot be run, or the frames do not fit.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise InputError("the check needs onnx and onnxruntime: pip install onnx onnxruntime") from error
+
+    try:
+        content = Path(path).read_bytes()
+        model = onnx.load_from_string(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an ONNX file: {_words(error)}") from error
+    precision = _precision(model)
+    thresholds = thresholds or THRESHOLDS[precision]
+    if precision != "fp32":
+        _emulate(model)
+    with torch.inference_mode():
+        parts = torch.split(frames, _FRAMES_AT_ONCE)
+        expected = torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts])
+    outputs = _run(model, {"logits", *(output.name for output in model.graph.output)}, frames)
+    measured = _compare(expected.double().numpy(), outputs["logits"].astype(np.float64), outputs.get("mask"))
+    worst = measured.pop("worst")
+    failures = _failures(measured, thresholds)
+    stream, diverged = None, None
+    if failures:
+        stream = _stream_errors(folded, model, frames[worst : worst + 1])
+        diverged = next((place for place, error in stream.items() if not error <= thresholds.stream), "head")
+    return Report(
+        sha256=sha256(content),
+        precision=precision,
+        frames=len(frames),
+        **measured,
+        thresholds=thresholds,
+        failures=failures,
+        diverged=diverged,
+        stream=stream,
+    )
+
+
+def _precision(model: ModelProto) -> str:
+    """Of the matrix products."""
+    from onnx import TensorProto
+
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
+
+
+def _compare(expected: Array, logits: Array, mask: Array | None) -> dict[str, Any]:
+    """What a report says, from logits (B, K, ...), and the worst frame."""
+    count = len(expected)
+    a, b = expected.reshape(count, -1), logits.reshape(count, -1)
+    error = np.abs(a - b).max(1)
+    relative = error / np.abs(a).max(1)
+    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    theirs, ours = expected.argmax(1), logits.argmax(1) if mask is None else mask
+    agreement = (theirs == ours).reshape(count, -1).mean(1)
+    dice = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
+    return {
+        "cosine": float(cosine.min()),
+        "absolute_error": float(error.max()),
+        "relative_error": float(relative.max()),
+        "agreement_mean": float(agreement.mean()),
+        "agreement_worst": float(agreement.min()),
+        "dice_mean": None if dice is None else float(np.mean(dice)),
+        "dice_worst": None if dice is None else float(np.min(dice)),
+        "worst": int(relative.argmax()),  # NaN counts as largest
+    }
+
+
+def _dice(a: Array, b: Array) -> float:
+    """Mean over the classes in either mask."""
+    classes = np.union1d(a, b)
+    return float(np.mean([2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in classes]))
+
+
+def _failures(measured: dict[str, Any], thresholds: Thresholds) -> tuple[str, ...]:
+    rows: list[tuple[str, float | None, bool, float]] = [
+        ("cosine similarity", measured["cosine"], True, thresholds.cosine),
+        ("relative error", measured["relative_error"], False, thresholds.relative),
+        ("agreement of classes", measured["agreement_mean"], True, thresholds.agreement),
+        ("Dice", measured["dice_mean"], True, thresholds.dice),
+    ]
+    return tuple(
+        f"{name} is {value:.6g}, expected at {'least' if least else 'most'} {limit:g}"
+        for name, value, least, limit in rows
+        if value is not None and not (value >= limit if least else value <= limit)  # NaN fails
+    )
+
+
+def _stream_errors(folded: FoldedHTCLIP, model: ModelProto, frame: Tensor) -> dict[str, float]:
+    """Relative L2 error of the residual stream behind each place, in the order of computation."""
+    expected = _stream(folded, frame)
+    got = _run(model, [f"{place}.out" for place in expected], frame)
+    return {
+        place: float(np.linalg.norm(got[f"{place}.out"][:1] - tokens) / np.linalg.norm(tokens))
+        for place, tokens in expected.items()
+    }
+
+
+def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
+    """The residual stream (1, N, D) behind each place of the folded model, by the names of the graph."""
+    tokens: dict[str, Array] = {}
+
+    def keep(place: str, x: Tensor) -> None:
+        tokens[place] = x.cpu().numpy().copy()  # blocks overwrite their input
+
+    handles = [folded.blocks[0].register_forward_pre_hook(lambda _, args: keep("embedding", args[0]))]
+    for kind, modules in (("blocks", folded.blocks.named_children()), ("adapters", folded.adapters.items())):
+        for name, module in modules:
+            place = f"{kind}.{name}"
+            handles.append(module.register_forward_hook(lambda _, args, out, place=place: keep(place, out)))
+    try:
+        with torch.inference_mode():
+            folded(frame.to(folded.position.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tokens
+
+
+def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, Array]:
+    """The named tensors of a model, by ONNX Runtime."""
+    import onnx
+    import onnxruntime
+
+    names = list(names)
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    try:
+        session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+        parts = []
+        for part in torch.split(frames, fixed or _FRAMES_AT_ONCE):
+            missing = (fixed or len(part)) - len(part)
+            filled = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
+            results = session.run(names, {"frames": filled.cpu().numpy()})
+            parts.append([result[: len(part)] for result in results])
+    except Exception as error:  # its exceptions have no common class but this
+        raise InputError(f"ONNX Runtime cannot run the export: {_words(error)}") from error
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+
+
+def _emulate(model: ModelProto) -> None:
+    """Rewrite 16-bit types in place: constants as they are rounded, computed in float32, rounded behind every node."""
+    from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
+
+    graph = model.graph
+    narrow = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    types = {v.name: v.type.tensor_type.elem_type for v in shape_inference.infer_shapes(model).graph.value_info}
+    for tensor in graph.initializer:
+        if tensor.data_type in narrow:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        rounded = [name for name in node.output if types.get(name) in narrow]
+        for index, name in enumerate(node.output):
+            if name in rounded:
+                node.output[index] = f"{name}/wide"
+        if node.op_type == "Cast" and rounded:
+            node.attribute[0].i = TensorProto.FLOAT
+        nodes.append(NodeProto.FromString(node.SerializeToString()))
+        for name in rounded:
+            nodes.append(helper.make_node("Cast", [f"{name}/wide"], [f"{name}/rounded"], to=types[name]))
+            nodes.append(helper.make_node("Cast", [f"{name}/rounded"], [name], to=TensorProto.FLOAT))
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

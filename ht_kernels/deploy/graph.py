@@ -1,0 +1,123 @@
+"""The folded model as CUDA graphs: a frame costs one copy and one launch, however many kernels the model has."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels.backends import asked_for
+from ht_kernels.errors import BackendError
+
+from .folded import FoldedHTCLIP
+
+WARM_UP = 3
+"""Runs before a capture: libraries load, Triton tunes and a backend that fails gives way, none of which may happen
+while a graph is captured."""
+
+
+class GraphRunner:
+    """Runs a folded model on a GPU, captured as one CUDA graph per shape of frames.
+
+    ``runner(frames, output_size=None)`` takes frames as the model does, on the model's GPU or in host memory, and
+    returns the model's logits, or its masks. The result is the caller's own. A graph is captured at the first call of
+    a shape, which takes as long as a few plain runs; :meth:`warm_up` does it ahead. It computes with the weights that
+    the model had then: writing into them in place is seen, replacing them (``model.to``) needs a new runner.
+
+    Safe to call from several threads; they take turns.
+
+    Args:
+        model: a folded model on a GPU.
+        masks: return classes (B, H, W) uint8 for segmentation, (B,) for classification, in place of logits.
+        max_graphs: shapes kept at a time; the one unused for longest goes, and is captured again when it comes back.
+
+    Raises:
+        BackendError: the model is not on a GPU.
+        ValueError: ``max_graphs`` is less than 1.
+    """
+
+    def __init__(self, model: FoldedHTCLIP, *, masks: bool = False, max_graphs: int = 8) -> None:
+        if max_graphs < 1:
+            raise ValueError(f"max_graphs must be at least 1, got {max_graphs}")
+        device = model.position.device
+        if device.type != "cuda":
+            raise BackendError(f"CUDA graphs need a model on an NVIDIA GPU, and this one is on {device}")
+        self.model, self.masks, self.max_graphs = model, masks, max_graphs
+        self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        """Logits or masks of frames; see the class.
+
+        Raises:
+            InputError, TypeError, ValueError: the frames are not what the model takes.
+            BackendError: the graph could not be captured.
+        """
+        self.model.check(frames, output_size)
+        with self._lock:
+            return self._graph(frames, output_size)(frames)
+
+    def warm_up(self, shape: tuple[int, ...], output_size: tuple[int, int] | None = None) -> None:
+        """Capture the graph for uint8 frames of ``shape`` now."""
+        self(torch.zeros(shape, dtype=torch.uint8), output_size)
+
+    def _graph(self, frames: Tensor, output_size: tuple[int, int] | None) -> _Graph:
+        # What the model computes with is read when a graph is captured, so a change asks for another graph.
+        settings = asked_for(), torch.get_float32_matmul_precision()
+        key = tuple(frames.shape), frames.dtype, output_size, settings
+        graph = self._graphs.pop(key, None)
+        if graph is None:
+            while len(self._graphs) >= self.max_graphs:
+                self._graphs.popitem(last=False)
+            graph = _Graph(lambda inputs: self._compute(inputs, output_size), frames, self.model)
+        self._graphs[key] = graph
+        return graph
+
+    def _compute(self, frames: Tensor, output_size: tuple[int, int] | None) -> Tensor:
+        logits = self.model.compute(frames, output_size)
+        return self.model.classes(logits) if self.masks else logits
+
+
+class _Graph:
+    """One captured call, with its static input and output."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor, model: FoldedHTCLIP) -> None:
+        device = model.position.device
+        self.weights = list(model.buffers())  # the graph reads them where they are now
+        self.input = torch.zeros(like.shape, dtype=like.dtype, device=device)
+        self.graph = torch.cuda.CUDAGraph()
+        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        try:
+            with torch.cuda.device(device):
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP):
+                        function(self.input)
+                torch.cuda.current_stream().wait_stream(stream)
+                # Other threads, such as one that decodes video, go on calling CUDA meanwhile.
+                with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                    self.output = function(self.input)
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"too little memory on {device} to capture a CUDA graph for frames {tuple(like.shape)}: use a smaller "
+                "batch, or call the folded model itself"
+            ) from error
+        except RuntimeError as error:
+            raise BackendError(
+                f"the model could not be captured as a CUDA graph ({error}); call the folded model itself"
+            ) from error
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        with torch.cuda.device(self.input.device):
+            torch.cuda.current_stream().wait_event(self.done)  # the last call may have been on another stream
+            self.input.copy_(frames, non_blocking=True)
+            self.graph.replay()
+            result = self.output.clone()
+            self.done.record()
+        return result

@@ -1,0 +1,210 @@
+"""What stands beside an exported file: what it is, what it takes and gives, and the hash that says it is that file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import ht_kernels
+from ht_kernels import environment
+from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
+
+from .folded import FoldedHTCLIP
+
+FORMAT = 1
+_PACKAGES = ("torch", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Of an ONNX file, or of an engine built from one.
+
+    Attributes:
+        format: version of this form.
+        kind: ``onnx``, ``tensorrt`` or ``tensorrt_rtx``.
+        file: its name, in the same folder.
+        sha256: of the file.
+        onnx_sha256: of the ONNX file it is or was built from.
+        targets: compute capabilities of an engine, such as ``sm_86``.
+        versions: of ht_kernels and the libraries that took part.
+        opset: of ONNX.
+        precision: of matrix products.
+        plugin: whether adapters are nodes for the TensorRT plugin, not standard operators.
+        task: ``segmentation`` or ``classification``.
+        num_classes: K.
+        class_names: one per class, or None.
+        batch: smallest, usual and largest number of frames at once.
+        input_name, input_type, input_shape: of the frames; the batch stands as ``batch`` where it is dynamic.
+        output_name, output_type, output_shape: of the result.
+        preprocessing: what to do to a frame before it goes in, in words.
+        pixel_scale, pixel_mean, pixel_std: what the graph itself does to pixel values:
+            ``(pixel * scale - mean) / std``.
+    """
+
+    format: int
+    kind: str
+    file: str
+    sha256: str
+    onnx_sha256: str
+    targets: tuple[str, ...]
+    versions: dict[str, str]
+    opset: int
+    precision: str
+    plugin: bool
+    task: str
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    batch: tuple[int, int, int]
+    input_name: str
+    input_type: str
+    input_shape: tuple[int | str, ...]
+    output_name: str
+    output_type: str
+    output_shape: tuple[int | str, ...]
+    preprocessing: str
+    pixel_scale: float
+    pixel_mean: float
+    pixel_std: float
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of a file lies: ``model.json`` for ``model.onnx``, ``model.engine.json`` for an engine."""
+    return _stem(path).with_name(f"{_stem(path).name}.json")
+
+
+def report_path(path: Path) -> Path:
+    """Where the gate's report on a file lies: ``model.report.json`` or ``model.engine.report.json``."""
+    return _stem(path).with_name(f"{_stem(path).name}.report.json")
+
+
+def _stem(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix == ".onnx" else path
+
+
+def sha256(content: bytes) -> str:
+    """As the manifest has it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def describe(
+    folded: FoldedHTCLIP,
+    path: Path,
+    content: bytes,
+    precision: str,
+    batch: tuple[int, int, int],
+    output: str,
+    channels: int,
+    plugin: bool,
+) -> Manifest:
+    """The manifest of an ONNX file with this content."""
+    from .onnx_graph import OPSET
+
+    height, width = folded.image_size
+    count: int | str = batch[0] if batch[0] == batch[2] else "batch"
+    pixels = (height, width) if folded.config.task == "segmentation" else ()
+    kind = "gray (ITU-R 601 luma)" if channels == 1 else "RGB"
+    versions = {"ht_kernels": ht_kernels.__version__, **_installed()}
+    return Manifest(
+        format=FORMAT,
+        kind="onnx",
+        file=path.name,
+        sha256=sha256(content),
+        onnx_sha256=sha256(content),
+        targets=(),
+        versions=versions,
+        opset=OPSET,
+        precision=precision,
+        plugin=plugin,
+        task=folded.config.task,
+        num_classes=folded.config.num_classes,
+        class_names=folded.config.class_names,
+        batch=batch,
+        input_name="frames",
+        input_type="uint8",
+        input_shape=(count, channels, height, width),
+        output_name=output,
+        output_type="uint8" if output == "mask" else "float32",
+        output_shape=(count, *pixels) if output == "mask" else (count, folded.config.num_classes, *pixels),
+        preprocessing=f"{kind}, resized to {height}x{width} (bilinear with antialiasing, aspect ratio not kept), "
+        "values 0 to 255; the graph scales them",
+        pixel_scale=1 / 255,
+        pixel_mean=0.0,
+        pixel_std=1.0,
+    )
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write the manifest beside ``path``, the exported file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    content = json.dumps(asdict(manifest), indent=2) + "\n"
+    write_whole(manifest_path(path), content.encode(), "the manifest")
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest at ``path`` (``*.json``), checked, and the hash of its file with it.
+
+    Raises:
+        InputError: it is missing, damaged or of another format, or its file is missing or another one.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"the manifest {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the manifest {path} is damaged: it is not JSON; export the model again") from error
+    if not isinstance(values, dict) or "format" not in values:
+        raise InputError(f"{path} is not a manifest: expected what ht-kernels export writes")
+    if values["format"] != FORMAT:
+        raise InputError(f"{path} has manifest format {values['format']!r}, and this version reads format {FORMAT}")
+    names = [field.name for field in fields(Manifest)]
+    for problem, found in (("lacks", set(names) - values.keys()), ("has the unknown", values.keys() - set(names))):
+        if found:
+            raise InputError(f"the manifest {path} {problem} {sorted(found)[0]!r}; export the model again")
+    hints = get_type_hints(Manifest)
+    read: dict[str, Any] = {}
+    for name in names:
+        value = tuple(values[name]) if isinstance(values[name], list) else values[name]
+        if not _is(value, hints[name]):
+            raise InputError(f"the manifest {path} is damaged: {name} is {values[name]!r}; export the model again")
+        read[name] = value
+    manifest = Manifest(**read)
+    _check_file(manifest, path)
+    return manifest
+
+
+def _check_file(manifest: Manifest, path: Path) -> None:
+    if Path(manifest.file).name != manifest.file or manifest.file in ("", "..", "."):
+        raise InputError(f"the manifest {path} names {manifest.file!r}, expected a file in its own folder")
+    file = path.parent / manifest.file
+    try:
+        found = sha256(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}, named by the manifest {path}, cannot be read: {error.strerror}") from error
+    if found != manifest.sha256:
+        raise InputError(f"{file} is not the file that the manifest {path} describes (its sha256 is {found})")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON, its lists as tuples, is of a type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_is(value, one) for one in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is(item, inner[1]) for item in value.values())
+    if origin is tuple:
+        kinds = inner[:1] * len(value) if inner[1:] == (Ellipsis,) and isinstance(value, tuple) else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    return type(value) is hint
+
+
+def _installed() -> dict[str, str]:
+    return {name: found for name in _PACKAGES if (found := environment.version(name))}

@@ -1,0 +1,98 @@
+"""Export of the folded model to an ONNX file with its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
+
+from .folded import FoldedHTCLIP
+from .manifest import Manifest, describe, write_manifest
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+RESULTS = ("logits", "mask")
+
+_LARGEST = 2**31 - 2**24
+"""Bytes of weights; protobuf ends at 2**31, and the nodes need some."""
+
+
+def export_onnx(
+    folded: FoldedHTCLIP,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    batch: int | tuple[int, int, int] = 1,
+    output: str = "logits",
+    channels: int = 1,
+    plugin: bool = False,
+) -> Manifest:
+    """Write ``path`` (``*.onnx``) and its manifest beside it (``*.json``).
+
+    The graph takes ``frames``, uint8 (B, channels, H, W) with values 0 to 255, and gives ``logits``, float32
+    (B, K, H, W) for segmentation or (B, K) for classification; or ``mask``, uint8 (B, H, W), the class of each pixel.
+
+    Args:
+        folded: a model folded in float32 or float64.
+        path: appears whole or not at all.
+        precision: of matrix products: ``fp32``, ``fp16`` or ``bf16``.
+        batch: B, or (smallest, usual, largest) for a dynamic B; the range stands in the manifest.
+        output: ``logits`` or ``mask``.
+        channels: 1 for gray frames, 3 for RGB.
+        plugin: adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with our plugin runs; their
+            tokens are then in the precision of matrix products.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        TypeError: ``folded`` is not a folded model, or was folded into 16 bits.
+        InputError: an argument or the model does not fit, or a file cannot be written.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError("the export needs onnx, which is not installed: pip install onnx onnxruntime") from error
+
+    from .onnx_model import build
+
+    path = Path(path)
+    batches = _check(folded, path, precision, batch, output, channels)
+    model = build(folded, precision, batches, output, channels, plugin)
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size > _LARGEST:
+        raise InputError(f"the weights take {size / 1e9:.1f} GB in {precision}, and an ONNX file holds 2: try fp16")
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    write_whole(path, content, "the ONNX file")
+    manifest = describe(folded, path, content, precision, batches, output, channels, plugin)
+    write_manifest(manifest, path)
+    return manifest
+
+
+def _check(
+    folded: FoldedHTCLIP, path: Path, precision: str, batch: object, output: str, channels: int
+) -> tuple[int, int, int]:
+    """The range of B, everything else being right."""
+    if not isinstance(folded, FoldedHTCLIP):
+        raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
+    if folded.position.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
+    if path.suffix != ".onnx":
+        raise InputError(f"the output {path} must end in .onnx")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if output not in RESULTS:
+        raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
+    if output == "mask" and folded.config.task != "segmentation":
+        raise InputError(f"a mask goes with segmentation, and the model is for {folded.config.task}: export its logits")
+    if output == "mask" and folded.config.num_classes > 256:
+        raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
+    if channels not in (1, 3):
+        raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
+    batches = batch if isinstance(batch, tuple) else (batch,) * 3
+    if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
+        raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
+    return batches

@@ -1,0 +1,125 @@
+"""Building a strongly typed ONNX graph node by node, every node under a name that says where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from torch import Tensor
+
+from ht_kernels.errors import InputError
+
+OPSET = 20
+"""The first with Gelu; what TensorRT 10 and later read."""
+
+PLUGIN_DOMAIN = "ht_kernels"
+"""Of the one operator that is not ONNX's own, where it is asked for."""
+
+FLOAT = TensorProto.FLOAT
+_TORCH: dict[int, torch.dtype] = {
+    FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+
+
+class Graph:
+    """Nodes, constants and the type of every tensor; tensors are strings, their names.
+
+    A node's only output bears the node's name unless ``output`` says otherwise.
+
+    Args:
+        narrow: ONNX type of matrix products: FLOAT, FLOAT16 or BFLOAT16.
+    """
+
+    def __init__(self, narrow: int) -> None:
+        self.narrow = narrow
+        self.types: dict[str, int] = {}
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+
+    def add(
+        self, op: str, name: str, *inputs: str, output: str | None = None, to: int | None = None, **attributes: Any
+    ) -> str:
+        """One node; ``to`` is the type of its output where that differs from its input's."""
+        output = output or name
+        if op == "Cast":
+            attributes["to"] = to
+        self._nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attributes))
+        self.types[output] = self.types[inputs[0]] if to is None else to
+        return output
+
+    def cast(self, x: str, to: int) -> str:
+        """``x`` in the type ``to``, cast at most once."""
+        if self.types[x] == to:
+            return x
+        name = f"{x}/to_{TensorProto.DataType.Name(to).lower()}"
+        return name if name in self.types else self.add("Cast", name, x, to=to)
+
+    def split(self, name: str, x: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """``x`` in pieces along ``axis``."""
+        outputs = [f"{name}.{i}" for i in range(len(sizes))]
+        self._nodes.append(helper.make_node("Split", [x, self.integers(sizes)], outputs, name=name, axis=axis))
+        self.types.update(dict.fromkeys(outputs, self.types[x]))
+        return outputs
+
+    def reshape(self, name: str, x: str, *shape: int) -> str:
+        """``x`` with its batch kept and the rest as ``shape``."""
+        return self.add("Reshape", name, x, self.integers((0, *shape)))
+
+    def linear(
+        self, name: str, x: str, weight: Tensor, bias: Tensor | None, product: int | None = None, result: int = FLOAT
+    ) -> str:
+        """``x`` times ``weight`` (out, in) transposed, in the type ``product`` (default: narrow); then the bias."""
+        product = self.narrow if product is None else product
+        y = self.add("MatMul", name, self.cast(x, product), self.constant(f"{name}.weight", weight.t(), product))
+        y = self.cast(y, result)
+        return y if bias is None else self.add("Add", f"{name}/bias", y, self.constant(f"{name}.bias", bias, result))
+
+    def normalize(self, name: str, x: str, width: int, eps: float, weight: Tensor | None = None) -> str:
+        """LayerNorm over the last axis, in float32; a ``weight`` of ones where none is given, as ONNX wants one."""
+        scale = (
+            self.constant(f"ones.{width}", torch.ones(width))
+            if weight is None
+            else self.constant(f"{name}.weight", weight)
+        )
+        return self.add("LayerNormalization", name, self.cast(x, FLOAT), scale, axis=-1, epsilon=eps)
+
+    def constant(self, name: str, value: Tensor, to: int = FLOAT) -> str:
+        """A weight, rounded to the type ``to``.
+
+        Raises:
+            InputError: a value is too large for that type.
+        """
+        if name not in self._constants:
+            rounded = value.detach().to("cpu", _TORCH[to]).contiguous()
+            if not rounded.isfinite().all():
+                kind = TensorProto.DataType.Name(to).lower()
+                raise InputError(f"{name} has values beyond {kind}; export with another precision")
+            raw = rounded.flatten().view(torch.uint8).numpy().tobytes()
+            self._constants[name] = helper.make_tensor(name, to, rounded.shape, raw, raw=True)
+            self.types[name] = to
+        return name
+
+    def integers(self, values: Sequence[int]) -> str:
+        """A constant list of integers: a shape, axes, sizes."""
+        name = "integers." + "x".join(str(value) for value in values)
+        self._constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], list(values))
+        return name
+
+    def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto], producer_version: str) -> ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(self._nodes, "ht_kernels", inputs, outputs, list(self._constants.values()))
+        opsets = [helper.make_opsetid("", OPSET)]
+        version = helper.find_min_ir_version_for(opsets)
+        if any(node.domain == PLUGIN_DOMAIN for node in self._nodes):
+            opsets.append(helper.make_opsetid(PLUGIN_DOMAIN, 1))
+        return helper.make_model(
+            graph,
+            opset_imports=opsets,
+            ir_version=version,
+            producer_name="ht_kernels",
+            producer_version=producer_version,
+        )

@@ -1,0 +1,301 @@
+"""The folded model as an ONNX graph, built from its weights operator by operator; nothing is traced.
+
+Matrix products and the patch embedding are in the precision asked for (the embedding in float32 for bfloat16). The
+residual stream, LayerNorm, softmax, the noise estimator, the depthwise convolutions and the last map to logits are in
+float32 whatever the precision is: CLIP's residual stream has channels that 16 bits do not hold beside the others.
+
+The residual stream has known names: ``embedding.out``, then ``blocks.{i}.out`` and ``adapters.{i}.out``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
+
+import ht_kernels
+from ht_kernels.errors import InputError
+from ht_kernels.fold import MATRICES, FoldedLevel, fourier_matrices
+
+from .folded import FoldedHTCLIP
+from .onnx_graph import FLOAT, PLUGIN_DOMAIN, Graph
+
+_NARROW = {"fp32": FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_PIXEL_SCALE = 256.0
+"""Pixels are divided by it and weights multiplied: exact, and keeps folded weights out of float16's subnormals."""
+
+
+def build(
+    folded: FoldedHTCLIP, precision: str, batches: tuple[int, int, int], output: str, channels: int, plugin: bool
+) -> ModelProto:
+    """The model of :func:`ht_kernels.deploy.onnx.export_onnx`, whose arguments these are, ``batches`` as a range.
+
+    Raises:
+        InputError: an activation has no ONNX operator, or a weight is too large for the precision.
+    """
+    g = Graph(_NARROW[precision])
+    g.types["frames"] = TensorProto.UINT8
+    x = _embed(g, folded, channels)
+    levels: list[str] = []
+    for i, block in enumerate(folded.blocks):
+        x = _block(g, f"blocks.{i}", block, x)
+        if str(i) in folded.adapters:
+            adapt = _plugin_adapter if plugin else _adapter
+            x = adapt(g, f"adapters.{i}", folded.adapters[str(i)], x, folded.grid, folded.prefix_tokens)
+        if i in folded.config.feature_layers:
+            level = folded.levels[len(levels)].values()  # type: ignore[operator]
+            levels.append(_level(g, f"pyramid.{len(levels)}", level, x, folded))
+    scores = levels[0]
+    for number, level in enumerate(levels[1:], 1):
+        scores = g.add("Add", f"pyramid/sum.{number}", scores, level)
+    bias = g.constant("pyramid.bias", folded.pyramid_bias)
+    scores = g.add("Add", "pyramid/bias", scores, bias)
+    size: tuple[int, ...] = ()
+    if folded.classifier is None:
+        size = folded.image_size
+        _upsample(g, scores, folded)
+    else:
+        _classify(g, scores, folded.classifier)
+    if output == "mask":
+        classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)
+        # TensorRT casts to uint8 from floating point only.
+        g.add("Cast", "mask", g.cast(classes, FLOAT), to=TensorProto.UINT8)
+
+    count = batches[0] if batches[0] == batches[2] else "batch"
+    frames = helper.make_tensor_value_info("frames", TensorProto.UINT8, [count, channels, *folded.image_size])
+    shape = [count, *size] if output == "mask" else [count, folded.config.num_classes, *size]
+    return g.model([frames], [helper.make_tensor_value_info(output, g.types[output], shape)], ht_kernels.__version__)
+
+
+def _embed(g: Graph, folded: FoldedHTCLIP, channels: int) -> str:
+    """Patch embedding, prefix tokens and positions, pre-norm."""
+    weight = folded.gray_patch_weight if channels == 1 else folded.patch_weight
+    scale = g.constant("embedding/pixels.scale", torch.tensor(1 / _PIXEL_SCALE))
+    pixels = g.add("Mul", "embedding/pixels", g.cast("frames", FLOAT), scale)
+    product = FLOAT if g.narrow == TensorProto.BFLOAT16 else g.narrow  # Conv has bfloat16 from opset 22 on
+    kernel = g.constant("embedding/patches.weight", weight * _PIXEL_SCALE, product)
+    strides = list(weight.shape[-2:])
+    patches = g.add("Conv", "embedding/patches", g.cast(pixels, product), kernel, strides=strides)
+    rows = g.reshape("embedding/flatten", g.cast(patches, FLOAT), weight.shape[0], folded.grid[0] * folded.grid[1])
+    x = g.add("Transpose", "embedding/tokens", rows, perm=[0, 2, 1])
+    if folded.prefix_tokens:  # zeros in front: the prefix tokens stand in the positions
+        x = g.add("Pad", "embedding/prefix", x, g.integers((0, folded.prefix_tokens, 0, 0, 0, 0)))
+    normed = folded.pre_norm is not None
+    position = g.constant("embedding.position", folded.position)
+    x = g.add("Add", "embedding/position", x, position, output=None if normed else "embedding.out")
+    if folded.pre_norm is None:
+        return x
+    norm = folded.pre_norm
+    x = g.normalize("embedding/norm", x, norm.weight.shape[0], norm.eps, norm.weight)
+    return g.add("Add", "embedding/norm/bias", x, g.constant("embedding.norm_bias", norm.bias), output="embedding.out")
+
+
+def _block(g: Graph, scope: str, block: Any, x: str) -> str:
+    dim = block.qkv_weight.shape[1]
+    inner = block.query_bias.shape[0]
+    attended = _attention(g, f"{scope}/attention", block, g.normalize(f"{scope}/norm1", x, dim, block.eps[0]), inner)
+    change = g.linear(f"{scope}/attention/out", attended, block.out_weight, block.out_bias)
+    x = g.add("Add", f"{scope}/attention/residual", x, change)
+    normed = g.normalize(f"{scope}/norm2", x, dim, block.eps[1])
+    hidden = g.linear(f"{scope}/mlp/hidden", normed, block.hidden_weight, block.hidden_bias, result=g.narrow)
+    hidden = _activation(g, f"{scope}/mlp/activation", block.activation, hidden)
+    change = g.linear(f"{scope}/mlp/last", hidden, block.last_weight, block.last_bias, result=FLOAT)
+    return g.add("Add", f"{scope}/mlp/residual", x, change, output=f"{scope}.out")
+
+
+def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
+    """MatMul, Softmax, MatMul; the scores' scale is in the query's weights."""
+    tokens_shape = (block.heads, inner // block.heads)
+    scale = tokens_shape[1] ** -0.5
+    weight = torch.cat([block.qkv_weight[:inner] * scale, block.qkv_weight[inner:]])
+    bias = F.pad(block.query_bias * scale, (0, weight.shape[0] - inner))
+    qkv = g.linear(f"{scope}/qkv", x, weight, bias, result=g.narrow)
+    parts = g.split(f"{scope}/split", qkv, [inner] * 3, axis=2)
+    q, k, v = (
+        g.add("Transpose", f"{scope}/{name}", g.reshape(f"{scope}/{name}/heads", part, -1, *tokens_shape), perm=order)
+        for name, part, order in zip("qkv", parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+    )
+    scores = g.add("MatMul", f"{scope}/scores", q, k)
+    weights = g.add("Softmax", f"{scope}/softmax", g.cast(scores, FLOAT), axis=-1)
+    mixed = g.add("MatMul", f"{scope}/mixed", g.cast(weights, g.narrow), v)
+    mixed = g.add("Transpose", f"{scope}/tokens", mixed, perm=[0, 2, 1, 3])
+    return g.reshape(f"{scope}/merged", mixed, -1, inner)
+
+
+def _activation(g: Graph, name: str, activation: nn.Module, x: str) -> str:
+    """The activation of an MLP, known by what it computes: GELU, its tanh form, or QuickGELU."""
+    probe = torch.linspace(-6, 6, 97)
+    got = activation(probe.clone())
+    for approximate in ("none", "tanh"):
+        if torch.allclose(got, F.gelu(probe, approximate=approximate), rtol=0, atol=1e-6):
+            return g.add("Gelu", name, x, approximate=approximate)
+    if torch.allclose(got, probe * torch.sigmoid(1.702 * probe), rtol=0, atol=1e-6):
+        slope = g.constant("quick_gelu.slope", torch.tensor(1.702), g.types[x])
+        gate = g.add("Sigmoid", f"{name}/sigmoid", g.add("Mul", f"{name}/slope", x, slope))
+        return g.add("Mul", name, x, gate)
+    raise InputError(f"{name} is a {type(activation).__name__}, expected GELU or QuickGELU: it cannot be exported")
+
+
+def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
+    """See :class:`ht_kernels.fold.FoldedAdapter`."""
+    patches = grid[0] * grid[1]
+    channels, dim = adapter.down_weight.shape
+    normed = g.normalize(f"{scope}/norm", x, dim, adapter.eps, adapter.norm_gain)
+    skipped = g.add("Mul", f"{scope}/skip", x, g.constant(f"{scope}.skip_gain", adapter.skip_gain))
+    down_input = g.add("Add", f"{scope}/gains", normed, skipped)
+    h = g.linear(f"{scope}/down", down_input, adapter.down_weight, adapter.down_bias)
+    prefix: list[str] = []
+    if prefix_tokens:
+        *prefix, h = g.split(f"{scope}/split", h, (prefix_tokens, patches), axis=1)
+    rows = g.add("Transpose", f"{scope}/channels", h, perm=[0, 2, 1])
+    image = g.reshape(f"{scope}/image", rows, channels, *grid)
+    if adapter.mask is None:
+        y = _depthwise(g, scope, adapter, image, h)
+    else:
+        filtered = _spectral(g, f"{scope}/spectral", adapter.mask, image, grid)
+        y = g.add("Add", f"{scope}/spectral/residual", _depthwise(g, scope, adapter, filtered, h), image)
+    y = g.add("Transpose", f"{scope}/tokens", g.reshape(f"{scope}/flatten", y, channels, patches), perm=[0, 2, 1])
+    m = g.linear(f"{scope}/mix", y, adapter.mix_weight, adapter.mix_bias)
+    if prefix:
+        m = g.add("Concat", f"{scope}/join", *prefix, m, axis=1)
+    m = g.add("Gelu", f"{scope}/gelu", m)
+    change = g.linear(f"{scope}/up", m, adapter.up_weight, adapter.up_bias)
+    return g.add("Add", f"{scope}/residual", x, change, output=f"{scope}.out")
+
+
+def _plugin_adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
+    """One node for the plugin of csrc/tensorrt, with the inputs and attributes that it documents."""
+    if adapter.mask is not None:
+        raise InputError(f"{scope} has a spectral filter, which the plugin has not: export without the plugin")
+    weights = [
+        g.constant(f"{scope}.{name}", weight, g.narrow if name in MATRICES else FLOAT)
+        for name, weight in adapter.values()._asdict().items()
+        if weight is not None
+    ]
+    settings: dict[str, Any] = {
+        "grid_height": grid[0],
+        "grid_width": grid[1],
+        "prefix_tokens": prefix_tokens,
+        "eps": adapter.eps,
+    }
+    names: dict[str, Any] = {"plugin_namespace": PLUGIN_DOMAIN, "plugin_version": "1"}
+    inputs = g.cast(x, g.narrow), *weights
+    out = g.add("adapter_inference", f"{scope}/plugin", *inputs, domain=PLUGIN_DOMAIN, **settings, **names)
+    return g.add("Cast", f"{scope}/stream", out, output=f"{scope}.out", to=FLOAT)
+
+
+def _spectral(g: Graph, scope: str, mask: Tensor, image: str, grid: tuple[int, int]) -> str:
+    """The filter as products with small matrices, in float32: see :func:`ht_kernels.fold.fourier_matrices`.
+
+    Over the height first, whose real and imaginary parts are then apart; a spectrum has all real parts of a row before
+    the imaginary ones, so one product over the width makes both.
+    """
+    height, half = grid[0], grid[1] // 2 + 1
+    rows, columns, share = fourier_matrices(*grid)
+    real, imaginary = (mask * share[:, None].to(mask)).unbind(-1)
+    turned = torch.cat([-rows[half:], rows[:half]])  # what the imaginary part of the height adds
+
+    def product(name: str, left: str | Tensor, right: str | Tensor) -> str:
+        a, b = (
+            factor if isinstance(factor, str) else g.constant(f"fourier.{name}", factor.float())
+            for factor in (left, right)
+        )
+        return g.add("MatMul", f"{scope}/{name}", a, b)
+
+    down = product("height", columns[:, :height].contiguous(), image)
+    parts = g.split(f"{scope}/parts", down, [height, height], axis=2)
+    terms = [
+        product(f"width.{name}", part, matrix.t())
+        for name, part, matrix in zip(("real", "imaginary"), parts, (rows, turned), strict=True)
+    ]
+    spectrum = g.add("Add", f"{scope}/spectrum", *terms)
+    halves = g.split(f"{scope}/split", spectrum, [half, half], axis=3)
+    swapped = g.add("Concat", f"{scope}/swapped", *halves[::-1], axis=3)
+    straight = g.constant(f"{scope}.mask.real", torch.cat([real, real], -1))
+    crossed = g.constant(f"{scope}.mask.imaginary", torch.cat([-imaginary, imaginary], -1))
+    masked = g.add(
+        "Add",
+        f"{scope}/masked",
+        g.add("Mul", f"{scope}/straight", spectrum, straight),
+        g.add("Mul", f"{scope}/crossed", swapped, crossed),
+    )
+    back = [product(f"back.{i}", masked, matrix) for i, matrix in enumerate((rows, turned))]
+    stacked = g.add("Concat", f"{scope}/stacked", *back, axis=2)
+    return product("filtered", columns[:, :height].t().contiguous(), stacked)
+
+
+def _depthwise(g: Graph, scope: str, adapter: Any, image: str, h: str) -> str:
+    """Convolutions with constant kernels, weighted per image: runtimes are slow on computed kernels, or refuse them."""
+    scales = []
+    for number, (kernel, bias) in enumerate(zip(adapter.scale_kernels, adapter.scale_bias, strict=True)):
+        name = f"{scope}/depthwise.{number}"
+        kernel = _without_margin(kernel)
+        constants = g.constant(f"{name}.weight", kernel[:, None]), g.constant(f"{name}.bias", bias)
+        pads = [kernel.shape[-1] // 2] * 4
+        scales.append(g.add("Conv", name, image, *constants, group=kernel.shape[0], pads=pads))
+    if adapter.hidden_weight is None:
+        return scales[0]
+    noise = f"{scope}/noise"
+    pooled = g.add("ReduceMean", f"{noise}/mean", h, g.integers((1,)), keepdims=0)
+    hidden = g.linear(f"{noise}/hidden", pooled, adapter.hidden_weight, adapter.hidden_bias, product=g.types[h])
+    hidden = g.add("Relu", f"{noise}/relu", hidden)
+    scores = g.linear(f"{noise}/scores", hidden, adapter.score_weight, adapter.score_bias, product=g.types[h])
+    weights = g.reshape(f"{noise}/image", g.add("Softmax", f"{noise}/softmax", scores, axis=-1), len(scales), 1, 1)
+    shares = g.split(f"{noise}/shares", weights, [1] * len(scales), axis=1)
+    weighted = [
+        g.add("Mul", f"{scope}/weighted.{number}", scale, share)
+        for number, (scale, share) in enumerate(zip(scales, shares, strict=True))
+    ]
+    return g.add("Sum", f"{scope}/weighted", *weighted)
+
+
+def _without_margin(kernels: Tensor) -> Tensor:
+    """Kernels (C, k, k) without the rings of zeros around all of them."""
+    while kernels.shape[-1] > 1 and kernels.count_nonzero() == kernels[:, 1:-1, 1:-1].count_nonzero():
+        kernels = kernels[:, 1:-1, 1:-1]
+    return kernels
+
+
+def _level(g: Graph, scope: str, level: FoldedLevel, x: str, folded: FoldedHTCLIP) -> str:
+    """One pyramid level, its last product in float32; see :class:`ht_kernels.fold.FoldedLevel`."""
+    if folded.prefix_tokens:
+        sizes = folded.prefix_tokens, folded.grid[0] * folded.grid[1]
+        _, x = g.split(f"{scope}/split", x, sizes, axis=1)
+    reduced = g.linear(f"{scope}/reduce", x, level.reduce_weight, level.reduce_bias)
+    normed = g.normalize(f"{scope}/norm", reduced, level.reduce_weight.shape[0], level.eps)
+    hidden = g.linear(f"{scope}/hidden", normed, level.hidden_weight, level.hidden_bias)
+    hidden = g.add("Gelu", f"{scope}/gelu", hidden)
+    if folded.classifier is not None:
+        hidden = g.add("ReduceMean", f"{scope}/pool", hidden, g.integers((1,)), keepdims=0)
+    return g.linear(f"{scope}/last", hidden, level.last_weight, None, product=FLOAT)
+
+
+def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
+    """Scores (B, H*W, K) on the grid to ``logits``."""
+    rows = g.add("Transpose", "head/channels", scores, perm=[0, 2, 1])
+    image = g.reshape("head/image", rows, folded.config.num_classes, *folded.grid)
+    factors = [1.0, 1.0, *map(_factor, folded.grid, folded.image_size)]
+    scales = g.constant("head/upsample.scales", torch.tensor(factors))
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    g.add("Resize", "head/upsample", image, "", scales, output="logits", to=FLOAT, **how)
+
+
+def _factor(cells: int, pixels: int) -> float:
+    """Smallest float32 number from the ratio on that makes ``pixels`` of ``cells``: ONNX rounds their product down."""
+    factor = torch.tensor(pixels / cells)
+    if int(factor * cells) < pixels:
+        factor = torch.nextafter(factor, torch.tensor(float("inf")))
+    return float(factor)
+
+
+def _classify(g: Graph, x: str, classifier: nn.Sequential) -> None:
+    """Mean tokens (B, R) to ``logits``."""
+    for number, layer in enumerate(classifier):
+        if isinstance(layer, nn.Linear):
+            x = g.linear(f"head/linear.{number}", x, layer.weight, layer.bias, product=FLOAT)
+        else:
+            x = g.add("Relu", f"head/relu.{number}", x)
+    g.add("Identity", "head/logits", x, output="logits")

@@ -1,0 +1,92 @@
+"""A model repository for NVIDIA's Triton Inference Server: the folder that it serves an exported ONNX file from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from ht_kernels.errors import InputError
+
+from .manifest import Manifest, manifest_path, read_manifest
+
+_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+_DELAY = 2000
+"""Microseconds that a request waits for others to share its batch."""
+
+
+def write_repository(onnx: str | Path, folder: str | Path) -> Path:
+    """Write ``folder``: ``config.pbtxt``, ``labels.txt`` for named classes, and ``1/`` with the file and its manifest.
+
+    The folder's name is the model's; point the server at its parent with ``--model-repository``. A dynamic batch is
+    gathered by the server, up to the largest of the manifest.
+
+    Args:
+        onnx: a file of :func:`ht_kernels.deploy.export_onnx`, its manifest beside it.
+        folder: must not exist; appears whole or not at all.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        InputError: the name does not fit, the folder exists or cannot be written, or the file is damaged.
+    """
+    onnx, folder = Path(onnx), Path(folder)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
+        raise InputError(
+            f"the folder's name {folder.name!r} becomes the model's: use letters, digits, '.', '_' and '-'"
+        )
+    if folder.exists():
+        raise InputError(f"{folder} exists; name a new folder")
+    manifest = read_manifest(manifest_path(onnx))
+    if manifest.kind != "onnx" or manifest.plugin:
+        raise InputError(
+            "Triton Inference Server runs the ONNX file with standard operators: export without the plugin"
+        )
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            (partial / "1").mkdir(parents=True)
+            shutil.copyfile(onnx, partial / "1" / onnx.name)
+            shutil.copyfile(manifest_path(onnx), partial / "1" / manifest_path(onnx).name)
+            (partial / "config.pbtxt").write_text(configuration(manifest, folder.name))
+            if manifest.class_names:
+                (partial / "labels.txt").write_text("\n".join(manifest.class_names) + "\n")
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"the model repository {folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def configuration(manifest: Manifest, name: str) -> str:
+    """``config.pbtxt`` of an exported file, a text-format ``inference.ModelConfig``."""
+    dynamic = manifest.batch[0] != manifest.batch[2]
+    first = 1 if dynamic else 0  # the server adds a batch that it gathers itself
+    frames, result = (
+        f"data_type: {_TYPES[kind]} dims: [ {', '.join(str(size) for size in shape[first:])} ]"
+        for kind, shape in (
+            (manifest.input_type, manifest.input_shape),
+            (manifest.output_type, manifest.output_shape),
+        )
+    )
+    labels = ' label_filename: "labels.txt"' if manifest.class_names and manifest.task == "classification" else ""
+    smallest, usual, largest = manifest.batch
+    # The first inference of a model takes longest: the server makes it before it takes requests.
+    zeros = f'inputs {{ key: "{manifest.input_name}" value: {{ {frames} zero_data: true }} }}'
+    lines = [
+        f"name: {json.dumps(name)}",
+        'backend: "onnxruntime"',
+        f"default_model_filename: {json.dumps(manifest.file)}",
+        f"max_batch_size: {largest if dynamic else 0}",
+        f'input {{ name: "{manifest.input_name}" {frames} }}',
+        f'output {{ name: "{manifest.output_name}" {result}{labels} }}',
+        f'model_warmup {{ name: "zeros" batch_size: {smallest if dynamic else 0} {zeros} }}',
+    ]
+    if dynamic:
+        lines.append(f"dynamic_batching {{ preferred_batch_size: [ {usual} ] max_queue_delay_microseconds: {_DELAY} }}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,233 @@
+"""One interface over everything that runs a model, best first: TensorRT, CUDA graph, ONNX Runtime, CPU."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels import environment
+from ht_kernels.errors import BackendError, InputError
+
+from .cache import cached
+from .folded import FoldedHTCLIP
+from .manifest import Manifest, manifest_path, read_manifest, sha256
+from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, check_engine, gpu_target
+
+RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
+"""Best first."""
+
+_WARM_UP = 2
+_log = logging.getLogger("ht_kernels")
+
+
+class Session:
+    """Runs a model on the best of :data:`RUNTIMES` that can; made by :meth:`open`.
+
+    ``session(frames)`` takes frames uint8 (B, C, H, W) with values 0 to 255, B within ``batch``, and returns logits
+    float32, (B, K, H, W) for segmentation or (B, K) for classification, or, where an exported file says so, masks
+    uint8 (B, H, W). They are the caller's own, on the device that computed them.
+
+    Attributes:
+        runtime: which of :data:`RUNTIMES` runs.
+        refused: why those before it do not, by name.
+        batch: smallest, usual and largest B.
+        frame_shape: (C, H, W).
+        output: ``logits`` or ``mask``.
+        task, num_classes, class_names: of the model.
+    """
+
+    def __init__(self, runtime: str, run: Callable[[Tensor], Tensor], facts: dict[str, Any], refused: dict[str, str]):
+        self.runtime, self.refused = runtime, refused
+        self.batch: tuple[int, int, int] = facts["batch"]
+        self.frame_shape: tuple[int, int, int] = facts["frame_shape"]
+        self.output: str = facts["output"]
+        self.task: str = facts["task"]
+        self.num_classes: int = facts["num_classes"]
+        self.class_names: tuple[str, ...] | None = facts["class_names"]
+        self._run = run
+        for _ in range(_WARM_UP):
+            run(torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8))
+
+    @classmethod
+    def open(
+        cls,
+        model: FoldedHTCLIP | str | Path,
+        *,
+        runtime: str | None = None,
+        batch: int | tuple[int, int, int] = 1,
+        progress: Callable[[str], None] | None = None,
+    ) -> Session:
+        """Open a model and warm it up.
+
+        A folded model can run on all of :data:`RUNTIMES`, an ONNX file on TensorRT for RTX and ONNX Runtime, an engine
+        on its own library. What cannot run is passed over with a warning in the log. An engine for this GPU is built
+        once, in float32 for a folded model, and kept in the user's cache.
+
+        Args:
+            model: a folded model, or the path of a file of ``ht-kernels export``, its manifest beside it.
+            runtime: one of :data:`RUNTIMES`, which then runs or fails; None for the best.
+            batch: of a folded model: number of frames at once, or (smallest, usual, largest).
+            progress: called with the name of each phase of a build.
+
+        Raises:
+            InputError: a file does not fit its manifest or the library installed, or ``runtime`` is unknown.
+            BackendError: the runtime asked for cannot run the model here, or none can; the message says why.
+        """
+        if runtime is not None and runtime not in RUNTIMES:
+            raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+        if isinstance(model, FoldedHTCLIP):
+            facts = _facts_of_model(model, batch)
+            candidates = _candidates_of_model(model, facts["batch"], progress)
+        else:
+            path = Path(model)
+            manifest = read_manifest(manifest_path(path))
+            if manifest.file != path.name:
+                raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
+            content = _read(path, manifest)
+            facts = _facts_of_manifest(manifest)
+            candidates = _candidates_of_file(path, content, manifest, progress)
+        return _open_first(cls, candidates, facts, runtime)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Logits or masks of frames; see the class.
+
+        Raises:
+            InputError: the frames have another shape than the model takes.
+            TypeError: the frames are not uint8.
+        """
+        low, _, high = self.batch
+        if frames.dim() != 4 or tuple(frames.shape[1:]) != self.frame_shape or not low <= len(frames) <= high:
+            count = str(low) if low == high else f"{low} to {high}"
+            wanted = ", ".join(map(str, self.frame_shape))
+            raise InputError(f"frames must have shape ({count}, {wanted}), got {tuple(frames.shape)}")
+        if frames.dtype != torch.uint8:
+            raise TypeError(f"frames must be uint8, got {frames.dtype}")
+        return self._run(frames)
+
+
+_Candidates = dict[str, Callable[[], Callable[[Tensor], Tensor]]]
+
+
+def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, Any], runtime: str | None) -> Session:
+    if runtime is not None and runtime not in candidates:
+        raise BackendError(f"{runtime} was asked for by name, and this file runs on {' or '.join(candidates)} only")
+    refused: dict[str, str] = {}
+    for name, make in candidates.items():
+        if runtime not in (None, name):
+            continue
+        try:
+            session = cls(name, make(), facts, refused)
+        except (InputError, BackendError, TypeError, torch.OutOfMemoryError) as error:
+            if runtime is not None or len(candidates) == 1:
+                raise
+            refused[name] = str(error)
+            _log.warning("session: %s is not used: %s", name, error)
+            continue
+        if refused:
+            _log.warning("session: running on %s instead", name)
+        return session
+    raise BackendError("nothing here runs this model: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
+
+
+def _candidates_of_model(
+    folded: FoldedHTCLIP, batch: tuple[int, int, int], progress: Callable[[str], None] | None
+) -> _Candidates:
+    def exported(use: Callable[[Path, bytes, Manifest], Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+        from .onnx import export_onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            manifest = export_onnx(folded, path, batch=batch)
+            return use(path, _read(path, manifest), manifest)
+
+    def engine() -> Callable[[Tensor], Tensor]:
+        gpu_target()  # before an export that nothing would use
+        return exported(lambda path, _, manifest: _cached_engine(path, manifest, progress))
+
+    return {
+        "tensorrt": engine,
+        "cuda_graph": lambda: GraphRuntime(folded),
+        "onnxruntime": lambda: exported(lambda _, content, manifest: OnnxRuntime(content, manifest)),
+        "cpu": lambda: FoldedRuntime(folded),
+    }
+
+
+def _candidates_of_file(
+    path: Path, content: bytes, manifest: Manifest, progress: Callable[[str], None] | None
+) -> _Candidates:
+    if manifest.kind == "onnx":
+        return {
+            "tensorrt": lambda: _cached_engine(path, manifest, progress),
+            "onnxruntime": lambda: OnnxRuntime(content, manifest),
+        }
+    if manifest.kind not in ("tensorrt", "tensorrt_rtx"):
+        raise InputError(f"the manifest of {path} is of kind {manifest.kind!r}, which a session cannot run")
+    return {"tensorrt": lambda: EngineRuntime(content, manifest)}
+
+
+def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], None] | None) -> EngineRuntime:
+    """The engine of an ONNX file for this GPU, from the cache or built into it."""
+    from .engine import build_engine
+
+    target = gpu_target()
+    version = environment.version("tensorrt_rtx")
+    key = {**asdict(manifest), "file": "", "targets": [target], "tensorrt_rtx": version}
+
+    def make(folder: Path) -> None:
+        _log.warning("session: building an engine for %s, once", target)
+        build_engine(onnx, folder / "model.engine", targets=[target], progress=progress)
+
+    def good(folder: Path) -> bool:
+        try:
+            check_engine(read_manifest(folder / "model.engine.json"))
+        except (InputError, BackendError):
+            return False
+        return True
+
+    folder = cached(key, make, good)
+    built = read_manifest(folder / "model.engine.json")
+    return EngineRuntime(_read(folder / "model.engine", built), built)
+
+
+def _read(path: Path, manifest: Manifest) -> bytes:
+    """The content of a file, checked as read: what is checked is what runs."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if sha256(content) != manifest.sha256:
+        raise InputError(f"{path} is not the file that its manifest describes; export the model again")
+    return content
+
+
+def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "batch": manifest.batch,
+        "frame_shape": manifest.input_shape[1:],
+        "output": manifest.output_name,
+        "task": manifest.task,
+        "num_classes": manifest.num_classes,
+        "class_names": manifest.class_names,
+    }
+
+
+def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> dict[str, Any]:
+    batches = batch if isinstance(batch, tuple) else (batch,) * 3
+    if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
+        raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
+    config = folded.config
+    return {
+        "batch": batches,
+        "frame_shape": (1, *folded.image_size),
+        "output": "logits",
+        "task": config.task,
+        "num_classes": config.num_classes,
+        "class_names": config.class_names,
+    }

@@ -1,0 +1,55 @@
+"""The published augmentations, on 8-bit gray images.
+
+Half of the images are changed: up to nine times a random change of gray values, then up to four times a random change
+of geometry, which the mask follows. ``weak`` has the geometry only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode  # type: ignore[import-untyped]
+from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+
+_Gray = Callable[[Tensor, random.Random], Tensor]
+
+_GRAY: tuple[_Gray, ...] = (
+    lambda image, g: image,
+    lambda image, g: F.autocontrast(image),
+    lambda image, g: F.equalize(image),
+    lambda image, g: F.gaussian_blur(image, [9, 9], [g.uniform(0.75, 1.25)] * 2),
+    lambda image, g: F.adjust_contrast(image, g.uniform(0.75, 1.25)),
+    lambda image, g: F.adjust_brightness(image, g.uniform(0.75, 1.25)),
+    lambda image, g: F.adjust_sharpness(image, g.uniform(0.75, 1.25)),
+    lambda image, g: F.posterize(image, g.randint(4, 7)),
+    lambda image, g: F.solarize(image, g.randint(1, 255)),
+)
+
+
+def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> tuple[Tensor, Tensor | None]:
+    """An image (1, S, S) uint8 and its mask (S, S), changed by chance as ``kind`` says; see ``AUGMENTATIONS``."""
+    if kind == "none" or g.random() < 0.5:
+        return image, mask
+    if kind == "published":
+        for gray in g.choices(_GRAY, k=g.randint(0, len(_GRAY))):
+            image = gray(image, g)
+    for move in g.choices(("crop", "horizontal", "vertical", "nothing"), k=g.randint(0, 4)):
+        if move == "crop":
+            image, mask = _crop(image, mask, g)
+        elif move != "nothing":
+            flip = F.horizontal_flip if move == "horizontal" else F.vertical_flip
+            image, mask = flip(image), None if mask is None else flip(mask)
+    return image, mask
+
+
+def _crop(image: Tensor, mask: Tensor | None, g: random.Random) -> tuple[Tensor, Tensor | None]:
+    """A square of 0.8 to 1 of the area, resized to the whole."""
+    size = image.shape[-1]
+    side = round(size * g.uniform(0.8, 1.0) ** 0.5)
+    box = g.randint(0, size - side), g.randint(0, size - side), side, side
+    image = F.resized_crop(image, *box, [size, size], antialias=True)
+    if mask is not None:
+        mask = F.resized_crop(mask[None], *box, [size, size], interpolation=InterpolationMode.NEAREST)[0]
+    return image, mask

@@ -1,0 +1,122 @@
+"""How good predictions are: per image for segmentation, over all images for classification."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.metrics import (  # type: ignore[attr-defined]
+    compute_average_surface_distance,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+    compute_roc_auc,
+)
+from torch import Tensor
+
+from ht_kernels.clip import HTCLIP
+
+from .examples import Examples
+
+Row = dict[str, Any]
+"""Of one image: its ``name``, and either scores, or its ``label`` and ``probabilities``."""
+
+
+@torch.no_grad()
+def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: int, device: Any) -> Tensor:
+    """Masks (N, S, S) uint8 of classes, or probabilities (N, K), of the chosen examples, on the CPU."""
+    model.eval()
+    results = [torch.empty(0)] if not indices else []
+    for first in range(0, len(indices), batch):
+        images = examples.images[list(indices[first : first + batch])].to(device).float() / 255
+        logits = model(images).float()
+        results.append((logits.argmax(1).to(torch.uint8) if logits.dim() == 4 else logits.softmax(1)).cpu())
+    return torch.cat(results)
+
+
+def score(
+    examples: Examples, indices: Sequence[int], predictions: Tensor, classes: int, surfaces: bool = True
+) -> list[Row]:
+    """A row for each of the chosen examples.
+
+    For masks: Dice and IoU, and with ``surfaces`` the 95th percentile of the Hausdorff distance and the average
+    surface distance in pixels, means over the foreground classes that the true mask has; nan where it has none, and
+    for distances also where nothing was predicted.
+    """
+    rows: list[Row] = []
+    for i, prediction in zip(indices, predictions, strict=True):
+        row: Row = {"name": examples.names[i]}
+        target = examples.targets[i]
+        if target.dim() == 0:
+            rows.append({**row, "label": int(target), "probabilities": prediction.tolist()})
+            continue
+        ours, truth = (F.one_hot(m.long(), classes).permute(2, 0, 1)[None].float() for m in (prediction, target))
+        present, found = (m[0, 1:].flatten(1).any(1) for m in (truth, ours))
+        values = {"dice": compute_dice(ours, truth, False), "iou": compute_iou(ours, truth, False)}
+        if surfaces:
+            values |= _distances(ours, truth, present & found)
+        for name, value in values.items():
+            kept = value[0][present & value[0].isfinite()]
+            row[name] = float(kept.mean()) if len(kept) else float("nan")
+        row["predicted"] = bool((prediction > 0).any())
+        rows.append(row)
+    return rows
+
+
+def _distances(ours: Tensor, truth: Tensor, measured: Tensor) -> dict[str, Tensor]:
+    """``hd95`` and ``asd`` (1, K - 1) in pixels, of one-hot masks (1, K, S, S); nan for classes not ``measured``."""
+    distances = {name: torch.full((1, len(measured)), torch.nan) for name in ("hd95", "asd")}
+    chosen = measured.nonzero()[:, 0]
+    if len(chosen):
+        masks = ours[:, 1 + chosen], truth[:, 1 + chosen]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of MONAI, about a call inside MONAI
+            distances["hd95"][:, chosen] = compute_hausdorff_distance(*masks, True, percentile=95).float()
+            distances["asd"][:, chosen] = compute_average_surface_distance(*masks, True).float()
+    return distances
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, float]:
+    """Means and standard deviations of masks' scores, or accuracy, precision, recall, F1 and AUC of probabilities.
+
+    With two classes, class 1 is the positive one; with more, precision, recall and F1 are means over the classes. AUC
+    is nan where only one class occurs.
+    """
+    if "probabilities" in rows[0]:
+        return _summarize_labels(rows)
+    summary: dict[str, float] = {}
+    for name in ("dice", "iou", "hd95", "asd"):
+        values = np.array([row[name] for row in rows if name in row], dtype=float)
+        values = values[np.isfinite(values)]
+        if any(name in row for row in rows):
+            summary[name] = float(values.mean()) if len(values) else float("nan")
+            summary[f"{name}_std"] = float(values.std()) if len(values) else float("nan")
+    return summary
+
+
+def _summarize_labels(rows: Sequence[Row]) -> dict[str, float]:
+    labels = np.array([row["label"] for row in rows])
+    probabilities = np.array([row["probabilities"] for row in rows])
+    guesses, classes = probabilities.argmax(1), probabilities.shape[1]
+    counted = [1] if classes == 2 else range(classes)
+    found = np.array([((guesses == c) & (labels == c)).sum() for c in counted], dtype=float)
+    guessed = np.array([(guesses == c).sum() for c in counted], dtype=float)
+    there = np.array([(labels == c).sum() for c in counted], dtype=float)
+    precision, recall = found / np.maximum(guessed, 1), found / np.maximum(there, 1)
+    f1 = 2 * found / np.maximum(guessed + there, 1)
+    areas = []
+    for c in counted:
+        truth = torch.from_numpy((labels == c).astype(np.int64))
+        if 0 < truth.sum() < len(truth):
+            areas.append(np.asarray(compute_roc_auc(torch.from_numpy(probabilities[:, c]), truth)))
+    return {
+        "accuracy": float((guesses == labels).mean()),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "f1": float(f1.mean()),
+        "auc": float(np.mean(areas)) if areas else float("nan"),
+    }

@@ -1,0 +1,56 @@
+"""Pictures of an evaluation: outlines over images, and the ROC curve."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ht_kernels.files import write_whole
+
+from .examples import Examples
+from .metrics import Row
+
+
+def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> None:
+    """The chosen images with the true outline (orange) and the predicted one (blue)."""
+    columns = min(4, len(chosen))
+    height = -(-len(chosen) // columns)
+    figure = Figure((12, 3.2 * height))
+    grid = figure.subplots(height, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, i in zip(grid.flat, chosen, strict=False):
+        axes.imshow(examples.images[i, 0], cmap="gray", vmin=0, vmax=255)
+        for mask, color in ((examples.targets[i], "#ffaa00"), (predictions[i], "#00b4ff")):
+            if mask.any():
+                axes.contour(mask > 0, [0.5], colors=color, linewidths=1.2)
+        axes.set_title(f"{rows[i]['name']}\nDice {rows[i]['dice']:.3f}", fontsize=8)
+    figure.suptitle("The worst, the middle and the best: truth orange, prediction blue", fontsize=10)
+    _save(figure, path)
+
+
+def draw_roc(path: Path, rows: Sequence[Row]) -> None:
+    """A curve for class 1 of two, or for every class of more against the rest."""
+    labels, probabilities = (np.array([row[name] for row in rows]) for name in ("label", "probabilities"))
+    figure = Figure((5, 5))
+    axes = figure.subplots()
+    for c in [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1]):
+        truth = (labels == c)[np.argsort(-probabilities[:, c], kind="stable")]
+        hits, alarms = (np.concatenate([[0], np.cumsum(part)]) / max(1, part.sum()) for part in (truth, ~truth))
+        axes.plot(alarms, hits, label=f"class {c}")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(content, dpi=100)
+    write_whole(path, content.getvalue(), "the picture")

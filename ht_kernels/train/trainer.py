@@ -1,0 +1,234 @@
+"""The training loop: the same weights whatever the number of processes, and after a kill and a resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from ht_kernels.clip import HTCLIP
+from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
+
+from .augment import augment
+from .examples import Examples
+from .losses import loss_for
+from .methods import merged
+from .metrics import predict, score, summarize
+from .recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training.
+
+    Attributes:
+        epochs: that were run, those before a resume included.
+        best: the validation score of the weights that were kept: mean Dice, or accuracy.
+        best_epoch: when it was reached, from 1.
+    """
+
+    epochs: int
+    best: float
+    best_epoch: int
+
+
+class Trainer:
+    """Trains a model by a recipe; writes ``best.safetensors``, ``last.pt``, ``log.csv`` and TensorBoard events.
+
+    Each batch is drawn once for all processes and dealt out to them, and each image is augmented by chance that follows
+    from the seed, the epoch and its place in the data alone. So processes, accumulation and a resume change nothing but
+    rounding, and dropout, which every process draws for itself.
+
+    Args:
+        model: made by the caller, its trainable parameters chosen (:func:`ht_kernels.train.methods.prepare`).
+        recipe: hyper-parameters.
+        train: examples to learn from.
+        val: examples that say which weights are best.
+        output: folder for the results; a ``last.pt`` in it is resumed, with more or fewer epochs if the recipe says so.
+        say: takes a line for people, on the main process.
+
+    Raises:
+        InputError: ``last.pt`` is damaged or of another recipe.
+    """
+
+    def __init__(
+        self, model: HTCLIP, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
+    ) -> None:
+        self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.say: Say = say if self.accelerator.is_main_process else lambda _: None
+        self.loss = loss_for(model.config.task)
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(
+            self.trainable.values(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+        )
+        self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.epoch = self.step = self.waited = 0
+        self.best, self.best_epoch = -1.0, 0
+        self.rows: list[dict[str, Any]] = []
+        output.mkdir(parents=True, exist_ok=True)
+        if (output / "last.pt").exists():
+            self._resume(output / "last.pt")
+
+    def run(self) -> Outcome:
+        """Train to the end, or until validation has not improved for as long as the recipe waits.
+
+        Raises:
+            InputError: the loss is not a finite number; the message names the images of the batch.
+        """
+        while self.epoch < self.recipe.epochs and self.waited < self.recipe.patience:
+            start = time.perf_counter()
+            row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self._train_epoch()}
+            row["seconds"] = time.perf_counter() - start
+            row["images_per_second"] = len(self.train) / row["seconds"]
+            row["learning_rate"] = self._learning_rate()
+            self.epoch += 1
+            if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
+                row |= self._validate()
+            self.rows.append(row)
+            self._record(row)
+        return Outcome(self.epoch, self.best, self.best_epoch)
+
+    def _train_epoch(self) -> float:
+        """One pass; returns the mean loss."""
+        recipe, world = self.recipe, self.accelerator
+        torch.manual_seed(hash((recipe.seed, self.epoch, world.process_index)) % 2**63)
+        order = list(range(len(self.train)))
+        random.Random(f"{recipe.seed} {self.epoch}").shuffle(order)
+        self.parallel.train()
+        losses: list[float] = []
+        for first in range(0, len(order), recipe.batch):
+            batch = order[first : first + recipe.batch]
+            losses.append(self._train_batch(batch) * len(batch))
+            self.step += 1
+        return sum(losses) / len(order)
+
+    def _train_batch(self, batch: list[int]) -> float:
+        recipe, world = self.recipe, self.accelerator
+        # A process for which nothing is left still takes part, with weight 0.
+        mine = batch[world.process_index :: world.num_processes] or batch[:1]
+        counted = len(batch[world.process_index :: world.num_processes])
+        size = math.ceil(len(mine) / recipe.accumulate)
+        parts = [mine[i : i + size] for i in range(0, len(mine), size)]
+        total = torch.zeros((), device=world.device)
+        for part in parts:
+            last = part is parts[-1]
+            images, targets = self._examples(part)
+            with world.autocast(), _unsynced(self, not last):
+                loss = self.loss(self.parallel(images), targets)
+                weight = len(part) / len(batch) if counted else 0.0
+                world.backward(loss * weight * world.num_processes)  # the mean over processes is taken of gradients
+            total += loss.detach() * weight
+        mean = float(world.reduce(total, "sum"))
+        if not math.isfinite(mean):
+            names = ", ".join(self.train.names[i] for i in batch)
+            raise InputError(
+                f"the loss is {mean} in epoch {self.epoch + 1}, on a batch of {names}; the last good weights are in "
+                f"{self.output}: resume with a lower learning rate, or without mixed precision"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return mean
+
+    def _examples(self, part: list[int]) -> tuple[Tensor, Tensor]:
+        """Augmented images (B, 1, S, S) in [0, 1], and their targets, on the device."""
+        images, targets = [], []
+        for i in part:
+            target = self.train.targets[i]
+            chance = random.Random(f"{self.recipe.seed} {self.epoch} {i}")
+            mask = target if target.dim() else None
+            image, mask = augment(self.train.images[i], mask, self.recipe.augment, chance)
+            images.append(image)
+            targets.append(target if mask is None else mask)
+        device = self.accelerator.device
+        return torch.stack(images).to(device).float() / 255, torch.stack(targets).to(device).long()
+
+    def _learning_rate(self) -> float:
+        """Of the step at hand: a linear warm-up, then a cosine to the final rate."""
+        recipe = self.recipe
+        per_epoch = math.ceil(len(self.train) / recipe.batch)
+        warmup, steps = recipe.warmup * per_epoch, recipe.epochs * per_epoch
+        if self.step < warmup:
+            return recipe.learning_rate * (self.step + 1) / warmup
+        cosine = (1 + math.cos(math.pi * (self.step - warmup) / (steps - warmup))) / 2
+        return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * cosine
+
+    def _validate(self) -> dict[str, float]:
+        """Scores on the validation split; keeps the weights if they are the best."""
+        world = self.accelerator
+        mine = range(world.process_index, len(self.val), world.num_processes)
+        predictions = predict(self.model, self.val, mine, self.recipe.batch, world.device)
+        summary = summarize(
+            gather_object(score(self.val, mine, predictions, self.model.config.num_classes, surfaces=False))
+        )
+        value = summary["dice" if self.model.config.task == "segmentation" else "accuracy"]
+        self.waited += 1
+        if value > self.best:
+            self.best, self.best_epoch, self.waited = value, self.epoch, 0
+            if world.is_main_process:
+                merged(self.model, self.recipe.method).save(self.output / "best.safetensors")
+        return {f"val_{name}": number for name, number in summary.items()}
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.output / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
+            for name, value in row.items():
+                writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(dict.fromkeys(name for r in self.rows for name in r)))
+        table.writeheader()
+        table.writerows(self.rows)
+        write_whole(self.output / "log.csv", text.getvalue().encode(), "the log")
+        state = {
+            "recipe": asdict(self.recipe),
+            "model": {name: p.detach().cpu() for name, p in self.trainable.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "progress": [self.epoch, self.step, self.waited, self.best, self.best_epoch],
+            "rows": self.rows,
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(self.output / "last.pt", content.getvalue(), "the state of the training")
+
+    def _resume(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            recipe, model = state["recipe"], state["model"]
+        except Exception as error:
+            raise InputError(f"{path} is damaged and cannot be resumed; remove it to start again") from error
+        if replace(Recipe(**recipe), epochs=self.recipe.epochs) != self.recipe or model.keys() != self.trainable.keys():
+            raise InputError(f"{path} is of another recipe or model; name another output folder, or remove it")
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(model[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
+        self.rows = state["rows"]
+        self.say(f"resumed after epoch {self.epoch}")
+
+
+def _unsynced(trainer: Trainer, unsynced: bool) -> Any:
+    """Gradients of all parts but the last stay in their process."""
+    module: nn.Module = trainer.parallel
+    return trainer.accelerator.no_sync(module) if unsynced else torch.enable_grad()

@@ -1,0 +1,103 @@
+"""The part of a frame that the model sees: the scan, without the text and bars around it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ht_kernels.errors import InputError
+
+from .frames import Frame
+
+_LONG_SIDE = 160
+"""Pixels of the reduced frame in which the scan is sought; text has strokes of about one there."""
+
+_DARK = 12
+"""Gray level up to which a pixel is background."""
+
+_SMALLEST = 0.02
+"""Share of the frame that a scan covers at least."""
+
+
+class Box(NamedTuple):
+    """A part of a frame, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def of(self, frame: Frame) -> Frame:
+        """That part, a view.
+
+        Raises:
+            InputError: the box is not inside the frame.
+        """
+        height, width = frame.shape[:2]
+        if min(self.x, self.y) < 0 or min(self.width, self.height) < 1:
+            raise InputError(f"the crop {','.join(map(str, self))} must be X,Y,W,H from 0,0 on and not empty")
+        if self.x + self.width > width or self.y + self.height > height:
+            raise InputError(f"the crop {','.join(map(str, self))} is not inside a frame of {width}x{height} pixels")
+        return frame[self.y : self.y + self.height, self.x : self.x + self.width]
+
+
+class AutoCrop:
+    """Finds the scan in the first frame of a size that shows one, and keeps to that box."""
+
+    def __init__(self) -> None:
+        self._size: tuple[int, ...] = ()
+        self._box: Box | None = None
+
+    def __call__(self, frame: Frame) -> Box:
+        """The box of the scan, or the whole frame while none is seen."""
+        if frame.shape[:2] != self._size:
+            self._size, self._box = frame.shape[:2], None
+        self._box = self._box or find_scan(frame)
+        return self._box or Box(0, 0, frame.shape[1], frame.shape[0])
+
+
+def find_scan(frame: Frame) -> Box | None:
+    """The box around the largest region that is not black, without strokes as thin as text; None if there is none."""
+    height, width = frame.shape[:2]
+    scale = max(1.0, max(height, width) / _LONG_SIDE)
+    small = Image.fromarray(frame).convert("L")
+    small = small.resize((max(1, round(width / scale)), max(1, round(height / scale))), Image.Resampling.BOX)
+    bright = torch.from_numpy(np.asarray(small) > _DARK).float()[None, None]
+    # Closing fills what is dark within the scan, opening takes text away.
+    solid = _shrink(_grow(bright, 1), 1)
+    solid = _grow(_shrink(solid, 2), 2)
+    region = _largest_region(solid[0, 0] > 0)
+    if region.mean() < _SMALLEST:
+        return None
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    left, top = int(columns[0] * scale), int(rows[0] * scale)
+    right, bottom = min(width, round((columns[-1] + 1) * scale)), min(height, round((rows[-1] + 1) * scale))
+    return Box(left, top, right - left, bottom - top)
+
+
+def _grow(mask: Tensor, radius: int) -> Tensor:
+    return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
+
+
+def _shrink(mask: Tensor, radius: int) -> Tensor:
+    return 1 - _grow(1 - mask, radius)
+
+
+def _largest_region(mask: Tensor) -> NDArray[np.bool_]:
+    """The connected region (H, W) with the most pixels: every pixel takes the largest number in reach."""
+    labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(1, 1, *mask.shape) * mask
+    while True:
+        spread = _grow(labels, 1) * mask
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    numbers, counts = torch.unique(labels[labels > 0], return_counts=True)
+    largest = numbers[counts.argmax()] if len(numbers) else -1
+    region: NDArray[np.bool_] = (labels == largest)[0, 0].numpy()
+    return region

@@ -1,0 +1,29 @@
+"""What a frame is, and what is wrong with one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ht_kernels.errors import InputError
+
+Frame = NDArray[np.uint8]
+"""(H, W) gray or (H, W, 3) RGB."""
+
+
+def check_frame(frame: Frame, index: int) -> None:
+    """Raise InputError unless a frame is (H, W) or (H, W, 3) uint8."""
+    shape = np.shape(frame)
+    if not isinstance(frame, np.ndarray) or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
+        raise InputError(f"frame {index} has shape {shape}, expected an array (H, W) or (H, W, 3)")
+    if frame.size == 0:
+        raise InputError(f"frame {index} is empty: its shape is {shape}")
+    if np.issubdtype(frame.dtype, np.floating) and not np.isfinite(frame).all():
+        raise InputError(f"frame {index} has values that are not finite (NaN or infinity)")
+    if frame.dtype != np.uint8:
+        raise InputError(f"frame {index} has dtype {frame.dtype}, expected uint8 with values 0 to 255")
+
+
+def words(error: Exception) -> str:
+    """The first line of an error of a library."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

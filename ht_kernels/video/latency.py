@@ -1,0 +1,35 @@
+"""Latencies in memory that does not grow, however long a stream runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_SMALLEST, _RATIO, _BINS = 1e-6, 1.01, 1860  # up to 109 seconds
+
+
+class Histogram:
+    """Counts seconds in bins of 1 %; the largest and the number are exact."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.largest = 0.0
+        self._bins = np.zeros(_BINS, dtype=np.int64)
+
+    def add(self, seconds: float) -> None:
+        """Count one value."""
+        self.count += 1
+        self.largest = max(self.largest, seconds)
+        place = math.ceil(math.log(max(seconds, _SMALLEST) / _SMALLEST) / math.log(_RATIO))
+        self._bins[min(place, _BINS - 1)] += 1
+
+    def percentile(self, percent: float) -> float:
+        """Seconds that ``percent`` of the values do not exceed, at most 1 % too large."""
+        place = int(np.searchsorted(np.cumsum(self._bins), math.ceil(self.count * percent / 100)))
+        return min(_SMALLEST * _RATIO**place, self.largest)
+
+    def milliseconds(self) -> dict[str, float]:
+        """p50, p95, p99 and max, for a report."""
+        rows = {f"p{percent}": self.percentile(percent) for percent in (50, 95, 99)}
+        return {name: round(1e3 * value, 3) for name, value in (*rows.items(), ("max", self.largest))}

@@ -1,0 +1,152 @@
+"""Cameras and addresses: frames as they come, with a watchdog that connects again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ht_kernels.errors import InputError
+
+from .channel import Channel, Closed
+from .frames import Frame, words
+
+STALL = 2.0
+"""Seconds without a frame after which a connection counts as lost."""
+
+_TICK = 0.25
+_BACKOFF = (0.5, 10.0)
+"""Seconds before the first try to connect again, doubled up to the last."""
+
+_OPEN_TIMEOUT = 5.0
+_PROTOCOLS = "crypto,hls,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,rtsps,srt,srtp,tcp,tls,udp"
+"""No files: a playlist from elsewhere must not read them."""
+
+_STREAMED = ("rtsp:", "rtsps:", "rtp:", "srt:", "srtp:", "udp:")
+
+
+class LiveSource:
+    """A camera or an address; iterating gives the newest frame, uint8 (H, W, 3) RGB, and never ends by itself.
+
+    A connection that ends, fails or gives no frame for :data:`STALL` seconds is opened again, after 0.5 seconds, then
+    twice as long each time, up to 10. For one consumer at a time; :meth:`close` ends it.
+
+    Attributes:
+        path: the device or address, without a password in it.
+        kind: ``camera`` or ``url``.
+        frame_count: None.
+        fps: as announced, or None.
+        size: (height, width) announced.
+        reconnects: how often it connected again.
+        drops: frames that came while the one before waited to be taken.
+    """
+
+    frame_count = None
+
+    def __init__(self, address: str, kind: str, container: Any) -> None:
+        stream = container.streams.video[0]
+        rate = stream.average_rate or stream.guessed_rate
+        self.path, self.kind = _without_password(address), kind
+        self.fps = float(rate) if rate else None
+        self.size = stream.height, stream.width
+        self.reconnects, self.drops = 0, 0
+        self._address = address
+        self._container: Any = container
+        self._closed = threading.Event()
+
+    def timed(self) -> Iterator[tuple[float, Frame]]:
+        """Seconds from the first frame to when this one came, and the frame."""
+        wait, first = _BACKOFF[0], 0.0
+        while not self._closed.is_set():
+            channel: Channel[tuple[float, Frame]] = Channel(1, newest_wins=True)
+            # A reader that hangs in a driver or a socket is left behind; its channel is closed.
+            threading.Thread(target=self._read, args=(channel, self._container), daemon=True).start()
+            try:
+                for came, frame in self._frames(channel):
+                    wait, first = _BACKOFF[0], first or came
+                    yield came - first, frame
+            finally:
+                self.drops += channel.drops
+                channel.close(discard=True)
+                self._container = None
+            if self._closed.wait(wait):
+                return
+            wait = min(2 * wait, _BACKOFF[1])
+            self.reconnects += 1
+
+    def _frames(self, channel: Channel[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:
+        """What a reader puts in, until it ends or stalls or the source is closed."""
+        last = time.monotonic()
+        while not self._closed.is_set() and time.monotonic() - last < STALL:
+            try:
+                yield channel.get(_TICK)
+            except TimeoutError:
+                continue
+            except Closed:
+                return
+            last = time.monotonic()
+
+    def __iter__(self) -> Iterator[Frame]:
+        for _, frame in self.timed():
+            yield frame
+
+    def close(self) -> None:
+        """End every iteration."""
+        self._closed.set()
+
+    def _read(self, channel: Channel[tuple[float, Frame]], container: Any) -> None:
+        import av
+
+        try:
+            with container or _connect(self._address, self.kind) as container:
+                for frame in container.decode(video=0):
+                    channel.put((time.monotonic(), frame.to_ndarray(format="rgb24")))
+            channel.close()
+        except Closed:
+            pass
+        except (InputError, av.error.FFmpegError, ValueError, OSError):
+            channel.close()
+
+
+def open_live(address: str) -> LiveSource:
+    """Connect to a V4L2 device or an address.
+
+    Raises:
+        InputError: it cannot be opened or has no video.
+    """
+    kind = "url" if "://" in address else "camera"
+    return LiveSource(address, kind, _connect(address, kind))
+
+
+def _connect(address: str, kind: str) -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError("cameras and addresses need PyAV, which is not installed: pip install av") from error
+
+    shown = _without_password(address)
+    options = {"flags": "low_delay"}
+    if kind == "camera" or address.startswith(_STREAMED):
+        options["fflags"] = "nobuffer"  # loses the packets that the format is found from: of a file, its only keyframe
+    if kind == "url":
+        options["protocol_whitelist"] = _PROTOCOLS
+        if address.startswith("rtsp"):
+            options["rtsp_transport"] = "tcp"
+    try:
+        container = av.open(
+            address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
+        )
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        reason = words(error).replace(address, shown)
+        raise InputError(f"{shown} cannot be opened: {reason}") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{shown} has no video stream")
+    return container
+
+
+def _without_password(address: str) -> str:
+    scheme, separator, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else address

@@ -1,0 +1,78 @@
+"""The model as a pipeline sees it: a folded model or a session, for one frame at a time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
+from ht_kernels.errors import InputError
+
+from .frames import Frame
+from .preprocess import preprocess
+
+
+class FrameModel:
+    """Logits of single frames, in the size asked for.
+
+    Args:
+        model: a folded segmentation model, or a session of one that gives logits of gray frames.
+
+    Raises:
+        InputError: it is something else.
+
+    Attributes:
+        class_names: for the legend, background first.
+    """
+
+    def __init__(self, model: FoldedHTCLIP | Session) -> None:
+        task, count, names = _facts(model)
+        if task != "segmentation":
+            raise InputError(f"a clip needs a segmentation model, got one for {task}")
+        if isinstance(model, Session):
+            if model.output != "logits" or model.frame_shape[0] != 1 or model.batch[0] != 1:
+                raise InputError(
+                    "a clip needs a session that gives logits of one gray frame: export it without --result"
+                )
+            self.size: tuple[int, int] = model.frame_shape[1:]
+        else:
+            self.size = model.image_size
+        self.model = model
+        if count == 1:
+            self.class_names: tuple[str, ...] = ("background", names[0] if names else "class 1")
+        else:
+            self.class_names = names or tuple(f"class {i}" for i in range(count))
+        self._graphs = GraphRunner(model) if isinstance(model, FoldedHTCLIP) and model.position.is_cuda else None
+
+    def preprocess(self, frame: Frame) -> Tensor:
+        """Pixels uint8 (1, 1, H, W) of the model's size."""
+        return preprocess(frame, self.size)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (1, K, *size), computed when this returns."""
+        if isinstance(self.model, Session):
+            logits = F.interpolate(self.model(pixels), size=size, mode="bilinear")
+        else:
+            logits = (self._graphs or self.model)(pixels, output_size=size)
+        if logits.is_cuda:
+            torch.cuda.synchronize()
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        """For a report."""
+        if isinstance(self.model, Session):
+            task, count, names = _facts(self.model)
+            facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
+            return {**facts, "frame_size": list(self.size), "runtime": self.model.runtime}
+        config = asdict(self.model.config)
+        return {**config, "frame_size": list(self.size), "device": str(self.model.position.device)}
+
+
+def _facts(model: FoldedHTCLIP | Session) -> tuple[str, int, tuple[str, ...] | None]:
+    facts = model if isinstance(model, Session) else model.config
+    return facts.task, facts.num_classes, facts.class_names

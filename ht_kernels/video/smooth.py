@@ -1,0 +1,46 @@
+"""Exponential smoothing over time, which calms a flickering mask and forgets at a scene cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ht_kernels.errors import InputError
+
+SCENE_CUT = 30.0
+"""Mean change of a pixel, 0 to 255, from which two frames show different scenes; speckle in motion stays below."""
+
+
+class Smoother:
+    """Averages class probabilities: ``weight`` times the new frame's, the rest the average so far.
+
+    Args:
+        weight: above 0 to 1; 1 smooths nothing.
+
+    Raises:
+        InputError: ``weight`` is out of range.
+    """
+
+    def __init__(self, weight: float) -> None:
+        if not 0 < weight <= 1:
+            raise InputError(f"the smoothing weight must be above 0 and at most 1, got {weight:g}")
+        self._weight = weight
+        self._average: Tensor | None = None
+        self._pixels: Tensor | None = None
+
+    def __call__(self, logits: Tensor, pixels: Tensor) -> Tensor:
+        """Logits (1, K, H, W) whose classes are those of the average.
+
+        ``pixels``, uint8 (1, 1, h, w), is what the model saw; by it a scene cut is known.
+        """
+        new = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+        before, self._pixels = self._pixels, pixels
+        if self._average is None or self._average.shape != new.shape or before is None or _is_cut(before, pixels):
+            self._average = new
+        else:
+            self._average = torch.lerp(self._average, new, self._weight)
+        return self._average if logits.shape[1] > 1 else self._average - 0.5
+
+
+def _is_cut(before: Tensor, now: Tensor) -> bool:
+    return bool((before.float() - now.float()).abs().mean() > SCENE_CUT)

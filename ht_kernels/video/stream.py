@@ -1,0 +1,393 @@
+"""The real-time pipeline: decode, preprocess, infer, postprocess, overlay, each in a thread; the sink is the caller.
+
+Of a file every frame is shown, in order, with its own mask. Live, no frame waits for the model: each is shown at once
+with the newest mask there is, and the model always takes the newest frame.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ht_kernels.deploy import FoldedHTCLIP, Session
+from ht_kernels.errors import InputError
+
+from .channel import Channel, Closed
+from .crop import AutoCrop, Box
+from .frames import Frame, check_frame, words
+from .latency import Histogram
+from .live import LiveSource
+from .model import FrameModel
+from .overlay import Overlay, to_rgb, write_state
+from .smooth import Smoother
+from .sources import Source
+
+STAGES = ("decode", "preprocess", "infer", "postprocess", "overlay", "sink")
+
+_QUEUE = 2
+"""Frames between two stages, of a file."""
+
+_NO_SIGNAL = 0.5
+"""Seconds without a frame after which a live view says so."""
+
+_GRACE = 5.0
+"""Seconds that a stopped file's last frames may take."""
+
+_TICK = 0.1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One frame as shown.
+
+    Attributes:
+        index: number of the frame in the source, from 0.
+        seconds: its time in the source, from 0.
+        frame: as decoded.
+        mask: class indices (H, W) uint8, or None without a valid one.
+        overlay: (H, W, 3) RGB.
+        state: ``ok``; ``late``: the mask is an earlier frame's; without a mask ``waiting`` for the first,
+            ``stale``: the newest is too old, ``failed``, or ``no signal``: the last frame again.
+        note: the line in the corner, empty when ``ok``.
+        age: seconds from decoding to this.
+    """
+
+    index: int
+    seconds: float
+    frame: Frame
+    mask: NDArray[np.uint8] | None
+    overlay: Frame
+    state: str
+    note: str
+    age: float
+
+
+@dataclass
+class _Item:
+    """A frame on its way; ``came`` is when it was decoded (``time.monotonic``), ``work`` the seconds spent on it."""
+
+    index: int
+    seconds: float
+    came: float
+    frame: Frame
+    box: Box = field(default=Box(0, 0, 0, 0))
+    pixels: Tensor | None = None
+    logits: Tensor | None = None
+    mask: NDArray[np.uint8] | None = None
+    failure: str | None = None
+    work: float = 0.0
+
+
+class Stream:
+    """Runs a model over a source in real time; for one run.
+
+    ``for shown in stream.run(source)``: what the loop's body does is the stage ``sink``. A frame that the model fails
+    on, or whose logits are not finite, is shown without a mask, its state in the corner.
+
+    Args:
+        model: a folded segmentation model, or a session of one.
+        live: play a file at its own speed, as a scanner would; cameras and addresses are live anyway.
+        stale: live, seconds from which on a mask is too old to be drawn.
+        smooth: weight of the newest frame in the average of masks over time; None for no smoothing.
+        crop: what the model sees: a box, or ``auto`` for the scan without the text around it; None for all.
+
+    Attributes:
+        class_names: background first.
+
+    Raises:
+        InputError: the model does not segment, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: FoldedHTCLIP | Session,
+        *,
+        live: bool = False,
+        stale: float = 0.25,
+        smooth: float | None = None,
+        crop: Box | Literal["auto"] | None = None,
+    ) -> None:
+        if not stale > 0:
+            raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {stale:g}")
+        self._model = FrameModel(model)
+        self.class_names = self._model.class_names
+        self._overlay = Overlay(self.class_names)
+        self._smoother = None if smooth is None else Smoother(smooth)
+        self._auto_crop = AutoCrop() if crop == "auto" else None
+        self._box = crop if isinstance(crop, Box) else None
+        self._live, self._stale = live, stale
+        self._latest: _Item | None = None
+        self._stopping = False
+        self._seconds = 0.0
+        self._masks = 0
+        self._damaged = 0
+        self._states: Counter[str] = Counter()
+        self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_age")}
+        self._drops: dict[str, Channel[Any]] = {}
+        self._threads: list[threading.Thread] = []
+        self._source: Source | LiveSource | Iterable[Frame] = ()
+        # The first run of a model allocates and chooses kernels; it is no frame's latency.
+        self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8), self._model.size)
+
+    def run(self, source: Source | LiveSource | Iterable[Frame]) -> Iterator[Shown]:
+        """Show each frame.
+
+        Raises:
+            InputError: a file is damaged or empty, a frame of it is not uint8, or the crop is not inside.
+        """
+        self._source = source
+        self._live = self._live or isinstance(source, LiveSource)
+        if self._box is not None and isinstance(source, (Source, LiveSource)):
+            self._box.of(np.empty(source.size, dtype=np.uint8))
+        shown: Channel[Shown] = Channel(1 if self._live else _QUEUE, self._live)
+        channels = self._start_live(source, shown) if self._live else self._start(source, shown)
+        start = last = time.monotonic()
+        try:
+            while not (self._live and self._stopping):
+                try:
+                    result = shown.get(_TICK)
+                except TimeoutError:
+                    if self._stopping and time.monotonic() - last > _GRACE:
+                        break
+                    continue
+                except Closed:
+                    break
+                self._states[result.state] += 1
+                before = time.monotonic()
+                yield result
+                last = time.monotonic()
+                self._latencies["sink"].add(last - before)
+                self._seconds = last - start
+        finally:
+            self._stopping = True
+            if isinstance(source, LiveSource):
+                source.close()
+            for channel in (*channels, shown):
+                channel.close(discard=True)
+            deadline = time.monotonic() + _GRACE
+            for thread in self._threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if not self._states and not self._live:
+            raise InputError("the clip has no frames")
+
+    def stop(self) -> None:
+        """End the run: of a file the frames on their way are still shown. From any thread or a signal handler."""
+        self._stopping = True
+
+    def report(self) -> dict[str, Any]:
+        """Frames, rates, states, drops, and latencies in milliseconds.
+
+        Of the latencies ``end_to_end`` is the work on a file's frame from decoded to overlay; ``frame_age`` the time
+        from decoded to overlay with the waits between; ``mask_age`` the same for the frame that a mask was made of.
+        """
+        frames = sum(self._states.values())
+        report: dict[str, Any] = {
+            "frames": frames,
+            "fps": round(frames / self._seconds, 2) if self._seconds else None,
+            "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
+            "live": self._live,
+            "states": dict(self._states),
+            "drops": {name: channel.drops for name, channel in self._drops.items()},
+            "damaged": self._damaged,
+            "latency_ms": {name: times.milliseconds() for name, times in self._latencies.items() if times.count},
+            "model": self._model.describe(),
+        }
+        if isinstance(self._source, LiveSource):
+            report["reconnects"] = self._source.reconnects
+            report["drops"]["decode"] = self._source.drops
+        return report
+
+    def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
+        """Threads for a file: a chain in which each waits for the next."""
+        decoded, prepared, inferred, finished = (Channel[_Item](_QUEUE) for _ in range(4))
+        self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
+        self._start_model(decoded, prepared, inferred, finished.put, [finished])
+        self._thread(lambda: self._show_all(finished, shown), [finished], [shown])
+        return [decoded, prepared, inferred, finished]
+
+    def _start_live(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
+        """Threads for a live source: one way to the screen, and one to the model, which never holds the first up."""
+        decoded, prepared, inferred, screen = (Channel[_Item](1, newest_wins=True) for _ in range(4))
+        self._drops = {"model": decoded, "preprocess": prepared, "infer": inferred, "overlay": screen, "sink": shown}
+        frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
+        self._thread(lambda: self._decode(frames, [decoded, screen]), [], [decoded, screen])
+
+        def keep(item: _Item) -> None:
+            self._latest = item
+
+        self._start_model(decoded, prepared, inferred, keep, [])
+        self._thread(lambda: self._show_live(screen, shown), [screen], [shown])
+        return [decoded, prepared, inferred, screen]
+
+    def _start_model(
+        self,
+        decoded: Channel[_Item],
+        prepared: Channel[_Item],
+        inferred: Channel[_Item],
+        finish: Callable[[_Item], None],
+        finished: list[Channel[Any]],
+    ) -> None:
+        stages: list[tuple[str, Callable[[_Item], None], Channel[_Item], Callable[[_Item], None], list[Channel[Any]]]]
+        stages = [
+            ("preprocess", self._preprocess, decoded, prepared.put, [prepared]),
+            ("infer", self._infer, prepared, inferred.put, [inferred]),
+            ("postprocess", self._postprocess, inferred, finish, finished),
+        ]
+        for name, work, inbox, put, outboxes in stages:
+            self._thread(partial(self._stage, name, work, inbox, put), [inbox], outboxes)
+
+    def _thread(self, work: Callable[[], None], inboxes: list[Channel[Any]], outboxes: list[Channel[Any]]) -> None:
+        """Run ``work`` until a channel closes; then close those around it, with the error if there was one."""
+
+        def target() -> None:
+            error: BaseException | None = None
+            try:
+                work()
+            except Closed:
+                pass
+            except BaseException as caught:
+                error = caught
+            for channel in inboxes:
+                channel.close(discard=True)
+            for channel in outboxes:
+                channel.close(error)
+
+        thread = threading.Thread(target=target, daemon=True)  # one that hangs must not keep the process
+        thread.start()
+        self._threads.append(thread)
+
+    def _decode(self, frames: Iterator[tuple[float, Frame]], outboxes: list[Channel[_Item]]) -> None:
+        index = 0
+        while not self._stopping:
+            start = time.monotonic()
+            decoded = next(frames, None)
+            if decoded is None:
+                return
+            came = time.monotonic()
+            if not self._live:  # a live source's time is spent waiting
+                self._latencies["decode"].add(came - start)
+            seconds, frame = decoded
+            try:
+                check_frame(frame, index)
+            except InputError:
+                if not self._live:
+                    raise
+                self._damaged += 1
+                continue
+            for outbox in outboxes:
+                outbox.put(_Item(index, seconds, came, frame))
+            index += 1
+
+    def _stage(
+        self, name: str, work: Callable[[_Item], None], inbox: Channel[_Item], put: Callable[[_Item], None]
+    ) -> None:
+        while True:
+            item = inbox.get()
+            start = time.monotonic()
+            if item.failure is None:
+                try:
+                    work(item)
+                except Exception as error:  # whatever the model does, the frame goes on
+                    item.failure, item.mask = words(error), None
+            spent = time.monotonic() - start
+            self._latencies[name].add(spent)
+            item.work += spent
+            put(item)
+
+    def _preprocess(self, item: _Item) -> None:
+        height, width = item.frame.shape[:2]
+        item.box = self._auto_crop(item.frame) if self._auto_crop else self._box or Box(0, 0, width, height)
+        item.pixels = self._model.preprocess(item.box.of(item.frame))
+
+    def _infer(self, item: _Item) -> None:
+        assert item.pixels is not None
+        item.logits = self._model(item.pixels, (item.box.height, item.box.width))
+
+    @torch.inference_mode()
+    def _postprocess(self, item: _Item) -> None:
+        assert item.logits is not None and item.pixels is not None
+        logits, item.logits = item.logits, None
+        if not logits.isfinite().all():
+            raise InputError("its logits are not finite")
+        if self._smoother is not None:
+            logits = self._smoother(logits, item.pixels)
+        labels = FoldedHTCLIP.classes(logits)[0].cpu().numpy()
+        item.mask = np.zeros(item.frame.shape[:2], dtype=np.uint8)
+        item.box.of(item.mask)[...] = labels
+        self._masks += 1
+
+    def _show_all(self, finished: Channel[_Item], shown: Channel[Shown]) -> None:
+        while True:
+            item = finished.get()
+            if item.failure is None:
+                shown.put(self._draw(item, item, "ok", ""))
+            else:
+                shown.put(self._draw(item, None, "failed", f"model failed: {item.failure}"))
+
+    def _show_live(self, screen: Channel[_Item], shown: Channel[Shown]) -> None:
+        last: _Item | None = None
+        while True:
+            try:
+                item = last = screen.get(_NO_SIGNAL)
+            except TimeoutError:
+                if last is not None:
+                    silence = time.monotonic() - last.came
+                    shown.put(self._draw(last, None, "no signal", f"no signal for {silence:.1f} s"))
+                continue
+            shown.put(self._draw(item, *self._judge(item)))
+
+    def _judge(self, item: _Item) -> tuple[_Item | None, str, str]:
+        """Whose mask a live frame gets, its state, and the line in the corner."""
+        latest = self._latest
+        if latest is not None and latest.failure is not None:
+            return None, "failed", f"model failed: {latest.failure}"
+        if latest is None or latest.frame.shape[:2] != item.frame.shape[:2]:
+            return None, "waiting", "waiting for the model"
+        age = time.monotonic() - latest.came
+        if age > self._stale:
+            return None, "stale", f"no mask: the newest is {1e3 * age:.0f} ms old"
+        if latest.index < item.index:
+            return latest, "late", f"mask of {1e3 * (item.came - latest.came):.0f} ms earlier"
+        return latest, "ok", ""
+
+    def _draw(self, item: _Item, masked: _Item | None, state: str, note: str) -> Shown:
+        start = time.monotonic()
+        mask = None if masked is None else masked.mask
+        overlay = to_rgb(item.frame) if mask is None else self._overlay(item.frame, mask)
+        if note:
+            write_state(overlay, note)
+        end = time.monotonic()
+        self._latencies["overlay"].add(end - start)
+        if state != "no signal":
+            self._latencies["frame_age"].add(end - item.came)
+        if masked is not None:
+            self._latencies["mask_age"].add(end - masked.came)
+        if not self._live:
+            self._latencies["end_to_end"].add(item.work + end - start)
+        return Shown(item.index, item.seconds, item.frame, mask, overlay, state, note, end - item.came)
+
+
+def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
+    if isinstance(source, (Source, LiveSource)):
+        return source.timed()
+    start = time.monotonic()
+    return ((time.monotonic() - start, frame) for frame in source)
+
+
+def _paced(frames: Iterator[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:
+    """Frames at the times they have."""
+    start: float | None = None
+    for seconds, frame in frames:
+        start = time.monotonic() - seconds if start is None else start
+        time.sleep(max(0.0, start + seconds - time.monotonic()))
+        yield seconds, frame

@@ -1,0 +1,6 @@
+"""Weights that come with the package; see README.md beside this file."""
+
+from pathlib import Path
+
+PHANTOM = Path(__file__).with_name("phantom.safetensors")
+"""Lesion segmentation, trained on simulated phantoms only; not for patients."""
