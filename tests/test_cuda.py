@@ -9,6 +9,7 @@ import copy
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,18 @@ import torch
 from adapters import random_adapter, relative_error
 
 import ht_kernels as ht
-from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels import backends
+from ht_kernels.backends import CAN_RUN, Case, cuda
 from ht_kernels.backends.cuda import architecture_reason
 from ht_kernels.fold import cast_matrices, fold_adapter
 from ht_kernels.functional import ht_adapter
 from ht_kernels.published import VARIANTS
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # behind the installed ht_kernels, which the checkout's own would hide
+from benchmarks import no_driver  # noqa: E402
+
+sys.path.remove(str(ROOT))
 DEFAULT = ["75-real", "80-real", "86-real", "87-real", "89-real", "90-real", "100-real", "120"]
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or "cuda" not in ht.available_backends(), reason="needs a GPU and a build for it"
@@ -59,6 +65,54 @@ def test_the_reason_on_the_cpu() -> None:
     assert reason is not None and re.search("GPU|no CUDA kernels|could not be imported", reason)
     with pytest.raises(RuntimeError, match="backend 'cuda' was asked for by name but cannot run this call"):
         ht_adapter(torch.randn(1, 5, 16), fold_adapter(random_adapter("hybrid", 16, 8).float()), (2, 2), backend="cuda")
+
+
+def _adapter() -> ht.HTAdapter:
+    adapter = ht.HTAdapter(16, 8)
+    adapter.load_state_dict(random_adapter("hybrid", 16, 8).state_dict())
+    return adapter.eval()
+
+
+def test_a_layer_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plan per shape; another after the weights change."""
+    launches: list[tuple[object, ...]] = []
+    no_driver.replace(monkeypatch, lambda *arguments: launches.append(arguments))
+    plan, planned = cuda.plan, []
+    monkeypatch.setattr(cuda, "plan", lambda x, *rest: planned.append(x.shape) or plan(x, *rest))
+    adapter = _adapter()
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        for tokens in (x, x, x[:1], x):
+            assert adapter(tokens, (2, 2)).shape == tokens.shape
+        assert planned == [(2, 5, 16), (1, 5, 16)] and len(launches) == 4
+        adapter.project1.bias.add_(1)
+        adapter(x, (2, 2))
+    assert planned == [(2, 5, 16), (1, 5, 16), (2, 5, 16)]
+
+
+@pytest.mark.parametrize("through", ["a module", "the function"])
+def test_a_refused_launch_retires_the_backend(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, through: str
+) -> None:
+    """The next backend takes over with the right numbers, in that call and from then on, and it is said once."""
+    attempts = []
+
+    def refuse(*arguments: object) -> None:
+        attempts.append(arguments)
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    adapter = _adapter()
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = ht_adapter(x, adapter.folded(), (2, 2), backend="reference")
+        no_driver.replace(monkeypatch, refuse)
+        monkeypatch.setattr(backends, "_retired", {})
+        for _ in range(3):
+            out = adapter(x, (2, 2)) if through == "a module" else ht_adapter(x, adapter.folded(), (2, 2))
+            torch.testing.assert_close(out, expected)
+    assert 1 <= len(attempts) <= 2  # a plan that fails hands over to the call, which tries once more and retires
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "backend 'cuda' failed" in said[0] and "no kernel image" in said[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
