@@ -228,7 +228,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = str(write_dicom(tmp_path / "a.dcm", np.stack(frames())))
     for arguments, message in [
         ([video, "--dicom-seg"], "--dicom-seg goes with a DICOM clip"),
-        ([clip, "--dicom-seg"], "no positions in a frame of reference"),
+        ([clip, "--dicom-seg"], "cannot have a DICOM Segmentation"),
         ([clip, "--crop", "1,2"], "expected auto or four numbers"),
         ([clip, "--view", "x"], "expected a port"),
         (["rtsp://127.0.0.1:9/x"], "cannot be opened"),
@@ -247,26 +247,3 @@ def test_any_bytes_give_frames_or_a_sentence(tmp_path_factory: pytest.TempPathFa
             check_frame(frame, index)
     except InputError as error:
         assert str(path) in str(error)
-
-
-def test_a_dicom_segmentation_refers_to_its_image(tmp_path: Path) -> None:
-    highdicom = pytest.importorskip("highdicom")
-    from pydicom import dcmread
-    from pydicom.data import get_testdata_file
-
-    from ht_kernels.video.dicom_seg import check_clip, write_segmentation
-
-    image = Path(get_testdata_file("examples_rgb_color.dcm", download=False))
-    check_clip(image)
-    source = dcmread(image)
-    mask = np.zeros((source.Rows, source.Columns), np.uint8)
-    mask[10:40, 20:60], mask[100:120, 5:9] = 1, 2
-    write_segmentation(tmp_path / "seg.dcm", image, [mask], ("background", "lesion", "cyst"))
-    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
-    assert [d.segment_label for d in segmentation.SegmentSequence] == ["lesion", "cyst"]
-    read = segmentation.pixel_array
-    assert np.array_equal(read[0], mask == 1) and np.array_equal(read[1], mask == 2)
-    referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
-    assert referenced == source.SOPInstanceUID
-    with pytest.raises(InputError, match="single frame only"):
-        check_clip(Path(get_testdata_file("examples_ybr_color.dcm", download=False)))
