@@ -76,12 +76,12 @@ def run_adapter(
     case = Case(x.device, x.dtype, x.shape[2], bottleneck, grid, prefix_tokens, needs_grad, spectral, keeps)
     asked = asked_for(backend)
     name = choose(case, asked)
+    folded = on_grid(folded, grid)
     if name in ("cuda", "triton") and not needs_grad:
         autocast, forced = torch.is_autocast_enabled("cuda"), asked is not None
         return operators.adapter_inference(x, folded, case, eps, autocast, name, forced)
     if folded.down_weight.dtype != folded.down_bias.dtype:
         folded = cast_matrices(folded, folded.down_bias.dtype)
-    folded = on_grid(folded, grid)
     if name == "triton":
         out = operators.adapter_training(x, folded, case, eps, dropout, _product_dtype(x), asked is not None)
         if out is not None:
@@ -147,9 +147,13 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
     _check_filter(x, mask, form)
     grid = (x.shape[2], x.shape[3])
     pairs = mask_pairs(radial_mask(mask, grid) if form == "radial" else mask)
-    if choose(FilterCase(x.device, x.dtype), asked_for(backend)) == "reference":
-        return reference.spectral_filter(x.to(pairs.dtype), pairs).to(x.dtype)
-    return filter_operators.spectral_filter(x, pairs)
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or mask.requires_grad)
+    case, asked = FilterCase(x.device, x.dtype, grid, needs_grad), asked_for(backend)
+    while (name := choose(case, asked)) != "reference":
+        out = filter_operators.spectral_filter(x, pairs, name, asked is not None)
+        if out is not None:
+            return out
+    return reference.spectral_filter(x.to(pairs.dtype), pairs).to(x.dtype)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -154,7 +154,8 @@ def _infer(
 
 def _infer_operator(x: Tensor, *rest: Any) -> Tensor:
     weights, (height, width, prefix, *how) = rest[:_WEIGHT_COUNT], rest[_WEIGHT_COUNT:]
-    case = Case(x.device, x.dtype, x.shape[2], weights[0].shape[0], (height, width), prefix, needs_grad=False)
+    bottleneck, spectral = weights[0].shape[0], weights[-1] is not None
+    case = Case(x.device, x.dtype, x.shape[2], bottleneck, (height, width), prefix, False, spectral)
     return _infer(x, weights, case, *how)
 
 

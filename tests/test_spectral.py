@@ -174,10 +174,10 @@ def test_thread_counts_agree_and_every_element_is_written() -> None:
 
 def test_opcheck() -> None:
     x, mask = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3, 4, 3, 2, requires_grad=True)
-    torch.library.opcheck(torch.ops.ht_kernels.spectral_filter.default, (x, mask))
+    torch.library.opcheck(torch.ops.ht_kernels.spectral_filter.default, (x, mask, "cpu"))
     torch.library.opcheck(
         torch.ops.ht_kernels.spectral_filter_backward.default,
-        (torch.randn(2, 3, 4, 5), x.detach(), mask.detach()),
+        (torch.randn(2, 3, 4, 5), x.detach(), mask.detach(), "cpu"),
     )
 
 
@@ -206,8 +206,9 @@ def test_backends_say_what_they_cannot_run() -> None:
     for name in ("cuda", "triton"):
         with pytest.raises(BackendError, match=f"backend '{name}' was asked for by name but cannot run this call"):
             spectral_filter(x, mask, backend=name)
-        assert backends.CAN_FILTER[name](FilterCase(torch.device("cuda"), torch.float32)) == "it has no spectral filter"
-    assert "float64" in str(backends.CAN_FILTER["cpu"](FilterCase(CPU, torch.float64)))
+        on_gpu = FilterCase(torch.device("cuda"), torch.float32, (4, 4), False)
+        assert backends.CAN_FILTER[name](on_gpu) == "it has no spectral filter"
+    assert "float64" in str(backends.CAN_FILTER["cpu"](FilterCase(CPU, torch.float64, (4, 4), False)))
     case = Case(CPU, torch.float32, 768, 64, (14, 14), 1, False, spectral=True)
     assert backends.CAN_RUN["cpu"](case) is None and backends.CAN_RUN["triton"](case) is not None
 

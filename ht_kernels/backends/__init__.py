@@ -57,6 +57,8 @@ class FilterCase:
 
     device: torch.device
     dtype: torch.dtype
+    grid: tuple[int, int]
+    needs_grad: bool
 
 
 def _reference_can_run(case: Case | FilterCase) -> str | None:

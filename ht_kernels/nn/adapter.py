@@ -176,7 +176,7 @@ class _FoldCache:
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
         self.folded = fold_adapter(adapter)
         self._in_16_bits: dict[torch.dtype, FoldedAdapter] = {}
-        self._on_grid: tuple[tuple[int, int], FoldedAdapter] | None = None
+        self._on_grid: tuple[tuple[int, int], Tensor | None] | None = None
         self._plans: dict[Hashable, Callable[[Tensor], Tensor]] = {}
 
     def plan(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Callable[[Tensor], Tensor]:
@@ -193,16 +193,17 @@ class _FoldCache:
 
     def for_call(self, x: Tensor, grid: tuple[int, int]) -> FoldedAdapter:
         """The folded weights as the kernels want them: a radial mask on the grid; on a GPU, the matrices in the dtype
-        of 16-bit tokens (a spectral filter has no kernels there)."""
-        if self.folded.mask is not None:
-            if self._on_grid is None or self._on_grid[0] != grid:
-                self._on_grid = grid, on_grid(self.folded, grid)
-            return self._on_grid[1]
-        if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16):
-            return self.folded
-        if x.dtype not in self._in_16_bits:
-            self._in_16_bits[x.dtype] = cast_matrices(self.folded, x.dtype)
-        return self._in_16_bits[x.dtype]
+        of 16-bit tokens."""
+        folded = self.folded
+        if x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
+            if x.dtype not in self._in_16_bits:
+                self._in_16_bits[x.dtype] = cast_matrices(folded, x.dtype)
+            folded = self._in_16_bits[x.dtype]
+        if folded.mask is None:
+            return folded
+        if self._on_grid is None or self._on_grid[0] != grid:
+            self._on_grid = grid, on_grid(folded, grid).mask
+        return folded._replace(mask=self._on_grid[1])
 
     def is_current(self) -> bool:
         for parameters, name, p, version, address in self.entries:
