@@ -13,10 +13,13 @@ from small_towers import IMAGE, small_tower
 
 import ht_kernels as ht
 from ht_kernels.cli import main
+from ht_kernels.clip.injection import adapters
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples
+from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples, start_from
+from ht_kernels.train import build as build_model
 from ht_kernels.train.methods import merged, uses_adapters
+from ht_kernels.weights import PHANTOM
 
 
 def build(method: str, task: str = "segmentation") -> ht.HTCLIP:
@@ -84,6 +87,66 @@ def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path) -> None:
     whole, parts = (train(root, tmp_path / str(n), "heads", accumulate=n) for n in (1, 3))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_variants_of_a_seed_have_the_same_heads() -> None:
+    heads = []
+    for variant in ("baseline", "hybrid"):
+        torch.manual_seed(5)
+        model = build_model("ht", backbone="timm/vit_tiny_patch16_224", variant=variant, reduce_dim=16)
+        heads.append({n: p for n, p in model.state_dict().items() if not n.startswith("clip_model.")})
+    assert all(torch.equal(p, heads[1][name]) for name, p in heads[0].items())
+
+
+@pytest.mark.parametrize(("method", "keep"), [("ht", False), ("ht", True), ("heads", True), ("heads", False)])
+def test_starting_from_a_checkpoint(method: str, keep: bool) -> None:
+    shipped = ht.HTCLIP.from_checkpoint(PHANTOM).state_dict()
+    model = start_from(PHANTOM, method, keep, task="segmentation", num_classes=2, class_names=("background", "lesion"))
+    prepare(model, method)
+    state = model.train().state_dict()
+    in_adapters = {name for name in state if ".mona." in name}
+    assert bool(in_adapters) == (keep or method == "ht")
+    run = tuple(f"clip_model.blocks.{i}." for i in range(4))
+    for name in state.keys() - in_adapters:
+        if name.startswith(run) or not name.startswith("clip_model."):
+            assert torch.equal(state[name], shipped[name]), name
+    assert all(torch.equal(state[name], shipped[name]) for name in in_adapters) == (keep or not in_adapters)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (method == "ht" if ".mona." in name else not name.startswith("clip_model."))
+    trained = [a.training for a in adapters(model.tower).values()]
+    assert all(mode == (method == "ht") for mode in trained), "what is frozen has no dropout"
+
+
+def test_new_heads_for_another_task_and_a_spectral_filter(tmp_path: Path) -> None:
+    shipped = ht.HTCLIP.from_checkpoint(PHANTOM)
+    other = {"task": "classification", "num_classes": 3, "class_names": ("a", "b", "c")}
+    model = start_from(PHANTOM, "ht", True, spectral="full", **other)
+    assert model.config.spectral == "full" and model.cls_head[-1].out_features == 3
+    assert torch.equal(model.reduces[0].weight, shipped.reduces[0].weight)
+    images = torch.rand(1, 1, 224, 224)
+    with torch.no_grad():  # the spectral filter starts as the gain that it stands for
+        for a, b in zip(model.eval().features(images), shipped.eval().features(images), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    model.save(tmp_path / "model.safetensors")
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "model.safetensors")
+    assert torch.equal(model(images), again.eval()(images)), "with the tower that came from the checkpoint"
+    narrow = start_from(PHANTOM, "heads", reduce_dim=16)
+    assert narrow.seg_head[1].in_channels == 16
+
+
+def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = [str(make_layout(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    arguments = ["train", "--task", "segmentation", *data]
+    start = ["--from", str(PHANTOM)]
+    for more, expected in (
+        (["--keep-adapters"], "name it with --from"),
+        ([*start, "--keep-adapters", "--variant", "baseline"], "leave one of them out"),
+        ([*start, "--variant", "baseline", "--spectral", "full"], "needs an adapter with a gain"),
+        ([*start, "--variant", "magic"], "unknown variant 'magic'"),
+        (["--from", str(tmp_path / "none")], "there is no checkpoint file"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_few_shots() -> None:

@@ -32,10 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model = parser.add_argument_group("model")
     model_options.add_tower_arguments(model)
-    model.add_argument("--variant", default="hybrid", help="of the adapters (default: %(default)s)")
-    model.add_argument("--reduce-dim", type=int, default=512, metavar="R", help="pyramid width (default: %(default)s)")
     model.add_argument(
-        "--feature-layers", type=int, nargs="+", default=(3, 6, 9), metavar="L", help="blocks that the pyramid reads"
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="start from its tower, and from its heads where task and classes are the same; what is not named here is "
+        "as in it",
+    )
+    model.add_argument(
+        "--keep-adapters", action="store_true", help="with --from: its adapters too, trained on or frozen by --method"
+    )
+    model.add_argument("--variant", help="of the adapters (default: hybrid)")
+    model.add_argument("--spectral", metavar="FORM", help="of a spectral filter for their gain: full, shared or radial")
+    model.add_argument("--reduce-dim", type=int, metavar="R", help="pyramid width (default: 512)")
+    model.add_argument(
+        "--feature-layers", type=int, nargs="+", metavar="L", help="blocks that the pyramid reads (default: 3 6 9)"
     )
     recipe = parser.add_argument_group("recipe (defaults as published)")
     recipe.add_argument(
@@ -116,19 +128,18 @@ def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, 
 def _model(args: argparse.Namespace, names: tuple[str, ...], size: int) -> HTCLIP:
     import torch
 
-    from ht_kernels.clip import HTCLIP
-    from ht_kernels.train.methods import uses_adapters
+    from ht_kernels.train import build, start_from
 
-    options: dict[str, Any] = {"backbone": args.backbone or "ViT-B-16", "pretrained": args.pretrained}
-    run = max(args.feature_layers) + 1
+    options = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in options if getattr(args, name) is not None}
+    chosen |= {"task": args.task, "num_classes": len(names), "class_names": names}
     torch.manual_seed(args.seed)
-    return HTCLIP(
-        **options,
-        task=args.task,
-        num_classes=len(names),
-        class_names=names,
-        variant=args.variant,
-        reduce_dim=args.reduce_dim,
-        feature_layers=args.feature_layers,
-        adapter_layers=run if uses_adapters(args.method) else (),
-    )
+    if args.start is not None:
+        model = start_from(args.start, args.method, args.keep_adapters, **chosen)
+    elif args.keep_adapters:
+        raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
+    else:
+        model = build(args.method, **chosen)
+    if model.tower.image_size != (size, size):
+        raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read at {size}x{size}")
+    return model

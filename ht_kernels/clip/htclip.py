@@ -126,6 +126,13 @@ class HTCLIP(nn.Module):
             )
         if adapter_layers is not None and not isinstance(adapter_layers, int):
             adapter_layers = tuple(adapter_layers)
+        # Heads are drawn before adapters, so that under one seed they are the same whatever the adapters.
+        reduces, blocks = pyramid(tower.dim, reduce_dim, len(layers))
+        head = (
+            SegmentationHead(reduce_dim, num_classes)
+            if task == "segmentation"
+            else ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
+        )
         present = adapters(tower)
         if not present:
             inject(clip_model, variant, bottleneck, adapter_layers, spectral)
@@ -145,11 +152,11 @@ class HTCLIP(nn.Module):
         self.clip_model = clip_model
         self.tower = tower
         self.trained_before: frozenset[str] = frozenset()  # of the tower, from a checkpoint: saved again
-        self.reduces, self.blocks = pyramid(tower.dim, reduce_dim, len(layers))
-        if task == "segmentation":
-            self.seg_head = SegmentationHead(reduce_dim, num_classes)
+        self.reduces, self.blocks = reduces, blocks
+        if isinstance(head, SegmentationHead):
+            self.seg_head = head
         else:
-            self.cls_head = ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
+            self.cls_head = head
         self.config = HTCLIPConfig(
             backbone=backbone if isinstance(backbone, str) else None,
             pretrained=pretrained,
@@ -222,11 +229,11 @@ class HTCLIP(nn.Module):
         return features
 
     def train(self, mode: bool = True) -> HTCLIP:
-        """Set the mode of adapters and heads; the frozen tower stays in evaluation mode."""
+        """Set the mode of heads and of adapters that are trained; what is frozen stays in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
         for adapter in adapters(self.tower).values():
-            adapter.train(mode)
+            adapter.train(mode and any(p.requires_grad for p in adapter.parameters()))
         return self
 
     def trainable_summary(self) -> TrainableSummary:

@@ -3,6 +3,7 @@
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
 from .recipe import AUGMENTATIONS, METHODS, RATIOS, Recipe
+from .start import build, start_from
 from .trainer import Outcome, Trainer
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Trainer",
+    "build",
     "prepare",
     "read_examples",
     "simulate_examples",
+    "start_from",
 ]
