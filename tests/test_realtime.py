@@ -22,7 +22,6 @@ from ht_kernels.cli import main, stream
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.video import LiveSource, Stream, open_source
-from ht_kernels.video.crop import AutoCrop, Box, find_scan
 from ht_kernels.video.frames import check_frame
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.sinks import VideoSink
@@ -171,24 +170,6 @@ def test_an_address_that_ends_is_opened_again(tmp_path: Path) -> None:
     server.shutdown()
     with pytest.raises(InputError, match="cannot be opened"):
         open_source("http://user:secret@127.0.0.1:9/x")
-
-
-def test_crop() -> None:
-    frame = np.zeros((240, 320), np.uint8)
-    frame[40:200, 80:260] = np.random.default_rng(0).integers(30, 200, (160, 180))
-    for x in range(5, 60, 6):  # burnt-in text
-        frame[8:18, x] = 255
-    box = find_scan(frame)
-    assert box is not None
-    np.testing.assert_allclose(box, (80, 40, 180, 160), atol=6)
-    assert find_scan(np.zeros((9, 9), np.uint8)) is None and AutoCrop()(frame * 0) == (0, 0, 320, 240)
-    for wrong in (Box(300, 0, 30, 10), Box(-1, 0, 5, 5), Box(0, 0, 0, 5)):
-        with pytest.raises(InputError, match="the crop"):
-            wrong.of(frame)
-    (shown,) = Stream(folded(), crop=Box(10, 5, 20, 30)).run(frames(1))
-    outside = np.ones((48, 64), bool)
-    outside[5:35, 10:30] = False
-    assert shown.mask is not None and not shown.mask[outside].any()
 
 
 def test_smoothing_forgets_at_a_cut() -> None:

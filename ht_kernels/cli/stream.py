@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time; weight of the newest, above 0 to 1"
     )
-    parser.add_argument("--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan found, or a box")
+    parser.add_argument("--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text, or a box")
     parser.add_argument("--dicom-seg", action="store_true", help="of a DICOM clip, write a DICOM Segmentation too")
     model_options.add_arguments(parser)
 

@@ -16,9 +16,9 @@ from ht_kernels.errors import InputError
 from .frames import Frame
 
 _LONG_SIDE = 160
-"""Pixels of the reduced frame in which the scan is sought; text has strokes of about one there."""
+"""Pixels of the reduced frame in which the scan is sought."""
 
-_DARK = 12
+_DARK = 4
 """Gray level up to which a pixel is background."""
 
 _SMALLEST = 0.02
@@ -63,16 +63,22 @@ class AutoCrop:
 
 
 def find_scan(frame: Frame) -> Box | None:
-    """The box around the largest region that is not black, without strokes as thin as text; None if there is none."""
-    height, width = frame.shape[:2]
-    scale = max(1.0, max(height, width) / _LONG_SIDE)
-    small = Image.fromarray(frame).convert("L")
-    small = small.resize((max(1, round(width / scale)), max(1, round(height / scale))), Image.Resampling.BOX)
-    bright = torch.from_numpy(np.asarray(small) > _DARK).float()[None, None]
-    # Closing fills what is dark within the scan, opening takes text away.
-    solid = _shrink(_grow(bright, 1), 1)
-    solid = _grow(_shrink(solid, 2), 2)
-    region = _largest_region(solid[0, 0] > 0)
+    """The box around the largest region of speckle; None if there is none.
+
+    Speckle is neither black nor flat almost everywhere. Of text the strokes are only a part, bars and banners are flat,
+    and lines and scales are thin.
+    """
+    gray = np.asarray(Image.fromarray(frame).convert("L"))
+    speckle = np.zeros(gray.shape, dtype=bool)
+    speckle[:, :-1] |= gray[:, :-1] != gray[:, 1:]
+    speckle[:-1] |= gray[:-1] != gray[1:]
+    speckle &= gray > _DARK
+    height, width = gray.shape
+    scale = max(2.0, max(height, width) / _LONG_SIDE)
+    size = max(1, round(width / scale)), max(1, round(height / scale))
+    share = Image.fromarray(np.uint8(255) * speckle).resize(size, Image.Resampling.BOX)
+    solid = torch.from_numpy(np.asarray(share) > 127).float()[None, None]
+    region = _largest_region(_grow(_shrink(solid, 2), 2)[0, 0] > 0)
     if region.mean() < _SMALLEST:
         return None
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))

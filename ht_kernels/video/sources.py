@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ht_kernels.errors import InputError
 
+from .crop import Box
 from .frames import Frame, words
 from .live import LiveSource, open_live
 
@@ -39,6 +40,7 @@ class Source:
         frame_count: number of frames, None where the file does not say.
         fps: frames per second, None where there is no such thing.
         size: (height, width) of the first frame.
+        scan: where the scan lies, as a DICOM file says; None where none does.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Source:
     fps: float | None
     size: tuple[int, int]
     decode: Callable[[], Iterator[Frame | tuple[float, Frame]]]
+    scan: Box | None = None
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
         """Seconds from the start, and the frame: by the file's own times, else its rate, else 10 frames a second."""
@@ -162,7 +165,7 @@ def _open_dicom(path: Path) -> Source:
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
         modality, name = str(dataset.get("Modality", "")), dataset.get("SOPClassUID", pydicom.uid.UID("")).name
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-        count, fps = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset)
+        count, fps, scan = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset), _dicom_scan(dataset)
     except Exception as error:
         raise InputError(f"{path} is a damaged DICOM file: {words(error)}") from error
     if modality not in ("US", "IVUS"):
@@ -170,7 +173,7 @@ def _open_dicom(path: Path) -> Source:
         raise InputError(f"{path} is a DICOM file of {found}, expected ultrasound (US)")
     if rows < 1 or columns < 1 or count < 1:
         raise InputError(f"{path} is a DICOM file without images; expected an ultrasound image or clip")
-    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode_dicom(path, dataset, count))
+    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode_dicom(path, dataset, count), scan)
 
 
 def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame | tuple[float, Frame]]:
@@ -224,6 +227,22 @@ def _dicom_fps(dataset: Any) -> float | None:
             return value if per_second else 1000 / value
     vector = [float(t) for t in dataset.get("FrameTimeVector") or [] if float(t) > 0]
     return 1000 * len(vector) / sum(vector) if vector else None
+
+
+def _dicom_scan(dataset: Any) -> Box | None:
+    """The largest of the ultrasound regions (PS3.3 C.8.5.5) that are two-dimensional tissue.
+
+    One that is not inside the image is ignored: the image was cut or scaled, and the region is still that of before.
+    """
+    boxes = []
+    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
+        corners = [region.get(f"RegionLocation{name}") for name in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+        if (region.get("RegionSpatialFormat"), region.get("RegionDataType")) != (1, 1) or None in corners:
+            continue
+        left, top, right, bottom = map(int, corners)
+        if 0 <= left < right < dataset.Columns and 0 <= top < bottom < dataset.Rows:
+            boxes.append(Box(left, top, right - left + 1, bottom - top + 1))
+    return max(boxes, key=lambda box: box.width * box.height, default=None)
 
 
 def _first(value: Any) -> float | None:

@@ -99,7 +99,8 @@ class Stream:
         live: play a file at its own speed, as a scanner would; cameras and addresses are live anyway.
         stale: live, seconds from which on a mask is too old to be drawn.
         smooth: weight of the newest frame in the average of masks over time; None for no smoothing.
-        crop: what the model sees: a box, or ``auto`` for the scan without the text around it; None for all.
+        crop: what the model sees: a box; or ``auto`` for the scan without the text around it, where a DICOM file says
+            it is, else as found in the image; None for all.
 
     Attributes:
         class_names: background first.
@@ -125,6 +126,7 @@ class Stream:
         self._smoother = None if smooth is None else Smoother(smooth)
         self._auto_crop = AutoCrop() if crop == "auto" else None
         self._box = crop if isinstance(crop, Box) else None
+        self._crop = Box(0, 0, 0, 0)
         self._live, self._stale = live, stale
         self._latest: _Item | None = None
         self._stopping = False
@@ -147,6 +149,8 @@ class Stream:
         """
         self._source = source
         self._live = self._live or isinstance(source, LiveSource)
+        if self._auto_crop is not None and isinstance(source, Source) and source.scan is not None:
+            self._auto_crop, self._box = None, source.scan
         if self._box is not None and isinstance(source, (Source, LiveSource)):
             self._box.of(np.empty(source.size, dtype=np.uint8))
         shown: Channel[Shown] = Channel(1 if self._live else _QUEUE, self._live)
@@ -185,7 +189,7 @@ class Stream:
         self._stopping = True
 
     def report(self) -> dict[str, Any]:
-        """Frames, rates, states, drops, and latencies in milliseconds.
+        """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
         Of the latencies ``end_to_end`` is the work on a file's frame from decoded to overlay; ``frame_age`` the time
         from decoded to overlay with the waits between; ``mask_age`` the same for the frame that a mask was made of.
@@ -199,6 +203,7 @@ class Stream:
             "states": dict(self._states),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
             "damaged": self._damaged,
+            "crop": list(self._crop),
             "latency_ms": {name: times.milliseconds() for name, times in self._latencies.items() if times.count},
             "model": self._model.describe(),
         }
@@ -307,6 +312,7 @@ class Stream:
     def _preprocess(self, item: _Item) -> None:
         height, width = item.frame.shape[:2]
         item.box = self._auto_crop(item.frame) if self._auto_crop else self._box or Box(0, 0, width, height)
+        self._crop = item.box
         item.pixels = self._model.preprocess(item.box.of(item.frame))
 
     def _infer(self, item: _Item) -> None:
