@@ -9,6 +9,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # for tests/test_triton.py; read when the kernels are imported
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--frames", type=int, default=1000, help="that tests/test_soak.py runs")
+
+
 @pytest.fixture
 def one_thread():
     """Small tensors gain nothing from threads, and on a busy machine lose much to waiting for them."""

@@ -1,9 +1,8 @@
-"""The real-time pipeline: order, states, faults, crop, smoothing, live view; longer with HT_KERNELS_SOAK=1."""
+"""The real-time pipeline: order, states, faults, crop, smoothing, live view."""
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 import urllib.error
@@ -11,7 +10,6 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,7 +27,6 @@ from ht_kernels.video.smooth import Smoother
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
-SOAK = int(os.environ.get("HT_KERNELS_SOAK", "0"))
 
 
 def test_a_file_gives_every_frame_in_order(tmp_path: Path) -> None:
@@ -135,17 +132,6 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert [p.name for p in tmp_path.iterdir()] == ["clip.dcm"]
 
 
-def test_memory_stays_flat() -> None:
-    count = 20_000 if SOAK else 400
-    frame, process, start = frames(1)[0], psutil.Process(), 0
-    stream = Stream(folded())
-    for shown in stream.run(frame for _ in range(count)):
-        if shown.index == count // 4:
-            start = process.memory_info().rss
-    assert process.memory_info().rss - start < 5e6
-    assert stream.report()["frames"] == count
-
-
 def test_an_address_that_ends_is_opened_again(tmp_path: Path) -> None:
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -218,7 +204,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
-@settings(max_examples=300 if SOAK else 40, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(content=st.binary(max_size=600), head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM"]))
 def test_any_bytes_give_frames_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes):
     path = tmp_path_factory.getbasetemp() / "fuzz"
