@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import ht_kernels as ht
 from ht_kernels.cli import main
 from ht_kernels.deploy import onnx as onnx_export
 from ht_kernels.deploy import read_manifest
+from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
+from ht_kernels.deploy.runtimes import OnnxRuntime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,7 +43,7 @@ def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*arguments, "--format", "onnx", "--batch", "1:2:4"]) == 0
     said = capsys.readouterr()
     assert "checking against torch on 16 frames" in said.err and "random weights" in said.err
-    assert "fp16 against torch, 16 frames" in said.out and "Dice, mean" in said.out and "wrote" in said.out
+    assert "fp16 in onnxruntime, 16 frames" in said.out and "Dice, mean" in said.out and "wrote" in said.out
     assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json"]
     manifest = read_manifest(tmp_path / "model.json")
     assert manifest.batch == (1, 2, 4) and manifest.class_names == ("background", "lesion")
@@ -77,6 +80,43 @@ def test_a_failed_gate(
     assert names(tmp_path) == ["clip.dcm", "model.report.json"]
     report = json.loads((tmp_path / "model.report.json").read_text())
     assert not report["passed"] and report["diverged"] == "blocks.5" and report["failures"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_engine_for_this_gpu_is_run(
+    broken: bool,
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for an engine and its GPU: the graph it was built from, in ONNX Runtime, whole or damaged."""
+
+    def build(graph: Path, path: Path, **_: object) -> Manifest:
+        manifest = read_manifest(manifest_path(graph))
+        if broken:
+            corrupt(graph, "blocks.5/mlp/last.weight", 1.5)
+        content = graph.read_bytes()
+        path.write_bytes(content)
+        built = dataclasses.replace(manifest, kind="tensorrt", file=path.name, sha256=sha256(content))
+        write_manifest(built, path)
+        return built
+
+    monkeypatch.setattr("ht_kernels.deploy.engine.build_engine", build)
+    monkeypatch.setattr("ht_kernels.deploy.runtimes.runs_here", lambda manifest: True)
+    monkeypatch.setattr("ht_kernels.deploy.session.EngineRuntime", OnnxRuntime)
+    output = tmp_path / "model.engine"
+    status = main(["export", str(checkpoint), "--output", str(output), "--format", "tensorrt", "--frames", str(clip)])
+    said = capsys.readouterr()
+    report = json.loads((tmp_path / "model.engine.report.json").read_text())
+    assert report["passed"] and report["engine"]["runtime"] == "tensorrt"
+    if broken:
+        assert status == 3 and "diverged first in the engine, whose ONNX graph passed" in said.err
+        assert names(tmp_path) == ["clip.dcm", "model.engine.report.json"] and not report["engine"]["passed"]
+    else:
+        assert status == 0 and "fp32 in tensorrt, 5 frames" in said.out and report["engine"]["passed"]
+        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", "model.engine.report.json"]
 
 
 def test_an_interrupt_leaves_nothing(

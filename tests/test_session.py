@@ -16,7 +16,7 @@ import pytest
 import torch
 from test_onnx import folded_model, some_frames
 
-from ht_kernels.deploy import Session, build_engine, export_onnx, read_manifest, runtimes, session
+from ht_kernels.deploy import Session, build_engine, check_session, export_onnx, read_manifest, runtimes, session
 from ht_kernels.deploy.cache import cached
 from ht_kernels.deploy.manifest import sha256, write_manifest
 from ht_kernels.errors import BackendError, InputError
@@ -73,6 +73,19 @@ def test_an_onnx_file(output: str, tmp_path: Path) -> None:
         torch.testing.assert_close(opened(frames), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(BackendError, match=r"runs on tensorrt or onnxruntime only"):
         Session.open(tmp_path / "model.onnx", runtime="cpu")
+
+
+@pytest.mark.parametrize("output", ["logits", "mask"])
+def test_a_session_is_checked_against_torch(output: str, tmp_path: Path) -> None:
+    folded = folded_model()
+    path = tmp_path / "model.onnx"
+    export_onnx(folded, path, output=output, batch=(2, 2, 4))
+    frames = some_frames(folded, 5)  # one more than the largest batch, and then less than the smallest
+    report = check_session(folded, path, frames)
+    assert report.passed and report.frames == 5 and report.runtime == "onnxruntime"
+    assert (report.relative_error is None) == (output == "mask") and report.agreement_worst > 0.999
+    report = check_session(folded_model(variant="baseline"), path, frames)
+    assert not report.passed and any("agreement" in failure for failure in report.failures)
 
 
 def test_wrong_frames_and_options() -> None:
@@ -213,14 +226,17 @@ def test_an_engine_is_called_as_documented(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runtimes, "check_engine", lambda manifest: None)
     make = runtimes._buffer
     monkeypatch.setattr(runtimes, "_buffer", lambda shape, kind, batch, device: make(shape, kind, batch, "cpu"))
-    stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
+    stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: torch.inference_mode())
     engine = runtimes.EngineRuntime(b"good", manifest)
     frames = some_frames(folded, 2).clamp(max=254)
     first = engine(frames)
     assert torch.equal(first, frames[:, 0] + 1)
     assert torch.equal(engine(frames[:1]), frames[:1, 0] + 1) and torch.equal(first, frames[:, 0] + 1)
+    with pytest.raises(InputError, match="has no TensorRT plugin"):  # before the engine is read
+        runtimes.EngineRuntime(b"broken", dataclasses.replace(manifest, plugin=True))
     with pytest.raises(InputError, match=r"tensorrt cannot read a\.engine"):
         runtimes.EngineRuntime(b"broken", manifest)
     with pytest.raises(InputError, match="its manifest others"):

@@ -89,8 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
-    from ht_kernels.deploy import build_engine, check_onnx, export_onnx
+    from ht_kernels.deploy import build_engine, check_onnx, check_session, export_onnx
     from ht_kernels.deploy.manifest import manifest_path, report_path
+    from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.server import write_repository
     from ht_kernels.video.sources import open_file
 
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
     source = open_file(args.frames or demo.example_clip())
+    engine_report = None
     with stream.interruptible(), _folder_beside(output) as folder:
         with _step(f"reading {args.checkpoint}"):
             folded = ht.fold(model_options.load_model(args)[0])
@@ -120,15 +122,23 @@ def run(args: argparse.Namespace) -> int:
             file = folder / output.name
             runtime = args.format.replace("-", "_")
             with _step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
-                build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
-        report.write(report_path(output))
-        print("\n".join(_table(report)))
-        if report.passed and not as_folder:
+                built = build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
+            if runs_here(built):
+                with _step("checking the engine on this GPU"):
+                    engine_report = check_session(folded, file, frames)
+        report.write(report_path(output), engine_report)
+        reports = [report] if engine_report is None else [report, engine_report]
+        for each in reports:
+            print("\n".join(_table(each)))
+        failed = next((each for each in reports if not each.passed), None)
+        if failed is None and not as_folder:
             os.replace(file, output)
             os.replace(manifest_path(file), manifest_path(output))
-    if report.passed:
+    if failed is None:
         beside = "its configuration" if as_folder else manifest_path(output).name
         print(f"wrote {output}, {beside} and {report_path(output).name}")
+        if engine_report is not None:
+            return 0
         if args.plugin:
             print(
                 "The check ran the graph with standard operators in place of the plugin, which runs in TensorRT only."
@@ -136,9 +146,10 @@ def run(args: argparse.Namespace) -> int:
         elif not (as_onnx or as_folder):
             print("The check ran the ONNX graph that the engine was built from; the engine runs on its GPU only.")
         return 0
-    place = "behind the blocks, in the head" if report.diverged == "head" else f"in {report.diverged}"
+    places = {"head": "behind the blocks, in the head", "engine": "in the engine, whose ONNX graph passed"}
+    place = places.get(str(failed.diverged), f"in {failed.diverged}")
     print(
-        f"ht-kernels export: the export does not compute what torch does: {'; '.join(report.failures)}. It diverged "
+        f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. It diverged "
         f"first {place}. {output} was not written; {report_path(output)} says more",
         file=sys.stderr,
     )
@@ -187,7 +198,8 @@ def _table(report: Report) -> list[str]:
         ("Dice, mean", report.dice_mean, limits.dice, "at least"),
         ("Dice, worst frame", report.dice_worst, None, ""),
     ]
-    lines = [f"{f'{report.precision} against torch, {report.frames} frames':<36}{'measured':>12}   asked for"]
+    title = f"{report.precision} in {report.runtime}, {report.frames} frames"
+    lines = [f"{title:<36}{'measured':>12}   asked for"]
     for name, value, limit, direction in rows:
         if value is not None:
             asked = "" if limit is None else f"   {direction} {limit:g}"

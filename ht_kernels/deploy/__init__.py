@@ -10,7 +10,7 @@ from .graph import GraphRunner
 
 if TYPE_CHECKING:
     from .engine import build_engine
-    from .gate import check_onnx
+    from .gate import check_onnx, check_session
     from .manifest import read_manifest
     from .onnx import export_onnx
     from .session import Session
@@ -21,6 +21,7 @@ __all__ = [
     "Session",
     "build_engine",
     "check_onnx",
+    "check_session",
     "export_onnx",
     "fold",
     "read_manifest",
@@ -30,6 +31,7 @@ _LAZY = {
     "Session": ".session",
     "build_engine": ".engine",
     "check_onnx": ".gate",
+    "check_session": ".gate",
     "export_onnx": ".onnx",
     "read_manifest": ".manifest",
 }

@@ -60,7 +60,7 @@ def build_engine(
         raise InputError(f"an engine needs at least one target, such as sm_86; there are {_known(trt)}")
     manifest = read_manifest(manifest_path(onnx))
     if manifest.plugin:
-        _load_plugin(trt, runtime)
+        load_plugin(trt, runtime)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # TensorRT 11 has nothing else
@@ -119,7 +119,12 @@ def plugin_library() -> Path:
     return Path(ht_kernels.__file__).parent / "libht_kernels_tensorrt.so"
 
 
-def _load_plugin(trt: Any, runtime: str) -> None:
+def load_plugin(trt: Any, runtime: str) -> None:
+    """Make the plugin known to TensorRT, before a graph or an engine that needs it is read.
+
+    Raises:
+        InputError: the runtime has no plugins, or this build has none.
+    """
     if runtime == "tensorrt_rtx":
         raise InputError("TensorRT for RTX has no plugins: export the model without the plugin, or use TensorRT")
     if not plugin_library().is_file():

@@ -17,7 +17,8 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 
 from .folded import FoldedHTCLIP
-from .manifest import sha256
+from .manifest import manifest_path, read_manifest, sha256
+from .session import Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -61,25 +62,28 @@ class Report:
     """How an exported model compares with torch; ``mean`` and ``worst`` are over frames.
 
     Attributes:
-        sha256: of the ONNX file.
+        sha256: of the file that ran.
+        runtime: what ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
         precision: of its matrix products.
         frames: how many were compared.
-        cosine, absolute_error, relative_error: of the logits, on the worst frame; see :class:`Thresholds`.
+        cosine, absolute_error, relative_error: of the logits, on the worst frame; see :class:`Thresholds`. None where
+            the file gives masks only.
         agreement_mean, agreement_worst: share of pixels with torch's class, or of frames for classification.
         dice_mean, dice_worst: of the masks, averaged over the classes in a frame; None for classification.
         thresholds: what was asked for.
         failures: a sentence per threshold missed; none when it passed.
-        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``; None when it
-            passed.
-        stream: relative L2 error behind each place, when it failed.
+        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``, or ``engine``,
+            which does not show what is inside; None when it passed.
+        stream: relative L2 error behind each place, when an ONNX file failed.
     """
 
     sha256: str
+    runtime: str
     precision: str
     frames: int
-    cosine: float
-    absolute_error: float
-    relative_error: float
+    cosine: float | None
+    absolute_error: float | None
+    relative_error: float | None
     agreement_mean: float
     agreement_worst: float
     dice_mean: float | None
@@ -94,13 +98,16 @@ class Report:
         """Whether every threshold was kept."""
         return not self.failures
 
-    def write(self, path: Path) -> None:
-        """As JSON.
+    def write(self, path: Path, engine: Report | None = None) -> None:
+        """As JSON, with the report on the engine that was built from the ONNX file where it ran.
 
         Raises:
             InputError: it cannot be written.
         """
-        content = json.dumps({"passed": self.passed, **asdict(self)}, indent=2) + "\n"
+        values = {"passed": self.passed, **asdict(self)}
+        if engine is not None:
+            values["engine"] = {"passed": engine.passed, **asdict(engine)}
+        content = json.dumps(values, indent=2) + "\n"
         write_whole(path, content.encode(), "the report")
 
 
@@ -136,11 +143,8 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     thresholds = thresholds or THRESHOLDS[precision]
     if precision != "fp32":
         _emulate(model)
-    with torch.inference_mode():
-        parts = torch.split(frames, _FRAMES_AT_ONCE)
-        expected = torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts])
     outputs = _run(model, {"logits", *(output.name for output in model.graph.output)}, frames)
-    measured = _compare(expected.double().numpy(), outputs["logits"].astype(np.float64), outputs.get("mask"))
+    measured = _compare(_expected(folded, frames), outputs["logits"].astype(np.float64), outputs.get("mask"))
     worst = measured.pop("worst")
     failures = _failures(measured, thresholds)
     stream, diverged = None, None
@@ -149,6 +153,7 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         diverged = next((place for place, error in stream.items() if not error <= thresholds.stream), "head")
     return Report(
         sha256=sha256(content),
+        runtime="onnxruntime",
         precision=precision,
         frames=len(frames),
         **measured,
@@ -159,6 +164,54 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     )
 
 
+def check_session(
+    folded: FoldedHTCLIP, path: str | Path, frames: Tensor, thresholds: Thresholds | None = None
+) -> Report:
+    """Run a file as :meth:`ht_kernels.deploy.Session.open` does, an engine on its GPU, against the folded model.
+
+    Args and thresholds as for :func:`check_onnx`.
+
+    Raises:
+        InputError: the file does not fit its manifest, or the frames do not fit.
+        BackendError: it does not run here.
+    """
+    path = Path(path)
+    manifest = read_manifest(manifest_path(path))
+    thresholds = thresholds or THRESHOLDS[manifest.precision]
+    engine = manifest.kind != "onnx"
+    session = Session.open(path, runtime="tensorrt" if engine else "onnxruntime")
+    smallest, _, largest = session.batch
+    parts = []
+    for part in torch.split(frames, largest):
+        filled = torch.cat([part, part[-1:].expand(max(0, smallest - len(part)), -1, -1, -1)])
+        parts.append(session(filled)[: len(part)].cpu())
+    result = torch.cat(parts).numpy()
+    is_mask = session.output == "mask"
+    measured = _compare(
+        _expected(folded, frames), None if is_mask else result.astype(np.float64), result if is_mask else None
+    )
+    del measured["worst"]
+    failures = _failures(measured, thresholds)
+    return Report(
+        sha256=manifest.sha256,
+        runtime=manifest.kind if engine else "onnxruntime",
+        precision=manifest.precision,
+        frames=len(frames),
+        **measured,
+        thresholds=thresholds,
+        failures=failures,
+        diverged="engine" if failures else None,
+        stream=None,
+    )
+
+
+@torch.inference_mode()
+def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Array:
+    """Logits of the folded model in torch."""
+    parts = torch.split(frames, _FRAMES_AT_ONCE)
+    return torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts]).double().numpy()
+
+
 def _precision(model: ModelProto) -> str:
     """Of the matrix products."""
     from onnx import TensorProto
@@ -167,25 +220,30 @@ def _precision(model: ModelProto) -> str:
     return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def _compare(expected: Array, logits: Array, mask: Array | None) -> dict[str, Any]:
-    """What a report says, from logits (B, K, ...), and the worst frame."""
+def _compare(expected: Array, logits: Array | None, mask: Array | None) -> dict[str, Any]:
+    """What a report says, from logits (B, K, ...) or masks or both, and the worst frame."""
     count = len(expected)
-    a, b = expected.reshape(count, -1), logits.reshape(count, -1)
-    error = np.abs(a - b).max(1)
-    relative = error / np.abs(a).max(1)
-    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    theirs, ours = expected.argmax(1), logits.argmax(1) if mask is None else mask
+    cosine = error = relative = None
+    if logits is not None:
+        a, b = expected.reshape(count, -1), logits.reshape(count, -1)
+        error = np.abs(a - b).max(1)
+        relative = error / np.abs(a).max(1)
+        cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    theirs, ours = expected.argmax(1), mask
+    if ours is None:
+        assert logits is not None
+        ours = logits.argmax(1)
     agreement = (theirs == ours).reshape(count, -1).mean(1)
     dice = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
     return {
-        "cosine": float(cosine.min()),
-        "absolute_error": float(error.max()),
-        "relative_error": float(relative.max()),
+        "cosine": None if cosine is None else float(cosine.min()),
+        "absolute_error": None if error is None else float(error.max()),
+        "relative_error": None if relative is None else float(relative.max()),
         "agreement_mean": float(agreement.mean()),
         "agreement_worst": float(agreement.min()),
         "dice_mean": None if dice is None else float(np.mean(dice)),
         "dice_worst": None if dice is None else float(np.min(dice)),
-        "worst": int(relative.argmax()),  # NaN counts as largest
+        "worst": int((1 - agreement if relative is None else relative).argmax()),  # NaN counts as largest
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError
 
+from .engine import load_plugin
 from .folded import FoldedHTCLIP
 from .graph import GraphRunner
 from .manifest import Manifest
@@ -52,12 +53,23 @@ def check_engine(manifest: Manifest) -> None:
         raise BackendError(f"{manifest.file} was built for {built}, and this GPU is {target}: build it for {target}")
 
 
+def runs_here(manifest: Manifest) -> bool:
+    """Whether the engine that a manifest describes is for the current GPU and the library installed."""
+    try:
+        check_engine(manifest)
+    except (InputError, BackendError):
+        return False
+    return True
+
+
 class EngineRuntime:
     """An engine of TensorRT or TensorRT for RTX with its input and output buffers on the current GPU."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         check_engine(manifest)
         trt = importlib.import_module(manifest.kind)
+        if manifest.plugin:
+            load_plugin(trt, manifest.kind)
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(content)
@@ -71,10 +83,12 @@ class EngineRuntime:
         largest = manifest.batch[2]
         self._input = _buffer(manifest.input_shape, manifest.input_type, largest, "cuda")
         self._output = _buffer(manifest.output_shape, manifest.output_type, largest, "cuda")
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # TensorRT synchronises the default one
 
     def __call__(self, frames: Tensor) -> Tensor:
-        count, manifest = len(frames), self._manifest
+        count, manifest, caller = len(frames), self._manifest, torch.cuda.current_stream()
+        result = torch.empty_like(self._output[:count])
+        self._stream.wait_stream(caller)
         with torch.cuda.stream(self._stream):
             self._input[:count].copy_(frames, non_blocking=True)
             self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
@@ -82,8 +96,8 @@ class EngineRuntime:
             self._context.set_tensor_address(manifest.output_name, self._output.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
-            result = self._output[:count].clone()
-        self._stream.synchronize()
+            result.copy_(self._output[:count])
+        caller.wait_stream(self._stream)
         return result
 
 

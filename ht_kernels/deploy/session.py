@@ -18,7 +18,7 @@ from ht_kernels.errors import BackendError, InputError
 from .cache import cached
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, manifest_path, read_manifest, sha256
-from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, check_engine, gpu_target
+from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, gpu_target, runs_here
 
 RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
 """Best first."""
@@ -186,10 +186,9 @@ def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], Non
 
     def good(folder: Path) -> bool:
         try:
-            check_engine(read_manifest(folder / "model.engine.json"))
-        except (InputError, BackendError):
+            return runs_here(read_manifest(folder / "model.engine.json"))
+        except InputError:
             return False
-        return True
 
     folder = cached(key, make, good)
     built = read_manifest(folder / "model.engine.json")
