@@ -35,6 +35,17 @@ ht_status check_shape(const ht_adapter_shape* s) {
   return HT_OK;
 }
 
+ht_status check_filter_shape(const ht_filter_shape* s) {
+  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
+  if (s->batch < 0 || s->channels < 0 || s->height < 1 || s->width < 1) {
+    return fail(HT_INVALID_ARGUMENT, "height and width must be positive, batch and channels not negative");
+  }
+  if (s->masks != 1 && s->masks != s->channels) {
+    return fail(HT_INVALID_ARGUMENT, "masks must be 1 or the number of channels, got %lld", (long long)s->masks);
+  }
+  return HT_OK;
+}
+
 }  // namespace ht
 
 extern "C" const char* ht_last_error(void) { return last_error; }

@@ -9,5 +9,6 @@ namespace ht {
 __attribute__((format(printf, 2, 3))) ht_status fail(ht_status status, const char* format, ...);
 
 ht_status check_shape(const ht_adapter_shape* shape);
+ht_status check_filter_shape(const ht_filter_shape* shape);
 
 }  // namespace ht

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import cpu, retire
+from .backends import cpu, cuda, retire
 from .errors import BackendError
 
 _library: Any = torch.library.Library("ht_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("spectral_filter(Tensor x, Tensor mask, str backend) -> Tensor")
 _library.define("spectral_filter_backward(Tensor grad_out, Tensor x, Tensor mask, str backend) -> (Tensor, Tensor)")
 
-_FILTER: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {"cpu": cpu.spectral_filter}
+_FILTER: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
+    "cuda": cuda.spectral_filter,
+    "cpu": cpu.spectral_filter,
+}
 """By backend: fill the last argument, contiguous, with the filter of ``x`` and ``mask``."""
 _FILTER_BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]] = {
     "cpu": cpu.spectral_filter_backward

@@ -16,8 +16,8 @@ void forward(const Sizes& sizes, float eps, int dtype, bool tf32, const WeightsA
   const ht_adapter_shape s = shape(sizes, eps);
   const auto f = [&](int i) { return pointer<const float>(w[i]); };
   const auto matrix = [&](int i) { return pointer<const void>(w[i]); };
-  const ht_adapter_weights_cuda weights{matrix(0), f(1), f(2), f(3),       f(4),  f(5),       f(6),
-                                        f(7),      f(8), f(9), matrix(10), f(11), matrix(12), f(13)};
+  const ht_adapter_weights_cuda weights{matrix(0), f(1), f(2),       f(3),  f(4),       f(5),  f(6), f(7),
+                                        f(8),      f(9), matrix(10), f(11), matrix(12), f(13), f(14)};
   check(ht_adapter_forward_cuda(&s, &weights, static_cast<ht_dtype>(dtype), tf32, tokens(x), tokens(out),
                                 pointer<void>(memory), pointer<void>(stream)));
 }

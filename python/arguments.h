@@ -13,6 +13,7 @@
 using Address = std::uintptr_t;
 using TokensArgument = std::array<std::int64_t, 3>;  // address, batch stride, token stride
 using Sizes = std::array<std::int64_t, 9>;           // ht_adapter_shape without eps
+using FilterSizes = std::array<std::int64_t, 5>;     // ht_filter_shape
 using WeightsArgument = std::array<Address, 15>;
 
 template <class T>
@@ -25,6 +26,8 @@ inline ht_tokens tokens(const TokensArgument& t) { return {pointer<void>(static_
 inline ht_adapter_shape shape(const Sizes& s, float eps) {
   return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], eps};
 }
+
+inline ht_filter_shape filter_shape(const FilterSizes& s) { return {s[0], s[1], s[2], s[3], s[4]}; }
 
 inline void check(ht_status status) {
   if (status == HT_INVALID_ARGUMENT) throw std::invalid_argument(ht_last_error());

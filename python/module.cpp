@@ -6,12 +6,14 @@ void bind_adapter(pybind11::module_& m);
 void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
 void bind_spectral_filter(pybind11::module_& m);
+void bind_spectral_filter_cuda(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels. Called by ht_kernels.operators, which checks what it passes.";
   bind_adapter(m);
 #if defined(HT_KERNELS_WITH_CUDA)
   bind_adapter_cuda(m);
+  bind_spectral_filter_cuda(m);
 #endif
   bind_build_info(m);
   bind_spectral_filter(m);

@@ -7,10 +7,6 @@ namespace py = pybind11;
 
 namespace {
 
-using FilterSizes = std::array<std::int64_t, 5>;  // ht_filter_shape
-
-ht_filter_shape filter_shape(const FilterSizes& s) { return {s[0], s[1], s[2], s[3], s[4]}; }
-
 void forward(const FilterSizes& sizes, Address x, Address mask, Address out, int threads) {
   const ht_filter_shape s = filter_shape(sizes);
   void* memory = workspace(ht_spectral_filter_workspace_cpu(&s, 0, threads));

@@ -6,22 +6,27 @@ The kernels' own source runs on the CPU in tests/cpp/test_cuda.cpp.
 from __future__ import annotations
 
 import copy
+import ctypes
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from adapters import random_adapter, relative_error
+from small_towers import shake
+from torch import Tensor
 
 import ht_kernels as ht
 from ht_kernels import backends
-from ht_kernels.backends import CAN_RUN, Case, cuda
+from ht_kernels.backends import CAN_FILTER, CAN_RUN, Case, FilterCase, core, cuda, reference
 from ht_kernels.backends.cuda import architecture_reason
-from ht_kernels.fold import cast_matrices, fold_adapter
-from ht_kernels.functional import ht_adapter
+from ht_kernels.fold import cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
+from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
 from ht_kernels.published import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +70,73 @@ def test_the_reason_on_the_cpu() -> None:
     assert reason is not None and re.search("GPU|no CUDA kernels|could not be imported", reason)
     with pytest.raises(RuntimeError, match="backend 'cuda' was asked for by name but cannot run this call"):
         ht_adapter(torch.randn(1, 5, 16), fold_adapter(random_adapter("hybrid", 16, 8).float()), (2, 2), backend="cuda")
+
+
+def test_the_reasons_of_the_spectral_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "module", SimpleNamespace(adapter_forward_cuda=None))
+    monkeypatch.setattr(cuda, "_device_reason", lambda index: None)
+    gpu, can_filter = torch.device("cuda", 0), CAN_FILTER["cuda"]
+    assert can_filter(FilterCase(gpu, torch.bfloat16, (64, 3), False)) is None
+    assert can_filter(FilterCase(gpu, torch.float32, (4, 4), True)) == (
+        "it is for inference: it has no gradients and no dropout"
+    )
+    assert "x is torch.float64" in str(can_filter(FilterCase(gpu, torch.float64, (4, 4), False)))
+    assert "up to 64x64, and this one is 4x65" in str(can_filter(FilterCase(gpu, torch.float32, (4, 65), False)))
+    for spectral, grid in ((True, (64, 64)), (False, (65, 64))):
+        assert CAN_RUN["cuda"](Case(gpu, torch.float32, 768, 64, grid, 1, False, spectral)) is None
+    large = Case(gpu, torch.float32, 768, 64, (65, 64), 1, False, True)
+    assert "up to 64x64, and this one is 65x64" in str(CAN_RUN["cuda"](large))
+
+
+def at(address: int, *shape: int) -> Tensor:
+    """float32 numbers in memory."""
+    memory = (ctypes.c_float * torch.Size(shape).numel()).from_address(address)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_adapter_gets_its_mask_on_the_grid(monkeypatch: pytest.MonkeyPatch, form: str, dtype: torch.dtype) -> None:
+    found = []
+
+    def launch(sizes: tuple[int, ...], eps: float, kind: int, tf32: bool, addresses: list[int], *rest: object) -> None:
+        found.append(at(addresses[14], sizes[8], 3, 3, 2).clone())
+
+    no_driver.replace(monkeypatch, launch)
+    adapter = shake(ht.HTAdapter(16, 8, spectral=form, grid=(3, 4))).eval()
+    x = torch.randn(2, 13, 16, dtype=dtype)
+    with torch.no_grad():
+        folded = fold_adapter(adapter)
+        adapter(x, (3, 4))
+        ht_adapter(x, folded, (3, 4))
+        ht_adapter(x, cast_matrices(folded, dtype), (3, 4))
+        expected = on_grid(folded, (3, 4)).mask
+    assert len(found) == 3 and all(torch.equal(mask, expected) for mask in found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_filter_by_itself(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """What a launch gets, and that it is what the result comes from."""
+    launches = []
+
+    def launch(sizes: tuple[int, ...], dtype: int, x: int, mask: int, out: int, stream: int) -> None:
+        *shape, masks = sizes
+        pairs = at(mask, masks, shape[2], shape[3] // 2 + 1, 2)
+        at(out, *shape).copy_(reference.spectral_filter(at(x, *shape), pairs))
+        launches.append((dtype, mask % 16))
+
+    monkeypatch.setattr(core, "module", SimpleNamespace(spectral_filter_cuda=launch))
+    monkeypatch.setitem(CAN_FILTER, "cuda", lambda case: "it has no gradients" if case.needs_grad else None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0, raising=False)
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 5, 3).transpose(2, 3)
+    shape = {"full": (6, 3, 3), "shared": (1, 3, 3), "radial": (6, 5)}[form]
+    numbers = torch.randn(1 + torch.Size(shape).numel(), dtype=torch.float32 if form == "radial" else torch.complex64)
+    mask = numbers[1:].view(shape)  # does not start at a multiple of 16 bytes
+    whole = radial_mask(mask, (3, 5)) if form == "radial" else mask
+    torch.testing.assert_close(spectral_filter(x, mask, form), reference.spectral_filter(x, mask_pairs(whole)))
+    assert launches == [(0, 0)]
 
 
 def _adapter() -> ht.HTAdapter:
@@ -133,7 +205,7 @@ def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype) -> None:
 def test_registers_hold_everything(tmp_path: Path) -> None:
     """ptxas' own report: no kernel keeps registers in memory, on the oldest and newest targets with tensor cores."""
     reports = ""
-    for stage in ("down_project", "mix_and_up_project"):
+    for stage in ("down_project", "mix_and_up_project", "spectral_filter"):
         command = ["nvcc", "-std=c++17", "-O3", "-Xptxas", "-v", "-cubin", "-I", ROOT / "csrc", "-I"]
         for arch in ("sm_80", "sm_120"):
             source = ROOT / "csrc" / "cuda" / f"{stage}.cu"
@@ -146,7 +218,7 @@ def test_registers_hold_everything(tmp_path: Path) -> None:
             reports += done.stderr + done.stdout
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", reports)
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", reports)]
-    assert len(spills) == len(registers) == 2 * (20 + 8)
+    assert len(spills) == len(registers) == 2 * (20 + 8 + 3)
     assert all(spill == ("0", "0") for spill in spills)
     assert max(registers) <= 255
 
@@ -174,3 +246,22 @@ def test_numbers(variant: str, dtype: torch.dtype, batch: int) -> None:
             plain = copy.deepcopy(low_published).double()(x.double(), (14, 14)) - x.double()
             bound = 1.5 * relative_error(low_published(x, (14, 14)).double() - x.double(), plain)
     assert error <= bound
+
+
+@needs_gpu
+@pytest.mark.parametrize("grid", [(14, 14), (2, 2), (7, 12), (37, 31), (64, 64)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-8), (torch.float16, 2**-10)])
+def test_spectral_numbers(dtype: torch.dtype, bound: float, grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 40, *grid, device="cuda", dtype=dtype)
+    mask = torch.randn(40, grid[0], grid[1] // 2 + 1, device="cuda", dtype=torch.complex64)
+    filtered = spectral_filter(x, mask, backend="cuda")
+    assert torch.equal(filtered, spectral_filter(x, mask, backend="cuda"))
+    assert relative_error(filtered, spectral_filter(x.double(), mask.to(torch.complex128))) <= bound
+    adapter = shake(ht.HTAdapter(192, 64, spectral="full", grid=grid)).to("cuda", dtype).eval()
+    tokens = torch.randn(2, 1 + grid[0] * grid[1], 192, device="cuda", dtype=dtype)
+    with torch.no_grad():
+        expected = copy.deepcopy(adapter).double()(tokens.double(), grid)
+        out = ht_adapter(tokens, fold_adapter(adapter), grid, backend="cuda")
+    residual = tokens.double() if dtype == torch.float32 else 0
+    assert relative_error(out - residual, expected - residual) <= bound

@@ -359,9 +359,20 @@ def test_deploy_imports_no_onnx() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("variant", ["hybrid", "baseline"])
-def test_adapters_as_plugin_nodes(precision: str, variant: str, tmp_path: Path) -> None:
-    folded = folded_model("timm", variant=variant)
+@pytest.mark.parametrize(
+    ("variant", "spectral", "inputs"),
+    [
+        ("hybrid", None, 15),
+        ("baseline", None, 11),
+        ("hybrid", "full", 16),
+        ("hybrid", "radial", 16),
+        ("freq_enhanced", "shared", 12),
+    ],
+)
+def test_adapters_as_plugin_nodes(
+    precision: str, variant: str, spectral: str | None, inputs: int, tmp_path: Path
+) -> None:
+    folded = fold(small_model("timm", variant=variant, spectral=spectral).float())
     manifest = export_onnx(folded, tmp_path / "model.onnx", precision=precision, plugin=True)
     assert manifest.plugin and read_manifest(tmp_path / "model.json") == manifest
     model = onnx.load(tmp_path / "model.onnx")
@@ -375,11 +386,20 @@ def test_adapters_as_plugin_nodes(precision: str, variant: str, tmp_path: Path) 
         assert (given["grid_height"], given["grid_width"], given["prefix_tokens"]) == (*folded.grid, 1)
         assert (given["plugin_namespace"], given["plugin_version"]) == (b"ht_kernels", b"1")
         weights = [w for w in adapter.values() if w is not None]
-        assert len(node.input) == 1 + len(weights) == (15 if variant == "hybrid" else 11)
+        assert len(node.input) == 1 + len(weights) == inputs
+        end = len(weights) - (spectral is not None)
         narrow = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT
         for place, (name, weight) in enumerate(zip(node.input[1:], weights, strict=True), 1):
-            matrix = place in (1, len(weights) - 3, len(weights) - 1)  # as adapter_plugin.cpp counts
+            matrix = place in (1, end - 3, end - 1)  # as adapter_plugin.cpp counts
             assert constants[name].data_type == (narrow if matrix else onnx.TensorProto.FLOAT), name
             assert tuple(constants[name].dims) == tuple(weight.shape)
     with pytest.raises(InputError, match="ONNX Runtime cannot run the export"):
         check_onnx(folded, tmp_path / "model.onnx", some_frames(folded, 1))
+
+
+def test_the_plugin_takes_spectral_filters_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = fold(small_model("timm", spectral="radial").float())
+    monkeypatch.setattr("ht_kernels.deploy.onnx_model.MAX_SIDE", folded.grid[0] - 1)
+    with pytest.raises(InputError, match=r"adapters\.0 has a spectral filter on .*: export without the plugin"):
+        export_onnx(folded, tmp_path / "model.onnx", plugin=True)
+    assert not list(tmp_path.iterdir())

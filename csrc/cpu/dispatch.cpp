@@ -63,11 +63,8 @@ ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype
 }
 
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
-  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
-  if (s->batch < 0 || s->channels < 0 || s->height < 1 || s->width < 1)
-    return fail(HT_INVALID_ARGUMENT, "height and width must be positive, batch and channels not negative");
-  if (s->masks != 1 && s->masks != s->channels)
-    return fail(HT_INVALID_ARGUMENT, "masks must be 1 or the number of channels, got %lld", (long long)s->masks);
+  const ht_status status = ht::check_filter_shape(s);
+  if (status != HT_OK) return status;
   if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   return HT_OK;

@@ -1,7 +1,7 @@
-// The C interface on the GPU: checks, the division of work, two launches.
+// The C interface of the adapter on the GPU: checks, the division of work, two launches, three with a spectral filter.
 
+#include "checks.h"
 #include "stages.h"
-#include "status.h"
 
 namespace {
 
@@ -18,18 +18,16 @@ int64_t h_bytes(const ht_adapter_shape& s, ht_dtype dtype) {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-ht_status check(const ht_adapter_shape& s, const ht_adapter_weights_cuda* w, ht_dtype dtype, const ht_tokens& x,
-                const ht_tokens& out, const void* workspace) {
+ht_status check_arguments(const ht_adapter_shape& s, const ht_adapter_weights_cuda* w, ht_dtype dtype,
+                          const ht_tokens& x, const ht_tokens& out, const void* workspace) {
   using ht::fail;
-  if (dtype != HT_FLOAT32 && dtype != HT_BFLOAT16 && dtype != HT_FLOAT16) {
-    return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32, HT_BFLOAT16 or HT_FLOAT16");
-  }
+  const ht_status status = check_dtype(dtype);
+  if (status != HT_OK) return status;
   if (s.dim % kVector || s.bottleneck % kVector || s.bottleneck > kMaxChannels) {
     return fail(HT_INVALID_ARGUMENT,
                 "dim and bottleneck must be multiples of 8, bottleneck at most %d, got %lld and %lld", kMaxChannels,
                 (long long)s.dim, (long long)s.bottleneck);
   }
-  if (s.masks) return fail(HT_INVALID_ARGUMENT, "the CUDA kernels have no spectral filter");
   if (!w || !workspace) return fail(HT_INVALID_ARGUMENT, "weights and workspace must not be NULL");
   const void* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
                           w->scale_kernels, w->scale_bias, w->mix_weight, w->up_weight, w->up_bias};
@@ -44,12 +42,7 @@ ht_status check(const ht_adapter_shape& s, const ht_adapter_weights_cuda* w, ht_
       return fail(HT_INVALID_ARGUMENT, "x and out must be aligned to 16 bytes, with strides that are multiples of 8");
     }
   }
-  return HT_OK;
-}
-
-ht_status check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return HT_OK;
-  return ht::fail(HT_CUDA_ERROR, "%s: %s", what, cudaGetErrorString(error));
+  return s.masks ? check_mask(w->mask, s.grid_height, s.grid_width) : HT_OK;
 }
 
 cudaError_t current_device(Device& device) {
@@ -74,7 +67,8 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   const int prefix = static_cast<int>(s.prefix_tokens), height = static_cast<int>(s.grid_height);
   const int width = static_cast<int>(s.grid_width), tokens = prefix + height * width;
   T* h = reinterpret_cast<T*>(workspace);
-  float* sums = hidden ? reinterpret_cast<float*>(workspace + h_bytes(s, dtype)) : nullptr;
+  T* filtered = s.masks ? reinterpret_cast<T*>(workspace + h_bytes(s, dtype)) : nullptr;
+  float* sums = hidden ? reinterpret_cast<float*>(workspace + (s.masks ? 2 : 1) * h_bytes(s, dtype)) : nullptr;
 
   DownProject<T> down{};
   down.x = static_cast<const T*>(x.data), down.batch_stride = x.batch_stride, down.token_stride = x.token_stride;
@@ -85,14 +79,25 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   status = check(launch_down_project(down, images, plan, tensor_cores, stream), "down_project did not start");
   if (status != HT_OK) return status;
 
+  if (s.masks) {
+    SpectralFilter<T> filter{};
+    const int64_t first_patch = int64_t{prefix} * channels;
+    filter.x = h + first_patch, filter.out = filtered + first_patch;
+    filter.image_stride = int64_t{tokens} * channels, filter.channel_stride = 1, filter.patch_stride = channels;
+    filter.mask = reinterpret_cast<const float2*>(w.mask);
+    filter.channels = channels, filter.masks = static_cast<int>(s.masks), filter.height = height, filter.width = width;
+    status = check(launch_spectral_filter(filter, images, stream), "spectral_filter did not start");
+    if (status != HT_OK) return status;
+  }
+
   MixAndUpProject<T> mix{};
   mix.noise = {sums,          hidden ? w.hidden_weight : nullptr,
                w.hidden_bias, w.score_weight,
                w.score_bias,  plan.down_tiles,
                channels,      hidden,
                height * width};
-  mix.depthwise = {h,     w.scale_kernels,           w.scale_bias, tokens, channels, prefix, height,
-                   width, static_cast<int>(s.scales)};
+  mix.depthwise = {h,        filtered, w.scale_kernels, w.scale_bias, tokens,
+                   channels, prefix,   height,          width,        static_cast<int>(s.scales)};
   mix.mix_weight = {static_cast<const T*>(w.mix_weight), channels, channels}, mix.mix_bias = w.mix_bias;
   mix.up_weight = {static_cast<const T*>(w.up_weight), dim, channels}, mix.up_bias = w.up_bias;
   mix.x = down.x, mix.x_batch_stride = x.batch_stride, mix.x_token_stride = x.token_stride;
@@ -108,14 +113,14 @@ extern "C" {
 size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype dtype) {
   const int64_t tokens = shape->prefix_tokens + shape->grid_height * shape->grid_width;
   const int64_t tiles = (tokens + NarrowTile::kRows - 1) / NarrowTile::kRows;
-  return h_bytes(*shape, dtype) + shape->batch * tiles * shape->bottleneck * sizeof(float);
+  return (shape->masks ? 2 : 1) * h_bytes(*shape, dtype) + shape->batch * tiles * shape->bottleneck * sizeof(float);
 }
 
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
                                   int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream) {
   ht_status status = ht::check_shape(shape);
   if (status != HT_OK || shape->batch == 0) return status;
-  status = check(*shape, weights, dtype, x, out, workspace);
+  status = check_arguments(*shape, weights, dtype, x, out, workspace);
   if (status != HT_OK) return status;
   char* memory = static_cast<char*>(workspace);
   const cudaStream_t s = static_cast<cudaStream_t>(stream);

@@ -17,6 +17,7 @@ constexpr int kRun = 8;  // patches of a row that a warp has at once
 template <class T>
 struct Depthwise {
   const T* h;                  // (B, N, C)
+  const T* filtered;           // (B, N, C): patches of h behind the spectral filter; NULL without one
   const float* scale_kernels;  // (S, C, 7, 7)
   const float* scale_bias;     // (S, C)
   int tokens, channels, prefix, height, width, scales;
@@ -47,7 +48,8 @@ __device__ void convolve(const Depthwise<T>& p, int image, int first_token, int 
   const int first = max(0, first_token - p.prefix);
   const int last = min(first_token + rows, p.tokens) - p.prefix;  // one behind
   if (first >= last) return;
-  const T* h = p.h + (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
+  const int64_t offset = (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
+  const T* source = (p.filtered ? p.filtered : p.h) + offset;
   const int runs = (p.width + kRun - 1) / kRun, run_width = (p.width + runs - 1) / runs;
   const int first_row = first / p.width, count = (last - 1) / p.width - first_row + 1;
   const int pairs = p.channels / 2, groups = (pairs + kLanes - 1) / kLanes;
@@ -64,7 +66,7 @@ __device__ void convolve(const Depthwise<T>& p, int image, int first_token, int 
     for (int dy = 0; dy < kSide; ++dy) {
       const int from_row = row + dy - kMargin;
       if (from_row < 0 || from_row >= p.height) continue;
-      const T* line = h + from_row * p.width * p.channels + channel;
+      const T* line = source + from_row * p.width * p.channels + channel;
       float2 value[kRun + kSide - 1];
 #pragma unroll
       for (int i = 0; i < kRun + kSide - 1; ++i) {
@@ -85,9 +87,13 @@ __device__ void convolve(const Depthwise<T>& p, int image, int first_token, int 
     }
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      if (begin + i < end) {
-        store_pair(y + (p.prefix + row * p.width + begin + i - first_token) * stride + channel, sum[i]);
+      if (begin + i >= end) continue;
+      const int patch = row * p.width + begin + i;
+      if (p.filtered) {
+        const float2 residual = load_pair(p.h + offset + patch * p.channels + channel);
+        sum[i] = make_float2(sum[i].x + residual.x, sum[i].y + residual.y);
       }
+      store_pair(y + (p.prefix + patch - first_token) * stride + channel, sum[i]);
     }
   }
 }

@@ -73,6 +73,29 @@ struct Pair<__half> {
   __device__ static uint32_t narrow(float2 values) { return as<uint32_t>(__floats2half2_rn(values.x, values.y)); }
 };
 
+// One number.
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
+
+template <class T>
+__device__ T narrow(float value);
+
+template <>
+__device__ __forceinline__ float narrow(float value) {
+  return value;
+}
+
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrow(float value) {
+  return __float2bfloat16_rn(value);
+}
+
+template <>
+__device__ __forceinline__ __half narrow(float value) {
+  return __float2half_rn(value);
+}
+
 template <class T>
 __device__ void Pack<T>::widen(float (&to)[kVector]) const {
 #pragma unroll

@@ -112,17 +112,23 @@ typedef struct {
   const float* mix_bias;      /* (C) */
   const void* up_weight;      /* (D, C) */
   const float* up_bias;       /* (D) */
+  const float* mask;          /* (masks, H, W / 2 + 1, 2), real and imaginary parts; NULL without a spectral filter */
 } ht_adapter_weights_cuda;
 
 /* Bytes of device memory, aligned to 256, that the call below needs. */
 size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype dtype);
 
-/* out = adapter(x) on the current device, for inference: two kernels are added to the stream (a cudaStream_t), nothing
- * is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out are aligned to 16 bytes, with
- * strides that are multiples of 8, and may not overlap. There is no spectral filter. tf32 allows tensor cores to round
- * float32 products to TF32. */
+/* out = adapter(x) on the current device, for inference: two kernels, three with a spectral filter, are added to the
+ * stream (a cudaStream_t), nothing is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out
+ * are aligned to 16 bytes, with strides that are multiples of 8, and may not overlap. With a spectral filter H and W
+ * are at most 64. tf32 allows tensor cores to round float32 products to TF32. */
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
                                   int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream);
+
+/* out = irfft2(mask * rfft2(x)) on the current device: one kernel is added to the stream. x and out are contiguous and
+ * in dtype, mask (masks, H, W / 2 + 1, 2) is aligned to 8 bytes. H and W are at most 64. */
+ht_status ht_spectral_filter_cuda(const ht_filter_shape* shape, ht_dtype dtype, const void* x, const float* mask,
+                                  void* out, void* stream);
 
 /* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable HT_KERNELS_CPU, read once,
  * may name a lower one than the machine has. */

@@ -13,7 +13,8 @@ namespace {
 constexpr int kX = 0, kDownWeight = 1, kScaleKernels = 5, kHiddenWeight = 7;
 
 bool is_matrix(int input, int inputs) {
-  return input == kDownWeight || input == inputs - 4 || input == inputs - 2;  // down, mix and up
+  const int end = inputs - is_masked(inputs);
+  return input == kDownWeight || input == end - 4 || input == end - 2;  // down, mix and up
 }
 
 bool to_dtype(DataType type, ht_dtype& dtype) {
@@ -82,21 +83,22 @@ int32_t AdapterPlugin::configurePlugin(const DynamicPluginTensorDesc*, int32_t i
   return is_inputs(inputs) && outputs == 1 ? 0 : -1;
 }
 
-ht_adapter_shape AdapterPlugin::shape(const Dims& x, const Dims& kernels, int64_t hidden) const noexcept {
+ht_adapter_shape AdapterPlugin::shape(const Dims& x, const Dims& kernels, int64_t hidden,
+                                      int64_t masks) const noexcept {
   ht_adapter_shape shape{};
   shape.batch = x.d[0], shape.dim = x.d[2];
   shape.scales = kernels.d[0], shape.bottleneck = kernels.d[1];
-  shape.hidden = hidden;
+  shape.hidden = hidden, shape.masks = masks;
   shape.grid_height = settings_.grid_height, shape.grid_width = settings_.grid_width;
   shape.prefix_tokens = settings_.prefix_tokens, shape.eps = settings_.eps;
   return shape;
 }
 
-size_t AdapterPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t, const DynamicPluginTensorDesc*,
-                                       int32_t) const noexcept {
+size_t AdapterPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_t inputs,
+                                       const DynamicPluginTensorDesc*, int32_t) const noexcept {
   ht_dtype dtype;
   if (!to_dtype(in[kX].desc.type, dtype)) return 0;
-  const ht_adapter_shape largest = shape(in[kX].max, in[kScaleKernels].max, 0);
+  const ht_adapter_shape largest = shape(in[kX].max, in[kScaleKernels].max, 0, is_masked(inputs));
   return ht_adapter_forward_workspace_cuda(&largest, dtype);
 }
 
@@ -106,15 +108,19 @@ int32_t AdapterPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs,
   const Dims& x = in[kX].dims;
   inputs_ = inputs;
   const int64_t tokens = settings_.prefix_tokens + int64_t{settings_.grid_height} * settings_.grid_width;
-  return x.nbDims == 3 && x.d[1] == tokens && in[kScaleKernels].dims.nbDims == 4 ? 0 : -1;
+  if (x.nbDims != 3 || x.d[1] != tokens || in[kScaleKernels].dims.nbDims != 4) return -1;
+  if (!is_masked(inputs)) return 0;
+  const Dims& mask = in[inputs - 1].dims;
+  return mask.nbDims == 4 && mask.d[1] == settings_.grid_height && mask.d[2] == settings_.grid_width / 2 + 1 ? 0 : -1;
 }
 
 int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, const void* const* inputs,
                                void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
   ht_dtype dtype;
   if (!to_dtype(in[kX].type, dtype)) return -1;
-  const bool several = inputs_ == 1 + kWeights;
-  const ht_adapter_shape call = shape(in[kX].dims, in[kScaleKernels].dims, several ? in[kHiddenWeight].dims.d[0] : 0);
+  const bool several = is_several_scales(inputs_), masked = is_masked(inputs_);
+  const ht_adapter_shape call = shape(in[kX].dims, in[kScaleKernels].dims, several ? in[kHiddenWeight].dims.d[0] : 0,
+                                      masked ? in[inputs_ - 1].dims.d[0] : 0);
   int next = kDownWeight;
   const auto numbers = [&] { return static_cast<const float*>(inputs[next++]); };
   ht_adapter_weights_cuda weights{};
@@ -127,6 +133,7 @@ int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDes
   }
   weights.mix_weight = inputs[next++], weights.mix_bias = numbers();
   weights.up_weight = inputs[next++], weights.up_bias = numbers();
+  if (masked) weights.mask = numbers();
   const Dims& dims = in[kX].dims;
   const auto tokens = [&](const void* data) {
     return ht_tokens{const_cast<void*>(data), dims.d[1] * dims.d[2], dims.d[2]};

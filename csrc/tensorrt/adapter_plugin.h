@@ -1,7 +1,8 @@
 // The adapter as a TensorRT plugin, on the CUDA kernels; TensorRT 10 and 11.
 //
 // Inputs: x (B, N, D) in float32, float16 or bfloat16, then the folded weights in the order of
-// ht_adapter_weights_cuda, without the hidden_* and score_* ones where there is one scale. Output: x's shape and type.
+// ht_adapter_weights_cuda, without the hidden_* and score_* ones where there is one scale and without mask where there
+// is no spectral filter. Output: x's shape and type.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -18,8 +19,13 @@ constexpr const char* kName = "adapter_inference";
 constexpr const char* kNamespace = "ht_kernels";
 constexpr const char* kVersion = "1";
 
+// Without a mask. The number of inputs tells what they are.
 constexpr int kWeights = 14, kWeightsOfOneScale = 10;
-constexpr bool is_inputs(int count) { return count == 1 + kWeights || count == 1 + kWeightsOfOneScale; }
+constexpr bool is_several_scales(int inputs) { return inputs == 1 + kWeights || inputs == 2 + kWeights; }
+constexpr bool is_masked(int inputs) { return inputs == 2 + kWeights || inputs == 2 + kWeightsOfOneScale; }
+constexpr bool is_inputs(int count) {
+  return is_several_scales(count) || is_masked(count) || count == 1 + kWeightsOfOneScale;
+}
 
 // What a node says besides its inputs.
 struct Settings {
@@ -64,7 +70,8 @@ class AdapterPlugin final : public nvinfer1::IPluginV3,
 
  private:
   // Sizes of a call; its batch is that of `x`, which may be -1 while building.
-  ht_adapter_shape shape(const nvinfer1::Dims& x, const nvinfer1::Dims& kernels, int64_t hidden) const noexcept;
+  ht_adapter_shape shape(const nvinfer1::Dims& x, const nvinfer1::Dims& kernels, int64_t hidden,
+                         int64_t masks) const noexcept;
 
   Settings settings_;
   int32_t inputs_ = 0;

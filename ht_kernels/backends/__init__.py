@@ -74,7 +74,7 @@ CAN_RUN: dict[str, Callable[[Case], str | None]] = {
 """Every backend by name, best first."""
 
 CAN_FILTER: dict[str, Callable[[FilterCase], str | None]] = {
-    "cuda": lambda case: cuda.NO_SPECTRAL,
+    "cuda": cuda.can_filter,
     "cpu": cpu.can_filter,
     "triton": lambda case: triton.NO_SPECTRAL,
     "reference": _reference_can_run,

@@ -1,4 +1,4 @@
-"""The compiled CUDA backend: two kernels behind ``ht_kernels._C`` for inference, in float32, float16 and bfloat16."""
+"""The compiled CUDA backend: kernels behind ``ht_kernels._C`` for inference, in float32, float16 and bfloat16."""
 
 from __future__ import annotations
 
@@ -14,15 +14,34 @@ from ht_kernels.errors import BackendError
 from . import core
 
 if TYPE_CHECKING:
-    from . import Case
+    from . import Case, FilterCase
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # ht_dtype
 _MAX_BOTTLENECK = 128
-NO_SPECTRAL = "it has no spectral filter"
+MAX_SIDE = 64
+"""Of a grid with a spectral filter."""
 
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
+    if reason := _reason(case) or (_grid_reason(case.grid) if case.spectral else None):
+        return reason
+    if case.dim % 8 or case.bottleneck % 8 or case.bottleneck > _MAX_BOTTLENECK:
+        return (
+            f"it needs a width and a bottleneck that are multiples of 8, the bottleneck at most {_MAX_BOTTLENECK}, "
+            f"and they are {case.dim} and {case.bottleneck}"
+        )
+    return _device_reason(case.device.index) or core.transforms_reason()
+
+
+def can_filter(case: FilterCase) -> str | None:
+    """None when this backend can run the spectral filter ``case``, else the reason."""
+    reason = _reason(case) or _grid_reason(case.grid)
+    return reason or _device_reason(case.device.index) or core.transforms_reason()
+
+
+def _reason(case: Case | FilterCase) -> str | None:
+    """Why no kernel can run ``case``, the GPU aside."""
     if core.module is None:
         return core.missing
     if not hasattr(core.module, "adapter_forward_cuda"):
@@ -31,16 +50,15 @@ def can_run(case: Case) -> str | None:
         return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
     if case.needs_grad:
         return "it is for inference: it has no gradients and no dropout"
-    if case.spectral:
-        return NO_SPECTRAL
     if case.dtype not in _DTYPES:
         return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
-    if case.dim % 8 or case.bottleneck % 8 or case.bottleneck > _MAX_BOTTLENECK:
-        return (
-            f"it needs a width and a bottleneck that are multiples of 8, the bottleneck at most {_MAX_BOTTLENECK}, "
-            f"and they are {case.dim} and {case.bottleneck}"
-        )
-    return _device_reason(case.device.index) or core.transforms_reason()
+    return None
+
+
+def _grid_reason(grid: tuple[int, int]) -> str | None:
+    if max(grid) <= MAX_SIDE:
+        return None
+    return f"its spectral filter takes grids of up to {MAX_SIDE}x{MAX_SIDE}, and this one is {grid[0]}x{grid[1]}"
 
 
 @core.constant_for_compilers
@@ -117,6 +135,25 @@ def plan(
         return out if target is out else out.copy_(target)
 
     return run
+
+
+def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2).
+
+    Raises:
+        BackendError: the driver refused the launch.
+    """
+    assert core.module is not None, core.missing
+    x, mask = x.contiguous(), mask.contiguous()
+    if mask.data_ptr() % core.ALIGNMENT:
+        mask = mask.clone()
+    with torch.cuda.device(x.device):
+        stream = torch._C._cuda_getCurrentRawStream(x.device.index)
+        sizes, addresses = (*x.shape, mask.shape[0]), [t.data_ptr() for t in (x, mask, out)]
+        try:
+            core.module.spectral_filter_cuda(sizes, _DTYPES[x.dtype], *addresses, stream)
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
 
 
 def _fits(t: Tensor) -> bool:

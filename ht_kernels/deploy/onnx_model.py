@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 import ht_kernels
+from ht_kernels.backends.cuda import MAX_SIDE
 from ht_kernels.errors import InputError
 from ht_kernels.fold import MATRICES, FoldedLevel, fourier_matrices
 
@@ -168,8 +169,11 @@ def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], 
 
 def _plugin_adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
     """One node for the plugin of csrc/tensorrt, with the inputs and attributes that it documents."""
-    if adapter.mask is not None:
-        raise InputError(f"{scope} has a spectral filter, which the plugin has not: export without the plugin")
+    if adapter.mask is not None and max(grid) > MAX_SIDE:
+        raise InputError(
+            f"{scope} has a spectral filter on a grid of {grid[0]}x{grid[1]}, and the plugin takes up to "
+            f"{MAX_SIDE}x{MAX_SIDE}: export without the plugin"
+        )
     weights = [
         g.constant(f"{scope}.{name}", weight, g.narrow if name in MATRICES else FLOAT)
         for name, weight in adapter.values()._asdict().items()

@@ -68,16 +68,16 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
     for (int64_t d = 0; d < c.dim; ++d) wide[t * step + d] = in.x[t * c.dim + d];
   }
   std::vector<std::unique_ptr<Device>> weights;
-  const void* p[14];
-  for (int i = 0; i < 14; ++i) {
+  const void* p[15];
+  for (int i = 0; i < 15; ++i) {
     const bool matrix = i == 0 || i == 10 || i == 12;
     for (double& v : in.weights[i]) v = round_to(static_cast<float>(v), matrix ? dtype : HT_FLOAT32);
     weights.push_back(std::make_unique<Device>(in.weights[i], matrix ? dtype : HT_FLOAT32));
     p[i] = in.weights[i].empty() ? nullptr : weights.back()->data();
   }
   const auto f = [&](int i) { return static_cast<const float*>(p[i]); };
-  const ht_adapter_weights_cuda w{p[0], f(1), f(2), f(3),  f(4),  f(5),  f(6),
-                                  f(7), f(8), f(9), p[10], f(11), p[12], f(13)};
+  const ht_adapter_weights_cuda w{p[0], f(1), f(2),  f(3),  f(4),  f(5),  f(6), f(7),
+                                  f(8), f(9), p[10], f(11), p[12], f(13), f(14)};
   const Device x(wide, dtype), out(Values(wide.size(), 777.0), dtype), again(Values(wide.size(), 777.0), dtype);
   const auto tokens = [&](const Device& d) { return ht_tokens{d.data(), n * step, step}; };
   for (const Device* to : {&out, &again}) {
@@ -108,6 +108,40 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
   char text[100];
   std::snprintf(text, sizeof text, ": error %.2g, at most %.2g", std::sqrt(error), bound);
   expect(std::sqrt(error) <= bound, name + text);  // false for NaN too
+}
+
+void test_filter(const ht_filter_shape& s, ht_dtype dtype, unsigned seed) {
+  std::mt19937 generator(seed);
+  const int64_t count = s.height * s.width, frequencies = s.height * (s.width / 2 + 1) * 2;
+  Values images = random_values(generator, s.batch * s.channels * count, 1);
+  for (double& v : images) v = round_to(static_cast<float>(v), dtype);
+  const Values masks = random_values(generator, s.masks * frequencies, 1);
+  char name[200];
+  std::snprintf(name, sizeof name, "filter B=%d C=%d %dx%d masks=%d %s", (int)s.batch, (int)s.channels, (int)s.height,
+                (int)s.width, (int)s.masks, name_of(dtype, false));
+  const Values poison(images.size(), 777.0);
+  const Device x(images, dtype), mask(masks, HT_FLOAT32), out(poison, dtype), again(poison, dtype);
+  for (const Device* to : {&out, &again}) {
+    emulated.last_thread_first = to == &again;
+    const ht_status status =
+        ht_spectral_filter_cuda(&s, dtype, x.data(), static_cast<const float*>(mask.data()), to->data(), nullptr);
+    expect(status == HT_OK, std::string(name) + ": " + (status == HT_OK ? "" : ht_last_error()));
+  }
+  expect(out.same_bits(again), std::string(name) + ": the order of the threads changes the result");
+  double error = 0, size = 0;
+  for (int64_t plane = 0; plane < s.batch * s.channels; ++plane) {
+    const Values image(images.begin() + plane * count, images.begin() + (plane + 1) * count);
+    const double* m = &masks[s.masks > 1 ? plane % s.channels * frequencies : 0];
+    const Values expected = filtered(image, m, s.height, s.width);
+    for (int64_t q = 0; q < count; ++q) {
+      error += std::pow(out[plane * count + q] - expected[q], 2);
+      size += std::pow(expected[q], 2);
+    }
+  }
+  const double bound = (dtype == HT_FLOAT32 ? 1e-6 : last_place(dtype)) * std::sqrt(size);
+  char text[100];
+  std::snprintf(text, sizeof text, ": error %.2g, at most %.2g", std::sqrt(error), bound);
+  expect(std::sqrt(error) <= bound, std::string(name) + text);  // false for NaN too
 }
 
 // Every tile that make_plan can choose, for the device it chooses it on.
@@ -148,14 +182,19 @@ void test_errors() {
       ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, tokens, tokens, nullptr, nullptr) == HT_INVALID_ARGUMENT &&
           std::strstr(ht_last_error(), "multiples of 8"),
       "a width that is not a multiple of 8 is named");
+  const ht_filter_shape large{1, 1, 65, 4, 1};
+  expect(ht_spectral_filter_cuda(&large, HT_FLOAT32, &none, &shape.eps, &c, nullptr) == HT_INVALID_ARGUMENT &&
+             std::strstr(ht_last_error(), "up to 64x64, got 65x4"),
+         "a grid that is too large is named");
 }
 
 }  // namespace
 
 int main() {
   const Case small[] = {
-      {1, 8, 8, 2, 3, 1, 1, 0, 1},  {2, 24, 16, 4, 3, 5, 9, 1, 1},   {1, 40, 24, 6, 3, 3, 20, 5, 1},
-      {3, 32, 8, 2, 1, 7, 7, 1, 1}, {1, 264, 72, 18, 3, 4, 4, 1, 1}, {0, 16, 8, 2, 3, 4, 4, 1, 1},
+      {1, 8, 8, 2, 3, 1, 1, 0, 1},       {2, 24, 16, 4, 3, 5, 9, 1, 1},   {1, 40, 24, 6, 3, 3, 20, 5, 1},
+      {3, 32, 8, 2, 1, 7, 7, 1, 1},      {1, 264, 72, 18, 3, 4, 4, 1, 1}, {0, 16, 8, 2, 3, 4, 4, 1, 1},
+      {2, 24, 24, 6, 3, 5, 8, 2, 1, 24}, {1, 16, 8, 2, 1, 6, 3, 0, 1, 1},
   };
   unsigned seed = 0;
   for (const Case& c : small) {
@@ -177,6 +216,13 @@ int main() {
     test({1, 1032, 16, 4, 3, 4, 4, 1, 1}, HT_FLOAT32, true, ++seed);
     test({1, 1032, 16, 4, 3, 4, 4, 1, 1}, HT_BFLOAT16, false, ++seed);
   }
+  for (const ht_dtype dtype : {HT_FLOAT32, HT_BFLOAT16, HT_FLOAT16}) {
+    const ht_filter_shape shapes[] = {
+        {1, 1, 1, 1, 1}, {2, 3, 2, 2, 3}, {3, 11, 7, 12, 1}, {1, 8, 14, 14, 8}, {1, 2, 37, 31, 2}, {0, 4, 3, 3, 1},
+    };
+    for (const ht_filter_shape& shape : shapes) test_filter(shape, dtype, ++seed);
+  }
+  test_filter({1, 1, 64, 64, 1}, HT_FLOAT32, ++seed);
   test_plans();
   test_errors();
   std::printf("test_cuda: %d failures\n", failures);

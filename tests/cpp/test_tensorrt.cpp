@@ -67,8 +67,9 @@ void test(const Case& c, unsigned seed) {
                                      dims({c.channels, c.channels}),
                                      dims({c.channels}),
                                      dims({c.dim, c.channels}),
-                                     dims({c.dim})};
-  for (int i = 0; i < 14; ++i) {
+                                     dims({c.dim}),
+                                     dims({c.masks, c.height, c.width / 2 + 1, 2})};
+  for (int i = 0; i < 15; ++i) {
     if (in.weights[i].empty()) continue;
     shapes.push_back(weights[i]);
     memory.push_back({in.weights[i].begin(), in.weights[i].end()});
@@ -122,8 +123,9 @@ void test(const Case& c, unsigned seed) {
 void test_formats() {
   std::unique_ptr<IPluginV3> made(make(2, 2, 1, 1e-5f));
   auto& build = *static_cast<IPluginV3OneBuild*>(made->getCapabilityInterface(PluginCapabilityType::kBUILD));
-  for (const int32_t inputs : {11, 15}) {
-    const int32_t matrices[] = {1, inputs - 4, inputs - 2};
+  for (const int32_t inputs : {11, 12, 15, 16}) {
+    const int32_t end = inputs == 12 || inputs == 16 ? inputs - 1 : inputs;  // behind it, the mask
+    const int32_t matrices[] = {1, end - 4, end - 2};
     for (const DataType narrow : {DataType::kHALF, DataType::kBF16}) {
       std::vector<DataType> types(inputs + 1, DataType::kFLOAT);
       types[0] = types[inputs] = narrow;
@@ -162,6 +164,8 @@ int main() {
   test({2, 24, 16, 4, 3, 5, 9, 1, 1}, 1);
   test({1, 40, 24, 6, 3, 3, 7, 5, 1}, 2);
   test({3, 32, 8, 0, 1, 4, 4, 0, 1}, 3);
+  test({2, 16, 8, 2, 3, 4, 5, 1, 1, 8}, 4);
+  test({1, 24, 16, 0, 1, 3, 6, 1, 1, 1}, 5);
   test_formats();
   test_refusals();
   std::printf("test_tensorrt: %d failures\n", failures);

@@ -42,6 +42,13 @@ inline float __uint_as_float(uint32_t bits) {
   return value;
 }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
+inline void sincospif(float value, float* sine, float* cosine) {  // exact at quarter turns, as CUDA's
+  const double quarter = std::nearbyint(2 * value), rest = 1.5707963267948966 * (2 * value - quarter);
+  const double s = std::sin(rest), c = std::cos(rest);
+  const double turned[] = {s, c, -s, -c};
+  const int quarters = static_cast<int>(quarter) & 3;
+  *sine = static_cast<float>(turned[quarters]), *cosine = static_cast<float>(turned[(quarters + 1) % 4]);
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 

@@ -4,3 +4,4 @@
 #include "cuda/down_project.cu"
 #include "cuda/mix_and_up_project.cu"
 #include "cuda/plan.cu"
+#include "cuda/spectral_filter.cu"
