@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 from test_video import frames, write_dicom, write_video
@@ -76,6 +77,28 @@ def test_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
 
 
+def test_an_exported_file_and_runtimes(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same masks from a checkpoint, from the file exported of it, and from a session of the checkpoint."""
+    checkpoint, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224").eval().requires_grad_(True)  # so that the tower is saved too
+    model.save(checkpoint)
+    ht.deploy.export_onnx(ht.fold(model), exported)
+    masks = []
+    for file, options, runtime in [
+        (checkpoint, ["--runtime", "cpu"], "cpu"),
+        (checkpoint, ["--runtime", "onnxruntime"], "onnxruntime"),
+        (exported, ["--runtime", "onnxruntime"], "onnxruntime"),
+    ]:
+        output = tmp_path / f"{len(masks)}"
+        assert main(["stream", str(clip), "--output", str(output), "--checkpoint", str(file), *options]) == 0
+        said = capsys.readouterr()
+        assert ("by onnxruntime" in said.out) == (runtime != "cpu") and "untrained" not in said.err
+        report = json.loads((output / "report.json").read_text())
+        assert report["model"]["runtime"] == runtime and report["weights"] == str(file)
+        masks.append(np.stack([np.asarray(Image.open(path)) for path in sorted((output / "masks").iterdir())]))
+    assert masks[0].any() and all(np.mean(other == masks[0]) > 0.999 for other in masks)
+
+
 def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "a file").write_text("")
@@ -83,8 +106,10 @@ def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     truncated.write_bytes(clip.read_bytes()[:-4000])
     classifier = ht.HTCLIP("timm/vit_tiny_patch16_224", task="classification")
     classifier.save(tmp_path / "classifier.safetensors")
+    (tmp_path / "alone.onnx").write_bytes(b"")
     before = sorted(tmp_path.iterdir())
     output = ["--output", str(tmp_path / "out")]
+    alone = [*output, "--checkpoint", str(tmp_path / "alone.onnx")]
     for arguments, message in [
         ([str(tmp_path / "missing"), *output, *TINY], "there is no file or folder"),
         ([str(tmp_path / "text.mp4"), *output, *TINY], "neither an ultrasound DICOM file, nor a video"),
@@ -95,11 +120,25 @@ def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([str(clip), *output, "--backbone", "RN50"], "vision transformer"),
         ([str(clip), *output, "--checkpoint", str(tmp_path / "text.mp4")], "cannot be read as a checkpoint"),
         ([str(clip), *output, "--checkpoint", str(tmp_path / "classifier.safetensors")], "got one for classification"),
+        ([str(clip), *alone], "alone.json cannot be read"),
+        ([str(clip), *alone, *TINY], "has its tower in it"),
+        ([str(clip), *alone, "--precision", "fp16"], "an exported file has its own precision"),
+        ([str(clip), *output, *TINY, "--precision", "fp16", "--runtime", "cpu"], "the CPU computes fp32"),
     ]:
         assert main(["stream", *arguments]) == 2, message
         error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ht-kernels stream: ")]
         assert len(error) == 1 and message in error[0], error
         assert sorted(tmp_path.iterdir()) == before, message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("runtime", ["cuda_graph", "tensorrt"])
+def test_a_runtime_that_cannot_run(
+    runtime: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", str(clip), "--output", str(tmp_path / "out"), *TINY, "--runtime", runtime]) == 2
+    assert "ht-kernels stream: there is no NVIDIA GPU" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,11 +16,13 @@ UNTRAINED = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``, ``--backbone``, ``--pretrained``."""
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="trained adapters and heads, in our format or the published one"
-    )
+def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> None:
+    """``--checkpoint``, which may name an ``exported`` file where a command runs such, ``--backbone``,
+    ``--pretrained``."""
+    help = "trained adapters and heads, in our format or the published one"
+    if exported:
+        help += "; or a file of ht-kernels export"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=help)
     add_tower_arguments(parser)
 
 

@@ -16,7 +16,7 @@ from ht_kernels.errors import InputError
 from . import model_options
 
 if TYPE_CHECKING:
-    from ht_kernels.deploy import FoldedHTCLIP
+    from ht_kernels.deploy import FoldedHTCLIP, Session
     from ht_kernels.video import LiveSource, Shown, Source, Stream
     from ht_kernels.video.crop import Box
     from ht_kernels.video.view import View
@@ -44,11 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text, or a box")
     parser.add_argument("--dicom-seg", action="store_true", help="of a DICOM clip, write a DICOM Segmentation too")
-    model_options.add_arguments(parser)
+    parser.add_argument(
+        "--runtime",
+        choices=("tensorrt", "cuda_graph", "onnxruntime", "cpu"),
+        help="what runs the model (default: for a checkpoint cuda_graph where there is a GPU, else cpu; for an "
+        "exported file the best that is here)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="of tokens and matrices in a cuda_graph (default: %(default)s)",
+    )
+    model_options.add_arguments(parser, exported=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    import ht_kernels as ht
     from ht_kernels.video import LiveSource, Stream, open_source
     from ht_kernels.video.dicom_seg import check_clip
 
@@ -61,22 +72,62 @@ def run(args: argparse.Namespace) -> int:
     if args.dicom_seg:
         check_clip(Path(source.path))
     with interruptible(), ExitStack() as stack:
-        model, trained = model_options.load_model(args)
-        folded = ht.fold(model)
+        model, trained = open_model(args)
         if not trained:
             model_options.warn_untrained()
-        stream = Stream(folded, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop)
+        stream = Stream(model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop)
         view = open_view(args.view)
         if view is not None:
             stack.callback(view.close)
             print(f"live view: {view.address}", file=sys.stderr, flush=True)
         weights = str(args.checkpoint) if trained else "untrained"
-        report = record(source, stream, folded, output, weights, view=view, dicom_seg=args.dicom_seg)
+        report = record(source, stream, model, output, weights, view=view, dicom_seg=args.dicom_seg)
     print("\n".join(summary(report)))
     print(f"wrote overlay.mp4, masks/, latency.png and report.json to {output}")
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0
+
+
+def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
+    """What runs the frames, and whether it was trained.
+
+    Raises:
+        InputError: a file or an option does not fit.
+        BackendError: the runtime asked for does not run here.
+    """
+    import torch
+
+    import ht_kernels as ht
+    from ht_kernels.deploy import Session
+    from ht_kernels.deploy.manifest import is_exported
+    from ht_kernels.deploy.runtimes import gpu_target
+
+    def show(phase: str) -> None:
+        print(f"building an engine: {phase}", file=sys.stderr, flush=True)
+
+    runtime = args.runtime
+    on_gpu = runtime == "cuda_graph" or (runtime is None and torch.cuda.is_available())
+    exported = args.checkpoint is not None and is_exported(args.checkpoint)
+    if args.precision != "fp32" and (exported or not on_gpu):
+        raise InputError(
+            f"--precision {args.precision} is for a checkpoint on a GPU with --runtime cuda_graph; an exported file "
+            "has its own precision, and the CPU computes fp32"
+        )
+    if exported and (args.backbone or args.pretrained):
+        raise InputError(f"{args.checkpoint} has its tower in it: leave --backbone and --pretrained out")
+    if exported:
+        return Session.open(args.checkpoint, runtime=runtime, progress=show), True
+    if on_gpu:
+        gpu_target()  # before a model is loaded that nothing could run
+    model, trained = model_options.load_model(args)
+    if on_gpu:
+        dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
+        return ht.fold(model.cuda(), dtype), trained
+    folded = ht.fold(model)
+    if runtime in (None, "cpu"):
+        return folded, trained
+    return Session.open(folded, runtime=runtime, progress=show), trained
 
 
 def segment_clip(
@@ -94,7 +145,7 @@ def segment_clip(
 def record(
     source: Source | LiveSource,
     stream: Stream,
-    model: FoldedHTCLIP,
+    model: FoldedHTCLIP | Session,
     output: Path,
     weights: str,
     view: View | None = None,
@@ -150,20 +201,15 @@ def record(
     return report
 
 
-def describe(source: Source | LiveSource, stream: Stream, model: FoldedHTCLIP, weights: str) -> dict[str, Any]:
+def describe(
+    source: Source | LiveSource, stream: Stream, model: FoldedHTCLIP | Session, weights: str
+) -> dict[str, Any]:
     """The report: what was read, what it took, what computed it."""
     import torch
 
     from ht_kernels import environment
-    from ht_kernels.backends import Case, asked_for, choose
+    from ht_kernels.deploy import FoldedHTCLIP
 
-    backend = None
-    for adapter in model.adapters.values():
-        dim, bottleneck = adapter.get_buffer("up_weight").shape
-        case = Case(
-            model.position.device, model.position.dtype, dim, bottleneck, model.grid, model.prefix_tokens, False
-        )
-        backend = choose(case, asked_for())
     facts = environment.describe()
     return {
         "input": {
@@ -175,7 +221,7 @@ def describe(source: Source | LiveSource, stream: Stream, model: FoldedHTCLIP, w
         },
         **stream.report(),
         "weights": weights,
-        "backend": backend,
+        "backend": model.backend() if isinstance(model, FoldedHTCLIP) else None,
         "threads": torch.get_num_threads(),
         "cpu": facts["cpu"],
         "gpus": facts["gpus"],
@@ -192,7 +238,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     states = ", ".join(f"{count} {state}" for state, count in report["states"].items())
     lines = [
         f"{report['frames']} frames ({states}), {report['fps']} frames per second with reading and writing, "
-        f"backend {report['backend']}",
+        + (f"backend {report['backend']}" if report["backend"] else f"by {report['model']['runtime']}"),
         f"{'milliseconds':<14}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]
     for stage, row in report["latency_ms"].items():

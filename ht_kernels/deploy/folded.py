@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.backends import Case, asked_for, choose
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
@@ -116,6 +117,21 @@ class FoldedHTCLIP(nn.Module):
             return upsample(scores, self.grid, output_size or self.image_size)
         logits: Tensor = self.classifier(scores)
         return logits
+
+    def backend(self) -> str | None:
+        """Which backend runs the adapters; None where there are none.
+
+        Raises:
+            BackendError: the one asked for by name cannot.
+        """
+        for adapter in self.adapters.values():
+            folded = adapter.values()  # type: ignore[operator]
+            dim, bottleneck = folded.up_weight.shape
+            spectral = folded.mask is not None
+            where = self.position.device, self.position.dtype
+            case = Case(*where, dim, bottleneck, self.grid, self.prefix_tokens, needs_grad=False, spectral=spectral)
+            return choose(case, asked_for())
+        return None
 
     def embed(self, frames: Tensor) -> Tensor:
         """Frames to the tokens (B, N, D) that the first block takes."""

@@ -77,6 +77,11 @@ def manifest_path(path: Path) -> Path:
     return _stem(path).with_name(f"{_stem(path).name}.json")
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a file is one that a manifest describes, and not a checkpoint; nothing is read."""
+    return path.suffix == ".onnx" or manifest_path(path).is_file()
+
+
 def report_path(path: Path) -> Path:
     """Where the gate's report on a file lies: ``model.report.json`` or ``model.engine.report.json``."""
     return _stem(path).with_name(f"{_stem(path).name}.report.json")

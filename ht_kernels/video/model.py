@@ -70,7 +70,9 @@ class FrameModel:
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
             return {**facts, "frame_size": list(self.size), "runtime": self.model.runtime}
         config = asdict(self.model.config)
-        return {**config, "frame_size": list(self.size), "device": str(self.model.position.device)}
+        runtime = "cpu" if self._graphs is None else "cuda_graph"
+        device = str(self.model.position.device)
+        return {**config, "frame_size": list(self.size), "runtime": runtime, "device": device}
 
 
 def _facts(model: FoldedHTCLIP | Session) -> tuple[str, int, tuple[str, ...] | None]:
