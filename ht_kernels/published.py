@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class _MultiScale(nn.Module):
+class MultiScale(nn.Module):
     """The spatial part: frequency gain, noise weights, three depthwise convolutions, projector.
 
     Input and output (B, C, H, W).
@@ -41,10 +41,7 @@ class _MultiScale(nn.Module):
         self.noise = noise
 
     def forward(self, s: Tensor) -> Tensor:
-        f = s
-        if self.frequency:
-            spectrum = torch.fft.rfft2(s) * self.freq_filter.view(1, -1, 1, 1)
-            f = torch.fft.irfft2(spectrum, s=s.shape[-2:])
+        f = self.filtered(s) if self.frequency else s
         if self.noise:
             w = self.noise_estimator(f)
             y = self.conv1(f) * w[:, 0:1] + self.conv2(f) * w[:, 1:2] + self.conv3(f) * w[:, 2:3]
@@ -53,6 +50,12 @@ class _MultiScale(nn.Module):
         y = y + s
         m: Tensor = y + self.projector(y)
         return m
+
+    def filtered(self, s: Tensor) -> Tensor:
+        """The frequency filter."""
+        spectrum = torch.fft.rfft2(s) * self.freq_filter.view(1, -1, 1, 1)
+        image: Tensor = torch.fft.irfft2(spectrum, s=s.shape[-2:])
+        return image
 
 
 class PublishedAdapter(nn.Module):
@@ -72,7 +75,7 @@ class PublishedAdapter(nn.Module):
         self.project1 = nn.Linear(dim, bottleneck)
         self.project2 = nn.Linear(bottleneck, dim)
         self.dropout = nn.Dropout(dropout)
-        self.adapter_conv = _MultiScale(bottleneck, self.frequency, self.noise)
+        self.adapter_conv = MultiScale(bottleneck, self.frequency, self.noise)
         self.norm = nn.LayerNorm(dim)
         self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
         self.gammax = nn.Parameter(torch.ones(dim))

@@ -57,7 +57,7 @@ def test_floors_follow_from_the_limits() -> None:
 
 
 def test_adapter_floor_is_one_read_and_one_write() -> None:
-    forward, _ = cases("adapter", batches=(8,))
+    forward, _, _ = cases("adapter", batches=(8,))
     assert forward.bytes == 2 * 8 * 197 * 768 * 4
 
 
@@ -88,6 +88,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {(r["group"], r["batch"]) for r in document["results"]} == {
         ("adapter forward", 1),
         ("adapter forward + backward", 1),
+        ("spectral adapter forward", 1),
     }
     for result in document["results"]:
         assert set(result["implementations"]) == {"eager", "ours"}
@@ -96,7 +97,7 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["environment"]["cpu"]["threads"] == torch.get_num_threads()
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     rows = re.findall(r"adapter forward(?: \+ backward)?, B=1 .*x", capsys.readouterr().out)
-    assert len(rows) == 2
+    assert len(rows) == 3
 
 
 def test_output_must_be_a_directory(tmp_path: Path) -> None:

@@ -78,6 +78,15 @@ def _adapter_cases() -> Iterator[Case]:
                 bytes=tensors * batch * TOKENS * DIM * torch.float32.itemsize,
                 flops=products * 2 * batch * TOKENS * DIM * BOTTLENECK,
             )
+    for batch in (1, 8, 32):
+        yield Case(
+            "adapter",
+            "spectral adapter forward",
+            batch,
+            _spectral_inference,
+            bytes=2 * batch * TOKENS * DIM * torch.float32.itemsize,
+            flops=2 * 2 * batch * TOKENS * DIM * BOTTLENECK,
+        )
 
 
 def _heads_cases() -> Iterator[Case]:
@@ -108,6 +117,31 @@ def _adapter(batch: int, name: str) -> tuple[nn.Module, Callable[..., Tensor], T
 
 def _adapter_inference(batch: int, name: str) -> Call:
     _, function, x = _adapter(batch, name)
+    return _without_gradients(lambda: function(x, grid=GRID, prefix_tokens=PREFIX))
+
+
+class _MaskedMultiScale(published.MultiScale):
+    """The published spatial part with a mask over frequencies in place of the gain."""
+
+    mask: Tensor
+
+    def filtered(self, s: Tensor) -> Tensor:
+        image: Tensor = torch.fft.irfft2(torch.fft.rfft2(s) * self.mask, s=s.shape[-2:])
+        return image
+
+
+def _spectral_inference(batch: int, name: str) -> Call:
+    adapter, function, x = _adapter(batch, name)
+    generator = torch.Generator().manual_seed(2)
+    mask = torch.randn(BOTTLENECK, GRID[0], GRID[1] // 2 + 1, dtype=torch.complex64, generator=generator)
+    if isinstance(adapter, ht.HTAdapter):
+        adapter.to_spectral("full", grid=GRID)
+        adapter.get_parameter("adapter_conv.spectral.mask").data.copy_(torch.view_as_real(mask))
+    else:
+        spatial = _MaskedMultiScale(BOTTLENECK, frequency=True, noise=True)
+        spatial.load_state_dict(adapter.get_submodule("adapter_conv").state_dict())
+        spatial.register_buffer("mask", mask)
+        adapter.adapter_conv = spatial
     return _without_gradients(lambda: function(x, grid=GRID, prefix_tokens=PREFIX))
 
 
