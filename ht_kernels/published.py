@@ -162,7 +162,7 @@ class PublishedHTCLIP(nn.Module):
             weight = ours.project1.weight
             adapter = VARIANTS[ours.variant](tower.dim, weight.shape[0], ours.dropout.p).to(weight.device, weight.dtype)
             adapter.load_state_dict(ours.state_dict())
-            published.adapters[str(i)] = adapter.train(ours.training)
+            published.adapters[str(i)] = adapter.train(ours.training).requires_grad_(weight.requires_grad)
             del block.mona
             block._forward_hooks.clear()
             vars(block).pop("forward", None)  # published code replaces it to call the adapter

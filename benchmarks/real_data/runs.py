@@ -130,6 +130,13 @@ def read(root: Path, dataset: str) -> Data:
     return Data(train, val, test, frozenset(seen))
 
 
+def start(method: Method, seed: int) -> HTCLIP:
+    """The model that a run begins with, its trainable parameters not yet chosen."""
+    torch.manual_seed(seed)
+    classes = {"task": "segmentation", "num_classes": len(_CLASSES), "class_names": _CLASSES}
+    return start_from(PHANTOM, method.method, method.keep, **classes, **method.options)
+
+
 def do(run: Run, setting: Setting, data: Data, output: Path) -> dict[str, Any]:
     """Train and measure, or read what was measured before; a row of results.csv."""
     folder = output / "runs" / run.name
@@ -139,17 +146,15 @@ def do(run: Run, setting: Setting, data: Data, output: Path) -> dict[str, Any]:
         if result["setting"] != asdict(setting):
             raise InputError(f"{done} is of {result['setting']}, not of {setting}: name another folder for the output")
         return result
-    torch.manual_seed(run.seed)
-    classes = {"task": "segmentation", "num_classes": len(_CLASSES), "class_names": _CLASSES}
-    model = start_from(PHANTOM, run.method.method, run.method.keep, **classes, **run.method.options)
+    model = start(run.method, run.seed)
     prepare(model, run.method.method)
     recipe = run.recipe(setting)
     train = data.train.share(run.ratio, run.seed)
-    start = time.process_time()
+    began = time.process_time()
     trainer = Trainer(model, recipe, train, data.val, folder, say=lambda _: None)
     resumed = trainer.epoch
     outcome = trainer.run()
-    spent = time.process_time() - start
+    spent = time.process_time() - began
     result = {
         "method": run.method.name,
         "ratio": run.ratio,

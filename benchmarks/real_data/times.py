@@ -1,0 +1,48 @@
+"""What a pass over the training split costs, published against ours: steps of the model, timed in turn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ht_kernels.files import write_whole
+from ht_kernels.train.methods import prepare
+
+from .. import training
+from .runs import METHODS, Data, Setting, start
+
+FILE = "times.json"
+
+Times = dict[str, dict[str, float]]
+
+
+def measure(data: Data, setting: Setting, seconds: float, output: Path) -> Times:
+    """Seconds of a pass for each method, ``published`` and ``ours``; a spectral filter has no published counterpart.
+
+    Augmentation is left out, which both do alike.
+    """
+    images = (data.train.images[: setting.batch].float() / 255).expand(-1, 3, -1, -1).contiguous()
+    batch = images, data.train.targets[: setting.batch].long()
+    steps = len(data.train) / setting.batch
+    times: Times = {}
+    for method in METHODS:
+        model = start(method, seed=0)
+        prepare(model, method.method)
+        models: dict[str, nn.Module] = {"ours": model.train()}
+        if model.config.spectral is None:
+            models = training.pair(model, torch.device("cpu"))
+        found = training.speed(models, batch, seconds, torch.device("cpu"))
+        times[method.name] = {kind: steps * step for kind, step in found.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / FILE, json.dumps(times, indent=1).encode(), "the times")
+    return times
+
+
+def read(output: Path) -> Times:
+    """What was measured before; nothing where it was not."""
+    path = output / FILE
+    times: Times = json.loads(path.read_text()) if path.exists() else {}
+    return times
