@@ -171,7 +171,7 @@ def record(
 
     kept: list[Any] = []
     try:
-        with OutputFolder(output) as folder, on_interrupt(stop):
+        with on_interrupt(stop), OutputFolder(output) as folder:
             video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS)
             masks = MaskSink(folder / "masks")
             try:

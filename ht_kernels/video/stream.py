@@ -172,6 +172,7 @@ class Stream:
                 last = time.monotonic()
                 self._latencies["sink"].add(last - before)
                 self._seconds = last - start
+            stopped = self._stopping
         finally:
             self._stopping = True
             if isinstance(source, LiveSource):
@@ -181,7 +182,7 @@ class Stream:
             deadline = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        if not self._states and not self._live:
+        if not (self._states or self._live or stopped):
             raise InputError("the clip has no frames")
 
     def stop(self) -> None:
