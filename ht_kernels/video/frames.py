@@ -10,6 +10,8 @@ from ht_kernels.errors import InputError
 Frame = NDArray[np.uint8]
 """(H, W) gray or (H, W, 3) RGB."""
 
+_RATES = 0.01, 20_000
+
 
 def check_frame(frame: Frame, index: int) -> None:
     """Raise InputError unless a frame is (H, W) or (H, W, 3) uint8."""
@@ -22,6 +24,11 @@ def check_frame(frame: Frame, index: int) -> None:
         raise InputError(f"frame {index} has values that are not finite (NaN or infinity)")
     if frame.dtype != np.uint8:
         raise InputError(f"frame {index} has dtype {frame.dtype}, expected uint8 with values 0 to 255")
+
+
+def plausible_rate(fps: float | None) -> float | None:
+    """Frames per second as a file says, None unless scanners have such rates; damaged files say anything."""
+    return fps if fps is not None and _RATES[0] <= fps <= _RATES[1] else None
 
 
 def words(error: Exception) -> str:

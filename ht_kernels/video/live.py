@@ -10,7 +10,7 @@ from typing import Any
 from ht_kernels.errors import InputError
 
 from .channel import Channel, Closed
-from .frames import Frame, words
+from .frames import Frame, plausible_rate, words
 
 STALL = 2.0
 """Seconds without a frame after which a connection counts as lost."""
@@ -48,7 +48,7 @@ class LiveSource:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.guessed_rate
         self.path, self.kind = _without_password(address), kind
-        self.fps = float(rate) if rate else None
+        self.fps = plausible_rate(float(rate) if rate else None)
         self.size = stream.height, stream.width
         self.reconnects, self.drops = 0, 0
         self._address = address

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ht_kernels.errors import InputError
 
 from .crop import Box
-from .frames import Frame, words
+from .frames import Frame, plausible_rate, words
 from .live import LiveSource, open_live
 
 USUAL_FPS = 10.0
@@ -149,7 +149,7 @@ def _decode_image(path: Path) -> Iterator[Frame]:
                     yield (np.asarray(page, dtype=np.uint16) >> 8).astype(np.uint8)
                 else:
                     yield np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes PIL raise anything
         raise InputError(f"{path} cannot be read as an image: {words(error)}") from error
 
 
@@ -182,9 +182,10 @@ def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame | tupl
     done = 0
     try:
         times = np.cumsum([float(t) for t in dataset.get("FrameTimeVector") or []]) / 1000
+        timed = len(times) == count and bool(np.isfinite(times).all())
         for pixels in iter_pixels(path):
             frame = _dicom_frame(pixels, dataset)
-            yield (float(times[done]), frame) if len(times) == count else frame
+            yield (float(times[done]), frame) if timed else frame
             done += 1
     except Exception as error:
         if isinstance(error, InputError):
@@ -223,10 +224,11 @@ def _dicom_frame(pixels: NDArray[Any], dataset: Any) -> Frame:
 def _dicom_fps(dataset: Any) -> float | None:
     for name, per_second in (("CineRate", True), ("RecommendedDisplayFrameRate", True), ("FrameTime", False)):
         value = _first(dataset.get(name))
-        if value is not None and value > 0:
-            return value if per_second else 1000 / value
+        rate = plausible_rate(value if per_second or not value else 1000 / value)
+        if rate is not None:
+            return rate
     vector = [float(t) for t in dataset.get("FrameTimeVector") or [] if float(t) > 0]
-    return 1000 * len(vector) / sum(vector) if vector else None
+    return plausible_rate(1000 * len(vector) / sum(vector)) if vector else None
 
 
 def _dicom_scan(dataset: Any) -> Box | None:
@@ -266,7 +268,8 @@ def _open_video(path: Path) -> Source:
             if not getattr(stream, "height", 0):  # a codec that FFmpeg does not know
                 raise InputError(f"{path} has a video stream that cannot be decoded")
             rate = stream.average_rate or stream.guessed_rate
-            count, fps, size = stream.frames or None, float(rate) if rate else None, (stream.height, stream.width)
+            fps = plausible_rate(float(rate) if rate else None)
+            count, size = stream.frames or None, (stream.height, stream.width)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(
             f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({words(error)})"

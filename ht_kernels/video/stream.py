@@ -43,6 +43,9 @@ _NO_SIGNAL = 0.5
 _GRACE = 5.0
 """Seconds that a stopped file's last frames may take."""
 
+_PAUSE = 5.0
+"""Seconds between two frames of a file at most, played live; damaged files say anything."""
+
 _TICK = 0.1
 
 
@@ -392,9 +395,12 @@ def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[floa
 
 
 def _paced(frames: Iterator[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:
-    """Frames at the times they have."""
+    """Frames at the times they have, but after a pause of :data:`_PAUSE` at most."""
     start: float | None = None
     for seconds, frame in frames:
         start = time.monotonic() - seconds if start is None else start
-        time.sleep(max(0.0, start + seconds - time.monotonic()))
+        wait = start + seconds - time.monotonic()
+        if not wait <= _PAUSE:
+            start, wait = time.monotonic() + _PAUSE - seconds, _PAUSE
+        time.sleep(max(0.0, wait))
         yield seconds, frame
