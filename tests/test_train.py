@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layout import make_layout
+from layout import disc, make_layout, save
 from small_towers import IMAGE, small_tower
 
 import ht_kernels as ht
@@ -155,20 +155,77 @@ def test_few_shots() -> None:
     assert data.share(20, 1).names == data.share(20, 1).names != data.share(20, 2).names
 
 
-def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+BAD_IMAGES = {
+    "BUSI_0.png": (lambda r: (r / "all/masks/BUSI_0.png").unlink(), "masks/BUSI_0.png of "),
+    "BUSI_1.png": (lambda r: save(r / "all/masks/BUSI_1.png", disc(1, (40, 50))), "BUSI_1.png is 50x40 pixels, but"),
+    "BUSI_2.png": (lambda r: truncate(r / "all/images/BUSI_2.png"), "BUSI_2.png cannot be read as an image"),
+}
+BAD_SETS = {
+    "empty split": ("segmentation", "segmentation/BUSI/val.txt", "", "val.txt names no images: the val split is empty"),
+    "label": ("classification", "classification/BUSI/labels.csv", "BUSI_0.png,2", "BUSI_0.png has label 2, expected"),
+}
+
+
+def command(root: Path, task: str = "segmentation") -> list[str]:
+    where = [str(root), "--dataset", "BUSI", "--output", str(root.parent / "out"), "--from", str(PHANTOM)]
+    return ["train", "--task", task, *where, "--method", "heads", "--epochs", "1", "--batch", "2"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_stops_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_layout(tmp_path / "data")
-    (root / "all/masks/BUSI_0.png").unlink()
-    (root / "all/images/BUSI_1.png").write_bytes(b"not an image")
-    arguments = ["train", "--task", "segmentation", str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
-    assert main(arguments) == 2
-    assert "BUSI_0.png" in (said := capsys.readouterr().err) and "is missing" in said
-    kept = read_examples(SegmentationDataset(root, "BUSI", "train", IMAGE), skip_bad=True)
-    assert len(kept) == 3 and set(kept.bad) == {"BUSI_0.png", "BUSI_1.png"}
-    (root / "segmentation/BUSI/val.txt").write_text("")
-    assert main([*arguments, "--skip-bad"]) == 2
-    assert "the val split is empty" in capsys.readouterr().err
-    assert main([*arguments, "--method", "magic"]) == 2
+    damage, expected = BAD_IMAGES[name]
+    damage(root)
+    assert main(command(root)) == 2
+    assert expected in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_are_left_out_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    for damage, _ in BAD_IMAGES.values():
+        damage(root)
+    assert main([*command(root), "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"left out {name}: " in said and why in said for name, (_, why) in BAD_IMAGES.items())
+    assert "2 images to train on, 2 to validate" in said and (tmp_path / "out/best.safetensors").exists()
+    for i in (3, 4):
+        truncate(root / f"all/images/BUSI_{i}.png")
+    assert main([*command(root), "--skip-bad"]) == 2
+    assert "none of the 5 images can be used; the first: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BAD_SETS)
+def test_a_bad_data_set_stops_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    task, file, content, expected = BAD_SETS[name]
+    (root / file).write_text(content)
+    for more in ([], ["--skip-bad"]):
+        assert main([*command(root, task), *more]) == 2
+        assert expected in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_validation_without_a_lesion_chooses_no_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    for i in (5, 6):
+        save(root / f"all/masks/BUSI_{i}.png", 0 * disc(i))
+    assert main(command(root)) == 2
+    assert "none of the 2 validation images has a lesion" in capsys.readouterr().err
+
+
+def test_options_that_are_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(make_layout(tmp_path / "data")), "--method", "magic"]) == 2
     assert "expected one of ht, heads" in capsys.readouterr().err
+
+
+def test_a_loss_that_grows_without_bound_stops_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    assert main([*command(root), "--learning-rate", "1e30", "--augment", "none"]) == 2
+    assert "the loss is nan in epoch 1, on a batch of BUSI_" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_names_the_images(tmp_path: Path) -> None:

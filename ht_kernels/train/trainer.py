@@ -62,13 +62,17 @@ class Trainer:
         say: takes a line for people, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged or of another recipe.
+        InputError: ``last.pt`` is damaged or of another recipe, or no validation image has a lesion.
     """
 
     def __init__(
         self, model: HTCLIP, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
     ) -> None:
         self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
+        if model.config.task == "segmentation" and not val.targets.any():
+            raise InputError(
+                f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
+            )
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
         self.say: Say = say if self.accelerator.is_main_process else lambda _: None
         self.loss = loss_for(model.config.task)
@@ -136,9 +140,10 @@ class Trainer:
         mean = float(world.reduce(total, "sum"))
         if not math.isfinite(mean):
             names = ", ".join(self.train.names[i] for i in batch)
+            good = f"the last good weights are in {self.output}: resume" if self.epoch else "start again"
             raise InputError(
-                f"the loss is {mean} in epoch {self.epoch + 1}, on a batch of {names}; the last good weights are in "
-                f"{self.output}: resume with a lower learning rate, or without mixed precision"
+                f"the loss is {mean} in epoch {self.epoch + 1}, on a batch of {names}; {good} with a lower learning "
+                "rate, or without mixed precision"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
