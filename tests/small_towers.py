@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import open_clip
 import timm.models.vision_transformer as timm_vit
 import torch
 from open_clip.transformer import QuickGELU
@@ -82,9 +83,10 @@ class Trunk(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
+        self.head = nn.Sequential()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.trunk(images)
+        return self.head(self.trunk(images))
 
 
 def _open_clip(**options: object) -> nn.Module:
@@ -129,6 +131,18 @@ def small_tower(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     model = {**TOWERS, **MORE_TOWERS}[name]().double()
     return shake(model)
+
+
+def small_clip(name: str = "open_clip", seed: int = 0) -> nn.Module:
+    """The same with a text tower, and a projection to embeddings of 8 numbers."""
+    tower = small_tower(name, seed)
+    text = {"context_length": 16, "width": DIM, "heads": HEADS, "layers": 2}
+    vision = {"image_size": IMAGE, "patch_size": PATCH, "width": DIM, "layers": DEPTH, "head_width": DIM // HEADS}
+    model = open_clip.CLIP(8, vision, text).double()
+    if name.startswith("timm"):
+        tower.visual.head = shake(nn.Sequential(nn.Dropout(0.5), nn.Linear(DIM, 8)).double())
+    model.visual = tower.visual
+    return model
 
 
 def shake(module: nn.Module) -> nn.Module:

@@ -1,12 +1,13 @@
-"""Vision towers by name: open_clip, the Hugging Face hub, a local folder, timm.
+"""Towers by name: open_clip, the Hugging Face hub, a local folder, timm.
 
-Only the vision tower is built: dense tasks read nothing else, and a text tower such as BiomedCLIP's would need
+The text tower is built only when asked for: dense tasks read nothing of it, and one such as BiomedCLIP's needs
 another package and another download. The hub is contacted only for a name or a pretrained tag that says so.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
 
+_CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -31,8 +33,10 @@ class VisionOnly(nn.Module):
         return embeddings
 
 
-def load_backbone(name: str, pretrained: str | None = None, image_size: int | None = None) -> nn.Module:
-    """The vision tower called ``name``.
+def load_backbone(
+    name: str, pretrained: str | None = None, image_size: int | None = None, text: bool = False
+) -> nn.Module:
+    """The vision tower called ``name``, or with ``text`` the whole CLIP model.
 
     Args:
         name: an open_clip name (``ViT-B-16``), ``hf-hub:ORG/REPO``, ``local-dir:FOLDER`` (a folder with
@@ -40,14 +44,18 @@ def load_backbone(name: str, pretrained: str | None = None, image_size: int | No
         pretrained: a tag that open_clip or timm knows, the path of a file, or None: random weights, or for
             ``hf-hub:`` and ``local-dir:`` the weights that lie there.
         image_size: side of the images; the position embedding is resampled where it differs.
+        text: build the text tower too; open_clip then knows the preprocessing of the images as well.
 
     Raises:
-        InputError: an unknown name or tag, no connection to the hub, a file that cannot be read or does not fit.
+        InputError: an unknown name or tag, no connection to the hub, a file that cannot be read or does not fit, or
+            ``text`` of a model that has no text tower.
     """
     if name.startswith("timm/"):
+        if text:
+            raise InputError(f"{name} has no text tower, which image-text tasks need; name a CLIP model of open_clip")
         model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained, image_size)
         return model
-    return _load_open_clip(name, pretrained, image_size)
+    return _load_open_clip(name, pretrained, image_size, text)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -100,7 +108,7 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
     return model
 
 
-def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -> nn.Module:
+def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, text: bool) -> nn.Module:
     import open_clip  # type: ignore[import-untyped]
     from open_clip.model import _build_vision_tower, resize_pos_embed  # type: ignore[import-untyped]
 
@@ -122,17 +130,68 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None) -
         vision["image_size"] = image_size
     if quick_gelu is None:
         quick_gelu = bool(config.get("quick_gelu", False))
-    tower = _build_vision_tower(config["embed_dim"], vision, quick_gelu)
-    model = VisionOnly(tower)
+    model: nn.Module
+    if text:
+        model = _build_clip(name, {**config, "vision_cfg": vision, "quick_gelu": quick_gelu})
+        _set_preprocessing(model, name, schema, place, pretrained)
+    else:
+        model = VisionOnly(_build_vision_tower(config["embed_dim"], vision, quick_gelu))
     if path is not None:
-        state = {k: t for k, t in read_weights(path).items() if k.startswith("visual.")}
-        if not state:
-            raise InputError(f"{path} holds no vision tower: expected names that start with 'visual.'")
+        state = read_weights(path)
+        if text:
+            state = _name_text(state, model)
+        else:
+            state = {k: t for k, t in state.items() if k.startswith("visual.")}
+            if not state:
+                raise InputError(f"{path} holds no vision tower: expected names that start with 'visual.'")
         resize_pos_embed(state, model)
         _assign(model, state, path)
     if "timm_model_name" in vision and image_size is not None:
-        tower.set_input_size(image_size)
+        visual: Any = model.visual
+        visual.set_input_size(image_size)
     return model
+
+
+def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
+    """Both towers, with random weights."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    text = dict(config.pop("text_cfg"))
+    if "multimodal_cfg" in config:
+        raise InputError(f"{name} has a text decoder behind its towers; image-text tuning needs a CLIP model without")
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    kind = CustomTextCLIP if config.pop("custom_text", False) or "hf_model_name" in text else CLIP
+    try:
+        model: nn.Module = kind(**config, text_cfg=text)
+    except Exception as error:  # open_clip says what its text towers lack in several ways
+        raise InputError(f"the towers of {name} cannot be built ({_first_line(error)})") from error
+    return model
+
+
+def _set_preprocessing(model: nn.Module, name: str, schema: str, place: str, pretrained: str | None) -> None:
+    """Note at the model what its images go through, as open_clip does: mean, standard deviation, resizing."""
+    import open_clip
+    from open_clip.model import set_model_preprocess_cfg
+    from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict  # type: ignore[import-untyped]
+
+    known: dict[str, Any] = {} if pretrained is None else open_clip.get_pretrained_cfg(name, pretrained)
+    if place and schema in ("hf-hub", "local-dir"):
+        file = Path(place) / _CONFIG if schema == "local-dir" else download_pretrained_from_hf(place, filename=_CONFIG)
+        known = json.loads(Path(file).read_text()).get("preprocess_cfg", {})
+    set_model_preprocess_cfg(model, merge_preprocess_dict(PreprocessCfg(), known))
+
+
+def _name_text(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the names that the text tower has."""
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    if not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    # Of older versions of transformers; counts, not weights.
+    state.pop("text.transformer.embeddings.position_ids", None)
+    return state
 
 
 def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:

@@ -1,6 +1,7 @@
 """Checkpoints: our format, and the two that published code writes.
 
-Ours is one safetensors file: adapters, pyramid and head by their state-dict names, and under ``ht_kernels`` in the
+Ours is one safetensors file: adapters, pyramid and head (for contrastive the mean and standard deviation of pixels
+instead) by their state-dict names, and under ``ht_kernels`` in the
 metadata a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP. Of the tower it has what was
 trained, which of a frozen one is nothing.
 
@@ -58,10 +59,12 @@ def save(model: HTCLIP, path: str | Path) -> None:
 def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
     """The form that published code writes for a task model: ``reduces``, ``blocks``, the head, ``mona``.
 
+    A contrastive model has ``mona`` alone.
+
     ``torch.save`` it; published code and :func:`load` read it.
     """
-    head = "seg_head" if model.config.task == "segmentation" else "cls_head"
-    parts = {name: getattr(model, name).state_dict() for name in ("reduces", "blocks", head)}
+    names = [name for name in ("reduces", "blocks", *_HEADS) if hasattr(model, name)]
+    parts = {name: getattr(model, name).state_dict() for name in names}
     parts["mona"] = {name: t for name, t in model.state_dict().items() if ".mona." in name}
     return parts
 
@@ -181,7 +184,8 @@ def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
             stacklevel=4,
         )
     model = _build(path, config)
-    if not parts:
+    headless = model.config.task == "contrastive"
+    if not (parts or headless):
         warnings.warn(f"{path.name} holds adapters only: the heads are untrained", stacklevel=4)
     tensors = {}
     prefixes = _adapter_prefixes(model)
@@ -192,7 +196,7 @@ def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
     for part in parts:
         if hasattr(model, part):
             tensors.update({f"{part}.{name}": tensor for name, tensor in parts[part].items()})
-    _fill(path, model, tensors, heads=bool(parts))
+    _fill(path, model, tensors, heads=bool(parts) and not headless)
     return model
 
 

@@ -1,13 +1,14 @@
-"""HTCLIP: a frozen CLIP tower with Hybrid-tuning adapters, a feature pyramid and a head."""
+"""HTCLIP: a frozen CLIP tower with Hybrid-tuning adapters, and a feature pyramid and a head or the text tower."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.fold import blocks_to_run, fold_pyramid
@@ -16,9 +17,13 @@ from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyram
 
 from .backbone import load_backbone
 from .injection import adapters, inject
+from .text import Tokenizer, find_preprocessing, find_tokenizer
 from .towers import find_tower
 
-TASKS = ("segmentation", "classification")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TASKS = ("segmentation", "classification", "contrastive")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class HTCLIPConfig:
     """What :class:`HTCLIP` was made from: ``HTCLIP(**vars(config))`` makes another one.
 
     ``backbone`` is None when the caller passed a module. ``image_size`` is the tower's, None where it is not square.
+    A contrastive model has no head: ``num_classes`` and ``reduce_dim`` are 0, and ``feature_layers`` is empty.
     """
 
     backbone: str | None
@@ -66,15 +72,22 @@ class HTCLIP(nn.Module):
     tower's image size; it returns logits (B, K, H, W) or (B, K). Blocks behind the last feature layer are not run.
     The tower stays frozen and in evaluation mode, whatever ``train()`` says.
 
+    ``task="contrastive"`` keeps the whole CLIP model, its text tower frozen, and has no head: ``model(images)`` is
+    :meth:`encode_image`, behind all blocks, the final norm and the projection; :meth:`encode_text` is what it is
+    compared with. Images then go through the CLIP model's own preprocessing: :meth:`preprocess` resizes, and
+    ``encode_image`` takes mean and standard deviation off.
+
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
 
     Args:
         backbone: an open_clip name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm/NAME``
             (:func:`ht_kernels.clip.backbone.load_backbone`), or a module you hold: a CLIP model or a vision tower.
-            A module is changed in place: frozen, and given adapters unless it has them.
+            A module is changed in place: frozen, and given adapters unless it has them. For ``contrastive`` it must
+            have a text tower.
         pretrained: a tag, the path of a weights file, or None; only with a name.
-        task: ``segmentation`` or ``classification``.
+        task: ``segmentation``, ``classification`` or ``contrastive``, which takes no notice of the arguments of heads:
+            ``num_classes``, ``reduce_dim``, ``feature_layers`` and ``class_names``.
         num_classes: K.
         variant: adapter variant.
         bottleneck: adapter width.
@@ -87,8 +100,16 @@ class HTCLIP(nn.Module):
 
     Raises:
         ValueError: an argument does not fit; the message names it.
-        InputError: the backbone or its weights cannot be had, or the tower is not a vision transformer.
+        InputError: the backbone or its weights cannot be had, the tower is not a vision transformer, or it has no text
+            tower and the task needs one.
     """
+
+    reduces: nn.ModuleList
+    blocks: nn.ModuleList
+    seg_head: SegmentationHead
+    cls_head: ClassificationHead
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -108,18 +129,24 @@ class HTCLIP(nn.Module):
         super().__init__()
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-        if num_classes < 1 or reduce_dim < 1:
+        contrastive = task == "contrastive"
+        if contrastive:
+            num_classes, reduce_dim, feature_layers, class_names = 0, 0, (), None
+        elif num_classes < 1 or reduce_dim < 1:
             raise ValueError(f"num_classes and reduce_dim must be positive, got {num_classes} and {reduce_dim}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"class_names must have num_classes = {num_classes} names, got {len(class_names)}")
         if isinstance(backbone, nn.Module) and pretrained is not None:
             raise ValueError(f"pretrained={pretrained!r} goes with a backbone by name, not with a module")
-        clip_model = load_backbone(backbone, pretrained, image_size) if isinstance(backbone, str) else backbone
+        clip_model = (
+            load_backbone(backbone, pretrained, image_size, contrastive) if isinstance(backbone, str) else backbone
+        )
         tower = find_tower(clip_model)
         if image_size is not None and tower.image_size != (image_size, image_size):
             raise ValueError(f"image_size is {image_size}, but the tower takes images of {tower.image_size}")
         layers = tuple(feature_layers)
-        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= len(tower.blocks):
+        increasing = layers and list(layers) == sorted(set(layers))
+        if not contrastive and not (increasing and layers[0] >= 0 and layers[-1] < len(tower.blocks)):
             raise ValueError(
                 f"feature_layers must be increasing indices of the tower's {len(tower.blocks)} blocks (0 to "
                 f"{len(tower.blocks) - 1}), got {layers}"
@@ -127,12 +154,13 @@ class HTCLIP(nn.Module):
         if adapter_layers is not None and not isinstance(adapter_layers, int):
             adapter_layers = tuple(adapter_layers)
         # Heads are drawn before adapters, so that under one seed they are the same whatever the adapters.
-        reduces, blocks = pyramid(tower.dim, reduce_dim, len(layers))
-        head = (
-            SegmentationHead(reduce_dim, num_classes)
-            if task == "segmentation"
-            else ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
-        )
+        parts: dict[str, nn.Module] = {}
+        if not contrastive:
+            parts["reduces"], parts["blocks"] = pyramid(tower.dim, reduce_dim, len(layers))
+        if task == "segmentation":
+            parts["seg_head"] = SegmentationHead(reduce_dim, num_classes)
+        elif task == "classification":
+            parts["cls_head"] = ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
         present = adapters(tower)
         if not present:
             inject(clip_model, variant, bottleneck, adapter_layers, spectral)
@@ -152,11 +180,14 @@ class HTCLIP(nn.Module):
         self.clip_model = clip_model
         self.tower = tower
         self.trained_before: frozenset[str] = frozenset()  # of the tower, from a checkpoint: saved again
-        self.reduces, self.blocks = reduces, blocks
-        if isinstance(head, SegmentationHead):
-            self.seg_head = head
-        else:
-            self.cls_head = head
+        for name, part in parts.items():
+            setattr(self, name, part)
+        if contrastive:
+            self.tokenizer: Tokenizer = find_tokenizer(backbone)
+            preprocessing = find_preprocessing(clip_model, tower.image_size)
+            self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean))
+            self.register_buffer("pixel_std", torch.tensor(preprocessing.std))
+            self._resize = preprocessing.resize
         self.config = HTCLIPConfig(
             backbone=backbone if isinstance(backbone, str) else None,
             pretrained=pretrained,
@@ -201,7 +232,9 @@ class HTCLIP(nn.Module):
         save(self, path)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) for segmentation, (B, K) for classification."""
+        """Logits (B, K, H, W) for segmentation, (B, K) for classification; embeddings (B, E) for contrastive."""
+        if self.config.task == "contrastive":
+            return self.encode_image(images)
         features = self.features(images)
         if self.config.task == "segmentation":
             head = self.seg_head
@@ -215,18 +248,65 @@ class HTCLIP(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """Patch tokens (B, H*W, D) behind each feature layer."""
         tower = self.tower
+        x = tower.embed(self._pixels(images))
+        features = []
+        for i in range(self.depth):
+            x = tower.blocks[i](x)
+            if i in self.config.feature_layers:
+                features.append(tower.patches(x))
+        return features
+
+    @property
+    def depth(self) -> int:
+        """How many blocks are run: those up to the last feature layer, or all of them for ``contrastive``."""
+        layers = self.config.feature_layers
+        return blocks_to_run(layers) if layers else len(self.tower.blocks)
+
+    def preprocess(self, image: Image) -> Tensor:
+        """An image of any size and mode as ``encode_image`` takes it, (3, H, W) RGB in [0, 1].
+
+        Resized, and cropped if it was so, as for the CLIP model in its own training.
+        """
+        self._need_text("preprocess")
+        pixels: Tensor = self._resize(image)
+        return pixels
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Embeddings (B, E) of unit length, of images as ``model(images)`` takes them; at least float32."""
+        self._need_text("encode_image")
+        pixels = self._pixels(images)
+        mean, std = (t.to(pixels.dtype).view(3, 1, 1) for t in (self.pixel_mean, self.pixel_std))
+        clip_model: Any = self.clip_model
+        return _unit(clip_model.encode_image((pixels - mean) / std))
+
+    def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Embeddings (B, E) of unit length, at least float32.
+
+        Args:
+            texts: sentences, or their tokens (B, L) int64. A model around a module reads sentences as OpenAI's CLIP
+                does; where that is wrong, set ``model.tokenizer`` or pass tokens.
+        """
+        self._need_text("encode_text")
+        if not isinstance(texts, Tensor):
+            if isinstance(texts, str) or not texts:
+                raise ValueError(f"texts must be one sentence or more in a sequence, got {texts!r}")
+            texts = self.tokenizer(list(texts))
+        clip_model: Any = self.clip_model
+        return _unit(clip_model.encode_text(texts.to(self.pixel_mean.device)))
+
+    def _need_text(self, method: str) -> None:
+        if self.config.task != "contrastive":
+            raise ValueError(f"{method} goes with task='contrastive', and this model is for {self.config.task}")
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Images, checked, as (B, 3, H, W) in the tower's dtype."""
+        tower = self.tower
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
             height, width = tower.image_size
             raise ValueError(f"images must have shape (B, 1 or 3, {height}, {width}), got {tuple(images.shape)}")
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide pixel values by 255")
-        x = tower.embed(images.to(tower.patch_embedding.weight.dtype).expand(-1, 3, -1, -1))
-        features = []
-        for i in range(blocks_to_run(self.config.feature_layers)):
-            x = tower.blocks[i](x)
-            if i in self.config.feature_layers:
-                features.append(tower.patches(x))
-        return features
+        return images.to(tower.patch_embedding.weight.dtype).expand(-1, 3, -1, -1)
 
     def train(self, mode: bool = True) -> HTCLIP:
         """Set the mode of heads and of adapters that are trained; what is frozen stays in evaluation mode."""
@@ -240,19 +320,20 @@ class HTCLIP(nn.Module):
         """Trainable and total parameters of tower, adapters, pyramid, head and all of them."""
         in_adapters = list(dict.fromkeys(p for a in adapters(self.tower).values() for p in a.parameters()))
         others = set(in_adapters)
-        head = self._trainable_parts()[-1]
-        parts = {
-            "tower": [p for p in self.clip_model.parameters() if p not in others],
-            "adapters": in_adapters,
-            "pyramid": [*self.reduces.parameters(), *self.blocks.parameters()],
-            "head": list(head.parameters()),
-            "all": list(self.parameters()),
-        }
+        parts = {"tower": [p for p in self.clip_model.parameters() if p not in others], "adapters": in_adapters}
+        if self.config.task != "contrastive":
+            *levels, head = self._trainable_parts()
+            parts["pyramid"] = [p for part in levels for p in part.parameters()]
+            parts["head"] = list(head.parameters())
+        parts["all"] = list(self.parameters())
         return TrainableSummary(
             PartCount(name, sum(p.numel() for p in ps if p.requires_grad), sum(p.numel() for p in ps))
             for name, ps in parts.items()
         )
 
     def _trainable_parts(self) -> list[nn.Module]:
-        head = self.seg_head if self.config.task == "segmentation" else self.cls_head
-        return [self.reduces, self.blocks, head]
+        return [part for part in self.children() if part is not self.clip_model]
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)

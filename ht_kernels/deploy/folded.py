@@ -17,9 +17,11 @@ from ht_kernels.backends import Case, asked_for, choose
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.fold import blocks_to_run, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
+from ht_kernels.fold import cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
 from ht_kernels.functional import feature_pyramid, run_adapter
 from ht_kernels.nn.heads import upsample
+
+from .pooled import Pooled
 
 
 class FoldedHTCLIP(nn.Module):
@@ -28,7 +30,7 @@ class FoldedHTCLIP(nn.Module):
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
     with values 0 to 255, or floating point with values in [0, 1] as the HTCLIP takes them. It returns logits in
     float32 (float64 for a float64 model): (B, K, *output_size) for segmentation, where None means ``image_size``, or
-    (B, K) for classification.
+    (B, K) for classification; for a contrastive model embeddings (B, E) of unit length, of the images alone.
 
     Attributes:
         config: the configuration of the HTCLIP.
@@ -46,11 +48,14 @@ class FoldedHTCLIP(nn.Module):
         tower = model.tower
         self.config = model.config
         self.image_size, self.grid, self.prefix_tokens = tower.image_size, tower.grid, tower.prefix_tokens
-        depth = blocks_to_run(self.config.feature_layers)
+        depth, task = model.depth, self.config.task
 
         embedding = tower.patch_embedding
-        weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False)
-        gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True)
+        scaled: dict[str, Any] = {}
+        if task == "contrastive":
+            scaled = {"mean": tuple(model.pixel_mean.tolist()), "std": tuple(model.pixel_std.tolist())}
+        weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False, **scaled)
+        gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True, **scaled)
         # Placing adds prefix tokens and positions, so what it makes of zeros is all it adds.
         position = tower.place(torch.zeros(1, tower.grid[0] * tower.grid[1], tower.dim).to(embedding.weight))
         position = position.to(weight.dtype)
@@ -66,12 +71,17 @@ class FoldedHTCLIP(nn.Module):
             {str(i): _Adapter(adapter, self.grid) for i, adapter in adapters(tower).items() if i < depth}
         )
 
-        segmentation = self.config.task == "segmentation"
-        head = (model.seg_head.weight, model.seg_head.bias) if segmentation else (None, None)
-        levels, pyramid_bias = fold_pyramid(model.reduces, model.blocks, *head)
-        self.levels = nn.ModuleList(_Tensors(level) for level in levels)
-        self.register_buffer("pyramid_bias", pyramid_bias.clone())
-        self.classifier = None if segmentation else _fold_classifier(model.cls_head)
+        self.levels, self.classifier, self.pooled = nn.ModuleList(), None, None
+        self.register_buffer("pyramid_bias", None)
+        if task == "contrastive":
+            self.pooled = Pooled(model)
+        else:
+            head = (model.seg_head.weight, model.seg_head.bias) if task == "segmentation" else (None, None)
+            levels, pyramid_bias = fold_pyramid(model.reduces, model.blocks, *head)
+            self.levels.extend(_Tensors(level) for level in levels)
+            self.register_buffer("pyramid_bias", pyramid_bias.clone())
+        if task == "classification":
+            self.classifier = _fold_classifier(model.cls_head)
         if dtype is not None:
             self._round(dtype)
         self.eval()
@@ -94,7 +104,7 @@ class FoldedHTCLIP(nn.Module):
         Raises:
             InputError: the frames have another shape, there are none, or a value is not finite.
             TypeError: the frames are neither uint8 nor floating point.
-            ValueError: the frames are on another device, or ``output_size`` came with classification.
+            ValueError: the frames are on another device, or ``output_size`` came without segmentation.
         """
         if frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
@@ -113,6 +123,9 @@ class FoldedHTCLIP(nn.Module):
                 level = self.levels[feature].values()  # type: ignore[operator]
                 scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=pool)
                 feature += 1
+        if self.pooled is not None:
+            embeddings: Tensor = self.pooled(x)
+            return embeddings
         if self.classifier is None:
             return upsample(scores, self.grid, output_size or self.image_size)
         logits: Tensor = self.classifier(scores)
@@ -152,8 +165,8 @@ class FoldedHTCLIP(nn.Module):
 
     def check(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> None:
         """Raise what calling the model raises for wrong arguments, but for the device."""
-        if output_size is not None and self.classifier is not None:
-            raise ValueError(f"output_size goes with segmentation, got {output_size} for classification")
+        if output_size is not None and self.config.task != "segmentation":
+            raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
         height, width = self.image_size
         if frames.dim() != 4 or frames.shape[1] not in (1, 3) or frames.shape[2:] != (height, width):
             raise InputError(f"frames must have shape (B, 1 or 3, {height}, {width}), got {tuple(frames.shape)}")

@@ -1,0 +1,57 @@
+"""What a CLIP model with a text tower brings beside its weights: its tokenizer and its image preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor, nn
+
+from ht_kernels.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""Sentences to tokens (B, L) int64."""
+
+
+class Preprocessing(NamedTuple):
+    """``resize`` takes an image to (3, S, S) RGB in [0, 1]; ``mean`` and ``std`` are of such pixels, by channel."""
+
+    resize: Callable[[Image], Tensor]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
+    """The tokenizer of a CLIP model by name, or OpenAI's in the context length of a module.
+
+    Raises:
+        InputError: it has no text tower, or its tokenizer cannot be had.
+    """
+    import open_clip  # type: ignore[import-untyped]
+
+    if isinstance(backbone, nn.Module):
+        if not hasattr(backbone, "encode_text"):
+            raise InputError(
+                f"image-text tasks need a CLIP model with a text tower, and this {type(backbone).__name__} has no "
+                "encode_text"
+            )
+        return open_clip.tokenizer.SimpleTokenizer(context_length=getattr(backbone, "context_length", 77))  # type: ignore[no-any-return]
+    try:
+        return open_clip.get_tokenizer(backbone)  # type: ignore[no-any-return]
+    except Exception as error:  # of transformers or the hub, of many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the tokenizer of {backbone} cannot be had ({reason[:200]})") from error
+
+
+def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Preprocessing:
+    """What open_clip noted at the model when it was made, else what OpenAI's CLIP does."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # type: ignore[import-untyped]
+
+    noted = getattr(clip_model.visual, "preprocess_cfg", {})
+    chosen = {**merge_preprocess_dict(PreprocessCfg(), noted), "size": image_size}
+    # Mean and standard deviation are the model's work, so that folding reaches them.
+    plain = PreprocessCfg(**{**chosen, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    return Preprocessing(image_transform_v2(plain, is_train=False), tuple(chosen["mean"]), tuple(chosen["std"]))

@@ -1,0 +1,158 @@
+"""The image-text model: embeddings of both towers, preprocessing, checkpoints, folding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.transform import image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+from small_towers import DEPTH, DIM, HEADS, IMAGE, PATCH, shake, small_clip, small_tower
+
+import ht_kernels as ht
+from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.errors import InputError
+
+TEXTS = ["a benign tumour", "a cyst at the upper left"]
+CONFIG = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": IMAGE, "patch_size": PATCH, "width": DIM, "layers": DEPTH, "head_width": DIM // HEADS},
+    "text_cfg": {"context_length": 16, "width": DIM, "heads": HEADS, "layers": 2},
+}
+
+
+def build(name: str = "open_clip", **options: object) -> ht.HTCLIP:
+    torch.manual_seed(1)
+    model = ht.HTCLIP(small_clip(name), task="contrastive", bottleneck=8, **options)
+    for block in model.tower.blocks:
+        shake(block.mona)
+    return model.eval()
+
+
+def folder(path: Path, **preprocessing: object) -> Path:
+    """A small CLIP model as open_clip keeps one in a folder."""
+    path.mkdir()
+    config = {"model_cfg": CONFIG, "preprocess_cfg": preprocessing}
+    (path / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(4)
+    save_file(open_clip.CLIP(**CONFIG).state_dict(), path / "open_clip_model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("name", ["open_clip", "timm", "openai"])
+def test_embeddings(name: str) -> None:
+    plain, model = small_clip(name).eval(), build(name)
+    images = torch.rand(2, 3, IMAGE, IMAGE, dtype=torch.float64)
+    with torch.no_grad():
+        got, texts = model(images), model.encode_text(TEXTS)
+        assert torch.equal(got, model.encode_image(images))
+        for norm in (got, texts):
+            torch.testing.assert_close(norm.norm(dim=-1), torch.ones(2).double())
+        # The text tower is the CLIP model's own, and without adapters so is the image tower.
+        tokens = open_clip.tokenizer.SimpleTokenizer(context_length=16)(TEXTS)
+        torch.testing.assert_close(texts, F.normalize(plain.encode_text(tokens), dim=-1))
+        assert torch.equal(texts, model.encode_text(tokens))
+        bare = ht.HTCLIP(small_clip(name), task="contrastive", adapter_layers=())(images)
+        mean, std = (
+            torch.tensor(t).view(3, 1, 1) for t in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        )
+        torch.testing.assert_close(bare, F.normalize(plain.encode_image((images - mean) / std), dim=-1))
+    assert not torch.allclose(bare, got, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["open_clip", "timm", "openai", "timm, no prefix", "timm, not square"])
+def test_folded_is_the_same(name: str) -> None:
+    if name in ("open_clip", "timm", "openai"):
+        model = build(name)
+    else:
+        clip = small_clip("open_clip")
+        clip.visual = small_tower(name)  # a bare timm tower, its embedding the pooled tokens
+        model = ht.HTCLIP(clip, task="contrastive", bottleneck=8).eval()
+    frames = torch.randint(0, 256, (3, 3, *model.tower.image_size), dtype=torch.uint8)
+    with torch.no_grad():
+        for images in (frames, frames[:, :1]):
+            folded, expected = ht.fold(model)(images), model(images.double() / 255)
+            torch.testing.assert_close(folded, expected, rtol=1e-9, atol=1e-9)
+        single = ht.fold(model.float())
+        torch.testing.assert_close(single(frames), model(frames.float() / 255), rtol=1e-4, atol=1e-5)
+        assert (single(frames) * ht.fold(model, torch.bfloat16)(frames)).sum(1).min() > 0.99
+    assert not list(single.parameters())
+    with pytest.raises(ValueError, match="output_size goes with segmentation"):
+        single(frames, output_size=(8, 8))
+
+
+def test_another_end_is_refused() -> None:
+    clip = small_clip("timm")
+    clip.visual.head.append(torch.nn.GELU())
+    with pytest.raises(InputError, match=r"the end of the tower cannot be folded: .* Linear, GELU$"):
+        ht.fold(ht.HTCLIP(clip, task="contrastive"))
+
+
+@pytest.mark.parametrize("preprocessing", [{}, {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}])
+def test_preprocessing_is_the_clip_models_own(preprocessing: dict[str, object], tmp_path: Path) -> None:
+    place = folder(tmp_path / "clip", **preprocessing)
+    model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", adapter_layers=()).eval()
+    theirs = open_clip.create_model(f"local-dir:{place}").eval()
+    transform = image_transform_v2(open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8))
+    pixels = model.preprocess(image)
+    assert pixels.shape == (3, IMAGE, IMAGE) and 0 <= pixels.min() < pixels.max() <= 1
+    with torch.no_grad():
+        expected = theirs.encode_image(transform(image)[None], normalize=True)
+        torch.testing.assert_close(model(pixels[None]), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            model.encode_text(TEXTS), theirs.encode_text(open_clip.get_tokenizer(f"local-dir:{place}")(TEXTS), True)
+        )
+
+
+def test_what_trains() -> None:
+    model = build().train()
+    assert all(".mona." in name for name, p in model.named_parameters() if p.requires_grad)
+    model(torch.rand(2, 1, IMAGE, IMAGE)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert not model.clip_model.training and model.tower.blocks[0].mona.clip_mona.training
+    rows = {row.part: row for row in model.trainable_summary()}
+    assert rows.keys() == {"tower", "adapters", "all"} and rows["all"].trainable == rows["adapters"].total
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    place = folder(tmp_path / "clip", mean=[0.4] * 3)
+    torch.manual_seed(2)
+    model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", bottleneck=8).eval()
+    for block in model.tower.blocks:
+        shake(block.mona)
+    model.save(tmp_path / "model.safetensors")
+    torch.save(to_published(model), tmp_path / "published.pt")
+    images = torch.rand(2, 3, IMAGE, IMAGE)
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "model.safetensors").eval()
+    published = ht.HTCLIP.from_checkpoint(
+        tmp_path / "published.pt", backbone=f"local-dir:{place}", task="contrastive"
+    ).eval()
+    with torch.no_grad():
+        for other in (again, published):
+            assert torch.equal(other(images), model(images)) and other.config.task == "contrastive"
+            assert torch.equal(other.encode_text(TEXTS), model.encode_text(TEXTS))
+    assert ht.HTCLIP(**vars(model.config)).config == model.config
+    with pytest.raises(InputError, match="bias is missing and pixel_mean is unknown"):
+        ht.HTCLIP.from_checkpoint(
+            tmp_path / "model.safetensors", task="segmentation", num_classes=2, reduce_dim=8, feature_layers=(1,)
+        )
+
+
+def test_what_has_no_text_tower() -> None:
+    with pytest.raises(InputError, match="has no encode_text"):
+        ht.HTCLIP(small_tower("open_clip"), task="contrastive")
+    with pytest.raises(InputError, match="timm/vit_tiny_patch16_224 has no text tower"):
+        ht.HTCLIP("timm/vit_tiny_patch16_224", task="contrastive")
+    dense = ht.HTCLIP(small_tower("open_clip"), reduce_dim=8, feature_layers=(1,))
+    with pytest.raises(ValueError, match="goes with task='contrastive', and this model is for segm"):
+        dense.encode_text(TEXTS)
+    for wrong in ("one sentence", []):
+        with pytest.raises(ValueError, match="one sentence or more in a sequence"):
+            build().encode_text(wrong)
