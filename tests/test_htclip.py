@@ -217,7 +217,7 @@ def test_summary_counts_every_parameter_once():
         ({"feature_layers": (1, 4)}, r"0 to 3\), got \(1, 4\)"),
         ({"feature_layers": (2, 1)}, "increasing"),
         ({"feature_layers": ()}, "increasing"),
-        ({"task": "detection"}, "segmentation, classification, got 'detection'"),
+        ({"task": "detection"}, "classification, contrastive, got 'detection'"),
         ({"num_classes": 0}, "positive"),
         ({"class_names": ["one"]}, "num_classes = 3 names, got 1"),
         ({"image_size": 32}, r"32, but the tower takes images of \(64, 64\)"),
