@@ -47,24 +47,25 @@ def run(args: argparse.Namespace) -> int:
             what = "clips and their masks"
         else:
             _write_images(folder, phantoms, args.seed)
-            what = "images, masks, labels and splits"
+            what = "images, masks, labels, captions and splits"
     print(f"wrote {args.count} {what} to {args.output}")
     return 0
 
 
 def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int) -> None:
-    from ht_kernels.data.phantom import simulate
+    from ht_kernels.data.phantom import caption, simulate
     from ht_kernels.data.prepare.splits import split_groups
     from ht_kernels.data.prepare.write import write_checksums, write_image, write_splits
 
     labels: dict[str, int] = {}
+    captions: dict[str, str] = {}
     for i, (image_seed, phantom) in enumerate(phantoms):
         sample = simulate(phantom, image_seed)
         name = f"phantom_{sample.kind}_{i:05}.png"
         write_image(folder, name, sample.image, sample.mask)
-        labels[name] = sample.label
+        labels[name], captions[name] = sample.label, caption(sample)
     splits = split_groups(range(len(labels)), [None] * len(labels), seed)
-    write_splits(folder, "PHANTOM", dict(zip(labels, splits, strict=True)), labels)
+    write_splits(folder, "PHANTOM", dict(zip(labels, splits, strict=True)), labels, captions)
     write_checksums(folder, "PHANTOM", list(labels))
 
 

@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
     data.add_argument("--ratio", type=int, default=100, metavar="PERCENT", help="few-shot: 1, 2, 5, 10, 20 or 50")
     data.add_argument("--skip-bad", action="store_true", help="report images that cannot be used, and go on without")
-    parser.add_argument("--task", required=True, choices=("segmentation", "classification"))
+    parser.add_argument(
+        "--task",
+        required=True,
+        choices=("segmentation", "classification", "contrastive"),
+        help="contrastive: images with captions, for zero-shot classification and retrieval",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="for weights and logs; a stopped training goes on"
     )
@@ -63,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--warmup", type=int, default=0, metavar="EPOCHS")
     recipe.add_argument("--validate-every", type=int, default=10, metavar="EPOCHS")
     recipe.add_argument("--patience", type=int, default=15, metavar="VALIDATIONS", help="early stop")
-    recipe.add_argument("--augment", default="published", help="published, weak or none")
+    recipe.add_argument(
+        "--augment", default="published", help="published, weak (no gray values), gray (no flips) or none"
+    )
     recipe.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
     recipe.add_argument("--seed", type=int, default=1)
 
@@ -74,16 +81,22 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
     recipe = _recipe(args)
-    train, val, names = _examples(args)
+    if args.task == "contrastive":
+        model, train, val = _pairs(args)
+    else:
+        train, val, names = _examples(args)
+        model = _model(args, task=args.task, num_classes=len(names), class_names=names)
+        if model.tower.image_size != tuple(train.images.shape[2:]):
+            size = "x".join(map(str, train.images.shape[2:]))
+            raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read at {size}")
     train = train.share(recipe.ratio, recipe.seed)
-    model = _model(args, names, train.images.shape[-1])
     prepare(model, recipe.method)
     trainer = Trainer(model, recipe, train, val, args.output)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
     trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     outcome = trainer.run()
-    score = "Dice" if args.task == "segmentation" else "accuracy"
+    score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
         f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
@@ -116,8 +129,7 @@ def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, 
         sets = [simulate_examples(args.phantoms, args.seed, workers=workers)]
         sets += [simulate_examples(_VALIDATION_PHANTOMS, args.seed + 1, workers=workers)]
         return sets[0], sets[1], ("background", "lesion")
-    if not (args.data and args.dataset):
-        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+    _need_data(args)
     if args.task == "segmentation":
         masks = [SegmentationDataset(args.data, args.dataset, split) for split in ("train", "val")]
         return *(read_examples(d, args.skip_bad) for d in masks), ("background", "lesion")  # type: ignore[return-value]
@@ -125,21 +137,38 @@ def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, 
     return *(read_examples(d, args.skip_bad) for d in labels), labels[0].classes  # type: ignore[return-value]
 
 
-def _model(args: argparse.Namespace, names: tuple[str, ...], size: int) -> HTCLIP:
+def _need_data(args: argparse.Namespace) -> None:
+    if not (args.data and args.dataset):
+        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+
+
+def _pairs(args: argparse.Namespace) -> tuple[HTCLIP, Examples, Examples]:
+    """The model, which knows what images go through, and images with captions for training and validation."""
+    from ht_kernels.data import CaptionDataset
+    from ht_kernels.train import read_examples
+
+    if args.phantoms is not None:
+        raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
+    _need_data(args)
+    for name in ("reduce_dim", "feature_layers"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is of a head, and a contrastive model has none")
+    model = _model(args, task=args.task)
+    sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
+    train, val = (read_examples(data, args.skip_bad) for data in sets)
+    return model, train, val
+
+
+def _model(args: argparse.Namespace, **options: Any) -> HTCLIP:
     import torch
 
     from ht_kernels.train import build, start_from
 
-    options = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
-    chosen: dict[str, Any] = {name: getattr(args, name) for name in options if getattr(args, name) is not None}
-    chosen |= {"task": args.task, "num_classes": len(names), "class_names": names}
+    names = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None} | options
     torch.manual_seed(args.seed)
     if args.start is not None:
-        model = start_from(args.start, args.method, args.keep_adapters, **chosen)
-    elif args.keep_adapters:
+        return start_from(args.start, args.method, args.keep_adapters, **chosen)
+    if args.keep_adapters:
         raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
-    else:
-        model = build(args.method, **chosen)
-    if model.tower.image_size != (size, size):
-        raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read at {size}x{size}")
-    return model
+    return build(args.method, **chosen)

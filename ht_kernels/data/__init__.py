@@ -3,8 +3,9 @@
 ``phantom`` simulates, ``prepare`` turns public downloads into the layout of ``layout``.
 """
 
+from .captions import CaptionDataset
 from .classification import ClassificationDataset
 from .phantom import Phantom, PhantomDataset
 from .segmentation import SegmentationDataset
 
-__all__ = ["ClassificationDataset", "Phantom", "PhantomDataset", "SegmentationDataset"]
+__all__ = ["CaptionDataset", "ClassificationDataset", "Phantom", "PhantomDataset", "SegmentationDataset"]

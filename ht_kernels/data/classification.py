@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import image_path, read_gray, read_labels, split_names, to_input
+from .layout import image_path, read_gray, read_labels, read_rgb, split_names, to_input
+from .phantom.config import LABELS
 
-CLASSES = {"BUSI": ("benign", "malignant")}
-"""Names of the labels, where the data set's publication gives them."""
+CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": LABELS}
+"""Names of the labels, where the data set's publication gives them, and of those of ``ht-kernels phantom``."""
 
 
 class ClassificationDataset(Dataset[tuple[Tensor, int]]):
@@ -25,11 +27,14 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         split: train, val or test.
         image_size: S.
         classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`, else any label is taken.
+        preprocess: what makes a tensor of an RGB image, such as :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive
+            model; by default the published preprocessing, in gray.
 
     Attributes:
         names: of the images, in the split's order.
         labels: one for each name.
         classes: names of the labels, numbers where no names are known.
+        named: whether they are known.
 
     Raises:
         InputError: the split is missing or empty, an image has no label, or a label is not a class; from an item: its
@@ -43,8 +48,9 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         split: str,
         image_size: int = 224,
         classes: Sequence[str] | None = None,
+        preprocess: Callable[[Image.Image], Tensor] | None = None,
     ) -> None:
-        self.root, self.image_size = Path(root), image_size
+        self.root, self.image_size, self.preprocess = Path(root), image_size, preprocess
         self.names = split_names(self.root, "classification", name, split)
         path = self.root / "classification" / name / "labels.csv"
         known = tuple(classes) if classes is not None else CLASSES.get(name)
@@ -52,6 +58,7 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         for image in self.names:
             if image not in labels:
                 raise InputError(f"{path} has no label for {image}, which is in the {split} split")
+        self.named = known is not None
         self.labels = [labels[image] for image in self.names]
         self.classes = known or tuple(str(i) for i in range(max(labels.values()) + 1))
 
@@ -59,4 +66,7 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return to_input(read_gray(image_path(self.root, self.names[index])), self.image_size), self.labels[index]
+        path, label = image_path(self.root, self.names[index]), self.labels[index]
+        if self.preprocess is not None:
+            return self.preprocess(read_rgb(path)), label
+        return to_input(read_gray(path), self.image_size), label

@@ -4,6 +4,8 @@ all/images/NAME.png  all/masks/NAME.png          the mask of an image has its na
 segmentation/DATASET/train.txt val.txt test.txt  names of images, one a line
 classification/DATASET/labels.csv                image,label with a header or without; labels count from 0
 classification/DATASET/train.txt val.txt test.txt
+contrastive/DATASET/captions.csv                 image,caption with a header or without; an image may have several
+contrastive/DATASET/train.txt val.txt test.txt
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
 
 SPLITS = ("train", "val", "test")
-TASKS = ("segmentation", "classification")
+TASKS = ("segmentation", "classification", "contrastive")
 
 
 def image_path(root: Path, name: str) -> Path:
@@ -106,9 +108,22 @@ def read_gray(path: Path) -> Image.Image:
     Raises:
         InputError: it is missing, or damaged.
     """
+    return _read(path, "L")
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """An image file as 8-bit RGB.
+
+    Raises:
+        InputError: it is missing, or damaged.
+    """
+    return _read(path, "RGB")
+
+
+def _read(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("L")
+            return image.convert(mode)
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

@@ -1,7 +1,8 @@
-"""The published augmentations, on 8-bit gray images.
+"""The published augmentations, on 8-bit images.
 
 Half of the images are changed: up to nine times a random change of gray values, then up to four times a random change
-of geometry, which the mask follows. ``weak`` has the geometry only.
+of geometry, which the mask follows. ``weak`` has the geometry only, ``gray`` the gray values only: where captions name
+a side, no image may be flipped.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ _GRAY: tuple[_Gray, ...] = (
 
 
 def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> tuple[Tensor, Tensor | None]:
-    """An image (1, S, S) uint8 and its mask (S, S), changed by chance as ``kind`` says; see ``AUGMENTATIONS``."""
+    """An image (1 or 3, S, S) uint8 and its mask (S, S), changed by chance as ``kind`` says; see ``AUGMENTATIONS``."""
     if kind == "none" or g.random() < 0.5:
         return image, mask
-    if kind == "published":
+    if kind in ("published", "gray"):
         for gray in g.choices(_GRAY, k=g.randint(0, len(_GRAY))):
             image = gray(image, g)
+    if kind == "gray":
+        return image, mask
     for move in g.choices(("crop", "horizontal", "vertical", "nothing"), k=g.randint(0, 4)):
         if move == "crop":
             image, mask = _crop(image, mask, g)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from ht_kernels.data import ClassificationDataset, SegmentationDataset
+from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
 
@@ -24,16 +25,19 @@ class Examples:
     """Images with what they should give; a 224x224 image takes 50 kB, and its mask another 50 kB.
 
     Attributes:
-        images: (N, 1, S, S) uint8.
-        targets: masks (N, S, S) uint8, or labels (N,) int64.
+        images: (N, 1, S, S) uint8, or RGB (N, 3, S, S) for a contrastive model.
+        targets: masks (N, S, S) uint8, or labels (N,) int64, or the captions of each image as indices into ``texts``,
+            (N, M) int64, with -1 behind the last.
         names: N, of the files.
         bad: why an image was left out, by name.
+        texts: captions, each once.
     """
 
     images: Tensor
     targets: Tensor
     names: tuple[str, ...]
     bad: dict[str, str]
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,16 +47,23 @@ class Examples:
         if percent == 100:
             return self
         chosen = random.Random(seed).sample(range(len(self)), max(1, len(self) * percent // 100))
-        return Examples(self.images[chosen], self.targets[chosen], tuple(self.names[i] for i in chosen), self.bad)
+        names = tuple(self.names[i] for i in chosen)
+        return replace(self, images=self.images[chosen], targets=self.targets[chosen], names=names)
 
 
-def read_examples(dataset: SegmentationDataset | ClassificationDataset, skip_bad: bool = False) -> Examples:
+def read_examples(
+    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset, skip_bad: bool = False
+) -> Examples:
     """All of a data set.
 
     Raises:
         InputError: a file is missing or damaged, named in the message; with ``skip_bad`` only if all of them are.
     """
-    images, targets, names, bad = [], [], [], {}
+    images: list[Tensor] = []
+    targets: list[Tensor] = []
+    names, bad = [], {}
+    texts: dict[str, int] = {}
+    rgb = getattr(dataset, "preprocess", None) is not None
     for i, name in enumerate(dataset.names):
         try:
             image, target = dataset[i]
@@ -61,12 +72,17 @@ def read_examples(dataset: SegmentationDataset | ClassificationDataset, skip_bad
                 raise
             bad[name] = str(error)
             continue
-        images.append((image[:1] * 255).round().to(torch.uint8))
-        targets.append(target.to(torch.uint8) if isinstance(target, Tensor) else torch.tensor(target))
+        images.append(((image if rgb else image[:1]) * 255).round().to(torch.uint8))
+        if isinstance(target, Tensor):
+            target = target.to(torch.uint8)
+        elif isinstance(target, tuple):
+            target = torch.tensor([texts.setdefault(text, len(texts)) for text in target])
+        targets.append(torch.as_tensor(target))
         names.append(name)
     if not images:
         raise InputError(f"none of the {len(bad)} images can be used; the first: {next(iter(bad.values()))}")
-    return Examples(torch.stack(images), torch.stack(targets), tuple(names), bad)
+    together = pad_sequence(targets, batch_first=True, padding_value=-1) if texts else torch.stack(targets)
+    return Examples(torch.stack(images), together, tuple(names), bad, tuple(texts))
 
 
 def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0) -> Examples:

@@ -22,20 +22,36 @@ from ht_kernels.clip import HTCLIP
 
 from .examples import Examples
 
+_TEXTS = 256
+"""Sentences at once."""
+
 Row = dict[str, Any]
 """Of one image: its ``name``, and either scores, or its ``label`` and ``probabilities``."""
+
+SCORES = {"segmentation": "dice", "classification": "accuracy", "contrastive": "mean_recall"}
+"""What says which weights are best, by task."""
 
 
 @torch.no_grad()
 def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: int, device: Any) -> Tensor:
-    """Masks (N, S, S) uint8 of classes, or probabilities (N, K), of the chosen examples, on the CPU."""
+    """Masks (N, S, S) uint8 of classes, probabilities (N, K) or embeddings (N, E) of chosen examples, on the CPU."""
     model.eval()
     results = [torch.empty(0)] if not indices else []
     for first in range(0, len(indices), batch):
         images = examples.images[list(indices[first : first + batch])].to(device).float() / 255
-        logits = model(images).float()
-        results.append((logits.argmax(1).to(torch.uint8) if logits.dim() == 4 else logits.softmax(1)).cpu())
+        result = model(images).float()
+        if model.config.task == "segmentation":
+            result = result.argmax(1).to(torch.uint8)
+        elif model.config.task == "classification":
+            result = result.softmax(1)
+        results.append(result.cpu())
     return torch.cat(results)
+
+
+@torch.no_grad()
+def embed_texts(model: HTCLIP, texts: Sequence[str]) -> Tensor:
+    """Embeddings (T, E) of sentences, on the model's device."""
+    return torch.cat([model.encode_text(texts[i : i + _TEXTS]) for i in range(0, len(texts), _TEXTS)])
 
 
 def score(

@@ -9,7 +9,7 @@ from ht_kernels.errors import InputError
 METHODS = ("ht", "heads", "lora", "full", "all")
 """What is trained beside the heads: adapters; nothing; low-rank updates of attention; the tower; adapters and tower."""
 
-AUGMENTATIONS = ("published", "weak", "none")
+AUGMENTATIONS = ("published", "weak", "gray", "none")
 RATIOS = (1, 2, 5, 10, 20, 50, 100)
 """Shares of the training split in percent: few-shot as published, and all of it."""
 

@@ -12,6 +12,8 @@ from ht_kernels.fold import blocks_to_run
 from .methods import uses_adapters
 
 _OF_ADAPTERS = ("variant", "bottleneck")
+_OF_HEADS = ("reduce_dim", "feature_layers")
+"""Of which a contrastive checkpoint has none."""
 
 
 def build(method: str, **options: Any) -> HTCLIP:
@@ -24,7 +26,7 @@ def build(method: str, **options: Any) -> HTCLIP:
     Raises:
         InputError: an option does not fit.
     """
-    run = blocks_to_run(options.get("feature_layers", (3, 6, 9)))
+    run = None if options.get("task") == "contrastive" else blocks_to_run(options.get("feature_layers", (3, 6, 9)))
     return _make(**options, adapter_layers=run if uses_adapters(method) else ())
 
 
@@ -49,7 +51,8 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     tower = {name: options[name] for name in ("backbone", "pretrained") if name in options}
     kept = {"spectral": options.pop("spectral", None)}
     source = HTCLIP.from_checkpoint(path, **tower, **(kept if keep_adapters else {}))
-    config = {**vars(source.config), **kept, **options}
+    missing = () if source.config.feature_layers else _OF_HEADS
+    config = {name: value for name, value in vars(source.config).items() if name not in missing} | kept | options
     if keep_adapters:
         config |= {name: getattr(source.config, name) for name in (*_OF_ADAPTERS, "adapter_layers", "spectral")}
         model = _make(**config)

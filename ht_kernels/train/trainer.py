@@ -21,12 +21,14 @@ from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 
+from . import contrast
 from .augment import augment
 from .examples import Examples
 from .losses import loss_for
 from .methods import merged
-from .metrics import predict, score, summarize
+from .metrics import SCORES, embed_texts, predict, score, summarize
 from .recipe import Recipe
+from .retrieval import ranks, recalls
 
 Say = Callable[[str], None]
 
@@ -37,7 +39,7 @@ class Outcome:
 
     Attributes:
         epochs: that were run, those before a resume included.
-        best: the validation score of the weights that were kept: mean Dice, or accuracy.
+        best: the validation score of the weights that were kept: mean Dice, accuracy, or mean recall.
         best_epoch: when it was reached, from 1.
     """
 
@@ -49,9 +51,9 @@ class Outcome:
 class Trainer:
     """Trains a model by a recipe; writes ``best.safetensors``, ``last.pt``, ``log.csv`` and TensorBoard events.
 
-    Each batch is drawn once for all processes and dealt out to them, and each image is augmented by chance that follows
-    from the seed, the epoch and its place in the data alone. So processes, accumulation and a resume change nothing but
-    rounding, and dropout, which every process draws for itself.
+    Each batch is drawn once for all processes and dealt out to them. Chance that follows from the seed, the epoch and
+    an image's place in the data alone augments it, and draws one of its captions. So processes, accumulation and a
+    resume change nothing but rounding, and dropout, which every process draws for itself.
 
     Args:
         model: made by the caller, its trainable parameters chosen (:func:`ht_kernels.train.methods.prepare`).
@@ -75,12 +77,17 @@ class Trainer:
             )
         self.accelerator = Accelerator(mixed_precision=recipe.precision)
         self.say: Say = say if self.accelerator.is_main_process else lambda _: None
-        self.loss = loss_for(model.config.task)
+        self.contrastive = model.config.task == "contrastive"
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
             self.trainable.values(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
         )
         self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.contrastive:
+            # The text tower is frozen, so what it makes of a caption never changes.
+            self.texts = embed_texts(model, train.texts)
+        else:
+            self.loss = loss_for(model.config.task)
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
         self.rows: list[dict[str, Any]] = []
@@ -124,20 +131,10 @@ class Trainer:
     def _train_batch(self, batch: list[int]) -> float:
         recipe, world = self.recipe, self.accelerator
         # A process for which nothing is left still takes part, with weight 0.
-        mine = batch[world.process_index :: world.num_processes] or batch[:1]
-        counted = len(batch[world.process_index :: world.num_processes])
+        mine = list(range(world.process_index, len(batch), world.num_processes)) or [0]
         size = math.ceil(len(mine) / recipe.accumulate)
         parts = [mine[i : i + size] for i in range(0, len(mine), size)]
-        total = torch.zeros((), device=world.device)
-        for part in parts:
-            last = part is parts[-1]
-            images, targets = self._examples(part)
-            with world.autocast(), _unsynced(self, not last):
-                loss = self.loss(self.parallel(images), targets)
-                weight = len(part) / len(batch) if counted else 0.0
-                world.backward(loss * weight * world.num_processes)  # the mean over processes is taken of gradients
-            total += loss.detach() * weight
-        mean = float(world.reduce(total, "sum"))
+        mean = self._contrast(batch, parts) if self.contrastive else self._mean_loss(batch, parts)
         if not math.isfinite(mean):
             names = ", ".join(self.train.names[i] for i in batch)
             good = f"the last good weights are in {self.output}: resume" if self.epoch else "start again"
@@ -151,13 +148,48 @@ class Trainer:
         self.optimizer.zero_grad()
         return mean
 
+    def _mean_loss(self, batch: list[int], parts: list[list[int]]) -> float:
+        """Gradients of the mean loss over the images of a batch; ``parts`` has the places of this process in it."""
+        world = self.accelerator
+        total = torch.zeros((), device=world.device)
+        counted = parts[0][0] % world.num_processes == world.process_index
+        for part in parts:
+            images, targets = self._examples([batch[place] for place in part])
+            with world.autocast(), _unsynced(self, part is not parts[-1]):
+                loss = self.loss(self.parallel(images), targets)
+                weight = len(part) / len(batch) if counted else 0.0
+                world.backward(loss * weight * world.num_processes)  # the mean over processes is taken of gradients
+            total += loss.detach() * weight
+        return float(world.reduce(total, "sum"))
+
+    def _contrast(self, batch: list[int], parts: list[list[int]]) -> float:
+        """Gradients of the loss of a batch as a whole."""
+        captions = torch.tensor([self._caption(i) for i in batch], device=self.accelerator.device)
+        seed = hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**62
+        return float(
+            contrast.backward(
+                self.accelerator,
+                self.parallel,
+                lambda part: self._examples([batch[place] for place in part])[0],
+                parts,
+                self.texts[captions],
+                captions,
+                seed,
+            )
+        )
+
+    def _caption(self, i: int) -> int:
+        """One of the captions of an image, by chance."""
+        known = [int(text) for text in self.train.targets[i] if text >= 0]
+        return random.Random(f"caption {self.recipe.seed} {self.epoch} {i}").choice(known)
+
     def _examples(self, part: list[int]) -> tuple[Tensor, Tensor]:
-        """Augmented images (B, 1, S, S) in [0, 1], and their targets, on the device."""
+        """Augmented images (B, C, S, S) in [0, 1], and their targets, on the device."""
         images, targets = [], []
         for i in part:
             target = self.train.targets[i]
             chance = random.Random(f"{self.recipe.seed} {self.epoch} {i}")
-            mask = target if target.dim() else None
+            mask = target if target.dim() == 2 else None
             image, mask = augment(self.train.images[i], mask, self.recipe.augment, chance)
             images.append(image)
             targets.append(target if mask is None else mask)
@@ -179,10 +211,15 @@ class Trainer:
         world = self.accelerator
         mine = range(world.process_index, len(self.val), world.num_processes)
         predictions = predict(self.model, self.val, mine, self.recipe.batch, world.device)
-        summary = summarize(
-            gather_object(score(self.val, mine, predictions, self.model.config.num_classes, surfaces=False))
-        )
-        value = summary["dice" if self.model.config.task == "segmentation" else "accuracy"]
+        if self.contrastive:
+            found = dict(gather_object(list(zip(mine, predictions, strict=True))))
+            images = torch.stack([found[i] for i in range(len(self.val))])
+            summary = recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
+        else:
+            summary = summarize(
+                gather_object(score(self.val, mine, predictions, self.model.config.num_classes, surfaces=False))
+            )
+        value = summary[SCORES[self.model.config.task]]
         self.waited += 1
         if value > self.best:
             self.best, self.best_epoch, self.waited = value, self.epoch, 0

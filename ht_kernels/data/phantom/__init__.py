@@ -3,6 +3,7 @@
 Everything follows from a :class:`Phantom` and a seed. ``PhantomDataset`` feeds training.
 """
 
+from .caption import caption
 from .config import KINDS, LABELS, Interference, LesionKind, Motion, Phantom
 from .dataset import PhantomDataset, draw_phantom
 from .lesion import Lesion
@@ -21,6 +22,7 @@ __all__ = [
     "PhantomDataset",
     "Sample",
     "SectorScan",
+    "caption",
     "clip",
     "draw_phantom",
     "simulate",

@@ -20,8 +20,14 @@ def write_image(root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[n
         Image.fromarray(pixels).save(path)
 
 
-def write_splits(root: Path, dataset: str, splits: Mapping[str, str], labels: Mapping[str, int]) -> None:
-    """The lists of names, and the labels where there are any.
+def write_splits(
+    root: Path,
+    dataset: str,
+    splits: Mapping[str, str],
+    labels: Mapping[str, int],
+    captions: Mapping[str, str] | None = None,
+) -> None:
+    """The lists of names, and the labels and captions where there are any.
 
     Written after the images, for these lists are what makes a data set.
 
@@ -30,16 +36,24 @@ def write_splits(root: Path, dataset: str, splits: Mapping[str, str], labels: Ma
         dataset: its name.
         splits: split by name.
         labels: label by name; empty for none.
+        captions: caption by name.
     """
-    for task in TASKS if labels else TASKS[:1]:
+    columns = {
+        "segmentation": ("", {}),
+        "classification": ("label", labels),
+        "contrastive": ("caption", captions or {}),
+    }
+    for task, (column, values) in columns.items():
+        if column and not values:
+            continue
         folder = root / task / dataset
         folder.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
             names = [name for name, where in splits.items() if where == split]
             (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-    if labels:
-        rows = "".join(f"{name},{labels[name]}\n" for name in splits)
-        (root / TASKS[1] / dataset / "labels.csv").write_text(f"image,label\n{rows}")
+        if column:
+            rows = "".join(f"{name},{values[name]}\n" for name in splits)
+            (folder / f"{column}s.csv").write_text(f"image,{column}\n{rows}")
 
 
 def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:

@@ -1,0 +1,73 @@
+"""Images with captions, in the published layout."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ht_kernels.errors import InputError
+
+from .layout import image_path, read_rgb, read_text, split_names
+
+
+class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
+    """A split of a data set: (image, captions) with image (3, S, S) float32 in [0, 1], RGB, and one caption or more.
+
+    Args:
+        root: the folder with ``all`` and ``contrastive``.
+        name: the data set, such as BUSI.
+        split: train, val or test.
+        preprocess: what makes a tensor of an RGB image: :meth:`ht_kernels.HTCLIP.preprocess` of the model.
+
+    Attributes:
+        names: of the images, in the split's order.
+        captions: of each name, those that read the same once.
+
+    Raises:
+        InputError: the split is missing or empty, or an image has no caption; from an item: its image is missing or
+            damaged. The message names the file.
+    """
+
+    def __init__(self, root: str | Path, name: str, split: str, preprocess: Callable[[Image.Image], Tensor]) -> None:
+        self.root, self.preprocess = Path(root), preprocess
+        self.names = split_names(self.root, "contrastive", name, split)
+        path = self.root / "contrastive" / name / "captions.csv"
+        captions = read_captions(path)
+        for image in self.names:
+            if image not in captions:
+                raise InputError(f"{path} has no caption for {image}, which is in the {split} split")
+        self.captions = [captions[image] for image in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
+        image = read_rgb(image_path(self.root, self.names[index]))
+        return self.preprocess(image), self.captions[index]
+
+
+def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Captions by image from a CSV file of image,caption, a line for each; commas in a caption need quotes around it.
+
+    Raises:
+        InputError: a row is no such pair, or a caption is empty.
+    """
+    captions: dict[str, dict[str, None]] = {}
+    for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
+        if not row or (number == 1 and row[-1].strip() == "caption"):
+            continue
+        if len(row) != 2 or not all(cell.strip() for cell in row):
+            raise InputError(
+                f"{path}, row {number}: {','.join(row)!r} came, expected an image's name and a caption, with quotes "
+                "around a caption that has commas"
+            )
+        captions.setdefault(row[0].strip(), {})[" ".join(row[1].split())] = None
+    if not captions:
+        raise InputError(f"{path} has no captions; expected lines of an image's name, a comma and a caption")
+    return {image: tuple(found) for image, found in captions.items()}
