@@ -137,10 +137,11 @@ class Trainer:
         mean = self._contrast(batch, parts) if self.contrastive else self._mean_loss(batch, parts)
         if not math.isfinite(mean):
             names = ", ".join(self.train.names[i] for i in batch)
-            good = f"the last good weights are in {self.output}: resume" if self.epoch else "start again"
+            best = self.output / "best.safetensors"
+            start = f"start from the best weights so far, --from {best}," if self.best_epoch else "start again"
             raise InputError(
-                f"the loss is {mean} in epoch {self.epoch + 1}, on a batch of {names}; {good} with a lower learning "
-                "rate, or without mixed precision"
+                f"the loss is {mean} in epoch {self.epoch + 1}, on a batch of {names}; {start} in another folder with "
+                "a lower learning rate, or without mixed precision"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
