@@ -1,0 +1,104 @@
+"""Video on this machine: frames a second, and the time from a frame of the source to its overlay.
+
+``python -m benchmarks.video --output DIR`` writes video.json, and a table beside it in Markdown, in two minutes. The
+clip is pydicom's, 240x320, over and over. Every model runs it twice: as a file, every frame with its mask as fast as it
+goes; and live at 30 frames a second, where the newest frame wins and no frame waits for the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydicom.data import get_testdata_file
+
+import ht_kernels as ht
+from ht_kernels.bench.report import commit
+from ht_kernels.environment import describe
+from ht_kernels.errors import InputError
+from ht_kernels.files import write_whole
+from ht_kernels.video import Source, Stream
+from ht_kernels.video.frames import Frame
+from ht_kernels.video.sources import open_file
+
+BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
+CLIP = "examples_ybr_color.dcm"
+FPS = 30.0
+
+_STALE = 10.0
+"""Seconds: no mask is left out for its age, which is what is measured."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for video.json and video.md")
+    parser.add_argument("--seconds", type=float, default=28, help="of each run (default: %(default)s)")
+    parser.add_argument("--backbone", nargs="+", metavar="NAME", default=BACKBONES, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    try:
+        for name in args.backbone:
+            rows.append(measure(name, args.seconds))
+        document = {"commit": commit(), "threads": torch.get_num_threads(), "rows": rows, "environment": describe()}
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_whole(args.output / "video.json", json.dumps(document, indent=1).encode(), "the figures")
+        write_whole(args.output / "video.md", ("\n".join(table(rows)) + "\n").encode(), "the table")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(table(rows)))
+    return 0
+
+
+def measure(backbone: str, seconds: float) -> dict[str, Any]:
+    """The reports of a model's two runs."""
+    torch.manual_seed(0)
+    folded = ht.fold(ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval())
+    row: dict[str, Any] = {"model": backbone, "backend": folded.backend()}
+    for name, live in (("file", False), ("live", True)):
+        stream = Stream(folded, live=live, stale=_STALE)
+        end = time.monotonic() + seconds
+        for _ in stream.run(endless()):
+            if time.monotonic() > end:
+                stream.stop()
+        row[name] = stream.report()
+    return row
+
+
+def endless() -> Source:
+    """The clip over and over, decoded every time."""
+    clip = open_file(get_testdata_file(CLIP, download=False))
+
+    def decode() -> Iterator[Frame]:
+        while True:
+            yield from clip
+
+    return Source(clip.path, clip.kind, None, FPS, clip.size, decode)
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The figures in Markdown; latencies in milliseconds."""
+    lines = [
+        "| | file: frames/s | source to overlay, p50 | p95 | p99 | live: masks/s | its frame to overlay, p50 | p95 "
+    ]
+    lines[0] += "| p99 | any frame, p99 |"
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        file, live = row["file"]["latency_ms"]["end_to_end"], row["live"]["latency_ms"]
+        cells = [row["model"], f"{row['file']['fps']:.1f}", *(f"{file[p]:.1f}" for p in ("p50", "p95", "p99"))]
+        cells.append(f"{row['live']['masks_per_second']:.1f}")
+        cells += [f"{live['mask_age'][p]:.1f}" for p in ("p50", "p95", "p99")]
+        cells.append(f"{live['frame_age']['p99']:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
