@@ -237,6 +237,45 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, one_thread: None) -> N
         assert best[0] == best[1]
 
 
+def test_another_training_is_not_resumed(tmp_path: Path) -> None:
+    root = make_captions(tmp_path / "data")
+    trainer(root, tmp_path / "out", epochs=1).run()
+    assert trainer(root, tmp_path / "out", epochs=2).epoch == 1  # more epochs are the same training
+    with pytest.raises(InputError, match="the option batch was 4 and is 3 now; train as before, name another"):
+        trainer(root, tmp_path / "out", epochs=1, batch=3)
+    with pytest.raises(InputError, match="the option method was ht and is full now"):
+        trainer(root, tmp_path / "out", "full", epochs=1)
+    with pytest.raises(InputError, match="the model's task was contrastive and is segmentation now"):
+        trainer(root, tmp_path / "out", task="segmentation", epochs=1)
+    captions = root / "contrastive/BUSI/captions.csv"
+    text = captions.read_text()
+    captions.write_text(text.replace("a second caption", "another caption"))
+    with pytest.raises(InputError, match="the training data changed"):
+        trainer(root, tmp_path / "out", epochs=1)
+    captions.write_text(text)
+    run = trainer(root, tmp_path / "out", epochs=1)
+    with torch.no_grad():
+        run.model.clip_model.ln_final.bias[0] += 1e-3
+    with pytest.raises(InputError, match="the frozen weights changed"):
+        Trainer(run.model, run.recipe, run.train, run.val, run.output)
+
+
+def test_one_log_of_a_training_that_was_continued(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    root = make_captions(tmp_path / "data")
+    for epochs in (2, 4):
+        run = trainer(root, tmp_path / "out", epochs=epochs)
+        if epochs == 4:
+            run.epoch = 1  # as after a kill between the log of epoch 2 and its last.pt
+            run.rows = run.rows[:1]
+        run.run()
+    log = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    for name in ("loss", "learning_rate", "val_mean_recall"):
+        assert [event.step for event in log.Scalars(name)] == [1, 2, 3, 4]
+    assert [row.split(",")[0] for row in (tmp_path / "out/log.csv").read_text().split()] == ["epoch", *"1234"]
+
+
 KINDS = ("cystic", "hyperechoic")
 
 

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ht_kernels.files import write_whole
 from . import contrast
 from .augment import augment
 from .examples import Examples
+from .fingerprint import difference, fingerprint
 from .losses import loss_for
 from .methods import merged
 from .metrics import SCORES, embed_texts, predict, score, summarize
@@ -64,7 +65,8 @@ class Trainer:
         say: takes a line for people, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged or of another recipe, or no validation image has a lesion.
+        InputError: ``last.pt`` is damaged, or of another recipe, model or data, as the message says, or no validation
+            image has a lesion.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Trainer:
             self.texts = embed_texts(model, train.texts)
         else:
             self.loss = loss_for(model.config.task)
+        self.made_of = fingerprint(model, recipe, train, val)
+        self.events: Any = None
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
         self.rows: list[dict[str, Any]] = []
@@ -112,6 +116,8 @@ class Trainer:
                 row |= self._validate()
             self.rows.append(row)
             self._record(row)
+        if self.events is not None:
+            self.events.close()
         return Outcome(self.epoch, self.best, self.best_epoch)
 
     def _train_epoch(self) -> float:
@@ -235,16 +241,20 @@ class Trainer:
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self.output / "tensorboard")) as writer:  # type: ignore[no-untyped-call]
-            for name, value in row.items():
-                writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
+        if self.events is None:
+            # Hides what a run that was killed wrote of epochs that are run again.
+            folder = str(self.output / "tensorboard")
+            self.events = SummaryWriter(folder, purge_step=row["epoch"])  # type: ignore[no-untyped-call]
+        for name, value in row.items():
+            self.events.add_scalar(name, value, row["epoch"])
+        self.events.flush()
         text = io.StringIO()
         table = csv.DictWriter(text, list(dict.fromkeys(name for r in self.rows for name in r)))
         table.writeheader()
         table.writerows(self.rows)
         write_whole(self.output / "log.csv", text.getvalue().encode(), "the log")
         state = {
-            "recipe": asdict(self.recipe),
+            "made_of": self.made_of,
             "model": {name: p.detach().cpu() for name, p in self.trainable.items()},
             "optimizer": self.optimizer.state_dict(),
             "progress": [self.epoch, self.step, self.waited, self.best, self.best_epoch],
@@ -257,11 +267,14 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            recipe, model = state["recipe"], state["model"]
+            made_of, model = state["made_of"], state["model"]
         except Exception as error:
             raise InputError(f"{path} is damaged and cannot be resumed; remove it to start again") from error
-        if replace(Recipe(**recipe), epochs=self.recipe.epochs) != self.recipe or model.keys() != self.trainable.keys():
-            raise InputError(f"{path} is of another recipe or model; name another output folder, or remove it")
+        changed = difference(made_of, self.made_of)
+        if changed is not None:
+            raise InputError(
+                f"{path} cannot be resumed: {changed}; train as before, name another output folder, or remove it"
+            )
         with torch.no_grad():
             for name, parameter in self.trainable.items():
                 parameter.copy_(model[name])
