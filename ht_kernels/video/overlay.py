@@ -43,7 +43,7 @@ class Overlay:
         if self._class_names is not None:
             legend = self._draw_legend(frame.shape[0])
             height, width = min(legend.shape[0], rgb.shape[0]), min(legend.shape[1], rgb.shape[1])
-            rgb[:height, :width] = np.maximum(rgb[:height, :width] // 2, legend[:height, :width])
+            rgb[:height, :width] = np.maximum(rgb[:height, :width] // 4, legend[:height, :width])
         return rgb
 
     def _draw_legend(self, frame_height: int) -> Frame:

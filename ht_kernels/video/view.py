@@ -14,9 +14,23 @@ from ht_kernels.errors import InputError
 from .frames import Frame
 
 _PAGE = b"""<!doctype html><meta charset="utf-8"><title>ht_kernels</title>
-<style>body{margin:0;background:#111}img{display:block;margin:auto;width:100vw;height:100vh;object-fit:contain}</style>
-<img src="/stream" alt="live view">
+<style>
+body{margin:0;background:#000}
+img{display:block;margin:auto;width:100vw;height:100vh;object-fit:contain}
+p{display:none;position:fixed;top:0;width:100%;margin:0;padding:.6em 0;font:20px sans-serif;text-align:center}
+.lost p{display:block;color:#ffd278;background:#280000}
+.lost img{opacity:.4}
+</style>
+<body><img src="/stream" alt="live view"><p>connection lost: this is the last image</p>
+<script>
+const state = document.body.classList
+const lose = () => state.add("lost")
+const find = () => state.contains("lost") && location.reload()
+setInterval(() => fetch("/").then(find, lose), 1000)
+</script>
 """
+"""A frozen image must not look live: whether the server still answers is asked every second."""
+
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 
