@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import cpu, cuda, retire
+from .backends import cpu, cuda, retire, triton
 from .errors import BackendError
 
 _library: Any = torch.library.Library("ht_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -21,10 +21,12 @@ _library.define("spectral_filter_backward(Tensor grad_out, Tensor x, Tensor mask
 _FILTER: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
     "cuda": cuda.spectral_filter,
     "cpu": cpu.spectral_filter,
+    "triton": triton.spectral_filter,
 }
 """By backend: fill the last argument, contiguous, with the filter of ``x`` and ``mask``."""
 _FILTER_BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]] = {
-    "cpu": cpu.spectral_filter_backward
+    "cpu": cpu.spectral_filter_backward,
+    "triton": triton.spectral_filter_backward,
 }
 """By backend: fill the last two, contiguous, with the gradients of ``x`` and ``mask`` from ``grad_out`` and these."""
 

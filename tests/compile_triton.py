@@ -12,37 +12,47 @@ import sys
 import tempfile
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import Autotuner
 
 from ht_kernels.backends.triton.depthwise_backward import depthwise_backward
+from ht_kernels.backends.triton.depthwise_input_backward import depthwise_input_backward
 from ht_kernels.backends.triton.down_project import SUM_ROWS, down_project
 from ht_kernels.backends.triton.down_project_backward import down_project_backward
+from ht_kernels.backends.triton.filter import tile_of
 from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project
 from ht_kernels.backends.triton.mix_and_up_project_backward import mix_and_up_project_backward
 from ht_kernels.backends.triton.noise_backward import noise_backward
+from ht_kernels.backends.triton.spectral_filter import spectral_filter
+from ht_kernels.backends.triton.spectral_mask_backward import spectral_mask_backward
 
 SIZES = {"DIM": 768, "CHANNELS": 64, "PRECISION": "ieee"}
 TILED = {"SCALES": 3, "ALL_CHANNELS": 64}
 HIDDEN = {"HIDDEN": 16, "ALL_HIDDEN": 16}
-NO_DROPOUT = {"DROPOUT": False, "seed": None}
-MIX = {"x", "out", "h", "mix_weight", "up_weight"}
-MIX_BACKWARD = {"grad_out", "h", "mix_weight", "up_weight", "activation", "convolved", "grad_m", "grad_y"}
+PLAIN = {"DROPOUT": False, "seed": None, "SPECTRAL": False}
+ALL = {"DROPOUT": True, "SPECTRAL": True}
+SMALL, LARGE = ({**tile_of(torch.float32, grid), "patch_stride": 1} for grid in ((14, 14), (24, 24)))
+MIX = {"x", "out", "h", "filtered", "mix_weight", "up_weight"}
+MIX_BACKWARD = {"grad_out", "h", "filtered", "mix_weight", "up_weight", "activation", "convolved", "grad_m", "grad_y"}
 DOWN = {"x", "weight", "h"}
 DOWN_BACKWARD = {"x", "grad_out", "grad_x", "grad_y", "down_weight", "grad_h"}
 KERNELS: list[tuple[Any, set[str], dict[str, Any]]] = [  # with the arguments that point to the type of x
     (down_project, DOWN, {**SIZES, "POOL": True, "STATS": False, "SUM_ROWS": SUM_ROWS, "stats": None}),
     (down_project, DOWN, {**SIZES, "POOL": True, "STATS": True, "SUM_ROWS": SUM_ROWS}),
-    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, **NO_DROPOUT}),
-    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, "DROPOUT": True}),
-    (mix_and_up_project_backward, MIX_BACKWARD, {**SIZES, **TILED, **HIDDEN, "DROPOUT": True}),
+    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, **PLAIN}),
+    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, **ALL}),
+    (mix_and_up_project_backward, MIX_BACKWARD, {**SIZES, **TILED, **HIDDEN, **ALL}),
     (depthwise_backward, {"grad_y", "h"}, {"CHANNELS": 64}),
+    (depthwise_input_backward, {"grad_y", "grad"}, {"CHANNELS": 64, **TILED}),
     (noise_backward, set(), {"CHANNELS": 64, "ALL_CHANNELS": 64, **HIDDEN}),
-    (down_project_backward, DOWN_BACKWARD, {**SIZES, **TILED, "NEEDS_X": True}),
+    (down_project_backward, DOWN_BACKWARD, {**SIZES, **TILED, "NEEDS_X": True, "SPECTRAL": False, "through": None}),
+    *((spectral_filter, set(), {**tile, "CONJUGATED": False}) for tile in (SMALL, LARGE)),
+    *((spectral_mask_backward, set(), {**tile, "IMAGES": 4}) for tile in (SMALL, LARGE)),
 ]
-NUMBERS = dict.fromkeys(("tokens", "prefix", "height", "width", "parts", "patches", "work"), "i32")
+NUMBERS = dict.fromkeys(("tokens", "prefix", "batch", "channels", "height", "width", "parts", "patches", "work"), "i32")
 NUMBERS |= {"eps": "fp32", "dropout": "fp32", "seed": "*i64"}
 
 
@@ -63,8 +73,9 @@ def main() -> None:
         for tuned, elements, constants in KERNELS:
             is_tuned = isinstance(tuned, Autotuner)
             kernel = tuned.fn if is_tuned else tuned
-            for config in tuned.configs if is_tuned else [triton.Config({})]:
-                fixed = {**constants, **config.kwargs}
+            how = {key: constants[key] for key in ("num_warps", "num_stages") if key in constants}
+            for config in tuned.configs if is_tuned else [triton.Config({}, **how)]:
+                fixed = {key: value for key, value in {**constants, **config.kwargs}.items() if key not in how}
                 signature = {
                     name: "constexpr"
                     if name in fixed

@@ -133,14 +133,14 @@ def test_a_failing_backend_gives_way_once(monkeypatch: pytest.MonkeyPatch, caplo
     for name in ("cuda", "cpu"):
         monkeypatch.setitem(CAN_RUN, name, lambda case: "out of the way")
     with torch.no_grad(), caplog.at_level(logging.WARNING, "ht_kernels"):
-        with pytest.raises(BackendError, match="Triton could not run the adapter: RuntimeError: no driver"):
+        with pytest.raises(BackendError, match="Triton could not run the kernels: RuntimeError: no driver"):
             ht_adapter(x, folded, (5, 9), 2, backend="triton")
         expected = ht_adapter(x, folded, (5, 9), 2, backend="reference")
         for _ in range(2):
             assert torch.equal(ht_adapter(x, folded, (5, 9), 2), expected)
     assert [record.getMessage() for record in caplog.records] == [
         f"backend 'triton' failed on {x.device} and is not used there any more: "
-        "Triton could not run the adapter: RuntimeError: no driver"
+        "Triton could not run the kernels: RuntimeError: no driver"
     ]
 
 
@@ -205,6 +205,6 @@ def test_machine_code_for_every_architecture(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, "80", "90"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert len(rows) == 2 * (4 * 8 + 4 + 4 + 1 + 5)
+    assert len(rows) == 2 * (4 * 8 + 4 + 4 + 1 + 5 + 3 + 4)
     for arch, kernel, tile, shared, _, spills in rows:
         assert int(spills) == 0 and int(shared) <= (163 << 10), (arch, kernel, tile, shared, spills)

@@ -76,7 +76,7 @@ CAN_RUN: dict[str, Callable[[Case], str | None]] = {
 CAN_FILTER: dict[str, Callable[[FilterCase], str | None]] = {
     "cuda": cuda.can_filter,
     "cpu": cpu.can_filter,
-    "triton": lambda case: triton.NO_SPECTRAL,
+    "triton": triton.can_filter,
     "reference": _reference_can_run,
 }
 """The same for the spectral filter by itself."""

@@ -21,26 +21,43 @@ from ht_kernels.fold import FoldedAdapter
 from .. import core
 
 if TYPE_CHECKING:
-    from .. import Case
+    from .. import Case, FilterCase
 
 _MAX_BOTTLENECK = 256
 _OLDEST = (8, 0)
-NO_SPECTRAL = "it has no spectral filter"
+_MAX_SIDE = 64
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
     if reason := _place_reason(case.device.type, case.device.index):
         return reason
-    if case.spectral:
-        return NO_SPECTRAL
+    if case.spectral and (reason := _grid_reason(case.grid)):
+        return reason
     if case.keeps:
         return "it draws dropout factors itself: pass dropout, not keep"
-    if case.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if case.dtype not in _DTYPES:
         return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
     if case.bottleneck > _MAX_BOTTLENECK:
         return f"it takes bottlenecks of at most {_MAX_BOTTLENECK} channels, and this one has {case.bottleneck}"
     return core.transforms_reason()
+
+
+def can_filter(case: FilterCase) -> str | None:
+    """None when this backend can run the spectral filter ``case``, else the reason."""
+    if reason := _place_reason(case.device.type, case.device.index):
+        return reason
+    if case.dtype not in _DTYPES:
+        return f"it filters float32, float16 and bfloat16, and x is {case.dtype}"
+    return _grid_reason(case.grid) or core.transforms_reason()
+
+
+def _grid_reason(grid: tuple[int, int]) -> str | None:
+    """Why the spectral filter cannot run on a grid."""
+    if max(grid) <= _MAX_SIDE:
+        return None
+    return f"it filters grids of at most {_MAX_SIDE}x{_MAX_SIDE}, and this one is {grid[0]}x{grid[1]}"
 
 
 @core.constant_for_compilers
@@ -163,6 +180,29 @@ def train_backward(
     return grads
 
 
+def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2) in float32.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    grid = (x.shape[2], x.shape[3])
+    with _running(x):
+        _kernel("filter").filter_images(x.contiguous().flatten(2), mask.contiguous(), out.flatten(2), grid)
+
+
+def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
+    """Fill ``grad_x`` and ``grad_mask``, contiguous.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    grid, grad_out, mask = (x.shape[2], x.shape[3]), grad_out.contiguous().flatten(2), mask.contiguous()
+    with _running(x):
+        _kernel("filter").filter_images(grad_out, mask, grad_x.flatten(2), grid, conjugated=True)
+        grad_mask.copy_(_kernel("filter").mask_gradient(grad_out, x.contiguous().flatten(2), mask, grid))
+
+
 def _width(weights: Sequence[Tensor | None]) -> int:
     down_weight = weights[0]
     assert down_weight is not None
@@ -178,7 +218,7 @@ def _running(x: Tensor) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever its compiler, its autotuner or the driver raise
-        raise BackendError(f"Triton could not run the adapter: {type(error).__name__}: {error}") from error
+        raise BackendError(f"Triton could not run the kernels: {type(error).__name__}: {error}") from error
 
 
 def _forward(
@@ -222,7 +262,7 @@ def _launch(
     batch, dim, channels, hidden, scales, *_ = core.sizes(x, weights, height, width, prefix)
     tokens = x.shape[1]
     work = _tuning().size_of(batch * tokens)
-    precision = "tf32" if tf32 else "ieee"
+    precision, mask = "tf32" if tf32 else "ieee", weights[14]
 
     def tiles(tile: dict[str, Any]) -> int:
         return batch * -(-tokens // int(tile["ROWS"]))
@@ -246,10 +286,14 @@ def _launch(
         PRECISION=precision,
         SUM_ROWS=down.SUM_ROWS,
     )
+    filtered = h
+    if mask is not None:
+        filtered = _kernel("filter").filter_patches(h, mask, (height, width), prefix)
     mix.mix_and_up_project[lambda tile: (tiles(tile), tile["SLICES"])](
         x,
         out,
         h,
+        filtered,
         sums,
         *weights[4:14],
         seed,
@@ -268,6 +312,7 @@ def _launch(
         CHANNELS=channels,
         HIDDEN=hidden,
         SCALES=scales,
+        SPECTRAL=mask is not None,
         DROPOUT=seed is not None,
         ALL_CHANNELS=_tuning().padded(channels),
         ALL_HIDDEN=_tuning().padded(hidden),

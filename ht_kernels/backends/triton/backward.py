@@ -1,8 +1,9 @@
 """The backward of the adapter: four kernels, and torch for the products over all tokens.
 
 In order of launch: mix_and_up_project_backward, depthwise_backward, noise_backward (with three scales),
-down_project_backward. Saved from the forward: x, the bottleneck h, the statistics of tokens and the sums of h. All sums
-are taken in a fixed order.
+down_project_backward. With a spectral mask four more: the filter of h before all of these, and before the last
+depthwise_input_backward, the filter by the conjugate mask and the gradient of the mask. Saved from the forward: x, the
+bottleneck h, the statistics of tokens and the sums of h. All sums are taken in a fixed order.
 
 The gradient of down_weight needs no u: with Ga = sum_t (rstd_t grad_h_t) (x_t - mean_t)^T and Gb = sum_t grad_h_t x_t^T
 over tokens t, both from one product with x, those of Wa and Wb in :func:`ht_kernels.fold.split_norm`,
@@ -22,8 +23,10 @@ from torch import Tensor
 from ht_kernels.fold import KERNEL_SIZE, FoldedAdapter
 
 from .depthwise_backward import depthwise_backward
+from .depthwise_input_backward import depthwise_input_backward
 from .down_project import SUM_ROWS
 from .down_project_backward import down_project_backward
+from .filter import filter_patches, mask_gradient, patches
 from .mix_and_up_project_backward import mix_and_up_project_backward
 from .noise_backward import noise_backward
 from .tuning import padded, size_of
@@ -57,11 +60,14 @@ def backward(
     def tiles(tile: dict[str, Any]) -> tuple[int]:
         return (batch * -(-tokens // int(tile["ROWS"])),)
 
+    mask = folded.mask
+    filtered = h if mask is None else filter_patches(h, mask, grid, prefix)
     activation, convolved, grad_m, grad_y = (torch.empty_like(h) for _ in range(4))
     grad_sums = sums.new_empty(batch * parts, dim)
     mix_and_up_project_backward[tiles](
         grad_out,
         h,
+        filtered,
         sums,
         *folded[4:13],
         seed,
@@ -83,6 +89,7 @@ def backward(
         CHANNELS=channels,
         HIDDEN=hidden,
         SCALES=scales,
+        SPECTRAL=mask is not None,
         DROPOUT=seed is not None,
         ALL_CHANNELS=padded(channels),
         ALL_HIDDEN=padded(hidden),
@@ -91,7 +98,7 @@ def backward(
 
     grad_kernel, grad_bias = sums.new_empty(batch, channels, KERNEL_SIZE**2), sums.new_empty(batch, channels)
     depthwise_backward[lambda tile: (batch, -(-channels // tile["COLUMNS"]), KERNEL_SIZE)](
-        grad_y, h, grad_kernel, grad_bias, tokens, prefix, height, width, work, CHANNELS=channels
+        grad_y, filtered, grad_kernel, grad_bias, tokens, prefix, height, width, work, CHANNELS=channels
     )
 
     weights, grad_patch = sums.new_ones(batch, scales), None
@@ -120,6 +127,26 @@ def backward(
         )
         noise = grad_units.T @ pooled, grad_units.sum(0), grad_score.T @ units, grad_score.sum(0)
 
+    through, grad_mask = None, None
+    if mask is not None:
+        grad_filtered = torch.empty_like(h)
+        depthwise_input_backward[tiles](
+            grad_y,
+            weights,
+            folded.scale_kernels,
+            grad_filtered,
+            tokens,
+            prefix,
+            height,
+            width,
+            work,
+            CHANNELS=channels,
+            SCALES=scales,
+            ALL_CHANNELS=padded(channels),
+        )
+        through = filter_patches(grad_filtered, mask, grid, prefix, conjugated=True)
+        grad_mask = mask_gradient(patches(grad_filtered, prefix), patches(h, prefix), mask, grid)
+
     grad_h = h.new_empty(batch, tokens, 2 * channels)
     target = x if grad_x is None else grad_x
     down_project_backward[tiles](
@@ -128,6 +155,7 @@ def backward(
         target,
         stats,
         grad_y,
+        through,
         grad_patch,
         weights,
         folded.scale_kernels,
@@ -149,6 +177,7 @@ def backward(
         DIM=dim,
         CHANNELS=channels,
         SCALES=scales,
+        SPECTRAL=mask is not None,
         NEEDS_X=grad_x is not None,
         ALL_CHANNELS=padded(channels),
         PRECISION=precision,
@@ -174,6 +203,7 @@ def backward(
         mix_bias=grad_m[:, prefix:].sum((0, 1), dtype=torch.float32),
         up_weight=_over_tokens(activation, grad_out).T,
         up_bias=grad_sums.sum(0),
+        mask=grad_mask,
     )
 
 

@@ -1,4 +1,5 @@
-"""Gradient of each image's depthwise kernel and bias: grad_kernel[c, tap] = sum over patches of grad_y * h at the tap.
+"""Gradient of each image's depthwise kernel and bias: grad_kernel[c, tap] = sum over patches of grad_y * h at the tap;
+h is what the convolution read.
 
 Reads grad_y and h, 4 BNC bytes in 16-bit types, again for each tap from the L1 cache. Writes 50 float32 numbers per
 image and channel.

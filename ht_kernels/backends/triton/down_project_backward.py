@@ -1,8 +1,10 @@
-"""From grad_y to grad_x: through the depthwise convolution, down_weight, both gains and the LayerNorm.
+"""From grad_y to grad_x: through the depthwise convolution, down_weight, both gains and the LayerNorm. With a spectral
+filter ``through`` is grad_y through the convolution and that filter.
 
-Reads grad_y (2 BNC bytes in 16-bit types), x and grad_out, 4 BND bytes: the second pass over a tile of x, after the row
-sums of the LayerNorm, finds it in the L1 cache. Writes grad_x, 2 BND bytes, and for the matrix products behind it
-``grad_h``: rows of 2 C numbers, grad_h and rstd * grad_h. Without NEEDS_X it reads and writes nothing of width D.
+Reads grad_y and through (2 BNC bytes each in 16-bit types), x and grad_out, 4 BND bytes: the second pass over a tile
+of x, after the row sums of the LayerNorm, finds it in the L1 cache. Writes grad_x, 2 BND bytes, and for the matrix
+products behind it ``grad_h``: rows of 2 C numbers, grad_h and rstd * grad_h. Without NEEDS_X it reads and writes
+nothing of width D.
 
 With du = grad_h down_weight, n = du norm_gain and xhat = (x - mean) rstd:
 grad_x = grad_out + du skip_gain + rstd (n - mean(n) - xhat mean(n xhat)).
@@ -28,7 +30,7 @@ from .tuning import configs
         {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
         {"ROWS": 64, "DEPTH": 64, "num_warps": 8},
     ),
-    key=["work", "DIM", "CHANNELS", "SCALES", "NEEDS_X", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "NEEDS_X", "PRECISION"],
     cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
@@ -38,6 +40,7 @@ def down_project_backward(
     grad_x,
     stats,
     grad_y,
+    through,
     grad_patch,
     weights,
     scale_kernels,
@@ -59,6 +62,7 @@ def down_project_backward(
     DIM: tl.constexpr,
     CHANNELS: tl.constexpr,
     SCALES: tl.constexpr,
+    SPECTRAL: tl.constexpr,
     NEEDS_X: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -74,28 +78,31 @@ def down_project_backward(
     token = image.to(tl.int64) * tokens + row
 
     grad_y += image.to(tl.int64) * tokens * CHANNELS
-    grad = correlate(
-        grad_y,
-        tl.load(weights + image * SCALES + scale, scale < SCALES, other=0),
-        scale_kernels,
-        row,
-        tokens,
-        prefix,
-        height,
-        width,
-        CHANNELS,
-        SCALES,
-        True,
-        ROWS,
-        ALL_CHANNELS,
-    )
+    at = row[:, None] * CHANNELS + channel[None, :]
+    if SPECTRAL:
+        patch = both & (row >= prefix)[:, None]
+        through += image.to(tl.int64) * tokens * CHANNELS
+        grad = tl.load(grad_y + at, patch, other=0).to(tl.float32)
+        grad += tl.load(through + at, patch, other=0).to(tl.float32)
+    else:
+        grad = correlate(
+            grad_y,
+            tl.load(weights + image * SCALES + scale, scale < SCALES, other=0),
+            scale_kernels,
+            row,
+            tokens,
+            prefix,
+            height,
+            width,
+            CHANNELS,
+            SCALES,
+            True,
+            ROWS,
+            ALL_CHANNELS,
+        )
     if SCALES == 3:
         grad += tl.load(grad_patch + image * CHANNELS + channel, channel_exists, other=0)[None, :]
-    passed = tl.load(
-        grad_y + row[:, None] * CHANNELS + channel[None, :],
-        (row < prefix)[:, None] & channel_exists[None, :],
-        other=0,
-    ).to(tl.float32)
+    passed = tl.load(grad_y + at, (row < prefix)[:, None] & channel_exists[None, :], other=0).to(tl.float32)
     grad = tl.where((row < prefix)[:, None], passed, grad)
     rstd = tl.load(stats + 2 * token + 1, row_exists, other=0)
     narrowed = narrow(grad, grad_h.dtype.element_ty)

@@ -1,8 +1,10 @@
 """out = x + up_weight gelu(m) + up_bias, m = mix_weight Y + mix_bias for patches and h for prefix tokens, Y the
-depthwise convolution of h with the image's own kernel. In training gelu(m) is dropped out.
+depthwise convolution of h with the image's own kernel, or of ``filtered``, h through the spectral filter, plus h. In
+training gelu(m) is dropped out.
 
-Reads h, x (from L2 when it still holds what down_project read) and the weights; writes out: 4 BND + 2 BNC bytes in
-16-bit types. Neighbours of a patch are read from h again for each of the 49 taps, from the L1 cache.
+Reads h, filtered, x (from L2 when it still holds what down_project read) and the weights; writes out: 4 BND + 2 BNC
+bytes in 16-bit types, 4 BNC with a spectral filter. Neighbours of a patch are read again for each of the 49 taps, from
+the L1 cache.
 
 One program has ROWS tokens of one image and one of SLICES slices of D, in steps of DEPTH columns. Slices repeat the
 convolution of their tile, a small part of the work, so that one image makes enough programs.
@@ -139,6 +141,7 @@ def correlate(
 @triton.jit
 def mix(
     h,
+    filtered,
     weights,
     scale_kernels,
     scale_bias,
@@ -151,16 +154,34 @@ def mix(
     width,
     CHANNELS: tl.constexpr,
     SCALES: tl.constexpr,
+    SPECTRAL: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
 ):
-    """Y, rounded to the dtype of ``h``, and m of the tokens ``row``; ``h`` is the image's first token."""
+    """Y, rounded to the dtype of ``h``, and m of the tokens ``row``; ``h`` and ``filtered``, which is ``h`` unless
+    SPECTRAL, are the image's first token."""
     channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
     channel_exists = channel < CHANNELS
     y = correlate(
-        h, weights, scale_kernels, row, tokens, prefix, height, width, CHANNELS, SCALES, False, ROWS, ALL_CHANNELS
+        filtered,
+        weights,
+        scale_kernels,
+        row,
+        tokens,
+        prefix,
+        height,
+        width,
+        CHANNELS,
+        SCALES,
+        False,
+        ROWS,
+        ALL_CHANNELS,
     )
+    at = row[:, None] * CHANNELS + channel[None, :]
+    if SPECTRAL:
+        patch = (row >= prefix) & (row < tokens)
+        y += tl.load(h + at, patch[:, None] & channel_exists[None, :], other=0).to(tl.float32)
     for s in tl.static_range(SCALES):
         share = tl.sum(tl.where(scale == s, weights, 0), 0)
         y += share * tl.load(scale_bias + s * CHANNELS + channel, channel_exists, other=0)[None, :]
@@ -172,11 +193,7 @@ def mix(
     bias = tl.load(mix_bias + channel, channel_exists, other=0)
     y = narrow(y, h.dtype.element_ty)
     mixed = product(y, weight, tl.zeros((ROWS, ALL_CHANNELS), tl.float32), PRECISION) + bias[None, :]
-    passed = tl.load(
-        h + row[:, None] * CHANNELS + channel[None, :],
-        (row < prefix)[:, None] & channel_exists[None, :],
-        other=0,
-    ).to(tl.float32)
+    passed = tl.load(h + at, (row < prefix)[:, None] & channel_exists[None, :], other=0).to(tl.float32)
     return y, tl.where((row < prefix)[:, None], passed, mixed)
 
 
@@ -191,7 +208,7 @@ def mix(
         {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 4},
         {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 8},
     ),
-    key=["work", "DIM", "CHANNELS", "SCALES", "DROPOUT", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
     cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
@@ -199,6 +216,7 @@ def mix_and_up_project(
     x,
     out,
     h,
+    filtered,
     sums,
     scale_kernels,
     scale_bias,
@@ -226,6 +244,7 @@ def mix_and_up_project(
     CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
     SCALES: tl.constexpr,
+    SPECTRAL: tl.constexpr,
     DROPOUT: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
     ALL_HIDDEN: tl.constexpr,
@@ -240,6 +259,7 @@ def mix_and_up_project(
     channel, depth = tl.arange(0, ALL_CHANNELS), tl.arange(0, DEPTH)
     row_exists, channel_exists = row < tokens, channel < CHANNELS
     h += image.to(tl.int64) * tokens * CHANNELS
+    filtered += image.to(tl.int64) * tokens * CHANNELS
 
     weights = image_weights(
         image,
@@ -258,6 +278,7 @@ def mix_and_up_project(
     )
     _, m = mix(
         h,
+        filtered,
         weights,
         scale_kernels,
         scale_bias,
@@ -270,6 +291,7 @@ def mix_and_up_project(
         width,
         CHANNELS,
         SCALES,
+        SPECTRAL,
         PRECISION,
         ROWS,
         ALL_CHANNELS,

@@ -1,8 +1,8 @@
 """From grad_out to the gradient of Y: through up_weight, dropout, GELU and mix_weight.
 
-Reads grad_out once, 2 BND bytes in 16-bit types, h and the weights; recomputes Y and m as the forward did. Writes, in
-2 BNC bytes each, what the matrix products behind it take: ``activation`` = gelu(m) * keep, Y, grad_m and grad_y, whose
-prefix tokens are the gradient of h; and one float32 sum of grad_out per 16 tokens and column.
+Reads grad_out once, 2 BND bytes in 16-bit types, h, filtered and the weights; recomputes Y and m as the forward did.
+Writes, in 2 BNC bytes each, what the matrix products behind it take: ``activation`` = gelu(m) * keep, Y, grad_m and
+grad_y, whose prefix tokens are the gradient of h; and one float32 sum of grad_out per 16 tokens and column.
 
 One program has ROWS tokens of one image and all channels, and goes over D in steps of DEPTH.
 """
@@ -28,13 +28,14 @@ PART = tl.constexpr(SUM_ROWS)
         {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
         {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
     ),
-    key=["work", "DIM", "CHANNELS", "SCALES", "DROPOUT", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
     cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def mix_and_up_project_backward(
     grad_out,
     h,
+    filtered,
     sums,
     scale_kernels,
     scale_bias,
@@ -64,6 +65,7 @@ def mix_and_up_project_backward(
     CHANNELS: tl.constexpr,
     HIDDEN: tl.constexpr,
     SCALES: tl.constexpr,
+    SPECTRAL: tl.constexpr,
     DROPOUT: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
     ALL_HIDDEN: tl.constexpr,
@@ -118,6 +120,7 @@ def mix_and_up_project_backward(
     )
     y, m = mix(
         h + image.to(tl.int64) * tokens * CHANNELS,
+        filtered + image.to(tl.int64) * tokens * CHANNELS,
         weights,
         scale_kernels,
         scale_bias,
@@ -130,6 +133,7 @@ def mix_and_up_project_backward(
         width,
         CHANNELS,
         SCALES,
+        SPECTRAL,
         PRECISION,
         ROWS,
         ALL_CHANNELS,
