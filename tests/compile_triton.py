@@ -89,7 +89,7 @@ def main() -> None:
                 aligned = {
                     (i,): [["tt.divisibility", 16]]
                     for i, name in enumerate(kernel.arg_names)
-                    if signature[name].startswith("*") or name.endswith("stride")
+                    if signature[name].startswith("*") or (name.endswith("stride") and name not in fixed)
                 }
                 source = ASTSource(kernel, signature, fixed, aligned)
                 options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
