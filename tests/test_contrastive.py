@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +9,16 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from clip_folder import clip_folder
 from open_clip.transform import image_transform_v2
 from PIL import Image
-from safetensors.torch import save_file
-from small_towers import DEPTH, DIM, HEADS, IMAGE, PATCH, shake, small_clip, small_tower
+from small_towers import IMAGE, shake, small_clip, small_tower
 
 import ht_kernels as ht
 from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.errors import InputError
 
 TEXTS = ["a benign tumour", "a cyst at the upper left"]
-CONFIG = {
-    "embed_dim": 8,
-    "vision_cfg": {"image_size": IMAGE, "patch_size": PATCH, "width": DIM, "layers": DEPTH, "head_width": DIM // HEADS},
-    "text_cfg": {"context_length": 16, "width": DIM, "heads": HEADS, "layers": 2},
-}
 
 
 def build(name: str = "open_clip", **options: object) -> ht.HTCLIP:
@@ -33,16 +27,6 @@ def build(name: str = "open_clip", **options: object) -> ht.HTCLIP:
     for block in model.tower.blocks:
         shake(block.mona)
     return model.eval()
-
-
-def folder(path: Path, **preprocessing: object) -> Path:
-    """A small CLIP model as open_clip keeps one in a folder."""
-    path.mkdir()
-    config = {"model_cfg": CONFIG, "preprocess_cfg": preprocessing}
-    (path / "open_clip_config.json").write_text(json.dumps(config))
-    torch.manual_seed(4)
-    save_file(open_clip.CLIP(**CONFIG).state_dict(), path / "open_clip_model.safetensors")
-    return path
 
 
 @pytest.mark.parametrize("name", ["open_clip", "timm", "openai"])
@@ -96,7 +80,7 @@ def test_another_end_is_refused() -> None:
 
 @pytest.mark.parametrize("preprocessing", [{}, {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}])
 def test_preprocessing_is_the_clip_models_own(preprocessing: dict[str, object], tmp_path: Path) -> None:
-    place = folder(tmp_path / "clip", **preprocessing)
+    place = clip_folder(tmp_path / "clip", **preprocessing)
     model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", adapter_layers=()).eval()
     theirs = open_clip.create_model(f"local-dir:{place}").eval()
     transform = image_transform_v2(open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
@@ -122,7 +106,7 @@ def test_what_trains() -> None:
 
 
 def test_checkpoints(tmp_path: Path) -> None:
-    place = folder(tmp_path / "clip", mean=[0.4] * 3)
+    place = clip_folder(tmp_path / "clip", mean=[0.4] * 3)
     torch.manual_seed(2)
     model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", bottleneck=8).eval()
     for block in model.tower.blocks:

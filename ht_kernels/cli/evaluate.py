@@ -1,53 +1,113 @@
-"""``ht-kernels evaluate``: a checkpoint on a split of a data set, or on simulated phantoms."""
+"""``ht-kernels evaluate``: a checkpoint on a split of data sets, or on simulated phantoms."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
 from . import model_options
 
-HELP = "measure a checkpoint on a data set: figures, pictures and a report"
+if TYPE_CHECKING:
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.train import Examples
+    from ht_kernels.train.evaluate import Prompts
+
+HELP = "measure a checkpoint on data sets: figures, pictures and a report"
+
+_UNTUNED = Path("clip")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what ht-kernels train wrote")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="what ht-kernels train wrote, or the word clip for the CLIP model that --backbone and --pretrained name, "
+        "as it is",
+    )
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
-    parser.add_argument("--dataset", metavar="NAME", help="which of its data sets, such as BUSI")
+    parser.add_argument(
+        "--dataset", nargs="+", metavar="NAME", help="which of its data sets, such as BUSI; several make one table"
+    )
     parser.add_argument("--split", default="test", help="train, val or test (default: %(default)s)")
     parser.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
     parser.add_argument("--seed", type=int, default=1000, help="of the phantoms (default: %(default)s)")
     parser.add_argument("--skip-bad", action="store_true", help="report images that cannot be used, and go on without")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the report and its pictures")
+    text = parser.add_argument_group("contrastive models, which classify images by their similarity to sentences")
+    text.add_argument("--templates", type=Path, metavar="FILE", help="the sentences, one a line, {} for the class")
+    text.add_argument("--classes", nargs="+", metavar="NAME", help="of the labels 0, 1, ... (default: the data set's)")
+    text.add_argument(
+        "--retrieval", action="store_true", help="instead: how well images find their captions, and captions images"
+    )
     model_options.add_tower_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from ht_kernels.train import read_examples, simulate_examples
-        from ht_kernels.train.evaluate import evaluate, lines
+        from ht_kernels.train import simulate_examples
+        from ht_kernels.train.evaluate import evaluate, evaluate_all, lines, lines_of_all
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
-    from ht_kernels.data import ClassificationDataset, SegmentationDataset
 
-    model, _ = model_options.load_model(args)
+    model, name = _model(args)
     task, size = model.config.task, model.config.image_size or 224
+    if task != "contrastive" and (args.templates or args.classes or args.retrieval):
+        raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
     if args.phantoms is not None:
         if args.data or args.dataset or task != "segmentation" or args.phantoms < 1:
             raise InputError("--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model")
-        examples = simulate_examples(args.phantoms, args.seed, size)
-        name = f"{args.phantoms} phantoms of seed {args.seed}"
+        sets: dict[str, tuple[Examples, Prompts | None]] = {
+            f"{args.phantoms} phantoms of seed {args.seed}": (simulate_examples(args.phantoms, args.seed, size), None)
+        }
     elif args.data and args.dataset:
-        kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
-        examples = read_examples(kind(args.data, args.dataset, args.split, size), args.skip_bad)
-        name = f"{args.dataset}, {args.split} split"
+        sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
     else:
         raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
-    for bad, why in examples.bad.items():
-        print(f"left out {bad}: {why}")
-    results = evaluate(model, examples, args.output, f"{args.checkpoint.name} on {name}")
-    print("\n".join(lines(results)))
-    print(f"wrote report.md, results.json, results.csv and a picture to {args.output}")
+    for examples, _ in sets.values():
+        for bad, why in examples.bad.items():
+            print(f"left out {bad}: {why}")
+    split = "" if args.phantoms is not None else f", {args.split} split"
+    if len(sets) == 1:
+        ((of, (examples, prompts)),) = sets.items()
+        print("\n".join(lines(evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts))))
+        print(f"wrote report.md, results.json, results.csv and a picture to {args.output}")
+        return 0
+    print("\n".join(lines_of_all(evaluate_all(model, sets, args.output, f"{name}{split}"))))
+    print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")
     return 0
+
+
+def _model(args: argparse.Namespace) -> tuple[HTCLIP, str]:
+    """The model and what to call it."""
+    if args.checkpoint != _UNTUNED:
+        return model_options.load_model(args)[0], args.checkpoint.name
+    from ht_kernels.clip import HTCLIP
+
+    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()
+    return model, f"CLIP as it is ({', '.join(chosen.values()) or 'random weights'})"
+
+
+def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> tuple[Examples, Prompts | None]:
+    """A split of a data set, and how its classes are asked for."""
+    from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
+    from ht_kernels.train import read_examples
+    from ht_kernels.train.evaluate import Prompts
+    from ht_kernels.train.zero_shot import TEMPLATES, read_templates
+
+    where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
+    if model.config.task == "segmentation":
+        return read_examples(SegmentationDataset(**where, image_size=size), args.skip_bad), None
+    if model.config.task == "classification":
+        return read_examples(ClassificationDataset(**where, image_size=size), args.skip_bad), None
+    if args.retrieval:
+        return read_examples(CaptionDataset(**where, preprocess=model.preprocess), args.skip_bad), None
+    labels = ClassificationDataset(**where, classes=args.classes, preprocess=model.preprocess)
+    if not labels.named:
+        raise InputError(f"the classes of {dataset} have no names to ask for: give them with --classes")
+    templates = read_templates(args.templates) if args.templates else TEMPLATES
+    return read_examples(labels, args.skip_bad), Prompts(labels.classes, templates)

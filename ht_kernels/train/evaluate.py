@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,57 +18,123 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 
 from .examples import Examples
-from .metrics import Row, predict, score, summarize
-from .pictures import draw_masks, draw_roc
+from .metrics import Row, embed_texts, predict, score, summarize
+from .pictures import draw_masks, draw_recall, draw_roc
+from .retrieval import AT, ranks, recalls
+from .zero_shot import class_probabilities, embed_classes
 
 _BATCH = 32
 _NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "asd": "ASD, pixels", "f1": "F1", "auc": "AUC"}
+_NAMES |= {f"image_to_text_recall_{k}": f"recall at {k}, image to text" for k in AT}
+_NAMES |= {f"text_to_image_recall_{k}": f"recall at {k}, text to image" for k in AT}
+_NAMES |= {"mean_recall": "mean recall"}
 
 
-def evaluate(model: HTCLIP, examples: Examples, output: Path, title: str) -> dict[str, Any]:
+class Prompts(NamedTuple):
+    """What makes a classifier of a contrastive model: names of the labels 0, 1, ..., and sentences with ``{}``."""
+
+    classes: Sequence[str]
+    templates: Sequence[str]
+
+
+def evaluate(
+    model: HTCLIP, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
+) -> dict[str, Any]:
     """Run a model on examples, and write report.md, results.json, results.csv (a row an image) and a picture.
 
     Args:
         model: on any device.
-        examples: for the model's task, in its image size.
+        examples: for the model's task, in its image size; with labels or captions for a contrastive model.
         output: folder for the results; made if it is not there.
         title: what was evaluated on what, for the report.
+        prompts: for a contrastive model and images with labels: zero-shot classification. Without them it is retrieval,
+            of captions by images and images by captions.
 
     Returns:
         The content of results.json: ``title``, ``images``, ``summary``, ``model``, ``left_out``; for masks also
-        ``without_lesion`` and in how many of them something was found, ``false_alarms``.
+        ``without_lesion`` and in how many of them something was found, ``false_alarms``; for zero-shot ``prompts``.
 
     Raises:
         InputError: a target is a class that the model does not have, or the images are not of its size.
     """
-    size, classes = model.config.image_size, model.config.num_classes
+    size, classes = model.config.image_size, len(prompts.classes) if prompts else model.config.num_classes
+    captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
-    if classes < 2 or int(examples.targets.max()) >= classes:
+    if not captions and (classes < 2 or int(examples.targets.max()) >= classes):
         raise InputError(f"the data has class {int(examples.targets.max())}, the model has {classes} classes from 0 on")
     device = next(model.parameters()).device
     indices = range(len(examples))
     predictions = predict(model, examples, indices, _BATCH, device)
-    rows = score(examples, indices, predictions, classes)
+    if prompts:
+        predictions = class_probabilities(predictions, embed_classes(model, *prompts).cpu())
+    if captions:
+        found = ranks(predictions, embed_texts(model, examples.texts).cpu(), examples.targets)
+        rows, summary = _rank_rows(examples, *found), recalls(*found)
+    else:
+        rows = score(examples, indices, predictions, classes)
+        summary = summarize(rows)
     results: dict[str, Any] = {
         "title": title,
-        "images": len(rows),
-        "summary": summarize(rows),
+        "images": len(examples),
+        "summary": summary,
         "model": asdict(model.config),
         "left_out": examples.bad,
     }
     if model.config.task == "segmentation":
         empty = [row for row in rows if math.isnan(row["dice"])]
         results["without_lesion"], results["false_alarms"] = len(empty), sum(row["predicted"] for row in empty)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {output} cannot be made: {error.strerror}") from error
-    picture = _draw(output, examples, predictions, rows, model.config.task)
-    write_whole(output / "results.csv", _table(rows), "the table")
-    write_whole(output / "results.json", json.dumps(_plain(results), indent=2).encode(), "the results")
-    write_whole(output / "report.md", _report(results, picture).encode(), "the report")
+    if prompts:
+        results["prompts"] = prompts._asdict()
+    _make(output)
+    picture = _draw(output, examples, predictions, rows)
+    _write(output, rows, results, _report(results, picture))
     return results
+
+
+def evaluate_all(
+    model: HTCLIP, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
+) -> dict[str, Any]:
+    """Run a model on several data sets: each as :func:`evaluate` does, into a folder of its name, and a table of all.
+
+    Args:
+        model, output, title: as for :func:`evaluate`.
+        sets: examples and prompts by the data set's name.
+
+    Returns:
+        The content of results.json: ``title``, and under ``datasets`` that of each.
+
+    Raises:
+        InputError: as for :func:`evaluate`.
+    """
+    each = {
+        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts)
+        for name, (examples, prompts) in sets.items()
+    }
+    results = {"title": title, "datasets": each}
+    rows = [{"dataset": name, "images": one["images"], **one["summary"]} for name, one in each.items()]
+    links = [f"- [{name}]({name}/report.md)" for name in each]
+    _write(output, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
+    return results
+
+
+def lines_of_all(results: dict[str, Any]) -> list[str]:
+    """A Markdown table with a row for each data set, means and standard deviations of what was measured."""
+    each = results["datasets"]
+    names = list(dict.fromkeys(n for one in each.values() for n in one["summary"] if not n.endswith("_std")))
+    table = [
+        f"| | images | {' | '.join(_NAMES.get(name, name) for name in names)} |",
+        f"|---|{'--:|' * (len(names) + 1)}",
+    ]
+    for name, one in each.items():
+        summary = one["summary"]
+        cells = [f"{summary[n]:.4f}" if n in summary else "" for n in names]
+        cells = [
+            f"{c} ± {summary[n + '_std']:.4f}" if n + "_std" in summary else c
+            for c, n in zip(cells, names, strict=True)
+        ]
+        table.append(f"| {name} | {one['images']} | {' | '.join(cells)} |")
+    return table
 
 
 def lines(results: dict[str, Any]) -> list[str]:
@@ -92,13 +159,18 @@ def _report(results: dict[str, Any], picture: str) -> str:
             "something was found"
         )
     rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results), "", f"![{picture}]({picture})"]
-    rows += ["", *(f"- {name}: {value}" for name, value in model.items() if value is not None)]
+    for name, words in results.get("prompts", {}).items():
+        rows += ["", f"{name.capitalize()}: {'; '.join(words)}"]
+    rows += ["", *(f"- {name}: {value}" for name, value in model.items() if value not in (None, 0, ()))]
     rows += ["", *(f"- left out {name}: {why}" for name, why in results["left_out"].items())]
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(output: Path, examples: Examples, predictions: Tensor, rows: list[Row], task: str) -> str:
-    if task == "classification":
+def _draw(output: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> str:
+    if "rank" in rows[0]:
+        draw_recall(output / "recall.png", rows)
+        return "recall.png"
+    if "probabilities" in rows[0]:
         draw_roc(output / "roc.png", rows)
         return "roc.png"
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
@@ -110,9 +182,33 @@ def _draw(output: Path, examples: Examples, predictions: Tensor, rows: list[Row]
     return "overlays.png"
 
 
+def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[Row]:
+    """A row for each image, then for each caption: what it looked for, and at which rank it found one that is right."""
+    ways = ("text", examples.names, of_images), ("image", examples.texts, of_texts)
+    return [
+        {"name": name, "found": what, "rank": int(rank)}
+        for what, names, places in ways
+        for name, rank in zip(names, places, strict=True)
+        if rank > 0
+    ]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
+
+
+def _write(output: Path, rows: list[Row], results: dict[str, Any], report: str) -> None:
+    write_whole(output / "results.csv", _table(rows), "the table")
+    write_whole(output / "results.json", json.dumps(_plain(results), indent=2).encode(), "the results")
+    write_whole(output / "report.md", report.encode(), "the report")
+
+
 def _table(rows: list[Row]) -> bytes:
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]))
+    table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     table.writeheader()
     table.writerows(rows)
     return text.getvalue().encode()

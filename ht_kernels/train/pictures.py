@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: outlines over images, and the ROC curve."""
+"""Pictures of an evaluation: outlines over images, the ROC curve, recall by rank."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ def draw_roc(path: Path, rows: Sequence[Row]) -> None:
         axes.plot(alarms, hits, label=f"class {c}")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_recall(path: Path, rows: Sequence[Row]) -> None:
+    """The share of images that found a caption of theirs within the first k, over k, and of captions their image."""
+    figure = Figure((5, 4))
+    axes = figure.subplots()
+    for what, label in (("text", "image to text"), ("image", "text to image")):
+        found = np.sort([row["rank"] for row in rows if row["found"] == what])
+        axes.step(found, np.arange(1, len(found) + 1) / len(found), where="post", label=label)
+    axes.set(xlabel="k", ylabel="recall at k", ylim=(0, 1.02), xscale="log")
     axes.legend(frameon=False)
     _save(figure, path)
 
