@@ -102,6 +102,26 @@ def test_waits_between_tries_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatc
     assert waits == [0.5, 1, 2, 4, 8, 10, 10] and len(asked) == 7
 
 
+def test_connecting_again_may_take_longer_than_a_stall(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live, "STALL", 0.4)
+    content, asked = write_video(tmp_path / "a.mp4", 5).read_bytes(), []
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request)
+        time.sleep(1.0 if len(asked) > 1 else 0)
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(content)
+
+    with serving(slow) as address:
+        source = open_source(address)
+        assert isinstance(source, LiveSource)
+        for _ in source:
+            if source.reconnects:
+                source.close()
+    assert source.reconnects == 1 and len(asked) == 2
+
+
 def test_an_address_that_breaks_off_within_a_frame(tmp_path: Path) -> None:
     content = write_video(tmp_path / "a.mp4", 60, (240, 320)).read_bytes()
 

@@ -38,7 +38,7 @@ class LiveSource:
         frame_count: None.
         fps: as announced, or None.
         size: (height, width) announced.
-        reconnects: how often it connected again.
+        reconnects: how often it connected again, and a frame came.
         drops: frames that came while the one before waited to be taken.
     """
 
@@ -57,14 +57,15 @@ class LiveSource:
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
         """Seconds from the first frame to when this one came, and the frame."""
-        wait, first = _BACKOFF[0], 0.0
+        wait, first, again = _BACKOFF[0], 0.0, False
         while not self._closed.is_set():
             channel: Channel[tuple[float, Frame]] = Channel(1, newest_wins=True)
             # A reader that hangs in a driver or a socket is left behind; its channel is closed.
             threading.Thread(target=self._read, args=(channel, self._container), daemon=True).start()
             try:
-                for came, frame in self._frames(channel):
-                    wait, first = _BACKOFF[0], first or came
+                for came, frame in self._frames(channel, _OPEN_TIMEOUT + STALL if again else STALL):
+                    self.reconnects += again
+                    wait, first, again = _BACKOFF[0], first or came, False
                     yield came - first, frame
             finally:
                 self.drops += channel.drops
@@ -72,20 +73,19 @@ class LiveSource:
                 self._container = None
             if self._closed.wait(wait):
                 return
-            wait = min(2 * wait, _BACKOFF[1])
-            self.reconnects += 1
+            wait, again = min(2 * wait, _BACKOFF[1]), True
 
-    def _frames(self, channel: Channel[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:
-        """What a reader puts in, until it ends or stalls or the source is closed."""
+    def _frames(self, channel: Channel[tuple[float, Frame]], patience: float) -> Iterator[tuple[float, Frame]]:
+        """What a reader puts in, until it ends, the first takes ``patience`` or it stalls, or the source is closed."""
         last = time.monotonic()
-        while not self._closed.is_set() and time.monotonic() - last < STALL:
+        while not self._closed.is_set() and time.monotonic() - last < patience:
             try:
                 yield channel.get(_TICK)
             except TimeoutError:
                 continue
             except Closed:
                 return
-            last = time.monotonic()
+            last, patience = time.monotonic(), STALL
 
     def __iter__(self) -> Iterator[Frame]:
         for _, frame in self.timed():
