@@ -13,6 +13,7 @@ from layout import make_layout
 
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
+from ht_kernels.deploy import Session, fold
 from ht_kernels.errors import InputError
 from ht_kernels.train.zero_shot import embed_classes, read_templates
 from ht_kernels.weights import PHANTOM
@@ -143,3 +144,17 @@ def test_bad_captions(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     for words, expected in ((["--reduce-dim", "8"], "is of a head"), (["--phantoms", "3"], "phantoms with captions")):
         assert main([*command, *words]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_other_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = str(trained / "run/best.safetensors")
+    image = str(next((trained / "data/all/images").iterdir()))
+    assert main(["export", best, "--output", str(tmp_path / "model.onnx"), "--frames", image]) == 2
+    assert "this one is contrastive" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["stream", image, "--checkpoint", best, "--output", str(tmp_path / "out")]) == 2
+    assert "needs a segmentation model, got one for contrastive" in capsys.readouterr().err
+    with pytest.raises(InputError, match="contrastive model embeddings"):
+        Session.open(fold(HTCLIP.from_checkpoint(best)))
+    assert main(["inspect", best, "--output", str(tmp_path / "pictures"), "--frames", image]) == 0
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"filters.png", "noise_weights.png"}

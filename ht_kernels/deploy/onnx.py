@@ -80,6 +80,11 @@ def _check(
         raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
     if folded.position.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
+    if folded.config.task == "contrastive":
+        raise InputError(
+            "the export takes models for segmentation and classification, and this one is contrastive: what it makes "
+            "are embeddings, which ht.fold(model) gives in Python"
+        )
     if path.suffix != ".onnx":
         raise InputError(f"the output {path} must end in .onnx")
     if precision not in PRECISIONS:

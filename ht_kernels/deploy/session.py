@@ -77,7 +77,8 @@ class Session:
             progress: called with the name of each phase of a build.
 
         Raises:
-            InputError: a file does not fit its manifest or the library installed, or ``runtime`` is unknown.
+            InputError: a file does not fit its manifest or the library installed, the model is contrastive, or
+                ``runtime`` is unknown.
             BackendError: the runtime asked for cannot run the model here, or none can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
@@ -222,6 +223,10 @@ def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> 
     if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
     config = folded.config
+    if config.task == "contrastive":
+        raise InputError(
+            "a session gives logits or masks, and this contrastive model embeddings: call the model itself"
+        )
     return {
         "batch": batches,
         "frame_shape": (1, *folded.image_size),
