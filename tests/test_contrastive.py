@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_folder import clip_folder
+from clip_folder import TIMM, clip_folder
 from open_clip.transform import image_transform_v2
 from PIL import Image
 from small_towers import IMAGE, shake, small_clip, small_tower
@@ -78,18 +78,26 @@ def test_another_end_is_refused() -> None:
         ht.fold(ht.HTCLIP(clip, task="contrastive"))
 
 
-@pytest.mark.parametrize("preprocessing", [{}, {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}])
-def test_preprocessing_is_the_clip_models_own(preprocessing: dict[str, object], tmp_path: Path) -> None:
-    place = clip_folder(tmp_path / "clip", **preprocessing)
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, IMAGE),
+        ({"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}, IMAGE),
+        ({"model": TIMM, "custom_text": True}, 160),
+    ],
+)
+def test_a_model_by_name_is_the_one_of_open_clip(options: dict[str, object], size: int, tmp_path: Path) -> None:
+    place = clip_folder(tmp_path / "clip", **options)
     model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", adapter_layers=()).eval()
     theirs = open_clip.create_model(f"local-dir:{place}").eval()
     transform = image_transform_v2(open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8))
     pixels = model.preprocess(image)
-    assert pixels.shape == (3, IMAGE, IMAGE) and 0 <= pixels.min() < pixels.max() <= 1
+    assert pixels.shape == (3, size, size) and 0 <= pixels.min() < pixels.max() <= 1
     with torch.no_grad():
         expected = theirs.encode_image(transform(image)[None], normalize=True)
         torch.testing.assert_close(model(pixels[None]), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ht.fold(model)(pixels[None]), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
             model.encode_text(TEXTS), theirs.encode_text(open_clip.get_tokenizer(f"local-dir:{place}")(TEXTS), True)
         )

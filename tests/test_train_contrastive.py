@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from adapters import relative_error
+from clip_folder import clip_folder
 from layout import make_layout
 from small_towers import IMAGE, small_clip
 
@@ -21,7 +22,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.data import CaptionDataset, SegmentationDataset
 from ht_kernels.data.phantom import Phantom, caption, simulate
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples
+from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples, start_from
 from ht_kernels.train.losses import info_nce
 from ht_kernels.train.methods import merged, uses_adapters
 from ht_kernels.train.metrics import predict
@@ -235,6 +236,25 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, one_thread: None) -> N
             assert torch.equal(a, b)
         best = [(tmp_path / folder / "best.safetensors").read_bytes() for folder in (f"whole {task}", task)]
         assert best[0] == best[1]
+
+
+def test_starts_from_other_tasks_and_others_from_it(tmp_path: Path) -> None:
+    place = f"local-dir:{clip_folder(tmp_path / 'clip')}"
+    torch.manual_seed(5)
+    dense = ht.HTCLIP(place, reduce_dim=16, feature_layers=(1, 2), bottleneck=8)
+    dense.save(tmp_path / "dense.safetensors")
+    model = start_from(tmp_path / "dense.safetensors", "ht", keep_adapters=True, task="contrastive")
+    kept, given = adapters(model.tower), adapters(dense.tower)
+    assert kept.keys() == given.keys()
+    for i, adapter in kept.items():
+        assert torch.equal(adapter.project1.weight, given[i].project1.weight)
+    model.pixel_mean[0] = 0.25
+    model.save(tmp_path / "model.safetensors")
+    assert start_from(tmp_path / "model.safetensors", "ht", task="contrastive").pixel_mean[0] == 0.25
+    options = {"task": "segmentation", "num_classes": 2, "feature_layers": (1, 2)}
+    again = start_from(tmp_path / "model.safetensors", "ht", keep_adapters=True, **options)
+    assert again.config.reduce_dim == 512
+    assert torch.equal(adapters(again.tower)[0].project1.weight, given[0].project1.weight)
 
 
 def test_another_training_is_not_resumed(tmp_path: Path) -> None:
