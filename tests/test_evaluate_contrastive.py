@@ -13,7 +13,7 @@ from layout import make_layout
 
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
-from ht_kernels.deploy import Session, fold
+from ht_kernels.deploy import GraphRunner, Session, fold
 from ht_kernels.errors import InputError
 from ht_kernels.train.zero_shot import embed_classes, read_templates
 from ht_kernels.weights import PHANTOM
@@ -156,5 +156,7 @@ def test_other_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "needs a segmentation model, got one for contrastive" in capsys.readouterr().err
     with pytest.raises(InputError, match="contrastive model embeddings"):
         Session.open(fold(HTCLIP.from_checkpoint(best)))
+    with pytest.raises(ValueError, match="masks=True needs a model with classes"):
+        GraphRunner(fold(HTCLIP.from_checkpoint(best)), masks=True)
     assert main(["inspect", best, "--output", str(tmp_path / "pictures"), "--frames", image]) == 0
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"filters.png", "noise_weights.png"}

@@ -24,6 +24,7 @@ from ht_kernels.data.phantom import (
     PhantomDataset,
     Sample,
     SectorScan,
+    caption,
     clip,
     draw_phantom,
     simulate,
@@ -359,3 +360,12 @@ def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(["phantom", "--output", str(tmp_path / "out"), *arguments]) == 2
         assert message in capsys.readouterr().err
         assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
+
+
+def test_captions_say_kind_and_place() -> None:
+    sample = simulate(Phantom(kind="cystic", size=(60, 90)), 0)
+    for rows, columns, place in (((0, 20), (0, 30), "upper left"), ((20, 40), (60, 90), "middle right")):
+        mask = np.zeros((60, 90), np.uint8)
+        mask[slice(*rows), slice(*columns)] = 1
+        assert caption(replace(sample, mask=mask)) == f"a cystic lesion at the {place}"
+    assert caption(simulate(Phantom(kind="none", size=(60, 90)), 0)) == "no lesion"

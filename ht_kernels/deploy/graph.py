@@ -37,12 +37,14 @@ class GraphRunner:
 
     Raises:
         BackendError: the model is not on a GPU.
-        ValueError: ``max_graphs`` is less than 1.
+        ValueError: ``max_graphs`` is less than 1, or ``masks`` are asked of a contrastive model.
     """
 
     def __init__(self, model: FoldedHTCLIP, *, masks: bool = False, max_graphs: int = 8) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs must be at least 1, got {max_graphs}")
+        if masks and model.config.task == "contrastive":
+            raise ValueError("masks=True needs a model with classes, and this contrastive one gives embeddings")
         device = model.position.device
         if device.type != "cuda":
             raise BackendError(f"CUDA graphs need a model on an NVIDIA GPU, and this one is on {device}")

@@ -257,6 +257,7 @@ class Trainer:
             "made_of": self.made_of,
             "model": {name: p.detach().cpu() for name, p in self.trainable.items()},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": [self.epoch, self.step, self.waited, self.best, self.best_epoch],
             "rows": self.rows,
         }
@@ -279,6 +280,8 @@ class Trainer:
             for name, parameter in self.trainable.items():
                 parameter.copy_(model[name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
         self.rows = state["rows"]
         self.say(f"resumed after epoch {self.epoch}")
