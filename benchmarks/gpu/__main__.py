@@ -58,7 +58,7 @@ def run(device: torch.device, left: Callable[[], float], full: bool, backbone: s
     """
     import ht_kernels as ht
 
-    from . import adapter, correctness, model, sanitize, timing
+    from . import adapter, correctness, model, sanitize, spectral, timing
 
     cuda = device.type == "cuda"
     backends = [name for name in ht.available_backends() if name in ("cuda", "triton")]
@@ -89,6 +89,8 @@ def run(device: torch.device, left: Callable[[], float], full: bool, backbone: s
     say(f"backends {backends}; copy {bandwidth / 1e9:.0f} GB/s")
     shapes = correctness.SHAPES if full else [("hybrid", 1, 32, 8, (2, 3), 1)]
     section("correctness", 30, lambda: document["correctness"].extend(correctness.check(backends, device, shapes)))
+    filters = spectral.SHAPES if full else [(1, 2, (2, 3))]
+    section("spectral filter", 20, lambda: document["correctness"].extend(spectral.check(backends, device, filters)))
     if cuda and "cuda" in backends:
         for tool in ("memcheck", "racecheck"):
             section(tool, 60, lambda tool=tool: document["sanitizer"].append(sanitize.sanitize(tool, 45)))
@@ -102,6 +104,12 @@ def run(device: torch.device, left: Callable[[], float], full: bool, backbone: s
         else ((1, torch.float32),)
     ):
         section(f"adapter forward B={batch} {dtype}", 40, lambda b=batch, d=dtype: time_adapter(b, d))
+
+    def time_filter(shape: spectral.Shape) -> None:
+        document["timings"].append(spectral.forward(shape, backends, device, 2.0 if full else 0.01))
+
+    for shape in spectral.TIMED if full else filters:
+        section(f"spectral filter {shape}", 20, lambda shape=shape: time_filter(shape))
 
     def train_adapter(batch: int) -> None:
         document["timings"].append(adapter.training(batch, torch.float32, device, 4.0 if full else 0.01))

@@ -15,7 +15,7 @@ from ht_kernels.fold import cast_matrices, fold_adapter
 from ht_kernels.functional import ht_adapter
 
 from . import baseline
-from .timing import Call, graphed, interleave
+from .timing import Call, interleave, runnable
 
 _ROTATED_BYTES = 160 * 2**20
 """Inputs of large batches rotate through this much memory, more than any L2 holds. A single frame's tokens do not: in
@@ -27,18 +27,8 @@ def forward(
 ) -> dict[str, Any]:
     """Seconds per call of each implementation, and the floor: x read once and out written once."""
     inputs = _inputs(batch, dtype, device)
-    functions = _functions(dtype, backends, device)
-    calls: dict[str, Call] = {}
-    failed = {}
-    for name, function in functions.items():
-        call = _over(function, inputs)
-        try:
-            call()
-            calls[name] = call
-            if device.type == "cuda" and name.startswith("ours"):
-                calls[f"{name}, graph"] = graphed(call)
-        except Exception as error:  # one implementation that does not run must not cost the others' figures
-            failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
+    functions = {name: _over(function, inputs) for name, function in _functions(dtype, backends, device).items()}
+    calls, failed = runnable(functions, device)
     timings = interleave(calls, dict.fromkeys(calls, len(inputs)), device, seconds)
     floor = 2 * batch * TOKENS * DIM * dtype.itemsize / bandwidth
     return _row("adapter forward", batch, dtype, timings, failed, floor)
@@ -72,7 +62,7 @@ def training(batch: int, dtype: torch.dtype, device: torch.device, seconds: floa
     for name in list(calls):
         try:
             calls[name]()
-        except Exception as error:  # see above
+        except Exception as error:  # as in runnable
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
             del calls[name]
     timings = interleave(calls, dict.fromkeys(calls, 1), device, seconds)

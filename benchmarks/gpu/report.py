@@ -67,7 +67,7 @@ def _correctness(rows: list[dict[str, Any]]) -> list[str]:
 def _timing(row: dict[str, Any]) -> list[str]:
     timings = row["timings"]
     lines = [f"## {row['what']}, {row['dtype']}, B={row['batch']}", ""]
-    baselines = [name for name in timings if name.startswith("published")]
+    baselines = [name for name in timings if name.startswith(("published", "torch.fft"))]
     lines.append(f"| | ms | {' | '.join(f'over {name}' for name in baselines)} | floor |")
     lines.append("|---|--:|" + "--:|" * (len(baselines) + 1))
     for name, timing in sorted(timings.items(), key=lambda item: -item[1].median):

@@ -1,4 +1,4 @@
-"""compute-sanitizer over a few small adapter calls, where it is installed."""
+"""compute-sanitizer over a few small calls, where it is installed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 
 _SCRIPT = """
 import torch
+from benchmarks.gpu import spectral
 from benchmarks.gpu.correctness import check
 shapes = [("hybrid", 2, 96, 24, (5, 9), 1), ("baseline", 1, 64, 64, (3, 3), 0)]
 rows = check(["cuda"], torch.device("cuda"), shapes)
+rows += spectral.check(["cuda"], torch.device("cuda"), [(2, 11, (5, 8)), (1, 2, (37, 31))])
 assert all(row.get("passed") for row in rows), rows
 """
 
@@ -27,7 +29,8 @@ def sanitize(tool: str, timeout: float) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
         script.write(_SCRIPT)
         script.flush()
-        command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=project"]
+        ours = "kns=ht4cuda"  # in the mangled names of our kernels
+        command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", ours]
         try:
             done = subprocess.run(
                 [*command, sys.executable, script.name],

@@ -17,6 +17,21 @@ WARM_UP = 3
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
 
 
+def runnable(functions: Mapping[str, Call], device: torch.device) -> tuple[dict[str, Call], dict[str, str]]:
+    """The functions that run, on a GPU also ours as CUDA graphs, and why the others do not."""
+    calls: dict[str, Call] = {}
+    failed = {}
+    for name, function in functions.items():
+        try:
+            function()
+            calls[name] = function
+            if device.type == "cuda" and name.startswith("ours"):
+                calls[f"{name}, graph"] = graphed(function)
+        except Exception as error:  # one implementation that does not run must not cost the others' figures
+            failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
+    return calls, failed
+
+
 def interleave(calls: Mapping[str, Call], repeats: Mapping[str, int], device: torch.device, seconds: float):
     """Time ``calls`` in turn, A B C A B C ...; seconds per call in a dict of :class:`Timing`.
 
