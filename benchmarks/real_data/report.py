@@ -26,9 +26,9 @@ _COLUMNS = (
     "IoU",
     "Dice, no near duplicate",
     "validation Dice",
-    "s, run",
-    "s, published",
-    "s, ours",
+    "CPU s, run",
+    "s, steps published",
+    "s, steps ours",
 )
 _NOTE = (
     "The shipped tower was trained together with its adapters. So a method without adapters starts from a tower that "
@@ -51,8 +51,8 @@ def table(rows: Sequence[Row], planned: int, times: Times) -> list[str]:
         f"{len(rows)} of {planned} runs are finished. {passes}; batches of {setting['batch']}, learning rate "
         f"{setting['learning_rate']:g}; {first['test_images']} images in the test split, "
         f"{first['test_images_unseen']} of them without a near duplicate in the training split. Means and standard "
-        "deviations over seeds. Seconds of one thread for a pass over the training split: of the whole run, validation "
-        "included, and of the model's steps alone, the published way and ours.",
+        "deviations over seeds. Seconds are for a pass over the training split: CPU time of the whole run, validation "
+        "included, and time of the model's steps alone, the published way and ours, where that was measured.",
         "",
         _NOTE,
     ]
