@@ -137,7 +137,7 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
     for name, shown in _read(path, _split(tensors)).items():
         if name in ("variant", "bottleneck", "task", "num_classes", "reduce_dim") and config.get(name) != shown:
             raise InputError(
-                f"{path} is damaged: its configuration says {name} {config.get(name)}, its tensors {shown}"
+                f"{path} is damaged: its configuration says {name} {config.get(name)!r}, its tensors {shown!r}"
             )
     config = {**config, **overrides}
     if config.get("backbone") is None:
