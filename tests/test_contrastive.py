@@ -16,6 +16,7 @@ from small_towers import IMAGE, shake, small_clip, small_tower
 
 import ht_kernels as ht
 from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.deploy import check_onnx, export_onnx
 from ht_kernels.errors import InputError
 
 TEXTS = ["a benign tumour", "a cyst at the upper left"]
@@ -50,14 +51,25 @@ def test_embeddings(name: str) -> None:
     assert not torch.allclose(bare, got, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "timm", "openai", "timm, no prefix", "timm, not square"])
-def test_folded_is_the_same(name: str) -> None:
+def pooled_model(name: str) -> ht.HTCLIP:
+    """Of a name of small_clip, or around a bare timm tower, whose embedding is the pooled tokens."""
     if name in ("open_clip", "timm", "openai"):
-        model = build(name)
+        return build(name)
+    clip = small_clip("open_clip")
+    if name == "timm, mean behind registers":
+        clip.visual = small_tower("timm, registers, layer scale, pre-norm")
+        clip.visual.reset_classifier(0, "avg")  # the norm still stands before the pooling
     else:
-        clip = small_clip("open_clip")
-        clip.visual = small_tower(name)  # a bare timm tower, its embedding the pooled tokens
-        model = ht.HTCLIP(clip, task="contrastive", bottleneck=8).eval()
+        clip.visual = small_tower(name)
+    return ht.HTCLIP(clip, task="contrastive", bottleneck=8).eval()
+
+
+ENDS = ["open_clip", "timm", "openai", "timm, no prefix", "timm, not square", "timm, mean behind registers"]
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_folded_is_the_same(name: str) -> None:
+    model = pooled_model(name)
     frames = torch.randint(0, 256, (3, 3, *model.tower.image_size), dtype=torch.uint8)
     with torch.no_grad():
         for images in (frames, frames[:, :1]):
@@ -69,6 +81,18 @@ def test_folded_is_the_same(name: str) -> None:
     assert not list(single.parameters())
     with pytest.raises(ValueError, match="output_size goes with segmentation"):
         single(frames, output_size=(8, 8))
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_export(name: str, precision: str, tmp_path: Path) -> None:
+    model = pooled_model(name).float()
+    frames = torch.randint(0, 256, (2, 3, *model.tower.image_size), dtype=torch.uint8)
+    folded = ht.fold(model)
+    export_onnx(folded, tmp_path / "model.onnx", precision=precision, batch=(1, 2, 4), channels=3)
+    report = check_onnx(folded, tmp_path / "model.onnx", frames)
+    assert report.passed, report.failures
+    assert report.agreement_mean is None and report.dice_mean is None
 
 
 def test_another_end_is_refused() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from clip_folder import clip_folder
@@ -13,7 +14,7 @@ from layout import make_layout
 
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
-from ht_kernels.deploy import GraphRunner, Session, fold
+from ht_kernels.deploy import GraphRunner, Session, fold, read_manifest
 from ht_kernels.errors import InputError
 from ht_kernels.train.zero_shot import embed_classes, read_templates
 from ht_kernels.weights import PHANTOM
@@ -149,14 +150,38 @@ def test_bad_captions(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_other_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     best = str(trained / "run/best.safetensors")
     image = str(next((trained / "data/all/images").iterdir()))
-    assert main(["export", best, "--output", str(tmp_path / "model.onnx"), "--frames", image]) == 2
-    assert "this one is contrastive" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
     assert main(["stream", image, "--checkpoint", best, "--output", str(tmp_path / "out")]) == 2
     assert "needs a segmentation model, got one for contrastive" in capsys.readouterr().err
-    with pytest.raises(InputError, match="contrastive model embeddings"):
-        Session.open(fold(HTCLIP.from_checkpoint(best)))
     with pytest.raises(ValueError, match="masks=True needs a model with classes"):
         GraphRunner(fold(HTCLIP.from_checkpoint(best)), masks=True)
     assert main(["inspect", best, "--output", str(tmp_path / "pictures"), "--frames", image]) == 0
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"filters.png", "noise_weights.png"}
+
+
+def test_export_of_the_image_encoder(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best, file = str(trained / "run/best.safetensors"), tmp_path / "model.onnx"
+    image = str(next((trained / "data/all/images").iterdir()))
+    command = ["export", best, "--output", str(file), "--frames", image]
+    for words in (["--result", "mask"], ["--result", "logits"]):
+        assert main([*command, *words]) == 2
+        assert "embeddings" in capsys.readouterr().err
+    assert main([*command, "--batch", "1:2:4"]) == 0
+    manifest = read_manifest(tmp_path / "model.json")
+    assert (manifest.output_name, manifest.output_shape, manifest.input_shape) == (
+        "embeddings",
+        ("batch", 8),
+        ("batch", 3, 64, 64),
+    )
+    assert manifest.preprocessing.startswith(
+        "RGB, shrunk until the shorter side fits, and the middle cropped, to 64x64"
+    )
+    assert manifest.pixel_mean == pytest.approx(open_clip.OPENAI_DATASET_MEAN)
+    model = HTCLIP.from_checkpoint(best).eval()
+    frames = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = model(frames / 255)
+    torch.testing.assert_close(Session.open(file, runtime="onnxruntime")(frames), expected, atol=1e-5, rtol=1e-4)
+    session = Session.open(fold(model), runtime="cpu", batch=3)
+    assert session.output == "embeddings"
+    with torch.no_grad():
+        torch.testing.assert_close(session(frames[:, :1]), model(frames[:, :1] / 255), atol=1e-5, rtol=1e-4)

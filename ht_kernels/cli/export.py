@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--result",
-        choices=["logits", "mask"],
-        default="logits",
-        help="logits, or the class of each pixel (default: %(default)s)",
+        choices=["logits", "mask", "embeddings"],
+        help="logits, or the class of each pixel; of a contrastive model, embeddings of RGB images (default: what the "
+        "model gives)",
     )
     parser.add_argument(
         "--frames",
@@ -106,16 +106,20 @@ def run(args: argparse.Namespace) -> int:
         with _step(f"reading {args.checkpoint}"):
             folded = ht.fold(model_options.load_model(args)[0])
             frames = read_frames(source, folded.image_size)
+            if folded.result == "embeddings":  # CLIP takes colours
+                frames = frames.expand(-1, 3, -1, -1)
         config = folded.config
         if config.pretrained is None and ":" not in (config.backbone or ""):  # hf-hub:... brings its weights
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         with _step(f"writing ONNX in {args.precision}"):
-            export_onnx(folded, graph, precision=args.precision, batch=batch, output=args.result)
+            options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
+            options["channels"] = frames.shape[1]
+            export_onnx(folded, graph, **options)
         with _step(f"checking against torch on {len(frames)} frames of {source.path}"):
             report = check_onnx(folded, graph, frames)
         if report.passed and args.plugin:
-            export_onnx(folded, graph, precision=args.precision, batch=batch, output=args.result, plugin=True)
+            export_onnx(folded, graph, **options, plugin=True)
         if report.passed and as_folder:
             write_repository(graph, output)
         elif report.passed and not as_onnx:

@@ -187,7 +187,7 @@ class HTCLIP(nn.Module):
             preprocessing = find_preprocessing(clip_model, tower.image_size)
             self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean))
             self.register_buffer("pixel_std", torch.tensor(preprocessing.std))
-            self._resize = preprocessing.resize
+            self.resizing, self._resize = preprocessing.words, preprocessing.resize
         self.config = HTCLIPConfig(
             backbone=backbone if isinstance(backbone, str) else None,
             pretrained=pretrained,

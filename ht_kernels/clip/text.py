@@ -16,9 +16,18 @@ Tokenizer = Callable[[list[str]], Tensor]
 """Sentences to tokens (B, L) int64."""
 
 
-class Preprocessing(NamedTuple):
-    """``resize`` takes an image to (3, S, S) RGB in [0, 1]; ``mean`` and ``std`` are of such pixels, by channel."""
+_RESIZED = {
+    "shortest": "shrunk until the shorter side fits, and the middle cropped, to",
+    "longest": "shrunk until the longer side fits, and filled up, to",
+    "squash": "resized, aspect ratio not kept, to",
+}
+"""In words, by open_clip's name."""
 
+
+class Preprocessing(NamedTuple):
+    """``resize`` takes an image to (3, S, S) RGB in [0, 1], as ``words`` say; ``mean`` and ``std`` are by channel."""
+
+    words: str
     resize: Callable[[Image], Tensor]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,4 +63,6 @@ def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Pr
     chosen = {**merge_preprocess_dict(PreprocessCfg(), noted), "size": image_size}
     # Mean and standard deviation are the model's work, so that folding reaches them.
     plain = PreprocessCfg(**{**chosen, "mean": (0.0,) * 3, "std": (1.0,) * 3})
-    return Preprocessing(image_transform_v2(plain, is_train=False), tuple(chosen["mean"]), tuple(chosen["std"]))
+    words = f"{_RESIZED[chosen['resize_mode']]} {image_size[0]}x{image_size[1]} ({chosen['interpolation']})"
+    resize = image_transform_v2(plain, is_train=False)
+    return Preprocessing(words, resize, tuple(chosen["mean"]), tuple(chosen["std"]))

@@ -36,6 +36,10 @@ class FoldedHTCLIP(nn.Module):
         config: the configuration of the HTCLIP.
         image_size: (height, width) of the frames.
         grid: patch grid (H, W).
+        result: what it gives, ``logits`` or ``embeddings``.
+        width: of the result: K or E.
+        resizing: what an image goes through to become a frame, in words.
+        pixel_mean, pixel_std: of pixels in [0, 1], by channel, where the model takes them off.
     """
 
     position: Tensor
@@ -51,9 +55,14 @@ class FoldedHTCLIP(nn.Module):
         depth, task = model.depth, self.config.task
 
         embedding = tower.patch_embedding
-        scaled: dict[str, Any] = {}
+        self.result, self.width = "logits", self.config.num_classes
+        height, width = self.image_size
+        self.resizing = f"resized to {height}x{width} (bilinear with antialiasing, aspect ratio not kept)"
+        self.pixel_mean, self.pixel_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if task == "contrastive":
-            scaled = {"mean": tuple(model.pixel_mean.tolist()), "std": tuple(model.pixel_std.tolist())}
+            self.resizing = model.resizing
+            self.pixel_mean, self.pixel_std = (tuple(t.tolist()) for t in (model.pixel_mean, model.pixel_std))
+        scaled: dict[str, Any] = {"mean": self.pixel_mean, "std": self.pixel_std}
         weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False, **scaled)
         gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True, **scaled)
         # Placing adds prefix tokens and positions, so what it makes of zeros is all it adds.
@@ -75,6 +84,7 @@ class FoldedHTCLIP(nn.Module):
         self.register_buffer("pyramid_bias", None)
         if task == "contrastive":
             self.pooled = Pooled(model)
+            self.result, self.width = "embeddings", self.pooled.weight.shape[0]
         else:
             head = (model.seg_head.weight, model.seg_head.bias) if task == "segmentation" else (None, None)
             levels, pyramid_bias = fold_pyramid(model.reduces, model.blocks, *head)

@@ -66,9 +66,10 @@ class Report:
         runtime: what ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
         precision: of its matrix products.
         frames: how many were compared.
-        cosine, absolute_error, relative_error: of the logits, on the worst frame; see :class:`Thresholds`. None where
-            the file gives masks only.
-        agreement_mean, agreement_worst: share of pixels with torch's class, or of frames for classification.
+        cosine, absolute_error, relative_error: of the logits or embeddings, on the worst frame; see
+            :class:`Thresholds`. None where the file gives masks only.
+        agreement_mean, agreement_worst: share of pixels with torch's class, or of frames for classification; None for
+            embeddings.
         dice_mean, dice_worst: of the masks, averaged over the classes in a frame; None for classification.
         thresholds: what was asked for.
         failures: a sentence per threshold missed; none when it passed.
@@ -84,8 +85,8 @@ class Report:
     cosine: float | None
     absolute_error: float | None
     relative_error: float | None
-    agreement_mean: float
-    agreement_worst: float
+    agreement_mean: float | None
+    agreement_worst: float | None
     dice_mean: float | None
     dice_worst: float | None
     thresholds: Thresholds
@@ -143,8 +144,9 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     thresholds = thresholds or THRESHOLDS[precision]
     if precision != "fp32":
         _emulate(model)
-    outputs = _run(model, {"logits", *(output.name for output in model.graph.output)}, frames)
-    measured = _compare(_expected(folded, frames), outputs["logits"].astype(np.float64), outputs.get("mask"))
+    name = folded.result
+    outputs = _run(model, {name, *(output.name for output in model.graph.output)}, frames)
+    measured = _compare(name, _expected(folded, frames), outputs[name].astype(np.float64), outputs.get("mask"))
     worst = measured.pop("worst")
     failures = _failures(measured, thresholds)
     stream, diverged = None, None
@@ -187,9 +189,8 @@ def check_session(
         parts.append(session(filled)[: len(part)].cpu())
     result = torch.cat(parts).numpy()
     is_mask = session.output == "mask"
-    measured = _compare(
-        _expected(folded, frames), None if is_mask else result.astype(np.float64), result if is_mask else None
-    )
+    numbers, mask = (None, result) if is_mask else (result.astype(np.float64), None)
+    measured = _compare(folded.result, _expected(folded, frames), numbers, mask)
     del measured["worst"]
     failures = _failures(measured, thresholds)
     return Report(
@@ -207,7 +208,7 @@ def check_session(
 
 @torch.inference_mode()
 def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Array:
-    """Logits of the folded model in torch."""
+    """Logits or embeddings of the folded model in torch."""
     parts = torch.split(frames, _FRAMES_AT_ONCE)
     return torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts]).double().numpy()
 
@@ -220,8 +221,8 @@ def _precision(model: ModelProto) -> str:
     return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def _compare(expected: Array, logits: Array | None, mask: Array | None) -> dict[str, Any]:
-    """What a report says, from logits (B, K, ...) or masks or both, and the worst frame."""
+def _compare(name: str, expected: Array, logits: Array | None, mask: Array | None) -> dict[str, Any]:
+    """What a report says, from logits (B, K, ...) or masks or both, or embeddings (B, E), and the worst frame."""
     count = len(expected)
     cosine = error = relative = None
     if logits is not None:
@@ -229,21 +230,27 @@ def _compare(expected: Array, logits: Array | None, mask: Array | None) -> dict[
         error = np.abs(a - b).max(1)
         relative = error / np.abs(a).max(1)
         cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    theirs, ours = expected.argmax(1), mask
-    if ours is None:
-        assert logits is not None
-        ours = logits.argmax(1)
-    agreement = (theirs == ours).reshape(count, -1).mean(1)
-    dice = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
+    agreement = dice = None
+    if name == "logits":
+        theirs, ours = expected.argmax(1), mask
+        if ours is None:
+            assert logits is not None
+            ours = logits.argmax(1)
+        agreement = (theirs == ours).reshape(count, -1).mean(1)
+        dice = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
+    worst = relative
+    if worst is None:
+        assert agreement is not None
+        worst = 1 - agreement
     return {
         "cosine": None if cosine is None else float(cosine.min()),
         "absolute_error": None if error is None else float(error.max()),
         "relative_error": None if relative is None else float(relative.max()),
-        "agreement_mean": float(agreement.mean()),
-        "agreement_worst": float(agreement.min()),
+        "agreement_mean": None if agreement is None else float(agreement.mean()),
+        "agreement_worst": None if agreement is None else float(agreement.min()),
         "dice_mean": None if dice is None else float(np.mean(dice)),
         "dice_worst": None if dice is None else float(np.min(dice)),
-        "worst": int((1 - agreement if relative is None else relative).argmax()),  # NaN counts as largest
+        "worst": int(worst.argmax()),  # NaN counts as largest
     }
 
 

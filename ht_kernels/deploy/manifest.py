@@ -35,15 +35,15 @@ class Manifest:
         opset: of ONNX.
         precision: of matrix products.
         plugin: whether adapters are nodes for the TensorRT plugin, not standard operators.
-        task: ``segmentation`` or ``classification``.
-        num_classes: K.
+        task: ``segmentation``, ``classification`` or ``contrastive``.
+        num_classes: K; 0 for contrastive.
         class_names: one per class, or None.
         batch: smallest, usual and largest number of frames at once.
         input_name, input_type, input_shape: of the frames; the batch stands as ``batch`` where it is dynamic.
         output_name, output_type, output_shape: of the result.
         preprocessing: what to do to a frame before it goes in, in words.
         pixel_scale, pixel_mean, pixel_std: what the graph itself does to pixel values:
-            ``(pixel * scale - mean) / std``.
+            ``(pixel * scale - mean) / std``, mean and standard deviation by channel.
     """
 
     format: int
@@ -68,8 +68,8 @@ class Manifest:
     output_shape: tuple[int | str, ...]
     preprocessing: str
     pixel_scale: float
-    pixel_mean: float
-    pixel_std: float
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
 
 def manifest_path(path: Path) -> Path:
@@ -134,12 +134,11 @@ def describe(
         input_shape=(count, channels, height, width),
         output_name=output,
         output_type="uint8" if output == "mask" else "float32",
-        output_shape=(count, *pixels) if output == "mask" else (count, folded.config.num_classes, *pixels),
-        preprocessing=f"{kind}, resized to {height}x{width} (bilinear with antialiasing, aspect ratio not kept), "
-        "values 0 to 255; the graph scales them",
+        output_shape=(count, *pixels) if output == "mask" else (count, folded.width, *pixels),
+        preprocessing=f"{kind}, {folded.resizing}, values 0 to 255; the graph scales them",
         pixel_scale=1 / 255,
-        pixel_mean=0.0,
-        pixel_std=1.0,
+        pixel_mean=folded.pixel_mean,
+        pixel_std=folded.pixel_std,
     )
 
 

@@ -13,7 +13,7 @@ from .folded import FoldedHTCLIP
 from .manifest import Manifest, describe, write_manifest
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-RESULTS = ("logits", "mask")
+RESULTS = ("logits", "mask", "embeddings")
 
 _LARGEST = 2**31 - 2**24
 """Bytes of weights; protobuf ends at 2**31, and the nodes need some."""
@@ -25,21 +25,22 @@ def export_onnx(
     *,
     precision: str = "fp32",
     batch: int | tuple[int, int, int] = 1,
-    output: str = "logits",
+    output: str | None = None,
     channels: int = 1,
     plugin: bool = False,
 ) -> Manifest:
     """Write ``path`` (``*.onnx``) and its manifest beside it (``*.json``).
 
     The graph takes ``frames``, uint8 (B, channels, H, W) with values 0 to 255, and gives ``logits``, float32
-    (B, K, H, W) for segmentation or (B, K) for classification; or ``mask``, uint8 (B, H, W), the class of each pixel.
+    (B, K, H, W) for segmentation or (B, K) for classification; or ``mask``, uint8 (B, H, W), the class of each pixel;
+    or for a contrastive model ``embeddings``, float32 (B, E), of unit length.
 
     Args:
         folded: a model folded in float32 or float64.
         path: appears whole or not at all.
         precision: of matrix products: ``fp32``, ``fp16`` or ``bf16``.
         batch: B, or (smallest, usual, largest) for a dynamic B; the range stands in the manifest.
-        output: ``logits`` or ``mask``.
+        output: ``logits``, ``mask`` or ``embeddings``; None for what the model gives.
         channels: 1 for gray frames, 3 for RGB.
         plugin: adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with our plugin runs; their
             tokens are then in the precision of matrix products.
@@ -60,6 +61,7 @@ def export_onnx(
 
     path = Path(path)
     batches = _check(folded, path, precision, batch, output, channels)
+    output = output or folded.result
     model = build(folded, precision, batches, output, channels, plugin)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > _LARGEST:
@@ -73,26 +75,25 @@ def export_onnx(
 
 
 def _check(
-    folded: FoldedHTCLIP, path: Path, precision: str, batch: object, output: str, channels: int
+    folded: FoldedHTCLIP, path: Path, precision: str, batch: object, output: str | None, channels: int
 ) -> tuple[int, int, int]:
     """The range of B, everything else being right."""
     if not isinstance(folded, FoldedHTCLIP):
         raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
     if folded.position.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
-    if folded.config.task == "contrastive":
-        raise InputError(
-            "the export takes models for segmentation and classification, and this one is contrastive: what it makes "
-            "are embeddings, which ht.fold(model) gives in Python"
-        )
     if path.suffix != ".onnx":
         raise InputError(f"the output {path} must end in .onnx")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if output not in RESULTS:
+    if output is not None and output not in RESULTS:
         raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
     if output == "mask" and folded.config.task != "segmentation":
-        raise InputError(f"a mask goes with segmentation, and the model is for {folded.config.task}: export its logits")
+        raise InputError(
+            f"a mask goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
+        )
+    if output in ("logits", "embeddings") and output != folded.result:
+        raise InputError(f"this model, for {folded.config.task}, gives {folded.result}, and {output} were asked for")
     if output == "mask" and folded.config.num_classes > 256:
         raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
     if channels not in (1, 3):

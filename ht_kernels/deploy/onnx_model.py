@@ -49,17 +49,16 @@ def build(
         if i in folded.config.feature_layers:
             level = folded.levels[len(levels)].values()  # type: ignore[operator]
             levels.append(_level(g, f"pyramid.{len(levels)}", level, x, folded))
-    scores = levels[0]
-    for number, level in enumerate(levels[1:], 1):
-        scores = g.add("Add", f"pyramid/sum.{number}", scores, level)
-    bias = g.constant("pyramid.bias", folded.pyramid_bias)
-    scores = g.add("Add", "pyramid/bias", scores, bias)
     size: tuple[int, ...] = ()
-    if folded.classifier is None:
-        size = folded.image_size
-        _upsample(g, scores, folded)
+    if folded.pooled is not None:
+        _pool(g, x, folded)
     else:
-        _classify(g, scores, folded.classifier)
+        scores = _sum_levels(g, levels, folded.pyramid_bias)
+        if folded.classifier is None:
+            size = folded.image_size
+            _upsample(g, scores, folded)
+        else:
+            _classify(g, scores, folded.classifier)
     if output == "mask":
         classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)
         # TensorRT casts to uint8 from floating point only.
@@ -67,7 +66,7 @@ def build(
 
     count = batches[0] if batches[0] == batches[2] else "batch"
     frames = helper.make_tensor_value_info("frames", TensorProto.UINT8, [count, channels, *folded.image_size])
-    shape = [count, *size] if output == "mask" else [count, folded.config.num_classes, *size]
+    shape = [count, *size] if output == "mask" else [count, folded.width, *size]
     return g.model([frames], [helper.make_tensor_value_info(output, g.types[output], shape)], ht_kernels.__version__)
 
 
@@ -275,6 +274,30 @@ def _level(g: Graph, scope: str, level: FoldedLevel, x: str, folded: FoldedHTCLI
     if folded.classifier is not None:
         hidden = g.add("ReduceMean", f"{scope}/pool", hidden, g.integers((1,)), keepdims=0)
     return g.linear(f"{scope}/last", hidden, level.last_weight, None, product=FLOAT)
+
+
+def _sum_levels(g: Graph, levels: list[str], bias: Tensor) -> str:
+    scores = levels[0]
+    for number, level in enumerate(levels[1:], 1):
+        scores = g.add("Add", f"pyramid/sum.{number}", scores, level)
+    return g.add("Add", "pyramid/bias", scores, g.constant("pyramid.bias", bias))
+
+
+def _pool(g: Graph, x: str, folded: FoldedHTCLIP) -> None:
+    """Tokens (B, N, D) to ``embeddings``, in float32; see :class:`ht_kernels.deploy.pooled.Pooled`."""
+    pooled: Any = folded.pooled
+    tokens = folded.prefix_tokens + folded.grid[0] * folded.grid[1]
+    first, last, _ = pooled.tokens.indices(tokens)
+    if last - first < tokens:
+        sizes = [n for n in (first, last - first, tokens - last) if n]
+        x = g.split("pool/split", x, sizes, axis=1)[1 if first else 0]
+    if not pooled.norm_first:
+        x = g.add("ReduceMean", "pool/mean", x, g.integers((1,)), keepdims=1)
+    normed = g.normalize("pool/norm", x, pooled.weight.shape[1], pooled.eps)
+    mean = g.add("ReduceMean", "pool/normed", normed, g.integers((1,)), keepdims=0)
+    projected = g.linear("pool/projection", mean, pooled.weight, pooled.bias, product=FLOAT)
+    length = g.add("ReduceL2", "pool/length", projected, g.integers((1,)), keepdims=1)
+    g.add("Div", "pool/unit", projected, length, output="embeddings")
 
 
 def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:

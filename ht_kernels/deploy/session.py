@@ -32,14 +32,15 @@ class Session:
 
     ``session(frames)`` takes frames uint8 (B, C, H, W) with values 0 to 255, B within ``batch``, and returns logits
     float32, (B, K, H, W) for segmentation or (B, K) for classification, or, where an exported file says so, masks
-    uint8 (B, H, W). They are the caller's own, on the device that computed them.
+    uint8 (B, H, W); of a contrastive model embeddings float32 (B, E). They are the caller's own, on the device that
+    computed them.
 
     Attributes:
         runtime: which of :data:`RUNTIMES` runs.
         refused: why those before it do not, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
-        output: ``logits`` or ``mask``.
+        output: ``logits``, ``mask`` or ``embeddings``.
         task, num_classes, class_names: of the model.
     """
 
@@ -77,8 +78,7 @@ class Session:
             progress: called with the name of each phase of a build.
 
         Raises:
-            InputError: a file does not fit its manifest or the library installed, the model is contrastive, or
-                ``runtime`` is unknown.
+            InputError: a file does not fit its manifest or the library installed, or ``runtime`` is unknown.
             BackendError: the runtime asked for cannot run the model here, or none can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
@@ -223,14 +223,10 @@ def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> 
     if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
     config = folded.config
-    if config.task == "contrastive":
-        raise InputError(
-            "a session gives logits or masks, and this contrastive model embeddings: call the model itself"
-        )
     return {
         "batch": batches,
         "frame_shape": (1, *folded.image_size),
-        "output": "logits",
+        "output": folded.result,
         "task": config.task,
         "num_classes": config.num_classes,
         "class_names": config.class_names,
