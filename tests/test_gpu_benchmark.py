@@ -30,6 +30,7 @@ def test_every_section_runs_and_is_reported(tmp_path: Path) -> None:
     assert [row["what"] for row in document["timings"]] == [
         "adapter forward",
         "spectral filter B=1 C=2 grid=2x3",
+        "spectral filter forward + backward B=1 C=2 grid=2x3",
         "adapter forward + backward",
         "segmentation model",
     ]

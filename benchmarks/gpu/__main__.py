@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import subprocess
 import sys
@@ -87,10 +88,12 @@ def run(device: torch.device, left: Callable[[], float], full: bool, backbone: s
         "bfloat16_operations_per_second": timing.matrix_rate(device, torch.bfloat16),
     }
     say(f"backends {backends}; copy {bandwidth / 1e9:.0f} GB/s")
-    shapes = correctness.SHAPES if full else [("hybrid", 1, 32, 8, (2, 3), 1)]
+    shapes = correctness.SHAPES if full else [("hybrid", 1, 32, 8, (2, 3), 1), ("hybrid+full", 1, 32, 8, (2, 3), 1)]
     section("correctness", 30, lambda: document["correctness"].extend(correctness.check(backends, device, shapes)))
     filters = spectral.SHAPES if full else [(1, 2, (2, 3))]
-    section("spectral filter", 20, lambda: document["correctness"].extend(spectral.check(backends, device, filters)))
+    for what, checks in (("", spectral.check), (", gradients", spectral.check_gradients)):
+        check_filter = functools.partial(checks, backends, device, filters)
+        section(f"spectral filter{what}", 20, lambda check=check_filter: document["correctness"].extend(check()))
     if cuda and "cuda" in backends:
         for tool in ("memcheck", "racecheck"):
             section(tool, 60, lambda tool=tool: document["sanitizer"].append(sanitize.sanitize(tool, 45)))
@@ -105,11 +108,14 @@ def run(device: torch.device, left: Callable[[], float], full: bool, backbone: s
     ):
         section(f"adapter forward B={batch} {dtype}", 40, lambda b=batch, d=dtype: time_adapter(b, d))
 
-    def time_filter(shape: spectral.Shape) -> None:
-        document["timings"].append(spectral.forward(shape, backends, device, 2.0 if full else 0.01))
+    def time_filter(shape: spectral.Shape, dtype: torch.dtype) -> None:
+        seconds = 2.0 if full else 0.01
+        document["timings"].append(spectral.forward(shape, dtype, backends, device, seconds))
+        document["timings"].append(spectral.training(shape, dtype, device, seconds))
 
     for shape in spectral.TIMED if full else filters:
-        section(f"spectral filter {shape}", 20, lambda shape=shape: time_filter(shape))
+        for dtype in (torch.float32, torch.bfloat16) if full else (torch.float32,):
+            section(f"spectral filter {shape} {dtype}", 20, lambda shape=shape, d=dtype: time_filter(shape, d))
 
     def train_adapter(batch: int) -> None:
         document["timings"].append(adapter.training(batch, torch.float32, device, 4.0 if full else 0.01))

@@ -57,9 +57,39 @@ def check(backends: Collection[str], device: torch.device, shapes: Collection[Sh
     return rows
 
 
-def forward(shape: Shape, backends: Collection[str], device: torch.device, seconds: float) -> dict[str, Any]:
-    """Seconds per call of each implementation, in float32 and without gradients."""
+def check_gradients(
+    backends: Collection[str], device: torch.device, shapes: Collection[Shape] = SHAPES
+) -> list[dict[str, Any]]:
+    """The same for the gradients of x and of the mask in float32, the larger error of both."""
+    rows = []
+    for seed, shape in enumerate(shapes):
+        x, mask = _inputs(shape, device, seed)
+        wide = _gradients(_by_fft, x.double(), mask.to(torch.complex128))
+        theirs = max(map(_error, _gradients(_by_fft, x, mask), wide))
+        for backend in backends:
+            row = {
+                "shape": f"gradients of the spectral filter {_name(shape)}",
+                "dtype": "float32",
+                "backend": backend,
+                "published_error": theirs,
+                "limit": FLOAT32_LIMIT,
+            }
+            try:
+                found, again = (_gradients(_by(backend), x, mask) for _ in range(2))
+            except BackendError as refused:
+                rows.append({**row, "skipped": str(refused)})
+                continue
+            error, same = max(map(_error, found, wide)), all(map(torch.equal, found, again))
+            rows.append({**row, "error": error, "passed": error <= FLOAT32_LIMIT, "same_bits": same})
+    return rows
+
+
+def forward(
+    shape: Shape, dtype: torch.dtype, backends: Collection[str], device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Seconds per call of each implementation, without gradients."""
     x, mask = _inputs(shape, device, 0)
+    x = x.to(dtype)
 
     def call(function: Callable[[Tensor, Tensor], Tensor]) -> Call:
         def run() -> None:
@@ -73,12 +103,29 @@ def forward(shape: Shape, backends: Collection[str], device: torch.device, secon
         "torch.fft, compile": call(torch.compile(_by_fft, dynamic=False)),
     }
     for backend in backends:
-        functions[f"ours, {backend}"] = call(lambda x, mask, name=backend: spectral_filter(x, mask, backend=name))
+        functions[f"ours, {backend}"] = call(_by(backend))
+    return _row("spectral filter", shape, dtype, functions, device, seconds)
+
+
+def training(shape: Shape, dtype: torch.dtype, device: torch.device, seconds: float) -> dict[str, Any]:
+    """Seconds of forward and backward; ours uses the backend it chooses."""
+    x, mask = _inputs(shape, device, 0)
+    x = x.to(dtype)
+    functions = {
+        "torch.fft, eager": lambda: _gradients(_by_fft, x, mask),
+        "ours": lambda: _gradients(spectral_filter, x, mask),
+    }
+    return _row("spectral filter forward + backward", shape, dtype, functions, device, seconds)
+
+
+def _row(
+    what: str, shape: Shape, dtype: torch.dtype, functions: dict[str, Call], device: torch.device, seconds: float
+) -> dict[str, Any]:
     calls, failed = runnable(functions, device)
     return {
-        "what": f"spectral filter {_name(shape)}",
+        "what": f"{what} {_name(shape)}",
         "batch": shape[0],
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "timings": interleave(calls, dict.fromkeys(calls, 1), device, seconds),
         "failed": failed,
         "floor": None,
@@ -103,5 +150,15 @@ def _by_fft(x: Tensor, mask: Tensor) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(wide) * mask, s=x.shape[-2:]).to(x.dtype)
 
 
+def _by(backend: str) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, mask: spectral_filter(x, mask, backend=backend)
+
+
+def _gradients(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Of x and mask; that of the result is x."""
+    leaves = x.detach().requires_grad_(), mask.detach().requires_grad_()
+    return torch.autograd.grad(function(*leaves), leaves, x)
+
+
 def _error(out: Tensor, exact: Tensor) -> float:
-    return float((out.double() - exact).norm() / exact.norm())
+    return float((out.to(exact.dtype) - exact).norm() / exact.norm())
