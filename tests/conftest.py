@@ -7,6 +7,7 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # for tests/test_triton.py; read when the kernels are imported
+os.environ["ACCELERATE_USE_CPU"] = "true"  # models here are small, and compared with others on the CPU
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from adapters import relative_error
 from clip_folder import clip_folder
 from layout import make_layout
@@ -177,7 +178,7 @@ BATCHES = ([0, 3, 1, 4, 2], [2])
 
 def work(rank: int, root: Path, output: Path, port: int) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for task in ("contrastive", "segmentation"):
         for accumulate in (1, 2):
@@ -188,10 +189,23 @@ def work(rank: int, root: Path, output: Path, port: int) -> None:
     os._exit(0)  # gloo's threads may still hold tensors, and abort the process when they outlive the interpreter
 
 
-def test_two_processes_get_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def forks() -> ForkServerContext:
+    """Processes that need not import everything again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ht_kernels.train", "open_clip", "timm"])
+    return context
+
+
+def test_two_processes_get_the_loss_and_gradients_of_one(tmp_path: Path, forks: ForkServerContext) -> None:
     root = make_captions(tmp_path / "data")
     port = 20000 + os.getpid() % 20000
-    multiprocessing.spawn(work, (root, tmp_path, port), nprocs=2)
+    processes = [forks.Process(target=work, args=(rank, root, tmp_path, port), daemon=True) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
     for task in ("contrastive", "segmentation"):
         for i, batch in enumerate(BATCHES):
             expected = gradients(root, tmp_path / "one", task, batch)
@@ -217,11 +231,10 @@ def die(root: Path, output: Path, task: str) -> None:
     run.run()
 
 
-def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, one_thread: None) -> None:
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, one_thread: None, forks: ForkServerContext) -> None:
     root = make_captions(tmp_path / "data")
-    context = multiprocessing.get_context("spawn")
     tasks = "contrastive", "segmentation"
-    processes = [context.Process(target=die, args=(root, tmp_path / task, task)) for task in tasks]
+    processes = [forks.Process(target=die, args=(root, tmp_path / task, task)) for task in tasks]
     for process in processes:
         process.start()
     for task, process in zip(tasks, processes, strict=True):
