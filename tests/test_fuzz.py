@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.data import get_testdata_file
 from test_crop import region
-from test_video import frames, write_dicom
+from test_video import folded, frames, write_dicom
 
-from ht_kernels.errors import InputError
+from ht_kernels.deploy import Session, export_onnx
+from ht_kernels.errors import BackendError, InputError
 from ht_kernels.video import Source, open_source
 from ht_kernels.video.frames import check_frame
 
@@ -124,3 +128,35 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, hea
     path = tmp_path_factory.getbasetemp() / "fuzz"
     path.write_bytes(head + content)
     enter(path)
+
+
+HOSTILE_JSON = st.one_of(
+    st.sampled_from(
+        [None, True, -1, 0, 1, 3, 2**40, 2**70, 1e400, "", "x", "mask", "../x", "uint8", "float16", "batch"]
+    ),
+    st.lists(st.sampled_from([None, True, -1, 0, 1, 2, 3, 64, 2**40, "batch", "x"]), max_size=4),
+    st.dictionaries(st.sampled_from(["torch", "x"]), st.sampled_from([1, "x", None]), max_size=2),
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    return path, dataclasses.asdict(export_onnx(folded(), path, batch=(1, 2, 3)))
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_manifests(exported: tuple[Path, dict[str, object]], data: st.DataObject) -> None:
+    """A manifest says anything; the file is refused, or runs as it says."""
+    path, good = exported
+    names = data.draw(st.sets(st.sampled_from(sorted(good)), min_size=1, max_size=2))
+    changed = {**good, **{name: data.draw(HOSTILE_JSON, name) for name in sorted(names)}}
+    path.with_name("model.json").write_text(json.dumps(changed))
+    try:
+        session = Session.open(path, runtime="onnxruntime")
+    except (InputError, BackendError) as error:
+        assert "\n" not in str(error)
+        return
+    frames = torch.zeros(session.batch[0], *session.frame_shape, dtype=torch.uint8)
+    assert session(frames).shape[0] == session.batch[0]

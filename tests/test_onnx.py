@@ -260,6 +260,17 @@ def test_the_manifest(tmp_path: Path) -> None:
         ({"file": "other.onnx"}, "other.onnx, named by the manifest"),
         ({"more": 1}, "has the unknown 'more'"),
         ({"precision": ...}, "lacks 'precision'"),
+        ({"batch": [1, 2, 2**40]}, "1 to 4096 frames"),
+        ({"batch": [3, 2, 1]}, "not falling"),
+        ({"task": "x"}, "expected segmentation or classification"),
+        ({"num_classes": -1}, "1 or more, or 0"),
+        ({"class_names": ["a"]}, "expected 3 names"),
+        ({"input_shape": []}, "1 or 3, height, width"),
+        ({"input_shape": ["batch", 1, 64, 2**40]}, "1 or 3, height, width"),
+        ({"input_type": "float32"}, "expected uint8"),
+        ({"output_name": "x"}, "expected logits or mask"),
+        ({"output_type": "float16"}, "uint8 of a mask"),
+        ({"output_shape": ["batch", 5]}, "output_shape is"),
     ],
 )
 def test_a_wrong_manifest(change: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_hostile_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "model.json").unlink()
         with pytest.raises(InputError, match=r"model\.json cannot be read"):
             Session.open(path)
-    write_manifest(dataclasses.replace(written, output_shape=(1, 3, 5, 5)), path)
+    write_manifest(dataclasses.replace(written, input_shape=(1, 1, 5, 5), output_shape=(1, 3, 5, 5)), path)
     with pytest.raises(InputError, match="its manifest says"):
         Session.open(path, runtime="onnxruntime")
     garbage = b"\x08\x0a" + b"\xff" * 99

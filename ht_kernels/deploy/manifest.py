@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -17,6 +18,8 @@ from ht_kernels.files import write_whole
 from .folded import FoldedHTCLIP
 
 FORMAT = 1
+_LARGEST_BATCH, _LARGEST_SIDE = 4096, 8192
+_RESULTS = {"segmentation": ("logits", "mask"), "classification": ("logits",), "contrastive": ("embeddings",)}
 _PACKAGES = ("torch", "onnx", "onnxruntime")
 
 
@@ -181,8 +184,42 @@ def read_manifest(path: str | Path) -> Manifest:
             raise InputError(f"the manifest {path} is damaged: {name} is {values[name]!r}; export the model again")
         read[name] = value
     manifest = Manifest(**read)
+    for name, problem in _contradictions(manifest):
+        raise InputError(
+            f"the manifest {path} is damaged: {name} is {values[name]!r}, expected {problem}; export the model again"
+        )
     _check_file(manifest, path)
     return manifest
+
+
+def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Fields whose value cannot be, and what they should be: buffers are allocated and masks named after them."""
+    low, usual, high = manifest.batch
+    if not 1 <= low <= usual <= high <= _LARGEST_BATCH:
+        yield "batch", f"1 to {_LARGEST_BATCH} frames, not falling"
+    if manifest.task not in _RESULTS:
+        yield "task", " or ".join(_RESULTS)
+    if (manifest.num_classes < 1) != (manifest.task == "contrastive"):
+        yield "num_classes", "1 or more, or 0 of a contrastive model"
+    if manifest.class_names is not None and len(manifest.class_names) != manifest.num_classes:
+        yield "class_names", f"{manifest.num_classes} names"
+    count = low if low == high else "batch"
+    first, *rest = manifest.input_shape or ("",)
+    sizes = [size for size in rest if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+    if first != count or len(rest) != 3 or rest != sizes or rest[0] not in (1, 3):
+        yield "input_shape", f"({count}, 1 or 3, height, width)"
+    if manifest.input_type != "uint8":
+        yield "input_type", "uint8"
+    if manifest.output_name not in _RESULTS[manifest.task]:
+        yield "output_name", " or ".join(_RESULTS[manifest.task])
+    if manifest.output_type != ("uint8" if manifest.output_name == "mask" else "float32"):
+        yield "output_type", "uint8 of a mask, else float32"
+    pixels = rest[1:] if manifest.task == "segmentation" else []
+    width = {"logits": [manifest.num_classes], "mask": []}.get(manifest.output_name)
+    if width is None:  # of embeddings, any
+        width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+    if manifest.output_shape != (count, *width, *pixels) or len(manifest.output_shape) == 1:
+        yield "output_shape", f"the shape of {manifest.output_name} of {manifest.num_classes} classes"
 
 
 def _check_file(manifest: Manifest, path: Path) -> None:

@@ -128,8 +128,12 @@ class OnnxRuntime:
             raise InputError(
                 f"ONNX Runtime cannot read {manifest.file}: {' '.join(str(error).split())[:200]}"
             ) from error
-        declared = [(tensor.name, tuple(tensor.shape)) for tensor in (*session.get_inputs(), *session.get_outputs())]
-        expected = [(manifest.input_name, manifest.input_shape), (manifest.output_name, manifest.output_shape)]
+        declared = [(t.name, tuple(t.shape), t.type) for t in (*session.get_inputs(), *session.get_outputs())]
+        types = [f"tensor({kind.removesuffix('32')})" for kind in (manifest.input_type, manifest.output_type)]
+        expected = [
+            (manifest.input_name, manifest.input_shape, types[0]),
+            (manifest.output_name, manifest.output_shape, types[1]),
+        ]
         if declared != expected:
             raise InputError(f"{manifest.file} takes and gives {declared}, and its manifest says {expected}")
         self._session, self._manifest = session, manifest
