@@ -162,8 +162,10 @@ def test_checkpoints(tmp_path: Path) -> None:
 
 
 def test_what_has_no_text_tower() -> None:
+    tower = small_tower("open_clip")
     with pytest.raises(InputError, match="has no encode_text"):
-        ht.HTCLIP(small_tower("open_clip"), task="contrastive")
+        ht.HTCLIP(tower, task="contrastive")
+    assert not any("mona" in name for name, _ in tower.named_parameters())
     with pytest.raises(InputError, match="timm/vit_tiny_patch16_224 has no text tower"):
         ht.HTCLIP("timm/vit_tiny_patch16_224", task="contrastive")
     dense = ht.HTCLIP(small_tower("open_clip"), reduce_dim=8, feature_layers=(1,))

@@ -153,6 +153,7 @@ class HTCLIP(nn.Module):
             )
         if adapter_layers is not None and not isinstance(adapter_layers, int):
             adapter_layers = tuple(adapter_layers)
+        tokenizer = find_tokenizer(backbone) if contrastive else None  # before the backbone is changed
         # Heads are drawn before adapters, so that under one seed they are the same whatever the adapters.
         parts: dict[str, nn.Module] = {}
         if not contrastive:
@@ -182,8 +183,8 @@ class HTCLIP(nn.Module):
         self.trained_before: frozenset[str] = frozenset()  # of the tower, from a checkpoint: saved again
         for name, part in parts.items():
             setattr(self, name, part)
-        if contrastive:
-            self.tokenizer: Tokenizer = find_tokenizer(backbone)
+        if tokenizer is not None:
+            self.tokenizer: Tokenizer = tokenizer
             preprocessing = find_preprocessing(clip_model, tower.image_size)
             self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean))
             self.register_buffer("pixel_std", torch.tensor(preprocessing.std))
