@@ -45,8 +45,8 @@ def spectral_mask_backward(
     imag = tl.zeros((COLUMNS, ALL_WIDTH, ALL_HEIGHT), tl.float32)
     before = tl.zeros((COLUMNS, ALL_WIDTH, ALL_HEIGHT), tl.float32)
     first = part * IMAGES
-    # x and grad_out of an image in turn: with both in one step, their matrices would be kept in registers.
-    for step in range(0, 2 * tl.minimum(IMAGES, batch - first)):
+    # x and grad_out of an image in turn, and nothing moved out of the loop: the matrices would stay in registers.
+    for step in tl.range(0, 2 * tl.minimum(IMAGES, batch - first), disable_licm=True):
         start = (first.to(tl.int64) + step // 2) * image_stride
         source = tl.where(step % 2 == 0, x, grad_out)
         t = transform(tl.load(source + start + at, exists, other=0).to(tl.float32), across, down, PRECISION)
