@@ -101,8 +101,9 @@ def draw(rows: Sequence[Row]) -> bytes:
         at = [places[m.name] + (index - (len(ratios) - 1) / 2) * height for m, _ in of_ratio]
         dice = [[run["dice"] for run in runs] for _, runs in of_ratio]
         means = [statistics.mean(values) for values in dice]
-        bars = axes.barh(at, means, 0.9 * height, color=_COLORS[ratio], label=f"{ratio} % of the training split")
-        axes.bar_label(bars, [f"{mean:.3f}" for mean in means], fontsize=8, padding=8)
+        axes.barh(at, means, 0.9 * height, color=_COLORS[ratio], label=f"{ratio} % of the training split")
+        for values, y in zip(dice, at, strict=True):
+            axes.text(max(values) + 0.012, y, f"{statistics.mean(values):.3f}", fontsize=8, va="center")
         dots = [(value, y) for values, y in zip(dice, at, strict=True) for value in values]
         axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color="black", markersize=2.5)
     axes.set_yticks(range(len(METHODS)), [method.label for method in METHODS])
