@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -218,42 +218,40 @@ class Stream:
 
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
         """Threads for a file: a chain in which each waits for the next."""
-        decoded, prepared, inferred, finished = (Channel[_Item](_QUEUE) for _ in range(4))
+        decoded, prepared, finished = (Channel[_Item](_QUEUE) for _ in range(3))
         self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
-        self._start_model(decoded, prepared, inferred, finished.put, [finished])
+        self._start_model(decoded, prepared, finished.put, [finished])
         self._thread(lambda: self._show_all(finished, shown), [finished], [shown])
-        return [decoded, prepared, inferred, finished]
+        return [decoded, prepared, finished]
 
     def _start_live(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
         """Threads for a live source: one way to the screen, and one to the model, which never holds the first up."""
-        decoded, prepared, inferred, screen = (Channel[_Item](1, newest_wins=True) for _ in range(4))
-        self._drops = {"model": decoded, "preprocess": prepared, "infer": inferred, "overlay": screen, "sink": shown}
+        decoded, prepared, screen = (Channel[_Item](1, newest_wins=True) for _ in range(3))
+        self._drops = {"model": decoded, "preprocess": prepared, "overlay": screen, "sink": shown}
         frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
         self._thread(lambda: self._decode(frames, [decoded, screen]), [], [decoded, screen])
 
         def keep(item: _Item) -> None:
             self._latest = item
 
-        self._start_model(decoded, prepared, inferred, keep, [])
+        self._start_model(decoded, prepared, keep, [])
         self._thread(lambda: self._show_live(screen, shown), [screen], [shown])
-        return [decoded, prepared, inferred, screen]
+        return [decoded, prepared, screen]
 
     def _start_model(
         self,
         decoded: Channel[_Item],
         prepared: Channel[_Item],
-        inferred: Channel[_Item],
         finish: Callable[[_Item], None],
         finished: list[Channel[Any]],
     ) -> None:
-        stages: list[tuple[str, Callable[[_Item], None], Channel[_Item], Callable[[_Item], None], list[Channel[Any]]]]
-        stages = [
-            ("preprocess", self._preprocess, decoded, prepared.put, [prepared]),
-            ("infer", self._infer, prepared, inferred.put, [inferred]),
-            ("postprocess", self._postprocess, inferred, finish, finished),
-        ]
-        for name, work, inbox, put, outboxes in stages:
-            self._thread(partial(self._stage, name, work, inbox, put), [inbox], outboxes)
+        # One thread for all that torch computes: each thread that calls torch gets a team of OpenMP threads of its own,
+        # which spins after a call on the cores that another team needs.
+        torch_stages = {"infer": self._infer, "postprocess": self._postprocess}
+        self._thread(
+            partial(self._work, {"preprocess": self._preprocess}, decoded, prepared.put), [decoded], [prepared]
+        )
+        self._thread(partial(self._work, torch_stages, prepared, finish), [prepared], finished)
 
     def _thread(self, work: Callable[[], None], inboxes: list[Channel[Any]], outboxes: list[Channel[Any]]) -> None:
         """Run ``work`` until a channel closes; then close those around it, with the error if there was one."""
@@ -297,20 +295,21 @@ class Stream:
                 outbox.put(_Item(index, seconds, came, frame))
             index += 1
 
-    def _stage(
-        self, name: str, work: Callable[[_Item], None], inbox: Channel[_Item], put: Callable[[_Item], None]
+    def _work(
+        self, stages: Mapping[str, Callable[[_Item], None]], inbox: Channel[_Item], put: Callable[[_Item], None]
     ) -> None:
         while True:
             item = inbox.get()
-            start = time.monotonic()
-            if item.failure is None:
-                try:
-                    work(item)
-                except Exception as error:  # whatever the model does, the frame goes on
-                    item.failure, item.mask = words(error), None
-            spent = time.monotonic() - start
-            self._latencies[name].add(spent)
-            item.work += spent
+            for name, work in stages.items():
+                start = time.monotonic()
+                if item.failure is None:
+                    try:
+                        work(item)
+                    except Exception as error:  # whatever the model does, the frame goes on
+                        item.failure, item.mask = words(error), None
+                spent = time.monotonic() - start
+                self._latencies[name].add(spent)
+                item.work += spent
             put(item)
 
     def _preprocess(self, item: _Item) -> None:
