@@ -100,8 +100,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
 
     import ht_kernels as ht
     from ht_kernels.deploy import Session
+    from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.manifest import is_exported
-    from ht_kernels.deploy.runtimes import gpu_target
 
     def show(phase: str) -> None:
         print(f"building an engine: {phase}", file=sys.stderr, flush=True)

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ht_kernels
-from ht_kernels.errors import InputError
+from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import write_whole
 
 from .manifest import Manifest, manifest_path, read_manifest, sha256, write_manifest
@@ -91,12 +93,24 @@ def build_engine(
         kind=runtime,
         file=path.name,
         sha256=sha256(content),
-        targets=tuple(targets) or (_this_gpu(),),
+        targets=tuple(targets) or (gpu_target(),),
         versions={**manifest.versions, runtime: trt.__version__},
     )
     write_whole(path, content, "the engine")
     write_manifest(built, path)
     return built
+
+
+def gpu_target() -> str:
+    """The compute capability of the current GPU, such as ``sm_86``.
+
+    Raises:
+        BackendError: there is none.
+    """
+    if not torch.cuda.is_available():
+        raise BackendError("there is no NVIDIA GPU")
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
 
 
 def import_runtime(runtime: str) -> Any:
@@ -133,13 +147,6 @@ def load_plugin(trt: Any, runtime: str) -> None:
             "TensorRT's SDK, or export the model without the plugin"
         )
     trt.get_plugin_registry().load_library(str(plugin_library()))
-
-
-def _this_gpu() -> str:
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
 
 
 def _capability(trt: Any, target: str) -> Any:

@@ -15,24 +15,12 @@ from torch import Tensor
 from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError
 
-from .engine import load_plugin
+from .engine import gpu_target, load_plugin
 from .folded import FoldedHTCLIP
 from .graph import GraphRunner
 from .manifest import Manifest
 
 _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
-
-
-def gpu_target() -> str:
-    """The compute capability of the current GPU, such as ``sm_86``.
-
-    Raises:
-        BackendError: there is none.
-    """
-    if not torch.cuda.is_available():
-        raise BackendError("there is no NVIDIA GPU")
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
 
 
 def check_engine(manifest: Manifest) -> None:

@@ -16,9 +16,10 @@ from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError
 
 from .cache import cached
+from .engine import gpu_target
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, manifest_path, read_manifest, sha256
-from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, gpu_target, runs_here
+from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, runs_here
 
 RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
 """Best first."""
