@@ -47,6 +47,7 @@ def build_engine(
     Raises:
         InputError: the runtime is not installed, does not know a target or refuses the graph; the graph needs the
             plugin, and it was not built; or a file does not fit or cannot be written.
+        BackendError: ``tensorrt``, and there is no GPU.
     """
     onnx, path = Path(onnx), Path(path)
     if runtime not in RUNTIMES:
