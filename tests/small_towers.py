@@ -1,18 +1,25 @@
-"""Vision towers small enough for float64, in the three structures that CLIP models come in."""
+"""Vision towers small enough for float64, in the three structures that CLIP models come in.
+
+open_clip is imported only where one of its towers is made, so that tests of kernels run on a machine without it.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
 
-import open_clip
 import timm.models.vision_transformer as timm_vit
 import torch
-from open_clip.transformer import QuickGELU
-from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from torch import nn
 
 DIM, DEPTH, HEADS, IMAGE, PATCH = 32, 4, 4, 64, 16
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
 
 
 class SequenceFirstBlock(nn.Module):
@@ -90,7 +97,9 @@ class Trunk(nn.Module):
 
 
 def _open_clip(**options: object) -> nn.Module:
-    return Clip(OpenClipVisionTransformer(IMAGE, PATCH, DIM, DEPTH, HEADS, mlp_ratio=2.0, output_dim=8, **options))
+    from open_clip.transformer import VisionTransformer
+
+    return Clip(VisionTransformer(IMAGE, PATCH, DIM, DEPTH, HEADS, mlp_ratio=2.0, output_dim=8, **options))
 
 
 def _timm(**options: object) -> nn.Module:
@@ -135,6 +144,8 @@ def small_tower(name: str, seed: int = 0) -> nn.Module:
 
 def small_clip(name: str = "open_clip", seed: int = 0) -> nn.Module:
     """The same with a text tower, and a projection to embeddings of 8 numbers."""
+    import open_clip
+
     tower = small_tower(name, seed)
     text = {"context_length": 16, "width": DIM, "heads": HEADS, "layers": 2}
     vision = {"image_size": IMAGE, "patch_size": PATCH, "width": DIM, "layers": DEPTH, "head_width": DIM // HEADS}

@@ -5,8 +5,8 @@ import io
 
 import pytest
 import torch
+from small_models import gray_frames, small_model
 from small_towers import IMAGE, MORE_TOWERS, TOWERS, shake, small_tower
-from test_htclip import small_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,11 +18,6 @@ from ht_kernels.fold import fold_adapter
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def gray_frames(model: HTCLIP, batch: int = 3) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (batch, 1, *model.tower.image_size), dtype=torch.uint8, generator=generator)
 
 
 def published_logits(model: HTCLIP, frames: torch.Tensor) -> torch.Tensor:

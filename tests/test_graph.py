@@ -7,8 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from test_folded_model import gray_frames
-from test_htclip import small_model
+from small_models import gray_frames, small_model
 
 import ht_kernels as ht
 from ht_kernels.deploy import GraphRunner, graph

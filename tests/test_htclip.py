@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from small_models import LAYERS, small_model
 from small_towers import DEPTH, DIM, IMAGE, MORE_TOWERS, TOWERS, Clip, shake, small_tower
 from torch import nn
 
@@ -24,7 +25,6 @@ from ht_kernels.functional import feature_pyramid
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LAYERS = (0, 1, 2)
 HEAD_NAMES = {
     ("open_clip", "segmentation"): {"seg_head.1.weight", "seg_head.1.bias"},
     ("timm", "segmentation"): {"seg_head.1.weight", "seg_head.1.bias"},
@@ -33,17 +33,6 @@ HEAD_NAMES = {
     ("timm", "classification"): {"cls_head.3.weight", "cls_head.3.bias"},
     ("openai", "classification"): {"cls_head.2.weight", "cls_head.2.bias", "cls_head.5.weight", "cls_head.5.bias"},
 }
-
-
-def small_model(tower: str, task: str = "segmentation", variant: str = "hybrid", **options: object) -> HTCLIP:
-    options = {"num_classes": 3, "bottleneck": 8, "reduce_dim": 16, "feature_layers": LAYERS, **options}
-    model = HTCLIP(small_tower(tower), task=task, variant=variant, **options)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.dtype == torch.float64, name
-            with torch.no_grad():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
 
 
 def images(model: HTCLIP, batch: int = 2) -> torch.Tensor:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import gray_frames, small_model
 from small_towers import shake
-from test_folded_model import gray_frames
-from test_htclip import small_model
 
 import ht_kernels as ht
 from ht_kernels.cli import main

@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from small_models import small_model
 from small_towers import IMAGE, MORE_TOWERS, TOWERS
-from test_htclip import small_model
 
 import ht_kernels as ht
 from ht_kernels import fold

@@ -1,9 +1,8 @@
-"""The spectral filter against torch.fft in float64: by itself, in the adapter, in the model and in its exports."""
+"""The spectral filter against torch.fft in float64: by itself and in the adapter."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +10,13 @@ import torch.nn.functional as F
 from adapters import random_adapter, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_towers import TOWERS, shake, small_tower
-from test_checkpoint import FRAMES, small_model
-from test_onnx import error, run, some_frames
+from small_towers import shake
 from torch import Tensor
 
 import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import Case, FilterCase
-from ht_kernels.clip.checkpoint import to_published
-from ht_kernels.deploy import export_onnx
-from ht_kernels.errors import BackendError, InputError
+from ht_kernels.errors import BackendError
 from ht_kernels.fold import fold_adapter, fourier_matrices, on_grid, radial_mask
 from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
 from ht_kernels.nn import SpectralFilter
@@ -387,44 +382,6 @@ def test_the_module_by_itself() -> None:
         assert module.mask.grad is not None and module.mask.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="made for a grid of 5x4, got 4x5"):
         SpectralFilter(6, "full", (5, 4))(x.transpose(2, 3))
-
-
-# In the model.
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("tower", TOWERS)
-def test_the_model_its_checkpoint_and_what_is_deployed(tmp_path: Path, tower: str, form: str) -> None:
-    model = small_model(tower, spectral=form)
-    model(FRAMES).square().sum().backward()
-    masks = [p.grad for name, p in model.named_parameters() if name.endswith("adapter_conv.spectral.mask")]
-    assert len(masks) == 4 and all(g is not None and g.any() for g in masks)
-    expected = model(FRAMES)
-    model.save(tmp_path / "ours.safetensors")
-    ours = ht.HTCLIP.from_checkpoint(tmp_path / "ours.safetensors", backbone=small_tower(tower)).eval()
-    assert ours.config == model.config and ours.config.spectral == form
-    assert torch.equal(ours(FRAMES), expected)
-    torch.save(to_published(model), tmp_path / "parts.pth")
-    parts = ht.HTCLIP.from_checkpoint(tmp_path / "parts.pth", backbone=small_tower(tower), feature_layers=(0, 1, 3))
-    assert torch.equal(parts.eval()(FRAMES), expected)
-    assert relative_error(ht.fold(model)(FRAMES), expected) < 1e-9
-    folded = ht.fold(model.float())
-    export_onnx(folded, tmp_path / "model.onnx", batch=2)
-    frames = some_frames(folded, 2)
-    assert error(run(tmp_path / "model.onnx", frames), folded(frames)) < 1e-4
-
-
-def test_a_model_with_gains_converts(tmp_path: Path) -> None:
-    model = small_model("timm")
-    expected = model(FRAMES)
-    model.save(tmp_path / "gain.safetensors")
-    for form in FORMS:
-        backbone = small_tower("timm")
-        ours = ht.HTCLIP.from_checkpoint(tmp_path / "gain.safetensors", backbone=backbone, spectral=form).eval()
-        assert ours.config.spectral == form and relative_error(ours(FRAMES), expected) < 1e-10
-    ours.save(tmp_path / "radial.safetensors")
-    with pytest.raises(InputError, match="cannot be converted: spectral 'full' needs an adapter with a gain"):
-        ht.HTCLIP.from_checkpoint(tmp_path / "radial.safetensors", backbone=small_tower("timm"), spectral="full")
 
 
 def test_200_steps_of_training_agree() -> None:

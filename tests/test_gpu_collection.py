@@ -1,0 +1,30 @@
+"""The tests that run on a GPU need torch, numpy, pytest, hypothesis and timm there, and nothing else of ours."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ABSENT = ("open_clip", "onnx", "onnxruntime", "av", "pydicom", "highdicom", "monai", "peft", "accelerate", "rich")
+"""Packages of the extras that a bare machine with a GPU need not have."""
+
+RUNS_ON_A_GPU = re.compile(r'^needs_gpu = |^DEVICE = "cuda"', re.MULTILINE)
+
+COLLECT = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT}))  # importing one of them then fails
+import pytest
+sys.exit(pytest.main([*sys.argv[1:], "--collect-only"]))
+"""
+
+
+def test_they_are_collected_without_the_extras() -> None:
+    files = [path for path in sorted(TESTS.glob("test_*.py")) if RUNS_ON_A_GPU.search(path.read_text())]
+    assert {"test_cuda.py", "test_graph.py", "test_triton.py"} <= {path.name for path in files}
+    done = subprocess.run([sys.executable, "-c", COLLECT, *files], cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    for path in files:
+        assert f"{path.name}::" in done.stdout
