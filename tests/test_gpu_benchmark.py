@@ -1,10 +1,14 @@
-"""The GPU benchmark as a program: everything but the numbers runs on the CPU, with Triton's interpreter."""
+"""The GPU benchmark as a program: everything but the numbers runs on the CPU, and what goes wrong costs no results."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +18,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed ht_kernels, which the checkout's own would hide
 
 pytest.importorskip("triton")
-from benchmarks.gpu import baseline, correctness, report  # noqa: E402
-from benchmarks.gpu.__main__ import run  # noqa: E402
+pytest.importorskip("pybind11")
+from benchmarks.gpu import correctness, low_precision, plan, report, runner  # noqa: E402
+from benchmarks.gpu.section import read_lines  # noqa: E402
+from benchmarks.gpu.setting import Setting  # noqa: E402
 from ht_kernels import published  # noqa: E402
 
 sys.path.remove(str(ROOT))
@@ -23,39 +29,188 @@ sys.path.remove(str(ROOT))
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_every_section_runs_and_is_reported(tmp_path: Path) -> None:
-    document = run(torch.device("cpu"), lambda: 1e9, full=False, backbone="timm/vit_tiny_patch16_224")
-    assert not document["errors"]
-    assert document["correctness"] and all(row["passed"] for row in document["correctness"])
-    assert [row["what"] for row in document["timings"]] == [
-        "adapter forward",
-        "spectral filter B=1 C=2 grid=2x3",
-        "spectral filter forward + backward B=1 C=2 grid=2x3",
-        "adapter forward + backward",
-        "segmentation model",
-    ]
-    assert all(not row["failed"] for row in document["timings"])
-    assert document["timings"][-1]["passed"] and document["latency"]["p50"] > 0
-    report.write(document, tmp_path)
-    assert (
-        json.loads((tmp_path / "results.json").read_text())["timings"][0]["timings"]["published, eager"]["median"] > 0
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of everything."""
+    output = tmp_path_factory.mktemp("gpu") / "results"
+    done = run("--output", output, "--dry-run", "--budget", 1200, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr + (output / "log.txt").read_text()[-3000:]
+    for name in plan.NAMES:
+        assert f"\n{name}: done, " in f"\n{done.stdout}", done.stdout
+    return output
+
+
+@pytest.mark.timeout(1200)
+def test_every_section_runs_and_is_reported(dry_run: Path) -> None:
+    documents = runner.read(dry_run)
+    assert tuple(documents) == plan.NAMES
+    rows = [row for document in documents.values() for item in document["items"] for row in item["rows"]]
+    checks = [row for row in rows if row["kind"] == "check"]
+    assert all(row["passed"] and row["same_bits"] for row in checks)
+    assert {(row["backend"], row["dtype"]) for row in checks} >= {
+        (backend, dtype) for backend in ("cuda", "triton") for dtype in correctness.DTYPES
+    }
+    timings = [row for row in rows if row["kind"] == "timing"]
+    assert all("ours" in row["timings"] and not row["failed"] for row in timings)
+    names = {name for row in timings for name in row["timings"]}
+    assert {"published, eager", "published, compile (default)", "torch.fft, eager", "copy of x"} <= names
+    assert {"build", "tool", "ceilings", "latency", "agreement"} <= {row["kind"] for row in rows}
+    table = (dry_run / "results.md").read_text()
+    assert "### adapter forward, B=1, bfloat16, cuda" in table and "WRONG" not in table
+
+
+@pytest.mark.timeout(600)
+def test_a_second_call_goes_on_with_what_is_missing(dry_run: Path) -> None:
+    """One section was cut off in its second item, one never ran; all others stay as they are."""
+    path = dry_run / "gradients.json"
+    document = json.loads(path.read_text())
+    first, second, *_ = document["items"]
+    lines = [{"machine": document["machine"]}, {"started": first["item"]}, first, {"started": second["item"]}]
+    (dry_run / "gradients.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text(json.dumps({**document, "status": "cut off after 9 s", "items": [first]}))
+    (dry_run / "sanitizer.json").unlink()
+    before = {name: (dry_run / f"{name}.json").stat().st_mtime_ns for name in ("build", "cuda-timing")}
+    done = run("--output", dry_run, "--dry-run", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"  {first['item']}: " not in done.stdout and f"  {second['item']}: " in done.stdout
+    assert "sanitizer: done" in done.stdout and "cuda-timing: at most" not in done.stdout
+    assert before == {name: (dry_run / f"{name}.json").stat().st_mtime_ns for name in before}
+    again = json.loads(path.read_text())
+    assert again["status"] == "done" and again["items"][0] == first
+    assert [item["item"] for item in again["items"]] == [item["item"] for item in document["items"]]
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Path:
+    """A program in place of Python, which a section's process then is; ``$lines`` is the section's file of lines."""
+    program, output = tmp_path / "python", tmp_path / "results"
+    program.write_text(f"#!/bin/sh\nlines={output}/$3.jsonl\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(runner.sys, "executable", str(program))
+    return output
+
+
+def test_a_section_that_takes_too_long_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had found is kept, its process is ended with all that it started, and the next section has its turn."""
+    output = stand_in(
+        tmp_path,
+        monkeypatch,
+        """
+        echo '{"machine": {"gpu": {"name": "G"}, "date": "d", "commit": "c", "driver": 1, "torch": 2, "triton": 3,
+              "cuda": 4}}' | tr -d '\\n' >> $lines
+        echo >> $lines
+        echo '{"item": "quick", "rows": []}' >> $lines
+        [ $3 = build ] || exit 0
+        echo '{"started": "slow"}' >> $lines
+        sleep 987 & wait
+        """,
     )
-    assert "## adapter forward, float32, B=1" in (tmp_path / "results.md").read_text()
+    monkeypatch.setattr(runner, "LEAST", 0.0)
+    monkeypatch.setattr(runner, "SECTIONS", plan.SECTIONS[:2])
+    documents = runner.run(output, (), 5.0, dry=True, say=lambda words: None)
+    document = json.loads((output / "build.json").read_text())
+    assert document == documents["build"]
+    assert document["status"] == "cut off after 3 s, in slow" and [i["item"] for i in document["items"]] == ["quick"]
+    assert documents["cuda-correctness"]["status"] == "done"
+    assert "| build | cut off after 3 s, in slow | 3 |" in (output / "results.md").read_text()
+    assert "sleep 987 " not in running()
+    assert "build: cut off after 3 s, in slow" in report.wrong(documents)
 
 
-def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def running() -> list[str]:
+    """The command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_text().replace("\0", " "))
+    return found
+
+
+def test_a_process_that_dies_costs_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = stand_in(
+        tmp_path,
+        monkeypatch,
+        """
+        echo '{"machine": {"gpu": "G"}}' >> $lines
+        if ! grep -q first $lines; then
+          echo '{"started": "first"}' >> $lines
+          kill -SEGV $$
+        fi
+        echo '{"started": "second"}' >> $lines
+        echo '{"item": "second", "rows": []}' >> $lines
+        """,
+    )
+    output.mkdir()
+    document = runner._run_section(output, plan.SECTIONS[1], 60.0, dry=True)
+    assert document["status"] == "done"
+    assert document["items"] == [
+        {"item": "first", "error": "its process ended by SIGSEGV"},
+        {"item": "second", "rows": []},
+    ]
+    assert report.wrong({"cuda-correctness": document}, cut_off=False) == ["first: its process ended by SIGSEGV"]
+
+
+def test_a_process_that_does_not_start_is_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = stand_in(tmp_path, monkeypatch, "echo no module named torch >&2; exit 1")
+    output.mkdir()
+    document = runner._run_section(output, plan.SECTIONS[1], 60.0, dry=True)
+    assert document["status"] == "failed: its process ended with exit status 1; log.txt has what it said"
+    assert "no module named torch" in (output / "log.txt").read_text()
+
+
+def test_results_of_another_commit_are_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [
+        {"machine": {"commit": "1"}},
+        {"item": "old", "rows": []},
+        {"machine": {"commit": "2"}},
+        {"started": "new"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"item": "ha')
+    found = read_lines(path)
+    assert (found.machine, found.results, found.under_way) == ({"commit": "2"}, [], "new")
+
+
+@pytest.mark.timeout(120)
+def test_a_call_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
+    """And the next call finds what was done until then."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path, "--dry-run", "--only", "build"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    lines = tmp_path / "build.jsonl"
+    while "started" not in (lines.read_text() if lines.exists() else ""):
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 1
+    time.sleep(0.5)
+    assert not any(str(tmp_path) in command for command in running())
+    assert read_lines(lines).under_way == "emulated kernels"
+
+
+def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = correctness.ht_adapter
     monkeypatch.setattr(correctness, "ht_adapter", lambda x, *rest, **more: right(x, *rest, **more) * 1.01)
-    rows = correctness.check(["reference"], torch.device("cpu"), [("hybrid", 1, 32, 8, (2, 3), 1)])
+    rows = correctness.check(("hybrid", 1, 32, 8, (2, 3), 1), 0, Setting(tmp_path, "reference", True, 0.01))
     assert not any(row["passed"] for row in rows)
-    assert any("WRONG" in line for line in report._correctness(rows))
+    document = {"status": "done", "seconds": 1.0, "machine": None, "items": [{"item": "a", "rows": rows}]}
+    assert len(report.wrong({"cuda-correctness": document}, cut_off=False)) == len(rows) == 4
 
 
-def test_the_baseline_only_adds_the_cast() -> None:
+def test_a_section_in_which_nothing_ran_is_wrong() -> None:
+    row = {"kind": "check", "what": "w", "dtype": "float32", "backend": "cuda", "skipped": "no kernels"}
+    document = {"status": "done", "seconds": 1.0, "machine": None, "items": [{"item": "a", "rows": [row, row]}]}
+    assert report.wrong({"cuda-correctness": document}, cut_off=False) == ["cuda-correctness: nothing ran: no kernels"]
+
+
+def test_the_published_code_in_16_bits_only_adds_the_cast() -> None:
     torch.manual_seed(0)
     adapter = published.HybridAdapter(32, 8).eval()
     x = torch.randn(2, 7, 32)
-    low = baseline.in_dtype(adapter, torch.bfloat16)
+    low = low_precision.in_dtype(adapter, torch.bfloat16)
     with torch.no_grad():
         out = low(x.bfloat16(), (2, 3)).float()
         torch.testing.assert_close(out, adapter(x, (2, 3)), rtol=0.05, atol=0.05)
@@ -67,6 +222,17 @@ def test_the_baseline_only_adds_the_cast() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("--output", tmp_path / "out")
     assert done.returncode == 2 and "needs an NVIDIA GPU" in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "everything"), "invalid choice: 'everything'"),
+        (("--budget", "0"), "must be above 0, got 0"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = run("--output", tmp_path / "out", "--dry-run", *arguments)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "out").exists()

@@ -1,4 +1,7 @@
-"""Builds the compiled core for the GPU at hand."""
+"""Builds the compiled core: for the GPU at hand alone, in a dry run with the CUDA kernels emulated on the CPU.
+
+Must end before another section imports ``ht_kernels``. Without it the Triton kernels are still measured.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,38 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from . import emulated
+from .setting import Item, Row, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def build(timeout: float) -> dict[str, Any]:
-    """Build ``ht_kernels._C`` in place for the first GPU; says how long it took, or why it failed.
+def items(setting: Setting) -> Iterator[Item]:
+    if setting.dry:
+        yield "emulated kernels", lambda: _emulated(setting)
+    else:
+        yield "kernels for this GPU", _for_this_gpu
 
-    Must run before ``ht_kernels`` is imported. Without it the Triton kernels are still measured.
-    """
+
+def _for_this_gpu() -> list[Row]:
     major, minor = torch.cuda.get_device_capability()
     environment = {**os.environ, "HT_KERNELS_CUDA": "1", "HT_KERNELS_CUDA_ARCHS": f"{major}{minor}"}
-    start = time.perf_counter()
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return {"built": False, "error": str(error)}
-    seconds = round(time.perf_counter() - start, 1)
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        return {"built": False, "seconds": seconds, "error": (done.stdout + done.stderr)[-2000:]}
-    return {"built": True, "seconds": seconds, "architecture": f"{major}.{minor}"}
+        raise RuntimeError(f"the build failed: ...{(done.stdout + done.stderr)[-900:]}")
+    seconds = round(time.perf_counter() - start, 1)
+    return [{"kind": "build", "what": f"compiled core for {major}.{minor}", "took": seconds}]
+
+
+def _emulated(setting: Setting) -> list[Row]:
+    start = time.perf_counter()
+    emulated.build(setting.output)
+    seconds = round(time.perf_counter() - start, 1)
+    return [{"kind": "build", "what": "compiled core, its CUDA kernels emulated on the CPU", "took": seconds}]

@@ -1,9 +1,12 @@
-"""Every backend on the GPU, spectral filters too, against the published mathematics in float64, per dtype and shape."""
+"""One backend on the GPU against the published mathematics in float64, per dtype and shape: adapters and filters.
+
+Triton runs with one tile per kernel, for a search would compile dozens and a wrong one would take the blame.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +17,8 @@ from ht_kernels.errors import BackendError
 from ht_kernels.fold import fold_adapter
 from ht_kernels.functional import ht_adapter
 
-from . import baseline
-
-FLOAT32_LIMIT = 1e-5
-TF32_LIMIT = 1e-3
-SLACK = 1.5
-"""How many times the published module's own error in a 16-bit dtype ours may be."""
+from . import limits, low_precision, spectral
+from .setting import Item, Row, Setting
 
 Shape = tuple[str, int, int, int, tuple[int, int], int]
 """Variant, with the form of a spectral filter behind a plus; batch, D, C, grid, prefix tokens."""
@@ -40,37 +39,60 @@ SHAPES: tuple[Shape, ...] = (
     ("hybrid+radial", 5, 200, 24, (5, 9), 2),
     ("hybrid+full", 2, 1024, 128, (37, 37), 0),
 )
+DRY_SHAPES: tuple[Shape, ...] = (("hybrid", 2, 32, 8, (2, 3), 1), ("hybrid+full", 1, 32, 8, (2, 3), 1))
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def check(backends: Collection[str], device: torch.device, shapes: Collection[Shape] = SHAPES) -> list[dict[str, Any]]:
-    """One row per shape, dtype and backend: the relative L2 error of ``out - x``, what was allowed, and whether it
-    gave the same bits twice."""
+def items(setting: Setting) -> Iterator[Item]:
+    """One adapter shape each, then one shape of the spectral filter each, with all dtypes."""
+    for seed, shape in enumerate(DRY_SHAPES if setting.dry else SHAPES):
+        yield words(shape), lambda seed=seed, shape=shape: check(shape, seed, setting)
+    for seed, shape in enumerate(spectral.shapes(setting)):
+        name = f"spectral filter, {spectral.words(shape)}"
+        yield name, lambda seed=seed, shape=shape: spectral.check(shape, seed, setting)
+
+
+def words(shape: Shape) -> str:
+    variant, batch, dim, bottleneck, grid, prefix = shape
+    return f"adapter {variant}, B={batch} D={dim} C={bottleneck} grid={grid[0]}x{grid[1]} P={prefix}"
+
+
+def one_tile(backend: str | None):
+    """A context in which a backend that searches for tiles does not."""
+    if backend != "triton":
+        return nullcontext()
+    from ht_kernels.backends.triton import tuning
+
+    return tuning.without_search()
+
+
+def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
+    """One row per dtype: the relative L2 error of ``out - x``, what was allowed, and whether it gave the same bits
+    twice."""
+    _, _, _, _, grid, prefix = shape
+    adapter, plain, x = case(shape, seed, setting.device)
     rows = []
-    for index, shape in enumerate(shapes):
-        variant, batch, dim, bottleneck, grid, prefix = shape
-        adapter, plain, x = _case(shape, index, device)
-        for name, dtype in DTYPES.items():
-            torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-            low = x.to(dtype)
-            exact = _run(baseline.in_dtype(adapter, torch.float64), low.double(), grid, prefix) - low.double()
-            without = _run(baseline.in_dtype(plain, torch.float64), low.double(), grid, prefix) - low.double()
-            theirs = _error(_run(baseline.in_dtype(plain, dtype), low, grid, prefix), low, without)
-            limit = {"float32": FLOAT32_LIMIT, "tf32": TF32_LIMIT}.get(name, SLACK * theirs)
-            for backend in backends:
-                row = {
-                    "shape": f"{variant} B={batch} D={dim} C={bottleneck} grid={grid[0]}x{grid[1]} P={prefix}",
-                    "dtype": name,
-                    "backend": backend,
-                    "published_error": theirs,
-                    "limit": limit,
-                }
-                rows.append({**row, **_compare(adapter, low, grid, prefix, backend, exact, limit)})
+    for name, dtype in DTYPES.items():
+        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+        low = x.to(dtype)
+        exact = _run(low_precision.in_dtype(adapter, torch.float64), low.double(), grid, prefix) - low.double()
+        without = _run(low_precision.in_dtype(plain, torch.float64), low.double(), grid, prefix) - low.double()
+        theirs = _error(_run(low_precision.in_dtype(plain, dtype), low, grid, prefix), low, without)
+        limit = {"float32": limits.FLOAT32, "tf32": limits.TF32}.get(name, limits.SLACK * theirs)
+        row = {
+            "kind": "check",
+            "what": words(shape),
+            "dtype": name,
+            "backend": setting.backend,
+            "published_error": theirs,
+            "limit": limit,
+        }
+        rows.append({**row, **_compare(adapter, low, grid, prefix, setting.backend, exact, limit)})
     torch.set_float32_matmul_precision("highest")
     return rows
 
 
-def _case(shape: Shape, seed: int, device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:
+def case(shape: Shape, seed: int, device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:
     """An adapter with random parameters, the published one that runs in every dtype, which is the same but for a
     spectral filter, and tokens with channels far larger than the rest, as CLIP has them."""
     variant, batch, dim, bottleneck, grid, prefix = shape
@@ -98,14 +120,15 @@ def _error(out: Tensor, x: Tensor, exact: Tensor) -> float:
 
 @torch.no_grad()
 def _compare(
-    adapter: nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, backend: str, exact: Tensor, limit: float
-) -> dict[str, Any]:
+    adapter: nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, backend: str | None, exact: Tensor, limit: float
+) -> Row:
     folded = fold_adapter(adapter)
     poison = torch.full_like(x, float("nan"))  # the allocator may hand this memory to the output next
     del poison
     try:
-        out = ht_adapter(x, folded, grid, prefix, backend=backend)
-        again = ht_adapter(x, folded, grid, prefix, backend=backend)
+        with one_tile(backend):
+            out = ht_adapter(x, folded, grid, prefix, backend=backend)
+            again = ht_adapter(x, folded, grid, prefix, backend=backend)
     except BackendError as error:
         return {"skipped": str(error)}
     error = _error(out, x, exact)

@@ -1,86 +1,155 @@
-"""What came of a run: results.json and a table in Markdown."""
+"""What came of a run as a table in Markdown: what went wrong first, then checks, then times."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, is_dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ht_kernels.bench.runner import milliseconds, times
 from ht_kernels.files import write_whole
 
+from .measure import COPY
+from .plan import NAMES
 
-def write(document: dict[str, Any], directory: Path) -> None:
-    """Write results.json and results.md, each whole."""
-    directory.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(document, indent=1, default=_plain) + "\n"
-    write_whole(directory / "results.json", content.encode(), "the results")
-    write_whole(directory / "results.md", ("\n".join(table(document)) + "\n").encode(), "the table")
+Documents = Mapping[str, dict[str, Any]]
+"""What the sections left, by name."""
+_NOT_RUN: dict[str, Any] = {"status": "not run", "seconds": 0.0, "items": []}
 
 
-def table(document: dict[str, Any]) -> list[str]:
-    """The results in Markdown, the failures first."""
-    lines = [f"# {document['gpu']['name']}, {document['date'][:10]}", ""]
-    lines += [f"{name}: {value}" for name, value in document["gpu"].items() if name != "name"]
-    lines += [f"commit {document['commit']}, torch {document['torch']}, triton {document['triton']}", ""]
-    lines += _correctness(document["correctness"])
-    for row in document["sanitizer"]:
-        lines.append(
-            f"compute-sanitizer {row['tool']}: {row.get('skipped') or ('clean' if row['passed'] else 'FAILED')}"
-        )
-    for section, error in document["errors"].items():
-        lines.append(f"{section}: FAILED: {error}")
-    lines.append("")
-    for row in document["timings"]:
-        lines += _timing(row)
-    if latency := document.get("latency"):
-        lines.append(
-            f"One frame, host to host, {latency['frames']} times: p50 {latency['p50']:.3f}, p95 {latency['p95']:.3f}, "
-            f"p99 {latency['p99']:.3f}, max {latency['max']:.3f} ms"
-        )
+def write(documents: Documents, output: Path) -> None:
+    """Write results.md, whole."""
+    write_whole(output / "results.md", ("\n".join(table(documents)) + "\n").encode(), "the table")
+
+
+def table(documents: Documents) -> list[str]:
+    """The lines of the table."""
+    lines = [*_machines(documents), "", "| section | what came of it | seconds |", "|---|---|--:|"]
+    for name in NAMES:
+        document = documents.get(name, _NOT_RUN)
+        lines.append(f"| {name} | {document['status']} | {document['seconds']:.0f} |")
+    lines += ["", *(f"WRONG: {line}" for line in wrong(documents, cut_off=False))]
+    for name in NAMES:
+        if name in documents:
+            lines += ["", f"## {name}", "", *_section(documents[name])]
     return lines
 
 
-def _correctness(rows: list[dict[str, Any]]) -> list[str]:
+def wrong(documents: Documents, cut_off: bool = True) -> list[str]:
+    """All that failed or is not as it should be, a line each; with ``cut_off`` also sections that did not end."""
+    lines = []
+    for name in NAMES:
+        document = documents.get(name, _NOT_RUN)
+        status, rows = document["status"], _rows(document)
+        if status.startswith("failed") or (cut_off and status != "done"):
+            lines.append(f"{name}: {status}")
+        if rows and all("skipped" in row for row in rows):
+            lines.append(f"{name}: nothing ran: {rows[0]['skipped']}")
+        lines += [
+            f"{item['item']}: {item['error']}" for item in (document or {"items": ()})["items"] if "error" in item
+        ]
+        lines += [line for row in rows for line in _wrong_row(row)]
+    return lines
+
+
+def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for item in document["items"] for row in item.get("rows", ())]
+
+
+def _wrong_row(row: dict[str, Any]) -> list[str]:
+    lines = [f"{row['what']}: {name} did not run: {error}" for name, error in row.get("failed", {}).items()]
+    if row["kind"] == "check" and "error" in row and not (row["passed"] and row["same_bits"]):
+        lines.append(
+            f"{row['backend']}, {row['what']}, {row['dtype']}: error {row['error']:.1e}, allowed {row['limit']:.1e}, "
+            f"same bits twice: {row['same_bits']}"
+        )
+    elif row["kind"] == "agreement" and not row["passed"]:
+        lines.append(f"{row['what']}: {_agreement(row)}")
+    elif row["kind"] == "tool" and row.get("passed") is False:
+        lines.append(f"{row['what']}: {row['output'][-500:]}")
+    return lines
+
+
+def _machines(documents: Documents) -> list[str]:
+    """The machine; where sections ran on different ones or commits, each with its sections."""
+    found: dict[str, list[str]] = {}
+    for name, document in documents.items():
+        if machine := document["machine"]:
+            gpu = ", ".join(f"{key} {value}" for key, value in machine["gpu"].items() if key != "name")
+            versions = ", ".join(f"{key} {machine[key]}" for key in ("driver", "torch", "triton", "cuda"))
+            words = f"{machine['date']}, commit {machine['commit']}, {versions}"
+            found.setdefault(f"# {machine['gpu']['name']}\n\n{gpu}\n{words}", []).append(name)
+    lines = []
+    for words, names in found.items():
+        lines += words.split("\n")
+        if len(found) > 1:
+            lines.append(f"({', '.join(names)})")
+    return lines
+
+
+def _section(document: dict[str, Any]) -> list[str]:
+    rows = _rows(document)
+    lines = _checks([row for row in rows if row["kind"] == "check"])
+    for row in rows:
+        if row["kind"] == "build":
+            lines.append(f"{row['what']}: {row['took']} s")
+        elif row["kind"] == "tool":
+            lines.append(f"{row['what']}: {row.get('skipped') or ('clean' if row['passed'] else 'FAILED')}")
+        elif row["kind"] == "ceilings":
+            lines.append(
+                f"copy {row['copy_bytes_per_second'] / 1e9:.0f} GB/s, large matrix products in bfloat16 "
+                f"{row['bfloat16_operations_per_second'] / 1e12:.0f} TFLOP/s, in float32 "
+                f"{row['float32_operations_per_second'] / 1e12:.1f} TFLOP/s"
+            )
+        elif row["kind"] == "timing":
+            lines += ["", *_timing(row)]
+        elif row["kind"] == "agreement":
+            lines.append(f"{row['what']}: {_agreement(row)}")
+        elif row["kind"] == "latency":
+            lines.append(
+                f"{row['what']}, {row['frames']} times: p50 {row['p50']:.3f}, p95 {row['p95']:.3f}, p99 "
+                f"{row['p99']:.3f}, largest {row['max']:.3f} ms"
+            )
+    return lines
+
+
+def _checks(rows: list[dict[str, Any]]) -> list[str]:
+    """How many checks passed, and per dtype the largest error of ours as a share of what is allowed."""
+    if not rows:
+        return []
     ran = [row for row in rows if "error" in row]
-    bad = [row for row in ran if not (row["passed"] and row["same_bits"])]
-    lines = [f"correct: {len(ran) - len(bad)} of {len(ran)} comparisons with float64, {len(rows) - len(ran)} skipped"]
-    for row in bad:
-        lines.append(
-            f"WRONG: {row['backend']} {row['dtype']} {row['shape']}: error {row['error']:.1e}, allowed "
-            f"{row['limit']:.1e}, same bits twice: {row['same_bits']}"
-        )
-    for backend in dict.fromkeys(row["backend"] for row in ran):
-        for dtype in dict.fromkeys(row["dtype"] for row in ran):
-            errors = [
-                (row["error"], row["published_error"])
-                for row in ran
-                if (row["backend"], row["dtype"]) == (backend, dtype)
-            ]
-            if errors:
-                worst, theirs = max(errors)
-                lines.append(f"{backend} {dtype}: largest error {worst:.1e}, published module there {theirs:.1e}")
-    return lines
+    good = [row for row in ran if row["passed"] and row["same_bits"]]
+    lines = [f"{len(good)} of {len(ran)} comparisons with float64 are right", ""]
+    if ran:
+        lines += ["| dtype | largest share of the limit | error | limit | published there | where |"]
+        lines += ["|---|--:|--:|--:|--:|---|"]
+    for dtype in dict.fromkeys(row["dtype"] for row in ran):
+        worst = max((row for row in ran if row["dtype"] == dtype), key=lambda row: row["error"] / row["limit"])
+        figures = " | ".join(f"{worst[key]:.1e}" for key in ("error", "limit", "published_error"))
+        lines.append(f"| {dtype} | {100 * worst['error'] / worst['limit']:.0f}% | {figures} | {worst['what']} |")
+    return lines + [f"not run: {row['what']}, {row['dtype']}: {row['skipped']}" for row in rows if "skipped" in row]
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    return (
+        f"of {row['pixels']} pixels {row['ours_differs']} differ from float64, and {row['published_differs']} of the "
+        "published model in bfloat16"
+    )
 
 
 def _timing(row: dict[str, Any]) -> list[str]:
-    timings = row["timings"]
-    lines = [f"## {row['what']}, {row['dtype']}, B={row['batch']}", ""]
-    baselines = [name for name in timings if name.startswith(("published", "torch.fft"))]
-    lines.append(f"| | ms | {' | '.join(f'over {name}' for name in baselines)} | floor |")
-    lines.append("|---|--:|" + "--:|" * (len(baselines) + 1))
-    for name, timing in sorted(timings.items(), key=lambda item: -item[1].median):
-        ratios = [times(timings[other].median / timing.median) for other in baselines]
-        floor = f"{100 * row['floor'] / timing.median:.0f}%" if row["floor"] else ""
-        lines.append(f"| {name} | {milliseconds(timing.median)} | {' | '.join(ratios)} | {floor} |")
-    lines += [f"{name} did not run: {error}" for name, error in row["failed"].items()]
-    if row.get("agreement"):
-        lines.append(
-            ", ".join(f"{name} agrees with float32 on {share:.4f}" for name, share in row["agreement"].items())
-        )
-    return [*lines, ""]
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+    """Milliseconds, slowest first, the ratio to each published implementation of the same kind, plain or graph, and
+    what share of the time a copy of the inputs takes."""
+    medians = {name: timing["median"] for name, timing in row["timings"].items()}
+    baselines = [name for name in medians if name.startswith(("published", "torch.fft"))]
+    lines = [f"### {row['what']}{', ' + row['backend'] if row.get('backend') else ''}", ""]
+    lines.append(f"| | ms | quartiles | {' | '.join(f'over {name}' for name in baselines)} | copy of x |")
+    lines.append("|---|--:|--:|" + "--:|" * (len(baselines) + 1))
+    for name, median in sorted(medians.items(), key=lambda pair: -pair[1]):
+        ratios = [times(medians[other] / median) for other in baselines]
+        copy = medians.get(f"{COPY}, graph" if name.endswith(", graph") else COPY)
+        share = f"{100 * copy / median:.0f}%" if copy else ""
+        quartiles = [milliseconds(row["timings"][name][key]) for key in ("lower", "upper")]
+        cells = [name, milliseconds(median), "-".join(quartiles), *ratios, share]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

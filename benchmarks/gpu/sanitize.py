@@ -1,45 +1,66 @@
-"""compute-sanitizer over a few small calls, where it is installed."""
+"""compute-sanitizer over small calls of every CUDA kernel, where it is installed: all four tools, on our kernels only.
+
+In a dry run the same calls are made to the emulated kernels, and there is no tool.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-_SCRIPT = """
-import torch
-from benchmarks.gpu import spectral
-from benchmarks.gpu.correctness import check
-shapes = [("hybrid", 2, 96, 24, (5, 9), 1), ("baseline", 1, 64, 64, (3, 3), 0)]
-rows = check(["cuda"], torch.device("cuda"), shapes)
-rows += spectral.check(["cuda"], torch.device("cuda"), [(2, 11, (5, 8)), (1, 2, (37, 31))])
-assert all(row.get("passed") for row in rows), rows
-"""
+from . import emulated
+from .setting import Item, Row, Setting
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SECONDS = 36.0
+"""For one tool."""
+OUR_KERNELS = "kns=ht4cuda"
+"""What their mangled names hold."""
+SCRIPT = Path(__file__).with_name("kernels_alone.py")
 
 
-def sanitize(tool: str, timeout: float) -> dict[str, Any]:
-    """Run the CUDA kernels under ``tool``: memcheck, racecheck, initcheck or synccheck."""
+def items(setting: Setting) -> Iterator[Item]:
+    """One tool each; the calls without a tool first, for what they cannot do no tool can watch."""
+    yield "calls without a tool", lambda: _calls(setting)
+    for tool in TOOLS if not setting.dry else ():
+        yield tool, lambda tool=tool: _watch(tool)
+
+
+def _calls(setting: Setting) -> list[Row]:
+    if setting.dry:
+        core, library = emulated.path(setting.output), "numpy"
+    else:
+        core, library = _compiled_core(), "cupy"
+    if core is None:
+        return [{"kind": "tool", "what": "calls of every kernel", "skipped": "the core is not built"}]
+    command = [sys.executable, str(SCRIPT), str(core), library]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    said = (done.stdout + done.stderr)[-1500:]
+    return [{"kind": "tool", "what": "calls of every kernel", "passed": done.returncode == 0, "output": said}]
+
+
+def _watch(tool: str) -> list[Row]:
+    row: Row = {"kind": "tool", "what": f"compute-sanitizer {tool}"}
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if not Path(program).exists():
-        return {"tool": tool, "skipped": "compute-sanitizer is not installed"}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
-        script.write(_SCRIPT)
-        script.flush()
-        ours = "kns=ht4cuda"  # in the mangled names of our kernels
-        command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", ours]
-        try:
-            done = subprocess.run(
-                [*command, sys.executable, script.name],
-                cwd=Path(__file__).resolve().parents[2],
-                env={**os.environ, "PYTHONPATH": "."},
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            return {"tool": tool, "skipped": f"it took longer than {timeout:.0f} s"}
-    return {"tool": tool, "passed": done.returncode == 0, "output": (done.stdout + done.stderr)[-1500:]}
+    core = _compiled_core()
+    if core is None or not Path(program).exists():
+        missing = "the core is not built" if core is None else "compute-sanitizer is not installed"
+        return [{**row, "skipped": missing}]
+    command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-name", OUR_KERNELS]
+    command += [sys.executable, str(SCRIPT), str(core), "cupy"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return [{**row, "skipped": f"cut off after {SECONDS:.0f} s"}]
+    said = (done.stdout + done.stderr)[-1500:]
+    return [{**row, "passed": done.returncode == 0 and "0 errors" in said, "output": said}]
+
+
+def _compiled_core() -> Path | None:
+    """The file of ``ht_kernels._C``; looked up and not loaded."""
+    import ht_kernels
+
+    return next(Path(ht_kernels.__file__).parent.glob("_C*.so"), None)

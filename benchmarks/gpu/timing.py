@@ -1,112 +1,90 @@
-"""Interleaved timing with CUDA events, CUDA graphs of plain calls, and the ceilings of the GPU."""
+"""Times of one backend, as modules and as CUDA graphs of them, beside the published code as it is.
+
+The published code under torch.compile is timed in :mod:`benchmarks.gpu.baselines`, for compiling takes long.
+"""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from ht_kernels.bench.measure import Timing
+import ht_kernels as ht
 
-Call = Callable[[], object]
-
-WARM_UP = 3
-MIN_ROUNDS, MAX_ROUNDS = 5, 200
-
-
-def runnable(functions: Mapping[str, Call], device: torch.device) -> tuple[dict[str, Call], dict[str, str]]:
-    """The functions that run, on a GPU also ours as CUDA graphs, and why the others do not."""
-    calls: dict[str, Call] = {}
-    failed = {}
-    for name, function in functions.items():
-        try:
-            function()
-            calls[name] = function
-            if device.type == "cuda" and name.startswith("ours"):
-                calls[f"{name}, graph"] = graphed(function)
-        except Exception as error:  # one implementation that does not run must not cost the others' figures
-            failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
-    return calls, failed
+from . import adapter, measure, model, spectral
+from .measure import over
+from .setting import Item, Row, Setting
 
 
-def interleave(calls: Mapping[str, Call], repeats: Mapping[str, int], device: torch.device, seconds: float):
-    """Time ``calls`` in turn, A B C A B C ...; seconds per call in a dict of :class:`Timing`.
-
-    Args:
-        calls: what to time, by name.
-        repeats: how many results each call makes; its time is divided by that.
-        device: where it runs. On a GPU the time is that between two events around the call.
-        seconds: to spend on all of them; at least ``MIN_ROUNDS`` rounds are made.
-    """
-    for call in calls.values():
-        for _ in range(WARM_UP):
-            call()
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for index in range(MAX_ROUNDS):
-        if index >= MIN_ROUNDS and time.perf_counter() > end:
-            break
-        for name, call in calls.items():
-            samples[name].append(_seconds(call, device) / repeats[name])
-    timings = {}
-    for name, values in samples.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        timings[name] = Timing(median, lower, upper, len(values), repeats[name])
-    return timings
-
-
-def _seconds(call: Call, device: torch.device) -> float:
-    if device.type != "cuda":
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+def items(setting: Setting) -> Iterator[Item]:
+    """Ceilings, adapters, spectral filters, and for CUDA the whole model, for Triton training."""
+    assert setting.backend is not None
+    ht.set_backend(setting.backend)  # it never falls back, so no other backend is timed unnoticed
+    yield "ceilings", lambda: measure.ceilings(setting)
+    low, wide = (torch.bfloat16, torch.float32)
+    sizes = adapter.Sizes(setting.dry)
+    for batch in sizes.batches:
+        yield f"adapter, B={batch}, bfloat16", lambda batch=batch: _adapter(batch, low, setting)
+    if not setting.dry:
+        yield "adapter, B=1, float16", lambda: _adapter(1, torch.float16, setting)
+        yield "adapter, B=32, float32", lambda: _adapter(32, wide, setting)
+    for shape in spectral.timed(setting):
+        for dtype in (low,) if setting.dry else (low, wide):
+            name = f"spectral filter, {spectral.words(shape)}, {_name(dtype)}"
+            yield name, lambda shape=shape, dtype=dtype: spectral.forward(shape, dtype, setting)
+    if setting.backend == "triton":
+        batch = sizes.batches[-1] if setting.dry else 32
+        yield f"adapter forward + backward, B={batch}", lambda: _training(batch, setting)
+        shape = spectral.timed(setting)[0]
+        yield "spectral filter forward + backward", lambda: spectral.training(shape, wide, setting)
+    else:
+        for batch in model.batches(setting):
+            yield f"model, B={batch}", lambda batch=batch: model.against_eager(batch, setting)
+        yield "latency of one frame", lambda: model.latency(setting)
 
 
-def latencies(call: Callable[[], Tensor], frames: int) -> list[float]:
-    """Seconds from the call to its result in host memory, ``frames`` times: what a scanner sees."""
-    values = []
-    for _ in range(frames):
-        start = time.perf_counter()
-        call().cpu()
-        values.append(time.perf_counter() - start)
-    return values
+def _adapter(batch: int, dtype: torch.dtype, setting: Setting) -> list[Row]:
+    sizes = adapter.Sizes(setting.dry)
+    theirs, ours = adapter.pair(sizes, dtype, setting.device)
+    inputs = adapter.tokens(sizes, batch, dtype, setting)
+    functions = {
+        "published, eager": over(lambda x: theirs(x, sizes.grid, sizes.prefix), inputs),
+        "ours": over(lambda x: ours(x, sizes.grid, sizes.prefix), inputs),
+    }
+    row = measure.compare(
+        f"adapter forward, B={batch}, {_name(dtype)}",
+        functions,
+        len(inputs),
+        setting,
+        floor=over(torch.clone, inputs),
+        graphs=functions,
+        backend=setting.backend,
+    )
+    return [row]
 
 
-def graphed(call: Call) -> Call:
-    """``call`` captured as one CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        call()
-    return graph.replay
+def _training(batch: int, setting: Setting) -> list[Row]:
+    """Forward and backward in float32, the dtype that the published Fourier transform has; dropout is off, so that
+    both compute the same."""
+    sizes = adapter.Sizes(setting.dry)
+    theirs, ours = adapter.pair(sizes, torch.float32, setting.device)
+    x = adapter.tokens(sizes, batch, torch.float32, setting)[0].requires_grad_()
+    gradient = torch.randn_like(x)
+
+    def step(module: torch.nn.Module) -> Callable[[], Tensor | None]:
+        def call() -> Tensor | None:
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+            module(x, grid=sizes.grid, prefix_tokens=sizes.prefix).backward(gradient)
+            return x.grad
+
+        return call
+
+    functions = {"published, eager": step(theirs), "ours": step(ours)}
+    name = f"adapter forward + backward, B={batch}, float32"
+    return [measure.compare(name, functions, 1, setting, backend=setting.backend)]
 
 
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read plus written, of a copy far larger than the caches."""
-    source = torch.ones(2**30 if device.type == "cuda" else 2**22, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    timing = interleave({"copy": lambda: target.copy_(source)}, {"copy": 1}, device, 1.0)["copy"]
-    return 2 * source.nbytes / timing.median
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product through torch."""
-    size = 8192 if device.type == "cuda" else 256
-    a = torch.randn(size, size, device=device).to(dtype)
-    timing = interleave({"product": lambda: a @ a}, {"product": 1}, device, 1.0)["product"]
-    return 2 * size**3 / timing.median
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,69 @@
+"""The CUDA kernels' own source on the CPU, for a dry run: their threads run one after the other (tests/cpp)."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def folder(output: Path) -> Path:
+    """Where the module is built."""
+    return output / "emulated"
+
+
+def build(output: Path) -> None:
+    """Build the module with CMake.
+
+    Raises:
+        RuntimeError: CMake, pybind11 or the compiler is missing, or fails.
+    """
+    build = folder(output)
+    cmake = [sys.executable, "-m", "cmake"]
+    configure = ["-S", str(ROOT / "tests/cpp/cuda_on_cpu"), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in ([*cmake, *configure], [*cmake, "--build", str(build), "--parallel"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"the emulated kernels could not be built: ...{(done.stdout + done.stderr)[-900:]}")
+
+
+def load(path: Path) -> ModuleType:
+    """A compiled core by its path."""
+    spec = importlib.util.spec_from_file_location("_C", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def path(output: Path) -> Path | None:
+    """The module's file, once it is built."""
+    return next(folder(output).glob("_C*.so"), None)
+
+
+def use(output: Path) -> None:
+    """Let the backend ``cuda`` run tensors of the CPU by the emulated kernels, in this process, for good.
+
+    Without them, which is when the build failed, nothing changes.
+    """
+    file = path(output)
+    if file is None:
+        return
+    from contextlib import nullcontext
+
+    import torch
+
+    from ht_kernels.backends import CAN_FILTER, CAN_RUN, core
+
+    def no_gradients(case: object) -> str | None:
+        return "it is for inference: it has no gradients and no dropout" if case.needs_grad else None  # type: ignore[attr-defined]
+
+    core.module = load(file)
+    CAN_RUN["cuda"] = CAN_FILTER["cuda"] = no_gradients
+    torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]
+    torch.cuda.current_device = lambda: None  # type: ignore[assignment,return-value]
+    torch.cuda.device = lambda device: nullcontext()  # type: ignore[assignment,misc]

@@ -1,0 +1,160 @@
+"""A few small calls of every CUDA kernel, without torch: what compute-sanitizer watches.
+
+``python kernels_alone.py PATH_OF_C cupy|numpy``. Imports CuPy and the compiled core alone, which start in seconds under
+the tools; memory comes from cudaMalloc piece by piece, so that a tool knows where each piece ends. Inputs are random,
+outputs start as NaN; it fails when one is left. With NumPy the core must have its kernels emulated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2  # ht_dtype
+NAMES = {FLOAT32: "float32", BFLOAT16: "bfloat16", FLOAT16: "float16"}
+
+# batch, D, C, hidden, scales, H, W, prefix, masks; few tiles that are whole, many edges.
+ADAPTERS = (
+    (2, 96, 24, 6, 3, 5, 9, 1, 0),
+    (1, 64, 64, 0, 1, 3, 3, 0, 0),
+    (1, 768, 64, 16, 3, 4, 5, 1, 0),
+    (1, 104, 128, 32, 3, 6, 6, 2, 0),
+    (2, 96, 24, 6, 3, 5, 8, 1, 24),
+    (1, 1064, 16, 4, 3, 2, 3, 1, 1),  # a row too long for a warp's registers
+)
+FILTERS = ((2, 11, 5, 8, 11), (1, 2, 37, 31, 1), (1, 1, 1, 1, 1))
+
+
+class Memory:
+    """Arrays where the kernels find them."""
+
+    def __init__(self, library: str) -> None:
+        self.arrays = importlib.import_module(library)
+        self.random = np.random.default_rng(0)
+        self.kept: list[Any] = []
+        if library == "cupy":
+            self.arrays.cuda.set_allocator(None)  # no pool
+
+    def place(self, host: np.ndarray) -> Any:
+        """A copy of ``host``; it lives as long as this object."""
+        if self.arrays is np:
+            room = np.empty(host.nbytes + 64, np.uint8)
+            start = -room.ctypes.data % 64
+            array = room[start : start + host.nbytes].view(host.dtype).reshape(host.shape)
+            array[...] = host
+        else:
+            array = self.arrays.asarray(host)
+        self.kept.append(array)
+        return array
+
+    def normal(self, *shape: int, dtype: int = FLOAT32) -> int:
+        """Where random numbers of a shape lie."""
+        values = self.random.standard_normal(shape).astype(np.float32) / 10
+        return self.address(self.place(bits(values, dtype)))
+
+    def room(self, size: int) -> int:
+        """Where ``size`` bytes lie that nobody has written."""
+        garbage = np.full(size, 0xFF, np.uint8)
+        array = self.place(garbage) if self.arrays is np else self.arrays.empty(size, np.uint8)
+        self.kept.append(array)
+        return self.address(array)
+
+    def address(self, array: Any) -> int:
+        return int(array.ctypes.data if self.arrays is np else array.data.ptr)
+
+    def host(self, array: Any) -> np.ndarray:
+        return array if self.arrays is np else self.arrays.asnumpy(array)
+
+
+def bits(values: np.ndarray, dtype: int) -> np.ndarray:
+    """float32 numbers in ``dtype``; bfloat16 as the upper halves of their bits."""
+    if dtype == BFLOAT16:
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values if dtype == FLOAT32 else values.astype(np.float16)
+
+
+def numbers(stored: np.ndarray, dtype: int) -> np.ndarray:
+    """The float32 numbers that :func:`bits` stored."""
+    if dtype == BFLOAT16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int, tf32: bool) -> None:
+    """One call; raises AssertionError when a part of the result was not written."""
+    batch, dim, channels, hidden, scales, height, width, prefix, masks = sizes
+    tokens = prefix + height * width
+    shapes: tuple[tuple[int, ...] | None, ...] = (
+        (channels, dim),
+        (dim,),
+        (dim,),
+        (channels,),
+        (scales, channels, 7, 7),
+        (scales, channels),
+        (hidden, channels) if hidden else None,
+        (hidden,) if hidden else None,
+        (scales, hidden) if hidden else None,
+        (scales,) if hidden else None,
+        (channels, channels),
+        (channels,),
+        (dim, channels),
+        (dim,),
+        (masks, height, width // 2 + 1, 2) if masks else None,
+    )
+    matrices = (0, 10, 12)  # these are in the dtype of x
+    folded = [
+        0 if shape is None else memory.normal(*shape, dtype=dtype if i in matrices else FLOAT32)
+        for i, shape in enumerate(shapes)
+    ]
+    x = memory.normal(batch, tokens, dim, dtype=dtype)
+    out = memory.place(bits(np.full((batch, tokens, dim), np.nan, np.float32), dtype))
+    workspace = memory.room(core.adapter_forward_workspace_cuda(sizes, dtype))
+    strides = (tokens * dim, dim)
+    core.adapter_forward_cuda(
+        sizes, 1e-5, dtype, tf32, folded, (x, *strides), (memory.address(out), *strides), workspace, 0
+    )
+    finish(memory, out, dtype, f"adapter {sizes} in {NAMES[dtype]}")
+
+
+def run_filter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int) -> None:
+    """One call of the spectral filter by itself; as :func:`run_adapter`."""
+    batch, channels, height, width, masks = sizes
+    x = memory.normal(batch, channels, height, width, dtype=dtype)
+    mask = memory.normal(masks, height, width // 2 + 1, 2)
+    out = memory.place(bits(np.full((batch, channels, height, width), np.nan, np.float32), dtype))
+    core.spectral_filter_cuda(sizes, dtype, x, mask, memory.address(out), 0)
+    finish(memory, out, dtype, f"spectral filter {sizes} in {NAMES[dtype]}")
+
+
+def finish(memory: Memory, out: Any, dtype: int, what: str) -> None:
+    written = np.isfinite(numbers(memory.host(out), dtype))  # the copy waits for the kernels
+    assert written.all(), f"{what}: {np.count_nonzero(~written)} of {written.size} numbers were not written"
+    memory.kept.clear()
+
+
+def main() -> None:
+    path, library = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location("_C", path)
+    assert spec is not None and spec.loader is not None
+    core = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(core)
+    memory = Memory(library)
+    calls = 0
+    for dtype in (FLOAT32, BFLOAT16, FLOAT16):
+        for sizes in ADAPTERS:
+            for tf32 in (False, True) if dtype == FLOAT32 else (False,):
+                run_adapter(core, memory, sizes, dtype, tf32)
+                calls += 1
+        for sizes in FILTERS:
+            run_filter(core, memory, sizes, dtype)
+            calls += 1
+    print(f"{calls} calls, all outputs written")
+
+
+if __name__ == "__main__":
+    main()

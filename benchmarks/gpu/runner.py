@@ -1,0 +1,146 @@
+"""Starts the sections, each in a process of its own, keeps the budget, and writes down what came of them.
+
+A section's process appends a line to ``SECTION.jsonl`` when it starts an item and when it ends one. When the section
+ends, in whatever way, these lines become ``SECTION.json``, and ``results.md`` is made anew from all of those. What was
+not done is done by the next call on the same directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from ht_kernels.files import write_whole
+
+from . import report
+from .plan import SECTIONS, Section
+from .section import Lines, read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+LEAST = 10.0
+"""Seconds below which a section is not started: its imports take as long."""
+
+Document = dict[str, Any]
+
+
+def run(
+    output: Path, only: Collection[str], budget: float, dry: bool, say: Callable[[str], None]
+) -> dict[str, Document]:
+    """Run what is missing of the sections, or those named in ``only`` from their beginning.
+
+    Returns:
+        The documents of all sections that have one, by name.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for name in only:
+        for path in (output / f"{name}.json", output / f"{name}.jsonl"):
+            path.unlink(missing_ok=True)
+    documents = read(output)
+    for section in SECTIONS:  # of a call that was killed
+        if section.name not in documents and (output / f"{section.name}.jsonl").exists():
+            documents[section.name] = _close(output, section, "cut off with the whole call")
+    pending = [
+        section
+        for section in SECTIONS
+        if (not only or section.name in only) and documents.get(section.name, {}).get("status") != "done"
+    ]
+    end = time.monotonic() + budget
+    for index, section in enumerate(pending):
+        left = end - time.monotonic()
+        limit = left * section.share / sum(other.share for other in pending[index:])
+        if limit < LEAST:
+            say(f"{section.name}: left out, {left:.0f} s are left of the budget")
+            continue
+        say(f"{section.name}: at most {limit:.0f} s")
+        documents[section.name] = document = _run_section(output, section, limit, dry)
+        say(f"{section.name}: {document['status']}, {document['seconds']:.0f} s")
+        report.write(documents, output)
+    return documents
+
+
+def read(output: Path) -> dict[str, Document]:
+    """The documents in a directory, by section."""
+    found = {section.name: output / f"{section.name}.json" for section in SECTIONS}
+    return {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+
+
+def _run_section(output: Path, section: Section, limit: float, dry: bool) -> Document:
+    """Run a section in processes of its own until it is through or ``limit`` seconds are over.
+
+    A process that dies takes one item with it; another one goes on with the items behind that.
+    """
+    start = time.monotonic()
+    path = output / f"{section.name}.jsonl"
+    status = None
+    with (output / "log.txt").open("ab") as log:
+        while status is None:
+            left = limit - (time.monotonic() - start)
+            before = read_lines(path)
+            code = None if left <= 0 else _process(output, section, left, dry, log)
+            lines = read_lines(path)
+            if code is None:
+                status = f"cut off after {limit:.0f} s"
+                if lines.under_way:
+                    status += f", in {lines.under_way}"
+            elif code == 0:
+                status = "done"
+            elif lines == before:
+                status = f"failed: {_death(code)}; log.txt has what it said"
+            elif lines.under_way:
+                _append(path, {"item": lines.under_way, "error": _death(code)})
+    return _close(output, section, status, time.monotonic() - start)
+
+
+def _process(output: Path, section: Section, limit: float, dry: bool, log: Any) -> int | None:
+    """The exit status of one process of a section; None when it had to be ended."""
+    command = [sys.executable, "-m", "benchmarks.gpu.section", section.name, "--output", str(output)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if dry:
+        command.append("--dry-run")
+        environment["TRITON_INTERPRET"] = "1"
+    log.write(f"\n$ {' '.join(command)}\n".encode())
+    log.flush()
+    # A group of its own, so that what it started ends with it, but in the session of this program.
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, preexec_fn=os.setpgrp)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # also when this program is interrupted: nothing is left running on the GPU
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _death(code: int) -> str:
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+    return f"its process ended {how}"
+
+
+def _append(path: Path, line: Document) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _close(output: Path, section: Section, status: str, seconds: float = 0.0) -> Document:
+    """Make the document of a section from its lines; the lines stay while something is missing."""
+    path = output / f"{section.name}.jsonl"
+    lines: Lines = read_lines(path)
+    document = {
+        "section": section.name,
+        "status": status,
+        "seconds": round(seconds, 1),
+        "machine": lines.machine,
+        "items": lines.results,
+    }
+    write_whole(output / f"{section.name}.json", (json.dumps(document, indent=1) + "\n").encode(), "the results")
+    if status == "done":
+        path.unlink()
+    return document
