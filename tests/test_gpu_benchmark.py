@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ sys.path.append(str(ROOT))  # behind the installed ht_kernels, which the checkou
 
 pytest.importorskip("triton")
 pytest.importorskip("pybind11")
-from benchmarks.gpu import correctness, low_precision, plan, report, runner  # noqa: E402
+from benchmarks.gpu import baselines, correctness, low_precision, measure, plan, report, runner  # noqa: E402
 from benchmarks.gpu.section import read_lines  # noqa: E402
 from benchmarks.gpu.setting import Setting  # noqa: E402
 from ht_kernels import published  # noqa: E402
@@ -36,9 +37,11 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of everything."""
-    output = tmp_path_factory.mktemp("gpu") / "results"
-    done = run("--output", output, "--dry-run", "--budget", 1200, OMP_NUM_THREADS="1")
+    """The results of everything, on a machine that has no open_clip."""
+    folder = tmp_path_factory.mktemp("gpu")
+    output = folder / "results"
+    (folder / "open_clip.py").write_text("raise ImportError('this machine has no open_clip')")
+    done = run("--output", output, "--dry-run", "--budget", 1200, OMP_NUM_THREADS="1", PYTHONPATH=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr + (output / "log.txt").read_text()[-3000:]
     for name in plan.NAMES:
         assert f"\n{name}: done, " in f"\n{done.stdout}", done.stdout
@@ -189,6 +192,27 @@ def test_a_call_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert not any(str(tmp_path) in command for command in running())
     assert read_lines(lines).under_way == "emulated kernels"
+
+
+def test_results_that_are_timed_do_not_share_memory(tmp_path: Path) -> None:
+    """A store into memory that the call before has just written would go no further than the cache."""
+    addresses = []
+
+    def call() -> torch.Tensor:
+        result = torch.empty(1 << 16)
+        addresses.append(result.data_ptr())
+        return result
+
+    measure.interleave({"call": call}, 1, Setting(tmp_path, None, True, 0.01))
+    assert len(addresses) > 1 and all(one != next for one, next in itertools.pairwise(addresses))
+
+
+def test_what_is_compiled_again_is_not_timed() -> None:
+    """After a few shapes torch.compile would run the published code eagerly and say nothing."""
+    with baselines._compiled(torch.nn.Linear(4, 4), "default") as compiled, torch.no_grad():
+        compiled(torch.randn(2, 4))
+        with pytest.raises(torch._dynamo.exc.RecompileError):
+            compiled(torch.randn(3, 4))
 
 
 def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

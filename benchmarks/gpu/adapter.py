@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels import published
-from ht_kernels.bench.cases import BOTTLENECK, DIM, GRID, PREFIX, TOKENS
+from ht_kernels.bench.cases import BOTTLENECK, DIM, GRID, PREFIX
 
-from . import low_precision
-from .measure import rotated
-from .setting import Setting
+from . import low_precision, measure
+from .measure import over, rotated
+from .setting import Row, Setting
 
 
 class Sizes:
@@ -22,9 +24,6 @@ class Sizes:
         self.prefix = PREFIX
         self.tokens = PREFIX + self.grid[0] * self.grid[1]
         self.batches = (1,) if dry else (1, 32, 64)
-
-
-assert PREFIX + GRID[0] * GRID[1] == TOKENS
 
 
 def pair(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, ht.HTAdapter]:
@@ -48,3 +47,23 @@ def tokens(sizes: Sizes, batch: int, dtype: torch.dtype, setting: Setting) -> li
         return torch.randn(shape, device=setting.device, generator=generator).to(dtype)
 
     return [make() for _ in range(4)] if batch == 1 else rotated(make, setting.device)
+
+
+def compare(
+    what: str,
+    name: str,
+    theirs: Callable[..., Tensor],
+    ours: nn.Module,
+    sizes: Sizes,
+    inputs: list[Tensor],
+    setting: Setting,
+) -> Row:
+    """A row with the times of the published adapter, called ``name``, and of ours, plain and as graphs."""
+    functions = {
+        name: over(lambda x: theirs(x, sizes.grid, sizes.prefix), inputs),
+        "ours": over(lambda x: ours(x, sizes.grid, sizes.prefix), inputs),
+    }
+    floor = over(torch.clone, inputs)
+    return measure.compare(
+        what, functions, len(inputs), setting, floor=floor, graphs=functions, backend=setting.backend
+    )

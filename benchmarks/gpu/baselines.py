@@ -15,8 +15,7 @@ from torch import nn
 
 import ht_kernels as ht
 
-from . import adapter, measure, model
-from .measure import over
+from . import adapter, model
 from .setting import Item, Row, Setting
 
 MODES = ("default", "max-autotune-no-cudagraphs")
@@ -40,21 +39,9 @@ def _adapter(batch: int, mode: str, setting: Setting) -> list[Row]:
     sizes, dtype = adapter.Sizes(setting.dry), torch.bfloat16
     theirs, ours = adapter.pair(sizes, dtype, setting.device)
     inputs = adapter.tokens(sizes, batch, dtype, setting)
+    what = f"adapter forward, B={batch}, bfloat16, beside {mode}"
     with _compiled(theirs, mode) as compiled:
-        functions = {
-            f"published, compile ({mode})": over(lambda x: compiled(x, sizes.grid, sizes.prefix), inputs),
-            "ours": over(lambda x: ours(x, sizes.grid, sizes.prefix), inputs),
-        }
-        row = measure.compare(
-            f"adapter forward, B={batch}, bfloat16, beside {mode}",
-            functions,
-            len(inputs),
-            setting,
-            floor=over(torch.clone, inputs),
-            graphs=functions,
-            backend=setting.backend,
-        )
-    return [row]
+        return [adapter.compare(what, f"published, compile ({mode})", compiled, ours, sizes, inputs, setting)]
 
 
 @contextmanager

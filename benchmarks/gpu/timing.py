@@ -13,7 +13,6 @@ from torch import Tensor
 import ht_kernels as ht
 
 from . import adapter, measure, model, spectral
-from .measure import over
 from .setting import Item, Row, Setting
 
 
@@ -48,20 +47,8 @@ def _adapter(batch: int, dtype: torch.dtype, setting: Setting) -> list[Row]:
     sizes = adapter.Sizes(setting.dry)
     theirs, ours = adapter.pair(sizes, dtype, setting.device)
     inputs = adapter.tokens(sizes, batch, dtype, setting)
-    functions = {
-        "published, eager": over(lambda x: theirs(x, sizes.grid, sizes.prefix), inputs),
-        "ours": over(lambda x: ours(x, sizes.grid, sizes.prefix), inputs),
-    }
-    row = measure.compare(
-        f"adapter forward, B={batch}, {_name(dtype)}",
-        functions,
-        len(inputs),
-        setting,
-        floor=over(torch.clone, inputs),
-        graphs=functions,
-        backend=setting.backend,
-    )
-    return [row]
+    what = f"adapter forward, B={batch}, {_name(dtype)}"
+    return [adapter.compare(what, "published, eager", theirs, ours, sizes, inputs, setting)]
 
 
 def _training(batch: int, setting: Setting) -> list[Row]:
