@@ -19,7 +19,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed ht_kernels, which the checkout's own would hide
 
 pytest.importorskip("triton")
-pytest.importorskip("pybind11")
 from benchmarks.gpu import baselines, correctness, low_precision, measure, plan, report, runner  # noqa: E402
 from benchmarks.gpu.section import read_lines  # noqa: E402
 from benchmarks.gpu.setting import Setting  # noqa: E402

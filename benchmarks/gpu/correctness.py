@@ -73,7 +73,6 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
     adapter, plain, x = case(shape, seed, setting.device)
     rows = []
     for name, dtype in DTYPES.items():
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
         low = x.to(dtype)
         exact = _run(low_precision.in_dtype(adapter, torch.float64), low.double(), grid, prefix) - low.double()
         without = _run(low_precision.in_dtype(plain, torch.float64), low.double(), grid, prefix) - low.double()
@@ -87,8 +86,11 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
             "published_error": theirs,
             "limit": limit,
         }
-        rows.append({**row, **_compare(adapter, low, grid, prefix, setting.backend, exact, limit)})
-    torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+        try:
+            rows.append({**row, **_compare(adapter, low, grid, prefix, setting.backend, exact, limit)})
+        finally:
+            torch.set_float32_matmul_precision("highest")
     return rows
 
 

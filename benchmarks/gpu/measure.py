@@ -37,10 +37,10 @@ def over(function: Callable[[Tensor], object], inputs: Collection[Tensor]) -> Ca
     return call
 
 
-def rotated(make: Callable[[], Tensor], device: torch.device, least: int = 1) -> list[Tensor]:
-    """As many inputs as fill ``ROTATED_BYTES``, at least ``least``."""
+def rotated(make: Callable[[], Tensor], device: torch.device) -> list[Tensor]:
+    """As many inputs as fill ``ROTATED_BYTES``; one on the CPU."""
     first = make()
-    count = max(least, -(-ROTATED_BYTES // first.nbytes)) if device.type == "cuda" else 1
+    count = -(-ROTATED_BYTES // first.nbytes) if device.type == "cuda" else 1
     return [first, *(make() for _ in range(count - 1))]
 
 
@@ -66,15 +66,17 @@ def compare(
     """
     calls: dict[str, Call] = {}
     failed = {}
-    graphed_names = {*graphs, COPY} if setting.device.type == "cuda" else set()
-    for name, function in {**functions, **({COPY: floor} if floor else {})}.items():
+
+    def add(name: str, make: Callable[[], Call]) -> None:
         try:
-            function()
-            calls[name] = function
-            if name in graphed_names:
-                calls[f"{name}, graph"] = graphed(function)
+            calls[name] = make()
         except Exception as error:  # one implementation that does not run must not cost the others' figures
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
+
+    for name, function in {**functions, **({COPY: floor} if floor else {})}.items():
+        add(name, lambda function=function: _tried(function))
+        if name in calls and setting.device.type == "cuda" and name in (*graphs, COPY):
+            add(f"{name}, graph", lambda function=function: graphed(function))
     timings = interleave(calls, results, setting)
     return {
         "kind": "timing",
@@ -83,6 +85,11 @@ def compare(
         "timings": {name: asdict(timing) for name, timing in timings.items()},
         "failed": failed,
     }
+
+
+def _tried(call: Call) -> Call:
+    call()
+    return call
 
 
 def interleave(calls: Mapping[str, Call], results: int, setting: Setting) -> dict[str, Timing]:
