@@ -30,7 +30,7 @@ from ht_kernels.train import prepare, simulate_examples
 from ht_kernels.train.losses import loss_for
 from ht_kernels.weights import PHANTOM
 
-from .gpu.timing import Call, interleave
+from .gpu.measure import Call, interleave
 
 SHIPPED = "shipped weights"
 BACKBONE = "timm/vit_tiny_patch16_224"
@@ -110,7 +110,7 @@ def speed(
 ) -> dict[str, float]:
     """Seconds of a step of each model: medians, taken in turn."""
     calls = {kind: _stepper(model, batch) for kind, model in models.items()}
-    timings = interleave(calls, dict.fromkeys(calls, 1), device, seconds)
+    timings = interleave(calls, 1, device, seconds)
     return {kind: timing.median for kind, timing in timings.items()}
 
 

@@ -193,7 +193,7 @@ def test_a_call_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
     assert read_lines(lines).under_way == "emulated kernels"
 
 
-def test_results_that_are_timed_do_not_share_memory(tmp_path: Path) -> None:
+def test_results_that_are_timed_do_not_share_memory() -> None:
     """A store into memory that the call before has just written would go no further than the cache."""
     addresses = []
 
@@ -202,7 +202,7 @@ def test_results_that_are_timed_do_not_share_memory(tmp_path: Path) -> None:
         addresses.append(result.data_ptr())
         return result
 
-    measure.interleave({"call": call}, 1, Setting(tmp_path, None, True, 0.01))
+    measure.interleave({"call": call}, 1, torch.device("cpu"), 0.01)
     assert len(addresses) > 1 and all(one != next for one, next in itertools.pairwise(addresses))
 
 

@@ -77,7 +77,7 @@ def compare(
         add(name, lambda function=function: _tried(function))
         if name in calls and setting.device.type == "cuda" and name in (*graphs, COPY):
             add(f"{name}, graph", lambda function=function: graphed(function))
-    timings = interleave(calls, results, setting)
+    timings = _interleave_in(setting, calls, results)
     return {
         "kind": "timing",
         "what": what,
@@ -87,25 +87,38 @@ def compare(
     }
 
 
+def _interleave_in(setting: Setting, calls: Mapping[str, Call], results: int) -> dict[str, Timing]:
+    """As few rounds as make a median in a dry run, where a call of an interpreted kernel takes a second."""
+    if setting.dry:
+        return interleave(calls, results, setting.device, setting.seconds, rounds=2, warm_up=0)
+    return interleave(calls, results, setting.device, setting.seconds)
+
+
 def _tried(call: Call) -> Call:
     call()
     return call
 
 
-def interleave(calls: Mapping[str, Call], results: int, setting: Setting) -> dict[str, Timing]:
+def interleave(
+    calls: Mapping[str, Call],
+    results: int,
+    device: torch.device,
+    seconds: float,
+    rounds: int = 5,
+    warm_up: int = WARM_UP,
+) -> dict[str, Timing]:
     """Time ``calls`` in turn, A B C A B C ...; seconds per result, on a GPU between two events around the call.
 
-    Spends ``setting.seconds`` on all of them and makes at least five rounds, two in a dry run.
+    Spends ``seconds`` on all of them and makes at least ``rounds``, after ``warm_up`` that do not count.
     """
-    device, least = setting.device, 2 if setting.dry else 5
     kept: dict[str, object] = {}
-    for _ in range(0 if setting.dry else WARM_UP):
+    for _ in range(warm_up):
         for name, call in calls.items():
             kept[name] = call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + setting.seconds
+    end = time.perf_counter() + seconds
     for index in range(MAX_ROUNDS):
-        if index >= least and time.perf_counter() > end:
+        if index >= rounds and time.perf_counter() > end:
             break
         for name, call in calls.items():
             took, kept[name] = _timed(call, device)
@@ -167,11 +180,11 @@ def ceilings(setting: Setting) -> list[Row]:
     device, cuda = setting.device, setting.device.type == "cuda"
     source = torch.randint(0, 256, (2**30 if cuda else 2**20,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = interleave({"copy": lambda: target.copy_(source)}, 1, setting)["copy"]
+    copy = interleave({"copy": lambda: target.copy_(source)}, 1, device, setting.seconds)["copy"]
     row: Row = {"kind": "ceilings", "copy_bytes_per_second": 2 * source.nbytes / copy.median}
     size = 8192 if cuda else 64
     for dtype in (torch.bfloat16, torch.float32):
         a = torch.randn(size, size, device=device).to(dtype)
-        product = interleave({"product": lambda a=a: a @ a}, 1, setting)["product"]
+        product = interleave({"product": lambda a=a: a @ a}, 1, device, setting.seconds)["product"]
         row[f"{str(dtype).removeprefix('torch.')}_operations_per_second"] = 2 * size**3 / product.median
     return [row]
