@@ -1,4 +1,4 @@
-"""A stand-in for GPUs, their memory in the host's: what is queued on a stream runs when somebody waits for it, not before.
+"""A stand-in for GPUs in host memory: what is queued on a stream runs when somebody waits for it, and not before.
 
 So what a real GPU would do late enough only now and then happens at every call: memory that is refilled, written by
 another stream or freed too early gives a wrong result or an entry in ``faults``. Operators on the memory, but for

@@ -303,7 +303,9 @@ def test_no_garbage_is_collected_in_a_capture(fake: StandIn, monkeypatch: pytest
     assert len(collects) == graph.WARM_UP + 1 and not any(collects) and gc.isenabled()
 
 
-def test_a_capture_that_fails_leaves_the_callers_stream(gpu: StandIn | RealGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_fails_leaves_the_callers_stream(
+    gpu: StandIn | RealGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folded, (frames,) = folded_model(gpu), some_frames(1)
     runner, before = GraphRunner(folded), torch.cuda.current_stream()
     compute = folded.compute
