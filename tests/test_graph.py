@@ -1,49 +1,94 @@
-"""CUDA graphs of the folded model: what can be seen without a GPU, and the replay where there is one."""
+"""CUDA graphs of the folded model, on a GPU where there is one and on a stand-in everywhere."""
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from cuda_stand_in import Capture, CudaStandIn, Graph, OnGpu, stand_in, to_gpu
 from small_models import gray_frames, small_model
 
 import ht_kernels as ht
-from ht_kernels.deploy import GraphRunner, graph
+from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session, graph
 from ht_kernels.errors import BackendError, InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-class EagerGraph:
-    """Stands in for a captured graph; counts captures."""
+class RealGpu:
+    calls = 200
+    """Enough of them to meet a race."""
 
-    captured = 0
+    def put(self, folded: FoldedHTCLIP) -> FoldedHTCLIP:
+        return folded.cuda()
 
-    def __init__(self, function, like, model):
-        EagerGraph.captured += 1
-        self.function = function
+    def hold_up(self) -> None:
+        """Keep the current stream busy for a few milliseconds."""
+        torch.cuda._sleep(10_000_000)
 
-    def __call__(self, frames):
-        return self.function(frames)
+    def check(self) -> None: ...
 
 
-class RunnerOnCPU(GraphRunner):
-    def __init__(self, model, masks=False, max_graphs=2):
-        self.model, self.masks, self.max_graphs = model, masks, max_graphs
-        self._graphs, self._lock = OrderedDict(), threading.Lock()
+class StandIn:
+    """Every stream of it is held up, until somebody waits."""
+
+    calls = 8
+
+    def __init__(self, cuda: CudaStandIn) -> None:
+        self.cuda = cuda
+
+    def put(self, folded: FoldedHTCLIP) -> FoldedHTCLIP:
+        return to_gpu(folded)
+
+    def hold_up(self) -> None: ...
+
+    def check(self) -> None:
+        assert self.cuda.faults == []
 
 
 @pytest.fixture
-def captures(monkeypatch):
-    monkeypatch.setattr(graph, "_Graph", EagerGraph)
-    EagerGraph.captured = 0
-    return EagerGraph
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    gpu = StandIn(stand_in(monkeypatch))
+    ht.set_backend("reference")
+    yield gpu
+    ht.set_backend(None)
+    gpu.check()
 
 
-def test_needs_a_gpu():
+@pytest.fixture(params=["fake", pytest.param("real", marks=needs_gpu)])
+def gpu(request: pytest.FixtureRequest) -> StandIn | RealGpu:
+    return request.getfixturevalue("fake") if request.param == "fake" else RealGpu()
+
+
+def folded_model(gpu: StandIn | RealGpu, task: str = "segmentation") -> FoldedHTCLIP:
+    return gpu.put(ht.fold(small_model("timm", task).float()))
+
+
+def some_frames(count: int, batch: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randint(0, 256, (count, batch, 1, 64, 64), dtype=torch.uint8, generator=generator))
+
+
+def one_by_one(run: GraphRunner | Session, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+    results = []
+    for one in frames:
+        results.append(run(one))
+        torch.cuda.synchronize()
+    return results
+
+
+def assert_same(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    torch.cuda.synchronize()
+    wrong = sum(not torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert wrong == 0, f"{wrong} of {len(expected)} results are wrong"
+
+
+def test_needs_a_gpu() -> None:
     folded = ht.fold(small_model("timm"))
     with pytest.raises(BackendError, match="need a model on an NVIDIA GPU, and this one is on cpu"):
         GraphRunner(folded)
@@ -51,56 +96,90 @@ def test_needs_a_gpu():
         GraphRunner(folded, max_graphs=0)
 
 
-def test_one_graph_per_shape_and_no_more_than_asked_for(captures):
-    model = small_model("timm")
-    folded, frames = ht.fold(model), gray_frames(model)
-    runner = RunnerOnCPU(folded)
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    made: list[object] = []
+    init = graph._Graph.__init__
+
+    def counted(self: object, *args: object) -> None:
+        made.append(None)
+        init(self, *args)
+
+    monkeypatch.setattr(graph._Graph, "__init__", counted)
+    return made
+
+
+def test_one_graph_per_shape_and_no_more_than_asked_for(gpu: StandIn | RealGpu, captures: list[object]) -> None:
+    folded = folded_model(gpu)
+    runner = GraphRunner(folded, max_graphs=2)
+    (frames,) = some_frames(1, batch=3)
     for batch in (frames, frames[:1], frames, frames[:1]):
-        torch.testing.assert_close(runner(batch), folded(batch), rtol=0, atol=0)
-    assert captures.captured == 2
+        runner(batch)
+    assert len(captures) == 2
     runner(frames[:2])  # the third shape: the one unused for longest goes
     runner(frames[:1])
-    assert captures.captured == 3
+    assert len(captures) == 3
     runner(frames)
-    assert captures.captured == 4 and len(runner._graphs) == 2
+    assert len(captures) == 4 and len(runner._graphs) == 2
 
 
-def test_a_graph_is_not_used_for_other_settings(captures):
-    model = small_model("timm")
-    frames, runner = gray_frames(model), RunnerOnCPU(ht.fold(model))
+def test_a_graph_is_not_used_for_other_settings(
+    gpu: StandIn | RealGpu, captures: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = GraphRunner(folded_model(gpu))
+    (frames,) = some_frames(1)
     runner(frames)
-    ht.set_backend("reference")
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "asked_for", lambda: "triton")
+        runner(frames)
+    runner(frames, output_size=(20, 30))
+    torch.set_autocast_enabled("cuda", True)
     try:
         runner(frames)
     finally:
-        ht.set_backend(None)
-    runner(frames, output_size=(20, 30))
-    assert captures.captured == 3
+        torch.set_autocast_enabled("cuda", False)
+    torch.set_float32_matmul_precision("high")
+    try:
+        runner(frames)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(captures) == 5
+    runner(frames)
+    assert len(captures) == 5
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_masks(captures, task):
-    model = small_model("timm", task)
-    folded, frames = ht.fold(model), gray_frames(model)
-    got = RunnerOnCPU(folded, masks=True)(frames)
-    assert got.dtype == torch.uint8 and torch.equal(got.long(), folded(frames).argmax(1))
+def test_masks(gpu: StandIn | RealGpu, task: str) -> None:
+    folded = folded_model(gpu, task)
+    (frames,) = some_frames(1, batch=3)
+    logits, got = GraphRunner(folded)(frames), GraphRunner(folded, masks=True)(frames)
+    torch.cuda.synchronize()
+    assert got.dtype == torch.uint8 and torch.equal(got.long(), logits.argmax(1))
 
 
-def test_frames_are_checked_before_anything_is_captured(captures):
-    model = small_model("timm")
-    runner = RunnerOnCPU(ht.fold(model))
+def test_frames_are_checked_before_anything_is_captured(gpu: StandIn | RealGpu, captures: list[object]) -> None:
+    runner = GraphRunner(folded_model(gpu))
     with pytest.raises(InputError, match="frames must have shape"):
         runner(torch.zeros(1, 1, 5, 5, dtype=torch.uint8))
     with pytest.raises(InputError, match="not finite"):
-        runner(gray_frames(model).float() / 0)
+        runner(some_frames(1)[0].float() / 0)
     with pytest.raises(TypeError, match="uint8 or floating point"):
-        runner(gray_frames(model).long())
-    assert captures.captured == 0
+        runner(some_frames(1)[0].long())
+    assert len(captures) == 0
+
+
+def test_the_stand_in_replays_the_model(fake: StandIn) -> None:
+    model = small_model("timm").float()
+    runner, frames = GraphRunner(to_gpu(ht.fold(model))), gray_frames(model)
+    expected = ht.fold(model)(frames)
+    first, again = runner(frames), runner(frames.as_subclass(OnGpu))
+    assert not torch.equal(first, expected)
+    assert_same([first, again], [expected, expected])
 
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
-def test_replay_equals_the_model(dtype):
+def test_replay_equals_the_model(dtype: torch.dtype | None) -> None:
     model = small_model("timm").float()
     folded, frames = ht.fold(model, dtype).cuda(), gray_frames(model)
     runner = GraphRunner(folded, max_graphs=2)
@@ -111,7 +190,7 @@ def test_replay_equals_the_model(dtype):
 
 
 @needs_gpu
-def test_weights_outlive_the_model_that_moved():
+def test_weights_outlive_the_model_that_moved() -> None:
     model = small_model("timm").float()
     folded, frames = ht.fold(model).cuda(), gray_frames(model)
     runner = GraphRunner(folded, masks=True)
@@ -121,3 +200,159 @@ def test_weights_outlive_the_model_that_moved():
         setattr(folded.get_submodule(owner), leaf, torch.zeros_like(buffer))
     torch.cuda.empty_cache()
     assert torch.equal(runner(frames), before)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_host_memory_may_be_refilled_at_once(gpu: StandIn | RealGpu, pinned: bool) -> None:
+    runner, frames = GraphRunner(folded_model(gpu)), some_frames(gpu.calls)
+    expected = one_by_one(runner, frames)
+    buffer = torch.empty(frames[0].shape, dtype=torch.uint8, pin_memory=pinned)
+    got = []
+    for one in frames:
+        buffer.copy_(one)
+        gpu.hold_up()
+        got.append(runner(buffer))
+        buffer.fill_(255)
+    assert_same(got, expected)
+
+
+def test_a_graph_of_inference_mode_serves_other_modes(gpu: StandIn | RealGpu) -> None:
+    runner, frames = GraphRunner(folded_model(gpu)), some_frames(2)
+    with torch.inference_mode():
+        expected = one_by_one(runner, frames)
+    got = one_by_one(runner, frames)
+    got[0].requires_grad_().sum().backward()  # refused where inference mode made it
+    with torch.inference_mode():
+        assert_same([*got, *one_by_one(runner, frames)], [*expected, *expected])
+
+
+def test_a_graph_goes_after_its_last_replay(gpu: StandIn | RealGpu) -> None:
+    runner, frames = GraphRunner(folded_model(gpu), max_graphs=1), some_frames(1, batch=3)
+    expected = one_by_one(runner, frames)
+    got, taken = [], []
+    for _ in range(3):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            gpu.hold_up()
+            got.append(runner(frames[0]))
+        runner(frames[0][:1])  # for which the graph of three frames goes
+        taken.append(torch.zeros(frames[0].shape, dtype=torch.uint8, device=got[0].device))
+    with torch.cuda.stream(torch.cuda.Stream()):
+        gpu.hold_up()
+        got.append(runner(frames[0]))
+    del runner
+    gc.collect()
+    assert_same(got, expected * 4)
+
+
+def test_results_are_the_callers_own(gpu: StandIn | RealGpu) -> None:
+    runner, frames = GraphRunner(folded_model(gpu)), some_frames(3)
+    results = one_by_one(runner, frames)
+    kept = [result.clone() for result in results]
+    assert len({result.data_ptr() for result in results}) == 3
+    runner(frames[0])
+    del runner
+    gc.collect()
+    assert_same(results, kept)
+
+
+def test_threads_with_streams_of_their_own(gpu: StandIn | RealGpu) -> None:
+    runner = GraphRunner(folded_model(gpu), max_graphs=2)
+    frames = {batch: some_frames(gpu.calls, batch) for batch in (1, 2, 3)}  # more shapes than graphs
+    expected = {batch: one_by_one(runner, some) for batch, some in frames.items()}
+
+    def work(batch: int) -> list[torch.Tensor]:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            results = [runner(one) for one in frames[batch]]
+            stream.synchronize()
+        return results
+
+    batches = (1, 2, 3, 1)
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for batch, got in zip(batches, pool.map(work, batches), strict=True):
+            assert_same(got, expected[batch])
+
+
+def test_runners_capture_one_at_a_time(gpu: StandIn | RealGpu) -> None:
+    folded, (frames,) = folded_model(gpu), some_frames(1)
+    (expected,) = one_by_one(GraphRunner(folded), [frames])
+    together = threading.Barrier(3)
+
+    def work(_: int) -> torch.Tensor:
+        runner = GraphRunner(folded)
+        together.wait()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            result = runner(frames)
+            torch.cuda.current_stream().synchronize()
+        return result
+
+    with ThreadPoolExecutor(3) as pool:
+        assert_same(list(pool.map(work, range(3))), [expected] * 3)
+
+
+def test_no_garbage_is_collected_in_a_capture(fake: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded, collects = folded_model(fake), []
+    compute = folded.compute
+
+    def watched(*args: object) -> torch.Tensor:
+        collects.append(gc.isenabled())
+        return compute(*args)
+
+    monkeypatch.setattr(folded, "compute", watched)
+    GraphRunner(folded)(some_frames(1)[0])
+    assert len(collects) == graph.WARM_UP + 1 and not any(collects) and gc.isenabled()
+
+
+def test_a_capture_that_fails_leaves_the_callers_stream(
+    gpu: StandIn | RealGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded, (frames,) = folded_model(gpu), some_frames(1)
+    runner, before = GraphRunner(folded), torch.cuda.current_stream()
+    compute = folded.compute
+
+    def waits(*args: object) -> torch.Tensor:
+        if isinstance(gpu, RealGpu) and torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream().synchronize()
+        return compute(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Capture, "fails", True)
+        patch.setattr(folded, "compute", waits)
+        with pytest.raises(BackendError, match="could not be captured as a CUDA graph"):
+            runner(frames)
+    assert torch.cuda.current_stream() == before
+    expected, got = one_by_one(GraphRunner(folded), [frames]), one_by_one(runner, [frames])
+    assert_same(got, expected)
+
+
+def test_a_model_on_a_device_that_is_not_the_current_one(fake: StandIn) -> None:
+    runner, frames = GraphRunner(folded_model(fake)), some_frames(2)
+    expected = one_by_one(runner, frames)
+    with torch.cuda.device(1):
+        got = [runner(one) for one in frames]
+    torch.cuda.current_stream(0).synchronize()
+    assert_same(got, expected)
+
+
+def test_threads_share_a_session(gpu: StandIn | RealGpu) -> None:
+    session = Session.open(folded_model(gpu), runtime="cuda_graph", batch=(1, 1, 2))
+    frames = [some_frames(gpu.calls, 1), some_frames(gpu.calls, 2)] * 2
+    expected = [one_by_one(session, some) for some in frames]
+
+    def work(some: list[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            results = [session(one) for one in some]
+            torch.cuda.current_stream().synchronize()
+        return results
+
+    with ThreadPoolExecutor(len(frames)) as pool:
+        for got, right in zip(pool.map(work, frames), expected, strict=True):
+            assert_same(got, right)
+
+
+def test_the_stand_in_sees_a_graph_freed_too_early(fake: StandIn) -> None:
+    lost = Graph()
+    lost.replay()
+    del lost
+    torch.cuda.synchronize()
+    assert fake.cuda.faults.pop() == "a graph was freed before its replay"

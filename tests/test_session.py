@@ -6,15 +6,26 @@ import ctypes
 import dataclasses
 import json
 import logging
+import math
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from cuda_stand_in import CudaStandIn, OnGpu, Stream, stand_in
+from small_towers import IMAGE
 from test_onnx import folded_model, some_frames
+from torch import Tensor
 
 from ht_kernels.deploy import Session, build_engine, check_session, export_onnx, read_manifest, runtimes, session
 from ht_kernels.deploy.cache import cached
@@ -184,63 +195,188 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class FakeTensorRT:
-    """What a session calls of TensorRT, in host memory: the engine adds one to each pixel."""
+    """What a session calls of TensorRT, on the stand-in for CUDA: the engine gives negatives."""
 
     Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+    nptype = staticmethod(lambda dtype: dtype)
 
     class Runtime:
         def __init__(self, logger: object) -> None: ...
 
-        def deserialize_cuda_engine(self, content: bytes) -> object:
+        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             return None if content == b"broken" else FakeEngine()
 
 
 class FakeEngine:
     num_io_tensors = 2
+    largest = 2
+    memory = True
+    shapes: ClassVar = {"frames": (-1, 1, IMAGE, IMAGE), "mask": (-1, IMAGE, IMAGE)}
 
     def get_tensor_name(self, index: int) -> str:
-        return ("frames", "mask")[index]
+        return list(self.shapes)[index]
 
-    def create_execution_context(self) -> FakeEngine:
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def get_tensor_dtype(self, name: str) -> type:
+        return np.uint8
+
+    def create_execution_context(self) -> FakeContext | None:
+        return FakeContext() if self.memory else None
+
+
+class FakeContext:
+    """For one thread at a time, and not to be freed before the stream has come to what was asked of it."""
+
+    def __init__(self) -> None:
         self.addresses: dict[str, int] = {}
-        return self
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        self.count = torch.Size(shape).numel()
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.count = math.prod(shape)
+        time.sleep(0.001)
+        return shape[0] <= FakeEngine.largest
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
 
-    def execute_async_v3(self, stream: int) -> bool:
-        data = ctypes.string_at(self.addresses["frames"], self.count)
-        ctypes.memmove(self.addresses["mask"], bytes(value + 1 for value in data), self.count)
+    def execute_async_v3(self, handle: int) -> bool:
+        (stream,) = (s for s in OnGpu.cuda.streams if s.cuda_stream == handle)
+        stream.put(partial(self._run, weakref.ref(self), stream, self.count, *self.addresses.values()))
         return True
 
+    @staticmethod
+    def _run(reference: weakref.ref[FakeContext], stream: Stream, count: int, source: int, target: int) -> None:
+        if reference() is None:
+            stream.cuda.faults.append("a context was freed before it ran")
+        data = ctypes.string_at(source, count)
+        ctypes.memmove(target, bytes(255 - value for value in data), count)
 
-def test_an_engine_is_called_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded = folded_model()
-    manifest = dataclasses.replace(
-        export_onnx(folded, tmp_path / "model.onnx", output="mask", batch=(1, 1, 2)), kind="tensorrt", file="a.engine"
-    )
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaStandIn]:
+    """The stand-in, with TensorRT."""
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT)
     monkeypatch.setattr(runtimes, "check_engine", lambda manifest: None)
-    make = runtimes._buffer
-    monkeypatch.setattr(runtimes, "_buffer", lambda shape, kind, batch, device: make(shape, kind, batch, "cpu"))
-    stream = SimpleNamespace(cuda_stream=0, wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: torch.inference_mode())
-    engine = runtimes.EngineRuntime(b"good", manifest)
-    frames = some_frames(folded, 2).clamp(max=254)
-    first = engine(frames)
-    assert torch.equal(first, frames[:, 0] + 1)
-    assert torch.equal(engine(frames[:1]), frames[:1, 0] + 1) and torch.equal(first, frames[:, 0] + 1)
+    cuda = stand_in(monkeypatch)
+    yield cuda
+    assert cuda.faults == []
+
+
+@pytest.fixture
+def engine_file(tmp_path: Path) -> Path:
+    """A file that the stand-in for TensorRT reads, with masks of one or two frames."""
+    written = export_onnx(folded_model(), tmp_path / "model.onnx", output="mask", batch=(1, 1, 2))
+    path = tmp_path / "a.engine"
+    path.write_bytes(b"good")
+    write_manifest(dataclasses.replace(written, kind="tensorrt", file=path.name, sha256=sha256(b"good")), path)
+    return path
+
+
+def test_an_engine_is_called_as_documented(cuda: CudaStandIn, engine_file: Path) -> None:
+    opened = Session.open(engine_file)
+    frames = some_frames(folded_model(), 2)
+    results = [opened(some) for some in (frames, frames[:1], frames.as_subclass(OnGpu), frames.transpose(2, 3))]
+    torch.cuda.current_stream().synchronize()
+    for got, some in zip(results, (frames, frames[:1], frames, frames.transpose(2, 3)), strict=True):
+        assert torch.equal(got, 255 - some[:, 0])
+
+
+def test_engines_that_do_not_fit(cuda: CudaStandIn, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(f"{engine_file}.json")
     with pytest.raises(InputError, match="has no TensorRT plugin"):  # before the engine is read
         runtimes.EngineRuntime(b"broken", dataclasses.replace(manifest, plugin=True))
     with pytest.raises(InputError, match=r"tensorrt cannot read a\.engine"):
         runtimes.EngineRuntime(b"broken", manifest)
-    with pytest.raises(InputError, match="its manifest others"):
-        runtimes.EngineRuntime(b"good", dataclasses.replace(manifest, output_name="logits"))
+    for change in (
+        {"output_name": "logits"},
+        {"input_shape": ("batch", 1, 32, 32)},
+        {"output_shape": ("batch", 8, 8)},
+        {"output_type": "float32"},
+    ):
+        with pytest.raises(InputError, match="its manifest says"):
+            runtimes.EngineRuntime(b"good", dataclasses.replace(manifest, **change))
+    engine = runtimes.EngineRuntime(b"good", dataclasses.replace(manifest, batch=(1, 1, 4)))
+    with pytest.raises(BackendError, match=r"tensorrt could not run a\.engine"):  # it was built for two frames
+        engine(some_frames(folded_model(), 3))
+    monkeypatch.setattr(FakeEngine, "memory", False)
+    with pytest.raises(BackendError, match=r"tensorrt could not make ready to run a\.engine"):
+        runtimes.EngineRuntime(b"good", manifest)
+
+
+def test_frames_of_an_engine_may_be_refilled_at_once(cuda: CudaStandIn, engine_file: Path) -> None:
+    opened, frames = Session.open(engine_file), some_frames(folded_model(), 8)
+    buffer = torch.empty(1, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
+    results = []
+    for frame in frames:
+        buffer.copy_(frame)
+        results.append(opened(buffer))
+        buffer.fill_(7)
+    torch.cuda.current_stream().synchronize()
+    assert torch.equal(torch.cat(results), 255 - frames[:, 0])
+
+
+def test_an_engine_on_a_device_that_is_not_the_current_one(cuda: CudaStandIn, engine_file: Path) -> None:
+    with torch.cuda.device(1):
+        opened = Session.open(engine_file)
+    frames = some_frames(folded_model(), 1)
+    result = opened(frames)
+    torch.cuda.current_stream(1).synchronize()
+    assert torch.equal(result, 255 - frames[:, 0])
+
+
+def test_an_engine_goes_after_its_last_call(cuda: CudaStandIn, engine_file: Path) -> None:
+    opened, frames = Session.open(engine_file), some_frames(folded_model(), 1)
+    result = opened(frames)
+    del opened
+    torch.cuda.synchronize()
+    assert torch.equal(result, 255 - frames[:, 0])
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime", "cpu"])
+def test_threads_share_a_session(runtime: str, request: pytest.FixtureRequest) -> None:
+    """For ``cuda_graph`` see tests/test_graph.py."""
+    model, repeats = folded_model(), {"tensorrt": 1, "onnxruntime": 10, "cpu": 2}[runtime]
+    if runtime == "tensorrt":
+        cuda = request.getfixturevalue("cuda")
+        opened, wait = Session.open(request.getfixturevalue("engine_file")), cuda.synchronize
+    else:
+        opened, wait = Session.open(model, runtime=runtime, batch=(1, 1, 2)), lambda: None
+    calls = [torch.split(some_frames(model, 30).roll(n, 0), 1 + n % 2) for n in range(4)]
+
+    def run(frames: tuple[Tensor, ...]) -> list[Tensor]:
+        return [opened(one) for one in frames]
+
+    expected = [run(frames) for frames in calls]
+    wait()
+    together = threading.Barrier(len(calls))
+
+    def in_a_thread(frames: tuple[Tensor, ...]) -> list[Tensor]:
+        together.wait()
+        if runtime != "tensorrt":
+            return [result for _ in range(repeats) for result in run(frames)]
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return run(frames)
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        got = list(pool.map(in_a_thread, calls))
+    wait()
+    for results, right in zip(got, expected, strict=True):
+        wrong = sum(not torch.equal(result, right[i % len(right)]) for i, result in enumerate(results))
+        assert wrong == 0, f"{wrong} of {len(results)} results are wrong"
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime", "cpu"])
+def test_a_session_of_inference_mode_serves_other_modes(runtime: str, request: pytest.FixtureRequest) -> None:
+    file = folded_model()
+    if runtime == "tensorrt":
+        request.getfixturevalue("cuda")
+        file = request.getfixturevalue("engine_file")
+    with torch.inference_mode():
+        opened = Session.open(file, runtime=runtime)
+        opened(some_frames(folded_model(), 1))
+    result = opened(some_frames(folded_model(), 1))
+    result.zero_()  # refused where inference mode made it
 
 
 def test_two_processes_make_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,7 @@ CAN_FILTER: dict[str, Callable[[FilterCase], str | None]] = {
 
 _forced: str | None = None
 _retired: dict[tuple[str, torch.device], str] = {}
+_retiring = threading.Lock()
 
 
 def set_backend(name: str | None) -> None:
@@ -136,9 +138,11 @@ def asked_for(name: str | None = None) -> str | None:
 
 def retire(name: str, device: torch.device, reason: str) -> None:
     """Do not choose backend ``name`` on ``device`` any more, because it failed there; says so once."""
-    if (name, device) not in _retired:
-        log.warning("backend '%s' failed on %s and is not used there any more: %s", name, device, reason)
+    with _retiring:
+        if (name, device) in _retired:
+            return
         _retired[name, device] = reason
+    log.warning("backend '%s' failed on %s and is not used there any more: %s", name, device, reason)
 
 
 def retired_count() -> int:

@@ -230,9 +230,10 @@ class _Tensors(nn.Module):
         """The tuple; kept, because looking 15 buffers up takes as long as launching an adapter on a GPU."""
         if torch.compiler.is_compiling():
             return self.kind(*(getattr(self, name) for name in self.kind._fields))
-        if self.kept is None or self.kept[0] is not self._buffers[self.kind._fields[0]]:  # load_state_dict(assign=True)
-            self.kept = self.kind(*(getattr(self, name) for name in self.kind._fields))
-        return self.kept
+        kept = self.kept  # another thread may forget it
+        if kept is None or kept[0] is not self._buffers[self.kind._fields[0]]:  # load_state_dict(assign=True)
+            kept = self.kept = self.kind(*(getattr(self, name) for name in self.kind._fields))
+        return kept
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.kept = None

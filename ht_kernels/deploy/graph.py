@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,21 +17,26 @@ from ht_kernels.backends import asked_for
 from ht_kernels.errors import BackendError
 
 from .folded import FoldedHTCLIP
+from .static_input import StaticInput
 
 WARM_UP = 3
 """Runs before a capture: libraries load, Triton tunes and a backend that fails gives way, none of which may happen
 while a graph is captured."""
 
+_capturing = threading.Lock()
+
 
 class GraphRunner:
     """Runs a folded model on a GPU, captured as one CUDA graph per shape of frames.
 
-    ``runner(frames, output_size=None)`` takes frames as the model does, on the model's GPU or in host memory, and
-    returns the model's logits, or its masks. The result is the caller's own. A graph is captured at the first call of
-    a shape, which takes as long as a few plain runs; :meth:`warm_up` does it ahead. It computes with the weights that
-    the model had then: writing into them in place is seen, replacing them (``model.to``) needs a new runner.
+    ``runner(frames, output_size=None)`` takes frames as the model does, on any GPU or in host memory, pinned or not,
+    which the caller may refill at once. It returns the model's logits, or its masks, on the caller's current stream;
+    they are the caller's own. A graph is captured at the first call of a shape, which takes as long as a few plain
+    runs; :meth:`warm_up` does it ahead. It computes with the weights that the model had then: writing into them in
+    place is seen, replacing them (``model.to``) needs a new runner.
 
-    Safe to call from several threads; they take turns.
+    Safe to call from any number of threads, on any streams; they take turns, on the GPU too. While a graph is captured,
+    no thread may wait for the whole GPU (``torch.cuda.synchronize``): CUDA refuses that, and the capture with it.
 
     Args:
         model: a folded model on a GPU.
@@ -51,6 +59,10 @@ class GraphRunner:
         self.model, self.masks, self.max_graphs = model, masks, max_graphs
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
+        self._device = device
+        # One stream for all captures: cuBLAS keeps memory for each, 32 MiB on a Hopper, which its graphs work in.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
@@ -61,7 +73,7 @@ class GraphRunner:
             BackendError: the graph could not be captured.
         """
         self.model.check(frames, output_size)
-        with self._lock:
+        with self._lock, torch.cuda.device(self._device):
             return self._graph(frames, output_size)(frames)
 
     def warm_up(self, shape: tuple[int, ...], output_size: tuple[int, int] | None = None) -> None:
@@ -70,13 +82,16 @@ class GraphRunner:
 
     def _graph(self, frames: Tensor, output_size: tuple[int, int] | None) -> _Graph:
         # What the model computes with is read when a graph is captured, so a change asks for another graph.
-        settings = asked_for(), torch.get_float32_matmul_precision()
+        autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        settings = asked_for(), torch.get_float32_matmul_precision(), autocast
         key = tuple(frames.shape), frames.dtype, output_size, settings
         graph = self._graphs.pop(key, None)
         if graph is None:
             while len(self._graphs) >= self.max_graphs:
                 self._graphs.popitem(last=False)
-            graph = _Graph(lambda inputs: self._compute(inputs, output_size), frames, self.model)
+            weights = list(self.model.buffers())
+            with _capture_alone():
+                graph = _Graph(lambda x: self._compute(x, output_size), frames, weights, self._stream, self._done)
         self._graphs[key] = graph
         return graph
 
@@ -85,26 +100,57 @@ class GraphRunner:
         return self.model.classes(logits) if self.masks else logits
 
 
-class _Graph:
-    """One captured call, with its static input and output."""
+@contextmanager
+def _capture_alone() -> Iterator[None]:
+    """Time for a warm-up and a capture.
 
-    def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor, model: FoldedHTCLIP) -> None:
-        device = model.position.device
-        self.weights = list(model.buffers())  # the graph reads them where they are now
-        self.input = torch.zeros(like.shape, dtype=like.dtype, device=device)
-        self.graph = torch.cuda.CUDAGraph()
-        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    CUDA captures one graph at a time in a process, and refuses what a finalizer may do, or the warm-up of another
+    graph, which waits for the whole GPU when Triton searches for tiles.
+    """
+    with _capturing:
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            with torch.cuda.device(device):
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    for _ in range(WARM_UP):
-                        function(self.input)
-                torch.cuda.current_stream().wait_stream(stream)
+            yield
+        finally:
+            if collects:
+                gc.enable()
+
+
+class _Graph:
+    """One captured call, with its static input and output; made and called on the current device.
+
+    Args:
+        function: what to capture.
+        like: frames of the shape and dtype to capture it for.
+        weights: what the function reads besides, where they are now.
+        stream: to capture on.
+        done: recorded behind every replay of the runner's graphs, which are in each other's way: see the runner.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        like: Tensor,
+        weights: list[Tensor],
+        stream: torch.cuda.Stream,
+        done: torch.cuda.Event,
+    ) -> None:
+        self.done, self.weights = done, weights
+        weakref.finalize(self, done.synchronize)  # a replay still to come uses all of this, on whatever stream
+        device, caller = stream.device, torch.cuda.current_stream()
+        self.input = StaticInput(tuple(like.shape), like.dtype, device)
+        self.graph = torch.cuda.CUDAGraph()
+        stream.wait_stream(caller)
+        stream.wait_event(done)
+        try:
+            # torch.cuda.graph alone leaves its stream the current one when a capture fails.
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    function(self.input.frames)
                 # Other threads, such as one that decodes video, go on calling CUDA meanwhile.
                 with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-                    self.output = function(self.input)
+                    self.output = function(self.input.frames)
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"too little memory on {device} to capture a CUDA graph for frames {tuple(like.shape)}: use a smaller "
@@ -114,12 +160,13 @@ class _Graph:
             raise BackendError(
                 f"the model could not be captured as a CUDA graph ({error}); call the folded model itself"
             ) from error
+        caller.wait_stream(stream)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        with torch.cuda.device(self.input.device):
-            torch.cuda.current_stream().wait_event(self.done)  # the last call may have been on another stream
-            self.input.copy_(frames, non_blocking=True)
-            self.graph.replay()
-            result = self.output.clone()
-            self.done.record()
+        result = torch.empty_like(self.output)  # not of the graph's memory, which the next replay writes
+        torch.cuda.current_stream().wait_event(self.done)  # the last call may have been on another stream
+        self.input.fill(frames)
+        self.graph.replay()
+        result.copy_(self.output)
+        self.done.record()
         return result

@@ -1,12 +1,16 @@
 """What a session runs on: an engine, a CUDA graph, ONNX Runtime, or the folded model itself.
 
-Each takes uint8 frames (B, C, H, W) of the manifest's shape and gives logits or masks that are the caller's own. The
-engine's part follows TensorRT's documented interface; no GPU has run it yet.
+Each takes uint8 frames (B, C, H, W) of the manifest's shape, from any device, and gives logits or masks that are the
+caller's own. Each is safe to call from any number of threads. The engine's part follows TensorRT's documented
+interface; no GPU has run it yet.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
+import weakref
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from .engine import gpu_target, load_plugin
 from .folded import FoldedHTCLIP
 from .graph import GraphRunner
 from .manifest import Manifest
+from .static_input import StaticInput
 
 _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -51,7 +56,7 @@ def runs_here(manifest: Manifest) -> bool:
 
 
 class EngineRuntime:
-    """An engine of TensorRT or TensorRT for RTX with its input and output buffers on the current GPU."""
+    """An engine of TensorRT or TensorRT for RTX on the current GPU."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         check_engine(manifest)
@@ -63,29 +68,36 @@ class EngineRuntime:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise InputError(f"{manifest.kind} cannot read {manifest.file}: build it again")
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        if sorted(names) != sorted((manifest.input_name, manifest.output_name)):
-            raise InputError(f"{manifest.file} has the tensors {names}, and its manifest others: build it again")
+        _check_tensors(trt, self._engine, manifest)
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"{manifest.kind} could not make ready to run {manifest.file}: see its messages")
         self._manifest = manifest
-        largest = manifest.batch[2]
-        self._input = _buffer(manifest.input_shape, manifest.input_type, largest, "cuda")
-        self._output = _buffer(manifest.output_shape, manifest.output_type, largest, "cuda")
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # TensorRT synchronises the default one
+        device, dtype = self._stream.device, _TYPES[manifest.output_type]
+        with torch.cuda.stream(self._stream):
+            self._input = StaticInput(_largest(manifest, manifest.input_shape), torch.uint8, device)
+            self._output = torch.zeros(_largest(manifest, manifest.output_shape), dtype=dtype, device=device)
+        for name, tensor in ((manifest.input_name, self._input.frames), (manifest.output_name, self._output)):
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        # A context is for one thread at a time. Only queueing holds the lock: the stream keeps the work itself apart. A
+        # context per thread would take the engine's memory once per thread, to run kernels that share one GPU anyway.
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._stream.synchronize)  # a call still to come uses all of this
 
     def __call__(self, frames: Tensor) -> Tensor:
-        count, manifest, caller = len(frames), self._manifest, torch.cuda.current_stream()
-        result = torch.empty_like(self._output[:count])
-        self._stream.wait_stream(caller)
-        with torch.cuda.stream(self._stream):
-            self._input[:count].copy_(frames, non_blocking=True)
-            self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
-            self._context.set_tensor_address(manifest.input_name, self._input.data_ptr())
-            self._context.set_tensor_address(manifest.output_name, self._output.data_ptr())
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
-            result.copy_(self._output[:count])
-        caller.wait_stream(self._stream)
+        manifest, stream = self._manifest, self._stream
+        with self._lock, torch.cuda.device(stream.device):
+            caller = torch.cuda.current_stream()
+            result = torch.empty_like(self._output[: len(frames)])
+            stream.wait_stream(caller)
+            with torch.cuda.stream(stream):
+                self._input.fill(frames)
+                ready = self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
+                if not (ready and self._context.execute_async_v3(stream.cuda_stream)):
+                    raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
+                result.copy_(self._output[: len(frames)])
+            caller.wait_stream(stream)
         return result
 
 
@@ -100,7 +112,7 @@ class GraphRuntime:
 
 
 class OnnxRuntime:
-    """An ONNX file in ONNX Runtime on the CPU, its input and output bound to buffers made once."""
+    """An ONNX file in ONNX Runtime on the CPU; threads share its session, which is made for that, and nothing else."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         try:
@@ -125,20 +137,11 @@ class OnnxRuntime:
         if declared != expected:
             raise InputError(f"{manifest.file} takes and gives {declared}, and its manifest says {expected}")
         self._session, self._manifest = session, manifest
-        self._input = _buffer(manifest.input_shape, manifest.input_type, manifest.batch[2], "cpu")
-        self._output = _buffer(manifest.output_shape, manifest.output_type, manifest.batch[2], "cpu")
 
     def __call__(self, frames: Tensor) -> Tensor:
-        manifest, inputs, outputs = self._manifest, self._input[: len(frames)], self._output[: len(frames)]
-        inputs.copy_(frames)
-        binding = self._session.io_binding()
-        for bind, name, kind, buffer in (
-            (binding.bind_input, manifest.input_name, manifest.input_type, inputs),
-            (binding.bind_output, manifest.output_name, manifest.output_type, outputs),
-        ):
-            bind(name, "cpu", 0, np.dtype(kind), list(buffer.shape), buffer.data_ptr())
-        self._session.run_with_iobinding(binding)
-        return outputs.clone()
+        manifest = self._manifest
+        (result,) = self._session.run([manifest.output_name], {manifest.input_name: frames.cpu().numpy()})
+        return torch.from_numpy(result)
 
 
 class FoldedRuntime:
@@ -147,14 +150,32 @@ class FoldedRuntime:
     def __init__(self, folded: FoldedHTCLIP) -> None:
         self._folded = folded
 
-    @torch.inference_mode()
     def __call__(self, frames: Tensor) -> Tensor:
-        logits: Tensor = self._folded(frames.to(self._folded.position.device))
-        return logits
+        with torch.inference_mode():
+            logits: Tensor = self._folded(frames.to(self._folded.position.device))
+        return logits.clone()  # what inference mode makes can be written in inference mode only
 
 
-def _buffer(shape: tuple[int | str, ...], kind: str, batch: int, device: str) -> Tensor:
-    sizes = [batch if isinstance(size, str) else size for size in shape]
-    if kind not in _TYPES:
-        raise InputError(f"a session takes and gives uint8 or float32, and the manifest says {kind}")
-    return torch.zeros(sizes, dtype=_TYPES[kind], device=device)
+def _largest(manifest: Manifest, shape: tuple[int | str, ...]) -> tuple[int, ...]:
+    """A shape of the manifest at the largest batch."""
+    return tuple(manifest.batch[2] if isinstance(size, str) else size for size in shape)
+
+
+def _check_tensors(trt: Any, engine: Any, manifest: Manifest) -> None:
+    """Raise InputError unless an engine takes and gives what its manifest says: buffers have the manifest's sizes."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    declared = {
+        name: (tuple(engine.get_tensor_shape(name)), np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name)
+        for name in names
+    }
+    expected = {
+        name: (tuple(-1 if isinstance(size, str) else size for size in shape), kind)
+        for name, shape, kind in (
+            (manifest.input_name, manifest.input_shape, manifest.input_type),
+            (manifest.output_name, manifest.output_shape, manifest.output_type),
+        )
+    }
+    if declared != expected:
+        raise InputError(
+            f"{manifest.file} takes and gives {declared}, and its manifest says {expected}: build it again"
+        )

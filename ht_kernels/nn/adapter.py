@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -110,8 +111,9 @@ class HTAdapter(PublishedAdapter):
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens; see the class and :func:`ht_kernels.functional.ht_adapter` for shapes and errors."""
         cache = self._kept()
-        if cache is not None:
-            return cache.plan(x, grid, prefix_tokens)(x)
+        plan = None if cache is None else cache.plan(x, grid, prefix_tokens)
+        if plan is not None:
+            return plan(x)
         part = self._filter()
         if part is not None:
             part.check(grid)
@@ -130,9 +132,13 @@ class HTAdapter(PublishedAdapter):
         if self.training or torch.is_grad_enabled():
             # Training writes without a trace: fused optimizers and averages over ``.data`` leave no new version.
             self._cache = None
-        elif self._cache is None or not self._cache.is_current():
-            self._cache = _FoldCache(self)
-        return self._cache
+            return None
+        cache = self._cache  # another thread may forget it, or keep another
+        if cache is None or not cache.is_current():
+            if _is_captured(self.gamma):
+                return None
+            cache = self._cache = _FoldCache(self)
+        return cache
 
     def extra_repr(self) -> str:
         return f"variant={self.variant}, spectral={self.spectral}"
@@ -178,20 +184,27 @@ class _FoldCache:
         self._in_16_bits: dict[torch.dtype, FoldedAdapter] = {}
         self._on_grid: tuple[tuple[int, int], Tensor | None] | None = None
         self._plans: dict[Hashable, Callable[[Tensor], Tensor]] = {}
+        self._lock = threading.Lock()  # one thread at a time makes what calls need
+        self._finish()
 
-    def plan(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Callable[[Tensor], Tensor]:
-        """The adapter of tensors like ``x``."""
+    def plan(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Callable[[Tensor], Tensor] | None:
+        """The adapter of tensors like ``x``; None where a capture would have to make it."""
         key = (x.shape, x.dtype, x.device, grid, prefix_tokens, circumstances(x))
         plan = self._plans.get(key)
         if plan is None:
+            if _is_captured(x):
+                return None
             if self.filter is not None:
                 self.filter.check(grid)
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            plan = self._plans[key] = plan_adapter(x, self.for_call(x, grid), grid, prefix_tokens, self.eps)
+            with self._lock:
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                plan = plan_adapter(x, self._for_call(x, grid), grid, prefix_tokens, self.eps)
+                self._finish()
+                self._plans[key] = plan
         return plan
 
-    def for_call(self, x: Tensor, grid: tuple[int, int]) -> FoldedAdapter:
+    def _for_call(self, x: Tensor, grid: tuple[int, int]) -> FoldedAdapter:
         """The folded weights as the kernels want them: a radial mask on the grid; on a GPU, the matrices in the dtype
         of 16-bit tokens."""
         folded = self.folded
@@ -205,11 +218,23 @@ class _FoldCache:
             self._on_grid = grid, on_grid(folded, grid).mask
         return folded._replace(mask=self._on_grid[1])
 
+    def _finish(self) -> None:
+        """Wait until a GPU has made what is kept: calls on other streams read it."""
+        weight = self.folded.up_weight
+        if self.known and weight.is_cuda:
+            torch.cuda.current_stream(weight.device).synchronize()
+
     def is_current(self) -> bool:
         for parameters, name, p, version, address in self.entries:
             if parameters[name] is not p or p._version != version or p.data_ptr() != address:
                 return False
         return self.known and all(p.stride() == strides for p, strides in self.strides)
+
+
+def _is_captured(t: Tensor) -> bool:
+    """Whether a CUDA graph is being captured on the GPU of ``t``: what a capture makes has no values before a replay,
+    so it is not kept."""
+    return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _has_equal_sides(t: Tensor) -> bool:
