@@ -82,7 +82,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DHT_KERNELS_CUDA={os.environ.get('HT_KERNELS_CUDA') or 'auto'}",
-            f"-DHT_KERNELS_CUDA_ARCHS={os.environ.get('HT_KERNELS_CUDA_ARCHS', '')}",
+            f"-DHT_KERNELS_CUDA_ARCHS={os.environ.get('HT_KERNELS_CUDA_ARCHS') or 'auto'}",
             f"-DTENSORRT_ROOT={os.environ.get('TENSORRT_ROOT', '')}",
         ]
         ninja = find_tools("ninja")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import ht_kernels
-from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels.backends import CAN_RUN, Case, core, cuda
 
 PACKAGES = (
     "torch",
@@ -76,12 +76,21 @@ def cpu() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name, compute capability and memory of each GPU that torch sees."""
+    """Of each GPU that torch sees: name, compute capability, memory, and why the CUDA kernels were not built for it.
+
+    ``without_cuda_kernels`` is None where they were.
+    """
     if not torch.cuda.is_available():
         return []
     properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    archs = [] if core.module is None else core.module.build_info()["cuda_archs"]
     return [
-        {"name": p.name, "capability": f"{p.major}.{p.minor}", "memory_gib": round(p.total_memory / 2**30, 1)}
+        {
+            "name": p.name,
+            "capability": f"{p.major}.{p.minor}",
+            "memory_gib": round(p.total_memory / 2**30, 1),
+            "without_cuda_kernels": core.missing or cuda.architecture_reason(archs, (p.major, p.minor)),
+        }
         for p in properties
     ]
 
@@ -89,11 +98,11 @@ def gpus() -> list[dict[str, Any]]:
 def compiled_core() -> dict[str, Any]:
     """How ``ht_kernels._C`` was built and its instruction set here; ``{"error": reason}`` where it does not load."""
     try:
-        core = importlib.import_module("ht_kernels._C")
+        module = importlib.import_module("ht_kernels._C")
     except ImportError as error:
         return {"error": str(error)}
-    info: dict[str, Any] = core.build_info()
-    return {**info, "isa_in_use": core.cpu_isa()}
+    info: dict[str, Any] = module.build_info()
+    return {**info, "isa_in_use": module.cpu_isa()}
 
 
 def backends() -> dict[str, str | None]:

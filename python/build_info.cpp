@@ -39,6 +39,7 @@ py::dict build_info() {
 #endif
   info["isa_levels"] = words(HT_KERNELS_ISA_LEVELS);
   info["cuda_archs"] = words(HT_KERNELS_CUDA_ARCHS);
+  info["nvcc"] = *HT_KERNELS_NVCC ? py::object(py::str(HT_KERNELS_NVCC)) : py::none();
   return info;
 }
 
@@ -47,5 +48,6 @@ py::dict build_info() {
 void bind_build_info(py::module_& m) {
   m.def("build_info", &build_info,
         "How this module was built: version, compiler, openmp (the date of its specification, or None), isa_levels "
-        "(instruction sets compiled in) and cuda_archs (empty for a CPU-only build).");
+        "(instruction sets compiled in), cuda_archs (CMake's names; empty for a CPU-only build) and nvcc (its version, "
+        "or None).");
 }

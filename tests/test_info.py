@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +82,36 @@ def test_a_core_that_does_not_load_is_said_so(
     run()
     output = capsys.readouterr().out
     assert "libgomp.so.1: cannot open" in output and "pip install -e ." in output
+
+
+@pytest.mark.parametrize(
+    ("archs", "kernels", "gpu"),
+    [
+        (["75-virtual", "80"], "machine code for 80, PTX of 75 80, by nvcc 13.0.88", "CUDA kernels built"),
+        (["80-real", "89-real"], "machine code for 80 89, by nvcc 13.0.88", "CUDA kernels built"),
+        (["90-real"], "machine code for 90, by nvcc 13.0.88", "HT_KERNELS_CUDA_ARCHS=89 pip install ."),
+        ([], "not built", "this build has no CUDA kernels"),
+    ],
+)
+def test_what_was_built_and_whether_it_is_for_this_gpu(
+    monkeypatch: pytest.MonkeyPatch, archs: list[str], kernels: str, gpu: str
+) -> None:
+    built = {"version": "1", "compiler": "gcc", "openmp": 1, "isa_levels": ["baseline"], "cuda_archs": archs}
+    module = SimpleNamespace(build_info=lambda: {**built, "nvcc": "13.0.88"}, cpu_isa=lambda: "baseline")
+    monkeypatch.setattr(environment.importlib, "import_module", lambda name: module)
+    monkeypatch.setattr(environment.core, "module", module)
+    monkeypatch.setattr(environment.core, "missing", "")
+    monkeypatch.setattr(environment, "backends", lambda: {"reference": None})
+    properties = SimpleNamespace(name="NVIDIA L4", major=8, minor=9, total_memory=2**34)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    facts = environment.describe()
+    assert facts["compiled_core"]["cuda_archs"] == archs and facts["compiled_core"]["nvcc"] == "13.0.88"
+    assert (facts["gpus"][0]["without_cuda_kernels"] is None) == (gpu == "CUDA kernels built")
+    text = "\n".join(info._lines(facts))
+    assert re.search(f"CUDA kernels +{re.escape(kernels)}\n", text)
+    assert re.search(f"GPU +NVIDIA L4, 16.0 GiB, compute capability 8.9, .*{re.escape(gpu)}", text)
 
 
 def test_settings_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

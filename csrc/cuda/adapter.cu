@@ -45,13 +45,25 @@ ht_status check_arguments(const ht_adapter_shape& s, const ht_adapter_weights_cu
   return s.masks ? check_mask(w->mask, s.grid_height, s.grid_width) : HT_OK;
 }
 
+// Devices do not change: a thread asks again only when it goes to another one.
 cudaError_t current_device(Device& device) {
+  thread_local int known_index = -1;
+  thread_local Device known{};
   int index = 0;
   cudaError_t error = cudaGetDevice(&index);
-  if (error != cudaSuccess) return error;
-  error = cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
-  if (error != cudaSuccess) return error;
-  return cudaDeviceGetAttribute(&device.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  const auto ask = [&](cudaDeviceAttr attribute, int& value) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, index);
+  };
+  if (error == cudaSuccess && index != known_index) {
+    known_index = -1;
+    ask(cudaDevAttrMultiProcessorCount, known.multiprocessors);
+    ask(cudaDevAttrMaxSharedMemoryPerBlockOptin, known.block_bytes);
+    ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor, known.multiprocessor_bytes);
+    ask(cudaDevAttrReservedSharedMemoryPerBlock, known.reserved_bytes);
+    if (error == cudaSuccess) known_index = index;
+  }
+  device = known;
+  return error;
 }
 
 template <class T>
@@ -61,6 +73,12 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   ht_status status = check(current_device(device), "the CUDA device could not be read");
   if (status != HT_OK) return status;
   const Plan plan = make_plan(s, dtype, device);
+  if (plan.mix_bytes > device.block_bytes) {
+    return ht::fail(HT_INVALID_ARGUMENT,
+                    "hidden is %lld: with it mix_and_up_project needs %d bytes of shared memory, and a block of this "
+                    "device has %d",
+                    (long long)s.hidden, plan.mix_bytes, device.block_bytes);
+  }
   const int images = static_cast<int>(s.batch);
   const int dim = static_cast<int>(s.dim);
   const int channels = static_cast<int>(s.bottleneck), hidden = s.scales == 1 ? 0 : static_cast<int>(s.hidden);
@@ -75,7 +93,7 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   down.weight = {static_cast<const T*>(w.down_weight), channels, dim};
   down.norm_gain = w.norm_gain, down.skip_gain = w.skip_gain, down.bias = w.down_bias;
   down.h = h, down.sums = sums, down.tokens = tokens, down.prefix = prefix, down.tiles = plan.down_tiles;
-  down.chunk = plan.chunk, down.eps = s.eps;
+  down.parts = (channels + plan.down_columns - 1) / plan.down_columns, down.chunk = plan.chunk, down.eps = s.eps;
   status = check(launch_down_project(down, images, plan, tensor_cores, stream), "down_project did not start");
   if (status != HT_OK) return status;
 

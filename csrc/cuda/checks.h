@@ -26,8 +26,10 @@ inline ht_status check_mask(const float* mask, int64_t height, int64_t width) {
   return HT_OK;
 }
 
+// An error is the caller's from here on: CUDA, which keeps the last one, forgets it.
 inline ht_status check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return HT_OK;
+  cudaGetLastError();
   return fail(HT_CUDA_ERROR, "%s: %s", what, cudaGetErrorString(error));
 }
 

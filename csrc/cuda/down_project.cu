@@ -7,12 +7,11 @@ namespace {
 
 template <class T, bool kTensorCores>
 cudaError_t start(const DownProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
-  const int slices = (p.weight.rows + plan.down_columns - 1) / plan.down_columns;
+  const dim3 grid(images * plan.down_tiles * p.parts);
   const auto run = [&](auto tile, auto held) {
     using Tile = decltype(tile);
     constexpr int kHeld = decltype(held)::value;
-    return launch(&down_project<T, kTensorCores, Tile, kHeld>, dim3(images * plan.down_tiles, slices),
-                  Tile::template bytes<T>(plan.chunk, kHeld > 0), stream, p);
+    return launch<&down_project<T, kTensorCores, Tile, kHeld>>(grid, plan.down_bytes, stream, p);
   };
   using Held = std::integral_constant<int, kHeldVectors>;
   using Read = std::integral_constant<int, 0>;

@@ -4,10 +4,12 @@
 // and for the noise estimator one float32 sum per tile and channel; the next stage adds the tiles up in order, so the
 // same input gives the same bits.
 //
-// One block has a tile of kRows tokens of one image and kColumns channels. Its warps first normalise rows: a row lies
-// in the registers of a warp, so that mean and variance are exact, and goes to shared memory as u in the type of x.
-// Then they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what they got in shared
-// memory. One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps share D.
+// One block has a tile of kRows tokens of one image and kColumns channels. The blocks that share a tile of tokens are
+// neighbours in the grid: they run at the same time, and all but one of them get x from L2. A block's warps first
+// normalise rows: a row lies in the registers of a warp, so that mean and variance are exact, and goes to shared memory
+// as u in the type of x. Then they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what
+// they got in shared memory. One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps
+// share D.
 #pragma once
 
 #include "launch.cuh"
@@ -28,11 +30,13 @@ struct DownProject {
   float* sums;             // (B, tiles, C), or NULL when nobody asks for them
   int tokens, prefix;
   int tiles;  // of tokens, per image
+  int parts;  // of the channels, kColumns in one
   int chunk;  // columns of u in shared memory at a time, a multiple of kDepth
   float eps;
 
-  __device__ int image() const { return blockIdx.x / tiles; }
-  __device__ int tile() const { return blockIdx.x % tiles; }
+  __device__ int part() const { return blockIdx.x % parts; }
+  __device__ int tile() const { return blockIdx.x / parts % tiles; }
+  __device__ int image() const { return blockIdx.x / parts / tiles; }
   __device__ const T* row(int token) const { return x + image() * batch_stride + token * token_stride; }
 };
 
@@ -163,7 +167,7 @@ __device__ void normalize_chunk(const DownProject<T>& p, int first_token, int ro
 template <class T, bool kTensorCores, class Tile, int kHeld>
 __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const DownProject<T> p) {
   using Product = WarpProduct<T, kTensorCores, Tile::kM, Tile::kN, InOrder>;
-  const int first_token = p.tile() * Tile::kRows, first_channel = blockIdx.y * Tile::kColumns;
+  const int first_token = p.tile() * Tile::kRows, first_channel = p.part() * Tile::kColumns;
   const int dim = p.weight.columns, channels = p.weight.rows;
   const int warp_m = warp() % Tile::kWarpsM, warp_k = warp() / Tile::kWarpsM;
   constexpr int kRowsPerWarp = Tile::kRows / kWarps;
@@ -246,7 +250,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const Dow
   for (int row = max(0, p.prefix - first_token); row < min(Tile::kRows, p.tokens - first_token); ++row) {
     sum += shares[row * Tile::kSumStride + column];
   }
-  p.sums[static_cast<int64_t>(blockIdx.x) * channels + first_channel + column] = sum;
+  const int64_t tile = static_cast<int64_t>(p.image()) * p.tiles + p.tile();
+  p.sums[tile * channels + first_channel + column] = sum;
 }
 
 }  // namespace cuda

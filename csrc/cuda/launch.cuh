@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+#include <cstdint>
+
 namespace ht {
 namespace cuda {
 
@@ -14,29 +17,38 @@ __device__ __forceinline__ void* shared_memory() {
   extern __shared__ uint4 ht_shared_memory[];
   return ht_shared_memory;
 }
+#else
+inline void* shared_memory() { return emulated_shared_memory(); }
+#endif
 
-// Adds a kernel to the stream. More than 48 KB of shared memory has to be asked for, once per kernel and device; asking
-// again costs less than remembering.
-template <class Arguments>
-cudaError_t launch(void (*kernel)(Arguments), dim3 grid, int shared_bytes, cudaStream_t stream, Arguments arguments) {
+// Lets blocks of a kernel have all the shared memory that a block of the current device can have. CUDA keeps one limit
+// per kernel and device for all threads of the process: since every thread asks for the same, none lowers another's.
+template <auto kKernel>
+cudaError_t allow_all_shared_memory() {
+  static std::atomic<uint64_t> asked{0};  // a bit per device; devices beyond the 64th are asked each time
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (asked.load(std::memory_order_acquire) & bit) return cudaSuccess;
+  int most = 0;
+  error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  if (error == cudaSuccess) asked.fetch_or(bit, std::memory_order_release);
+  return error;
+}
+
+// Adds a kernel to the stream. More than 48 KB of shared memory has to be asked for.
+template <auto kKernel, class Arguments>
+cudaError_t launch(dim3 grid, int shared_bytes, cudaStream_t stream, Arguments arguments) {
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    const cudaError_t error = allow_all_shared_memory<kKernel>();
     if (error != cudaSuccess) return error;
   }
-  kernel<<<grid, kThreads, shared_bytes, stream>>>(arguments);
-  return cudaGetLastError();
+  void* addresses[] = {&arguments};
+  return cudaLaunchKernel(kKernel, grid, dim3(kThreads), addresses, shared_bytes, stream);
 }
-#else
-// A test runs the threads one after the other.
-inline void* shared_memory() { return emulated_shared_memory(); }
-
-template <class Arguments>
-cudaError_t launch(void (*kernel)(Arguments), dim3 grid, int shared_bytes, cudaStream_t, Arguments arguments) {
-  emulate([=] { kernel(arguments); }, grid, kThreads, shared_bytes);
-  return cudaSuccess;
-}
-#endif
 
 }  // namespace cuda
 }  // namespace ht

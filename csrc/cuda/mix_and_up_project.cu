@@ -8,9 +8,8 @@ namespace {
 template <class T, bool kTensorCores>
 cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
   const dim3 grid(images * plan.mix_blocks, plan.slices);
-  const int bytes = MixLayout::of<T>(p.depthwise.channels, p.noise.hidden, plan.mix_rows).bytes;
-  return plan.mix_rows == 32 ? launch(&mix_and_up_project<T, kTensorCores, 2>, grid, bytes, stream, p)
-                             : launch(&mix_and_up_project<T, kTensorCores, 1>, grid, bytes, stream, p);
+  return plan.mix_rows == 32 ? launch<&mix_and_up_project<T, kTensorCores, 2>>(grid, plan.mix_bytes, stream, p)
+                             : launch<&mix_and_up_project<T, kTensorCores, 1>>(grid, plan.mix_bytes, stream, p);
 }
 
 }  // namespace

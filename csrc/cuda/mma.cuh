@@ -5,16 +5,38 @@
 // bytes.
 #pragma once
 
+#include <type_traits>
+
 #include "numbers.cuh"
 
 namespace ht {
 namespace cuda {
 
+// Whether tensor cores multiply this type: all three from compute capability 8.0 on, float16 alone on 7.5. On the host,
+// what newer devices do.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <class T>
+constexpr bool kHasTensorCores = __CUDA_ARCH__ >= 750 && std::is_same<T, __half>::value;
+#else
+template <class T>
+constexpr bool kHasTensorCores = true;
+#endif
+
 // acc: rows g and g + 8, columns 2t and 2t + 1. Lower and upper: rows g and g + 8 of A. b: row g of B, the column.
 #if defined(__CUDACC__)
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define HT_KERNELS_TENSOR_CORES 1
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+__device__ __forceinline__ void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(lower), "r"(upper), "r"(b));
+}
 
+__device__ __forceinline__ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                                __half) {
+  mma_half_depth(acc, a[0], a[1], b[0]);
+  mma_half_depth(acc, a[2], a[3], b[1]);
+}
+#else
 __device__ __forceinline__ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                 __nv_bfloat16) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -43,7 +65,6 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
 }
 #endif
 #else
-#define HT_KERNELS_TENSOR_CORES 1
 // A test defines what follows, lane by lane.
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16);
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half);
@@ -51,29 +72,26 @@ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b
 uint32_t to_tf32(float value);
 #endif
 
-#if defined(HT_KERNELS_TENSOR_CORES)
+// What an instruction takes of a fragment, in registers: two numbers in one of the 16-bit types, one of float32.
+template <class T>
+__device__ __forceinline__ uint32_t part_of(const Pack<T>& pack, int i) {
+  return pack.pair[i];
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+// The instruction would cut the last 13 bits off.
+__device__ __forceinline__ uint32_t part_of(const Pack<float>& pack, int i) { return to_tf32(pack.value[i]); }
+#endif
+
 template <class T>
 __device__ __forceinline__ void mma(float (&acc)[4], const Pack<T>& lower, const Pack<T>& upper, const Pack<T>& b) {
 #pragma unroll
-  for (int i = 0; i < kVector / 2; i += 2) {
-    const uint32_t a_bits[4] = {lower.pair[i], upper.pair[i], lower.pair[i + 1], upper.pair[i + 1]};
-    const uint32_t b_bits[2] = {b.pair[i], b.pair[i + 1]};
+  for (int i = 0; i < static_cast<int>(sizeof(Pack<T>) / sizeof(uint32_t)); i += 2) {
+    const uint32_t a_bits[4] = {part_of(lower, i), part_of(upper, i), part_of(lower, i + 1), part_of(upper, i + 1)};
+    const uint32_t b_bits[2] = {part_of(b, i), part_of(b, i + 1)};
     mma_instruction(acc, a_bits, b_bits, T());
   }
 }
-
-template <>
-__device__ __forceinline__ void mma<float>(float (&acc)[4], const Pack<float>& lower, const Pack<float>& upper,
-                                           const Pack<float>& b) {
-#pragma unroll
-  for (int i = 0; i < kVector; i += 2) {
-    const uint32_t a_bits[4] = {to_tf32(lower.value[i]), to_tf32(upper.value[i]), to_tf32(lower.value[i + 1]),
-                                to_tf32(upper.value[i + 1])};
-    const uint32_t b_bits[2] = {to_tf32(b.value[i]), to_tf32(b.value[i + 1])};
-    mma_instruction(acc, a_bits, b_bits, 0.0f);
-  }
-}
-#endif
 
 }  // namespace cuda
 }  // namespace ht

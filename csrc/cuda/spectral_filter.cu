@@ -13,7 +13,7 @@ cudaError_t launch_spectral_filter(SpectralFilter<T> p, int images, cudaStream_t
   while (p.group > 1 && (p.group >= 2 * p.channels || group_bytes(p.group, p.height, p.width) > kMostBytes)) {
     p.group /= 2;
   }
-  return launch(&spectral_filter<T>, dim3(images * p.groups()), group_bytes(p.group, p.height, p.width), stream, p);
+  return launch<&spectral_filter<T>>(dim3(images * p.groups()), group_bytes(p.group, p.height, p.width), stream, p);
 }
 
 template cudaError_t launch_spectral_filter(SpectralFilter<float>, int, cudaStream_t);

@@ -25,11 +25,7 @@ __host__ __device__ constexpr int shared_stride(int columns) {
 // Blocks that a multiprocessor should have room for: with 16-bit fragments registers are kept to 128 a thread. Those of
 // float32 are twice as long, and so are sums without tensor cores.
 template <class T>
-#if defined(HT_KERNELS_TENSOR_CORES)
-constexpr int kResident = sizeof(T) == 2 ? 2 : 1;
-#else
-constexpr int kResident = 1;
-#endif
+constexpr int kResident = sizeof(T) == 2 && kHasTensorCores<T> ? 2 : 1;
 
 // Row-major, in global memory; columns is a multiple of kVector and what lies outside reads as zero.
 template <class T>
@@ -54,11 +50,7 @@ struct Spread {
 
 template <class T, bool kTensorCores, int kM, int kN, class Order>
 struct WarpProduct {
-#if defined(HT_KERNELS_TENSOR_CORES)
-  static constexpr bool kMma = kTensorCores;
-#else
-  static constexpr bool kMma = false;
-#endif
+  static constexpr bool kMma = kTensorCores && kHasTensorCores<T>;
 
   // B for one step. Fetched before it is needed, its way from memory costs no time.
   struct Operand {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,9 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # ht_dtype
 _MAX_BOTTLENECK = 128
 MAX_SIDE = 64
 """Of a grid with a spectral filter."""
+NO_KERNELS = "this build has no CUDA kernels: no nvcc that works was found, or HT_KERNELS_CUDA=0, when it was built"
+_OLDEST = (7, 5)
+_TEGRA = {(8, 7), (10, 1), (11, 0)}  # Orin, and Thor by its two names: other GPUs do not run their machine code
 
 
 def can_run(case: Case) -> str | None:
@@ -45,7 +48,7 @@ def _reason(case: Case | FilterCase) -> str | None:
     if core.module is None:
         return core.missing
     if not hasattr(core.module, "adapter_forward_cuda"):
-        return "this build has no CUDA kernels: nvcc was not found, or HT_KERNELS_CUDA=0, when it was built"
+        return NO_KERNELS
     if case.device.type != "cuda":
         return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
     if case.needs_grad:
@@ -67,30 +70,35 @@ def _device_reason(index: int | None) -> str | None:
     return architecture_reason(core.module.build_info()["cuda_archs"], torch.cuda.get_device_capability(index))
 
 
-def architecture_reason(archs: Iterable[str], capability: tuple[int, int]) -> str | None:
+def architecture_reason(archs: Sequence[str], capability: tuple[int, int]) -> str | None:
     """Why a build for ``archs`` does not run on a GPU of compute capability ``capability``; None when it does.
 
-    ``archs`` are CMake's: ``90-real`` is machine code for 9.x from 9.0 on, ``90-virtual`` is PTX, which any newer GPU
-    takes, ``90`` is both; the suffix ``a`` stands for that GPU alone, ``f`` for its family.
+    ``archs`` are CMake's: ``90-real`` is machine code for 9.x from 9.0 on, ``90-virtual`` is PTX, from which the driver
+    makes machine code for any newer GPU, ``90`` is both; the suffix ``a`` stands for that GPU alone, ``f`` for its
+    family. Machine code for Jetson runs there alone, and Jetson runs no other.
     """
-    for arch in archs:
-        found = re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", arch)
-        if not found:
-            continue
-        target, specific, kind = (int(found[1]), int(found[2])), found[3], found[4]
-        if specific == "a":
-            runs = capability == target
-        elif specific == "f" or kind == "-real":
-            runs = capability[0] == target[0] and capability >= target
-        else:
-            runs = capability >= target
-        if runs:
-            return None
-    major, minor = capability
+    if not archs:
+        return NO_KERNELS
+    if any(_serves(arch, capability) for arch in archs):
+        return None
+    reason = f"the GPU has compute capability {capability[0]}.{capability[1]}, and this build is for {' '.join(archs)}"
+    if capability < _OLDEST:
+        return f"{reason}; the kernels need {_OLDEST[0]}.{_OLDEST[1]} or newer"
     return (
-        f"the GPU has compute capability {major}.{minor}, and this build is for {' '.join(archs)}; "
-        f"build with HT_KERNELS_CUDA_ARCHS={major}{minor}"
+        f"{reason}; HT_KERNELS_CUDA_ARCHS={capability[0]}{capability[1]} pip install . in the source tree builds for it"
     )
+
+
+def _serves(arch: str, capability: tuple[int, int]) -> bool:
+    found = re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", arch)
+    assert found is not None, arch
+    target, suffix, kind = (int(found[1]), int(found[2])), found[3], found[4]
+    if suffix == "a":
+        return capability == target
+    same_kind = capability == target or not _TEGRA & {capability, target}
+    if suffix == "f" or kind == "-real":
+        return same_kind and capability[0] == target[0] and capability >= target
+    return capability >= target
 
 
 def plan(

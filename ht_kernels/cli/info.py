@@ -27,9 +27,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         ("ht_kernels", f"{facts['ht_kernels']} in {facts['location']}"),
         ("Python", f"{facts['python']} on {facts['platform']}"),
         ("CPU", f"{cpu['model']}, {cpu['cores']} cores, {cpu['threads']} threads, torch uses {cpu['torch_isa']}"),
-        *[("GPU", f"{g['name']}, {g['memory_gib']} GiB, compute capability {g['capability']}") for g in facts["gpus"]],
+        *[("GPU", _gpu(gpu)) for gpu in facts["gpus"]],
         *([] if facts["gpus"] else [("GPU", "none that torch can use")]),
         ("compiled core", _core(core)),
+        *([] if "error" in core else [("CUDA kernels", _cuda_kernels(core))]),
         *[("environment", f"{name}={value}") for name, value in facts["environment"].items()],
     ]
     lines = _table(rows)
@@ -57,10 +58,24 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 def _core(core: dict[str, Any]) -> str:
     if "error" in core:
         return f"not usable: {core['error']}"
-    cuda = f"CUDA for {' '.join(core['cuda_archs'])}" if core["cuda_archs"] else "no CUDA"
     openmp = "OpenMP" if core["openmp"] else "no OpenMP, one thread"
     isa = f"{core['isa_in_use']} of {' '.join(core['isa_levels'])}"
-    return f"{core['version']}, {core['compiler']}, {openmp}, {isa}, {cuda}"
+    return f"{core['version']}, {core['compiler']}, {openmp}, {isa}"
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    kernels = "no CUDA kernels: " + gpu["without_cuda_kernels"] if gpu["without_cuda_kernels"] else "CUDA kernels built"
+    return f"{gpu['name']}, {gpu['memory_gib']} GiB, compute capability {gpu['capability']}, {kernels}"
+
+
+def _cuda_kernels(core: dict[str, Any]) -> str:
+    archs = core["cuda_archs"]
+    if not archs:
+        return "not built"
+    code = " ".join(arch.removesuffix("-real") for arch in archs if not arch.endswith("-virtual"))
+    ptx = " ".join(arch.removesuffix("-virtual") for arch in archs if not arch.endswith("-real"))
+    parts = [f"machine code for {code}"] * bool(code) + [f"PTX of {ptx}"] * bool(ptx)
+    return f"{', '.join(parts)}, by nvcc {core['nvcc']}"
 
 
 def _table(rows: list[tuple[str, str]], indent: int = 0) -> list[str]:

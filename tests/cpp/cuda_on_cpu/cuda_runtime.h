@@ -53,20 +53,46 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
 using cudaStream_t = struct Stream*;
-enum cudaError_t { cudaSuccess };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrReservedSharedMemoryPerBlock
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+cudaError_t cudaGetLastError();
+inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "invalid value"; }
 
-// Runs body once for every thread of every block, with shared_bytes of shared memory, filled with NaN first.
-void emulate(const std::function<void()>& body, dim3 grid, int threads, int shared_bytes);
+// Sets what a block of the kernel may have of shared memory on the current device, 48 KB before.
+cudaError_t set_shared_limit(const void* kernel, int bytes);
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  return set_shared_limit(reinterpret_cast<const void*>(kernel), bytes);
+}
+
+// Runs body once for every thread of every block, with shared_bytes of shared memory, filled with NaN first; refuses
+// when they are more than the kernel's limit.
+cudaError_t emulate(const void* kernel, const std::function<void()>& body, dim3 grid, int threads, int shared_bytes);
+template <class Arguments>
+cudaError_t cudaLaunchKernel(void (*kernel)(Arguments), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
+                             cudaStream_t) {
+  const Arguments& a = *static_cast<const Arguments*>(arguments[0]);
+  return emulate(
+      reinterpret_cast<const void*>(kernel), [&] { kernel(a); }, grid, block.x, static_cast<int>(shared_bytes));
+}
 void* emulated_shared_memory();
 
-// What a test can set: the device that is pretended, and the order of the threads.
+// What a test can set: the device that is pretended, the order of the threads, whether launches are refused, what
+// another thread of the host does before the next launch.
 struct Emulated {
+  int device = 0;
   int multiprocessors = 132;
-  int shared_bytes = 227 * 1024;
+  int block_bytes = 227 * 1024, multiprocessor_bytes = 228 * 1024, reserved_bytes = 1024;
   bool last_thread_first = false;
+  bool refuses = false;
+  std::function<void()> meanwhile;
 };
 extern Emulated emulated;

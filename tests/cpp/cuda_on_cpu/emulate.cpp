@@ -4,7 +4,8 @@
 #include <cuda_fp16.h>
 #include <ucontext.h>
 
-#include <memory>
+#include <map>
+#include <utility>
 #include <vector>
 
 Index threadIdx, blockIdx;
@@ -27,6 +28,8 @@ std::vector<Fiber> fibers;
 std::vector<float> shared_memory;
 const std::function<void()>* body;
 int current = 0;
+cudaError_t last_error = cudaSuccess;
+std::map<std::pair<const void*, int>, int> shared_limits;  // bytes, by kernel and device
 
 // What the lanes of a warp show each other.
 struct Shown {
@@ -109,15 +112,47 @@ float __shfl_xor_sync(uint32_t, float value, int lane_mask) {
   return result;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = emulated.device;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulated.multiprocessors : emulated.shared_bytes;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = emulated.multiprocessors;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = emulated.block_bytes;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = emulated.multiprocessor_bytes;
+      break;
+    case cudaDevAttrReservedSharedMemoryPerBlock:
+      *value = emulated.reserved_bytes;
+      break;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+
+cudaError_t set_shared_limit(const void* kernel, int bytes) {
+  if (bytes > emulated.block_bytes) return last_error = cudaErrorInvalidValue;
+  shared_limits[{kernel, emulated.device}] = bytes;
   return cudaSuccess;
 }
 
 void* emulated_shared_memory() { return shared_memory.data(); }
 
-void emulate(const std::function<void()>& kernel, dim3 grid, int threads, int shared_bytes) {
-  body = &kernel;
+cudaError_t emulate(const void* kernel, const std::function<void()>& thread_body, dim3 grid, int threads,
+                    int shared_bytes) {
+  if (const auto meanwhile = std::exchange(emulated.meanwhile, nullptr)) meanwhile();
+  const auto limit = shared_limits.find({kernel, emulated.device});
+  if (emulated.refuses || shared_bytes > (limit == shared_limits.end() ? 48 * 1024 : limit->second)) {
+    return last_error = cudaErrorInvalidValue;
+  }
+  body = &thread_body;
   fibers.resize(threads);
   shown.resize(threads);
   for (unsigned y = 0; y < grid.y; ++y) {
@@ -146,6 +181,7 @@ void emulate(const std::function<void()>& kernel, dim3 grid, int threads, int sh
       }
     }
   }
+  return cudaSuccess;
 }
 
 // The instructions, as PTX defines their fragments.
@@ -163,10 +199,12 @@ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b
 }
 
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float) {
-  product(acc, a, b, 1, [](uint32_t bits, int) { return __uint_as_float(bits); });
+  // A number of TF32 has 10 bits of fraction: the instruction does not read the 13 behind them.
+  product(acc, a, b, 1, [](uint32_t bits, int) { return __uint_as_float(bits & 0xffffe000u); });
 }
 
-uint32_t to_tf32(float value) {
+uint32_t to_tf32(float value) {  // cvt.rna: to the nearest, ties away from zero
+  if (value != value) return 0x7fffffff;
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return (bits + 0x1000) & 0xffffe000u;
