@@ -60,7 +60,8 @@ class GraphRunner:
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
         self._device = device
-        # One stream for all captures: cuBLAS keeps memory for each, 32 MiB on a Hopper, which its graphs work in.
+        # cuBLAS keeps memory for each stream, which all graphs captured on it work in. So there is one stream, and no
+        # two graphs run at once.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
@@ -82,8 +83,7 @@ class GraphRunner:
 
     def _graph(self, frames: Tensor, output_size: tuple[int, int] | None) -> _Graph:
         # What the model computes with is read when a graph is captured, so a change asks for another graph.
-        autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        settings = asked_for(), torch.get_float32_matmul_precision(), autocast
+        settings = asked_for(), torch.get_float32_matmul_precision()
         key = tuple(frames.shape), frames.dtype, output_size, settings
         graph = self._graphs.pop(key, None)
         if graph is None:
@@ -125,7 +125,7 @@ class _Graph:
         like: frames of the shape and dtype to capture it for.
         weights: what the function reads besides, where they are now.
         stream: to capture on.
-        done: recorded behind every replay of the runner's graphs, which are in each other's way: see the runner.
+        done: recorded behind every replay of a graph of this stream.
     """
 
     def __init__(
@@ -144,8 +144,9 @@ class _Graph:
         stream.wait_stream(caller)
         stream.wait_event(done)
         try:
-            # torch.cuda.graph alone leaves its stream the current one when a capture fails.
-            with torch.cuda.stream(stream):
+            # A folded model has its precision from folding. torch.cuda.graph alone leaves its stream the current one
+            # when the end of a capture fails.
+            with torch.autocast("cuda", enabled=False), torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
                     function(self.input.frames)
                 # Other threads, such as one that decodes video, go on calling CUDA meanwhile.

@@ -80,8 +80,8 @@ class EngineRuntime:
             self._output = torch.zeros(_largest(manifest, manifest.output_shape), dtype=dtype, device=device)
         for name, tensor in ((manifest.input_name, self._input.frames), (manifest.output_name, self._output)):
             self._context.set_tensor_address(name, tensor.data_ptr())
-        # A context is for one thread at a time. Only queueing holds the lock: the stream keeps the work itself apart. A
-        # context per thread would take the engine's memory once per thread, to run kernels that share one GPU anyway.
+        # A context is for one thread at a time. The lock is held while a call is queued; the stream keeps the work
+        # itself apart. A context per thread would take the engine's memory once per thread.
         self._lock = threading.Lock()
         weakref.finalize(self, self._stream.synchronize)  # a call still to come uses all of this
 
