@@ -1,59 +1,83 @@
-"""Compile the Triton kernels for GPUs that need not be here.
+"""Compile the Triton kernels for GPUs that need not be here, as launches there would: ``compile_triton.py 80 89 90``.
 
-Prints a line for each: architecture, kernel, tile, bytes of shared memory, registers per thread, bytes of stack
-per thread, which is where registers are spilled to.
+The backend runs on tensors in host memory, and where it would launch a kernel, the kernel is compiled for just those
+arguments. Of the tiles it takes the last one that suits, which needs most registers, or with ``--all`` every one.
+
+Prints a line for each kernel: architecture, case, kernel, tile, bytes of shared memory, registers per thread, and bytes
+of stack per thread, which is where registers are spilled to.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime import Autotuner
+from triton.runtime import JITFunction, driver
 
-from ht_kernels.backends.triton.depthwise_backward import depthwise_backward
-from ht_kernels.backends.triton.depthwise_input_backward import depthwise_input_backward
-from ht_kernels.backends.triton.down_project import SUM_ROWS, down_project
-from ht_kernels.backends.triton.down_project_backward import down_project_backward
-from ht_kernels.backends.triton.filter import tile_of
-from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project
-from ht_kernels.backends.triton.mix_and_up_project_backward import mix_and_up_project_backward
-from ht_kernels.backends.triton.noise_backward import noise_backward
-from ht_kernels.backends.triton.spectral_filter import spectral_filter
-from ht_kernels.backends.triton.spectral_mask_backward import spectral_mask_backward
+import ht_kernels as ht
+from ht_kernels.backends import triton as backend
+from ht_kernels.backends.triton.tuning import Tuned
+from ht_kernels.fold import fold_adapter, on_grid
 
-SIZES = {"DIM": 768, "CHANNELS": 64, "PRECISION": "ieee"}
-TILED = {"SCALES": 3, "ALL_CHANNELS": 64}
-HIDDEN = {"HIDDEN": 16, "ALL_HIDDEN": 16}
-PLAIN = {"DROPOUT": False, "seed": None, "SPECTRAL": False}
-ALL = {"DROPOUT": True, "SPECTRAL": True}
-SMALL, LARGE = ({**tile_of(torch.float32, grid), "patch_stride": 1} for grid in ((14, 14), (24, 24)))
-MIX = {"x", "out", "h", "filtered", "mix_weight", "up_weight"}
-MIX_BACKWARD = {"grad_out", "h", "filtered", "mix_weight", "up_weight", "activation", "convolved", "grad_m", "grad_y"}
-DOWN = {"x", "weight", "h"}
-DOWN_BACKWARD = {"x", "grad_out", "grad_x", "grad_y", "down_weight", "grad_h"}
-KERNELS: list[tuple[Any, set[str], dict[str, Any]]] = [  # with the arguments that point to the type of x
-    (down_project, DOWN, {**SIZES, "POOL": True, "STATS": False, "SUM_ROWS": SUM_ROWS, "stats": None}),
-    (down_project, DOWN, {**SIZES, "POOL": True, "STATS": True, "SUM_ROWS": SUM_ROWS}),
-    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, **PLAIN}),
-    (mix_and_up_project, MIX, {**SIZES, **TILED, **HIDDEN, **ALL}),
-    (mix_and_up_project_backward, MIX_BACKWARD, {**SIZES, **TILED, **HIDDEN, **ALL}),
-    (depthwise_backward, {"grad_y", "h"}, {"CHANNELS": 64}),
-    (depthwise_input_backward, {"grad_y", "grad"}, {"CHANNELS": 64, **TILED}),
-    (noise_backward, set(), {"CHANNELS": 64, "ALL_CHANNELS": 64, **HIDDEN}),
-    (down_project_backward, DOWN_BACKWARD, {**SIZES, **TILED, "NEEDS_X": True, "SPECTRAL": False, "through": None}),
-    *((spectral_filter, set(), {**tile, "CONJUGATED": False}) for tile in (SMALL, LARGE)),
-    *((spectral_mask_backward, set(), {**tile, "IMAGES": 4}) for tile in (SMALL, LARGE)),
-]
-NUMBERS = dict.fromkeys(("tokens", "prefix", "batch", "channels", "height", "width", "parts", "patches", "work"), "i32")
-NUMBERS |= {"eps": "fp32", "dropout": "fp32", "seed": "*i64"}
+DTYPES = {  # of x, of the bottleneck, and whether TF32 is allowed
+    "float32": (torch.float32, torch.float32, False),
+    "tf32": (torch.float32, torch.float32, True),
+    "float16": (torch.float16, torch.float16, False),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, False),
+    "autocast": (torch.float32, torch.bfloat16, False),
+}
+SIZES = {  # dim, bottleneck, side of the grid
+    "base": (768, 64, 14),
+    "large": (1024, 128, 37),
+    "widest": (1024, 256, 16),
+}
+
+
+class Gpu:
+    """Stands in for Triton's driver: a GPU of some architecture, each a device of its own."""
+
+    arch = 90
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Recorder:
+    """Compiles where kernels would be launched, and prints what came out, once for each."""
+
+    def __init__(self, gpu: Gpu, every_tile: bool) -> None:
+        self.gpu, self.every_tile, self.case, self.seen = gpu, every_tile, "", set[tuple[int, str]]()
+        self.run = JITFunction.run
+        driver.set_active(gpu)
+        JITFunction.run = lambda kernel, *args, **kwargs: self.compile(kernel, *args, **kwargs)
+        Tuned.run = lambda kernel, *args, **kwargs: self.tune(kernel, *args, **kwargs)
+
+    def tune(self, kernel: Tuned, *args: Any, **kwargs: Any) -> None:
+        kernel.nargs = dict(zip(kernel.arg_names, args, strict=False))
+        for tile in kernel.prune_configs(kwargs)[0 if self.every_tile else -1 :]:
+            kernel.fn.run(*args, **kwargs, **tile.all_kwargs())
+
+    def compile(self, kernel: JITFunction, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
+        made = self.run(kernel, *args, grid=None, warmup=True, **kwargs)
+        if (self.gpu.arch, made.hash) in self.seen:
+            return
+        self.seen.add((self.gpu.arch, made.hash))
+        names = ("ROWS", "COLUMNS", "SLICES", "DEPTH", "ALL_HEIGHT", "ALL_WIDTH", "num_warps")
+        tile = ",".join(f"{name}={kwargs[name]}" for name in names if name in kwargs) or "-"
+        print(self.gpu.arch, self.case, kernel.__name__, tile, made.metadata.shared, *registers(made.asm["cubin"]))
 
 
 def registers(cubin: bytes) -> tuple[int, int]:
@@ -68,34 +92,54 @@ def registers(cubin: bytes) -> tuple[int, int]:
     return int(usage[1]), int(usage[2]) + int(usage[3])
 
 
+def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
+    """Launch what one adapter launches: its forward, or with dropout its forward and backward."""
+    (of_x, of_h, tf32), (dim, bottleneck, side) = DTYPES[dtype], SIZES[size]
+    grid, prefix = (side, side), 1
+    folded = fold_adapter(ht.HTAdapter(dim, bottleneck, "hybrid", form, grid=grid if form else None))
+    weights = [None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)]
+    x = torch.zeros(1, prefix + side * side, dim, dtype=of_x)
+    if not training:
+        backend.infer(x, weights, *grid, prefix, 1e-5, tf32)
+        return
+    seed = torch.zeros(1, dtype=torch.int64)
+    out, *state = backend.train_forward(x, weights, seed, 0.1, *grid, prefix, 1e-5, of_h, tf32)
+    backend.train_backward(out, x, weights, seed, *state, torch.empty_like(x), 0.1, *grid, prefix, tf32)
+
+
+def spectral_filter(dtype: str, side: int) -> None:
+    x, mask = torch.zeros(1, 64, side, side, dtype=DTYPES[dtype][0]), torch.zeros(64, side, side // 2 + 1, 2)
+    backend.spectral_filter(x, mask, torch.empty_like(x))
+    backend.spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
+
+
+def cases(every: bool) -> Iterator[tuple[str, Any]]:
+    """Names, and functions that launch: for every dtype and size, or the few that stand for the rest."""
+    for dtype in DTYPES if every else ("float32", "tf32", "bfloat16"):
+        for size in SIZES if every or dtype == "bfloat16" else ("base",):
+            yield f"{dtype},{size}", lambda d=dtype, s=size: adapter(d, s, None, training=False)
+            if every or size == "base":
+                yield f"{dtype},{size},training", lambda d=dtype, s=size: adapter(d, s, None, training=True)
+            if every:
+                yield f"{dtype},{size},spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
+    for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
+        for side in (14, 24, 37, 64):
+            yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: spectral_filter(d, s)
+
+
 def main() -> None:
-    for arch in map(int, sys.argv[1:]):
-        for tuned, elements, constants in KERNELS:
-            is_tuned = isinstance(tuned, Autotuner)
-            kernel = tuned.fn if is_tuned else tuned
-            how = {key: constants[key] for key in ("num_warps", "num_stages") if key in constants}
-            for config in tuned.configs if is_tuned else [triton.Config({}, **how)]:
-                fixed = {key: value for key, value in {**constants, **config.kwargs}.items() if key not in how}
-                signature = {
-                    name: "constexpr"
-                    if name in fixed
-                    else "*bf16"
-                    if name in elements
-                    else "i32"
-                    if name.endswith("stride")
-                    else NUMBERS.get(name, "*fp32")
-                    for name in kernel.arg_names
-                }
-                aligned = {
-                    (i,): [["tt.divisibility", 16]]
-                    for i, name in enumerate(kernel.arg_names)
-                    if signature[name].startswith("*") or (name.endswith("stride") and name not in fixed)
-                }
-                source = ASTSource(kernel, signature, fixed, aligned)
-                options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-                made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-                tile = ",".join(f"{key}={value}" for key, value in config.kwargs.items()) or "-"
-                print(arch, kernel.__name__, tile, made.metadata.shared, *registers(made.asm["cubin"]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every tile, dtype and size, which takes hours")
+    parser.add_argument("--case", default="", help="only cases whose name begins so")
+    parser.add_argument("arch", type=int, nargs="+", help="compute capability without its point")
+    args = parser.parse_args()
+    gpu = Gpu()
+    recorder = Recorder(gpu, args.all)
+    for gpu.arch in args.arch:
+        for name, launch in cases(args.all):
+            if name.startswith(args.case):
+                recorder.case = name
+                launch()
 
 
 if __name__ == "__main__":

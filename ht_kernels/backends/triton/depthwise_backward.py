@@ -13,18 +13,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tuning import configs
+from .tuning import tuned
 
 
-@triton.autotune(
-    configs(
-        {"ROWS": 32, "COLUMNS": 16, "num_warps": 2},
-        {"ROWS": 64, "COLUMNS": 16, "num_warps": 4},
-        {"ROWS": 64, "COLUMNS": 32, "num_warps": 4},
-        {"ROWS": 128, "COLUMNS": 16, "num_warps": 4},
-    ),
+@tuned(
+    {"ROWS": 32, "COLUMNS": 16, "num_warps": 2},
+    {"ROWS": 64, "COLUMNS": 16, "num_warps": 4},
+    {"ROWS": 64, "COLUMNS": 32, "num_warps": 4},
+    {"ROWS": 128, "COLUMNS": 16, "num_warps": 4},
     key=["work", "CHANNELS"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def depthwise_backward(

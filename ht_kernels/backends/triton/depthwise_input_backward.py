@@ -13,13 +13,16 @@ import triton.language as tl
 
 from .mix_and_up_project import correlate
 from .numbers import narrow
-from .tuning import configs
+from .tuning import tuned
 
 
-@triton.autotune(
-    configs({"ROWS": 16, "num_warps": 4}, {"ROWS": 32, "num_warps": 4}, {"ROWS": 64, "num_warps": 8}),
+@tuned(
+    {"ROWS": 16, "num_warps": 4},
+    {"ROWS": 16, "num_warps": 8},
+    {"ROWS": 32, "num_warps": 4},
+    {"ROWS": 32, "num_warps": 8},
+    {"ROWS": 64, "num_warps": 8},
     key=["work", "CHANNELS", "SCALES"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def depthwise_input_backward(

@@ -13,26 +13,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .numbers import narrow, product
-from .tuning import configs
+from .numbers import multiply, narrow
+from .tuning import tuned
 
 SUM_ROWS = 16
 """Tokens per partial sum."""
 
 
-@triton.autotune(
-    configs(
-        {"ROWS": 16, "COLUMNS": 16, "DEPTH": 128, "num_warps": 2},
-        {"ROWS": 16, "COLUMNS": 16, "DEPTH": 256, "num_warps": 4},
-        {"ROWS": 16, "COLUMNS": 32, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 16, "COLUMNS": 64, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 32, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 32, "COLUMNS": 64, "DEPTH": 128, "num_warps": 8},
-        {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8},
-    ),
+@tuned(
+    {"ROWS": 16, "COLUMNS": 16, "DEPTH": 128, "num_warps": 2},
+    {"ROWS": 16, "COLUMNS": 16, "DEPTH": 256, "num_warps": 4},
+    {"ROWS": 16, "COLUMNS": 32, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 16, "COLUMNS": 64, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 32, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 32, "COLUMNS": 64, "DEPTH": 128, "num_warps": 8},
+    {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8},
     key=["work", "DIM", "CHANNELS", "POOL", "STATS", "PRECISION"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def down_project(
@@ -91,10 +87,8 @@ def down_project(
         norm = tl.load(norm_gain + column, exists, other=0)
         skip = tl.load(skip_gain + column, exists, other=0)
         u = (value - mean[:, None]) * rstd[:, None] * norm[None, :] + value * skip[None, :]
-        w = tl.load(
-            weight + channel[None, :] * DIM + column[:, None], exists[:, None] & channel_exists[None, :], other=0
-        )
-        projected = product(narrow(u, w.dtype), w, projected, PRECISION)
+        u = narrow(u, weight.dtype.element_ty)
+        projected = multiply(u, weight, first, DIM, channel, CHANNELS, 1, DIM, projected, PRECISION)
     projected += tl.load(bias + channel, channel_exists, other=0)[None, :]
 
     token = image.to(tl.int64) * tokens + row

@@ -18,20 +18,18 @@ import triton
 import triton.language as tl
 
 from .mix_and_up_project import correlate
-from .numbers import narrow, product
-from .tuning import configs
+from .numbers import multiply, narrow
+from .tuning import tuned
 
 
-@triton.autotune(
-    configs(
-        {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
-        {"ROWS": 64, "DEPTH": 64, "num_warps": 8},
-    ),
+@tuned(
+    {"ROWS": 16, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
+    {"ROWS": 64, "DEPTH": 64, "num_warps": 8},
     key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "NEEDS_X", "PRECISION"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def down_project_backward(
@@ -120,12 +118,8 @@ def down_project_backward(
         for first in range(0, DIM, DEPTH):
             column = first + depth
             exists = column < DIM
-            weight = tl.load(
-                down_weight + channel[:, None] * DIM + column[None, :],
-                channel_exists[:, None] & exists[None, :],
-                other=0,
-            )
-            du = product(narrowed, weight, tl.zeros((ROWS, DEPTH), tl.float32), PRECISION)
+            du = tl.zeros((ROWS, DEPTH), tl.float32)
+            du = multiply(narrowed, down_weight, 0, CHANNELS, column, DIM, DIM, 1, du, PRECISION)
             normed = du * tl.load(norm_gain + column, exists, other=0)[None, :]
             value = tl.load(x + column[None, :], row_exists[:, None] & exists[None, :], other=0).to(tl.float32)
             total += tl.sum(normed, 1)
@@ -135,12 +129,8 @@ def down_project_backward(
         for first in range(0, DIM, DEPTH):
             column = first + depth
             exists = column < DIM
-            weight = tl.load(
-                down_weight + channel[:, None] * DIM + column[None, :],
-                channel_exists[:, None] & exists[None, :],
-                other=0,
-            )
-            du = product(narrowed, weight, tl.zeros((ROWS, DEPTH), tl.float32), PRECISION)
+            du = tl.zeros((ROWS, DEPTH), tl.float32)
+            du = multiply(narrowed, down_weight, 0, CHANNELS, column, DIM, DIM, 1, du, PRECISION)
             norm = tl.load(norm_gain + column, exists, other=0)[None, :]
             skip = tl.load(skip_gain + column, exists, other=0)[None, :]
             inside = row_exists[:, None] & exists[None, :]

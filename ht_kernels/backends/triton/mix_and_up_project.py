@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 
 from .dropout import keep_factors
-from .numbers import narrow, product
-from .tuning import configs
+from .numbers import multiply, narrow
+from .tuning import tuned
 
 
 @triton.jit
@@ -185,31 +185,25 @@ def mix(
     for s in tl.static_range(SCALES):
         share = tl.sum(tl.where(scale == s, weights, 0), 0)
         y += share * tl.load(scale_bias + s * CHANNELS + channel, channel_exists, other=0)[None, :]
-    weight = tl.load(
-        mix_weight + channel[None, :] * CHANNELS + channel[:, None],
-        channel_exists[:, None] & channel_exists[None, :],
-        other=0,
-    )
     bias = tl.load(mix_bias + channel, channel_exists, other=0)
     y = narrow(y, h.dtype.element_ty)
-    mixed = product(y, weight, tl.zeros((ROWS, ALL_CHANNELS), tl.float32), PRECISION) + bias[None, :]
+    mixed = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
+    mixed = multiply(y, mix_weight, 0, CHANNELS, channel, CHANNELS, 1, CHANNELS, mixed, PRECISION) + bias[None, :]
     passed = tl.load(h + at, (row < prefix)[:, None] & channel_exists[None, :], other=0).to(tl.float32)
     return y, tl.where((row < prefix)[:, None], passed, mixed)
 
 
-@triton.autotune(
-    configs(
-        {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 32, "SLICES": 1, "DEPTH": 128, "num_warps": 8},
-        {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 8},
-    ),
+@tuned(
+    {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 16, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
+    {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
+    {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
+    {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
     key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def mix_and_up_project(
@@ -257,7 +251,7 @@ def mix_and_up_project(
     image = tl.program_id(0) // tiles
     row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
     channel, depth = tl.arange(0, ALL_CHANNELS), tl.arange(0, DEPTH)
-    row_exists, channel_exists = row < tokens, channel < CHANNELS
+    row_exists = row < tokens
     h += image.to(tl.int64) * tokens * CHANNELS
     filtered += image.to(tl.int64) * tokens * CHANNELS
 
@@ -307,14 +301,9 @@ def mix_and_up_project(
     for step in range(0, SLICE, DEPTH):
         column = tl.program_id(1) * SLICE + step + depth
         exists = column < DIM
-        up = tl.load(
-            up_weight + column[None, :] * CHANNELS + channel[:, None],
-            channel_exists[:, None] & exists[None, :],
-            other=0,
-        )
         both = row_exists[:, None] & exists[None, :]
         at = row[:, None].to(tl.int64)
         value = tl.load(x + at * x_token_stride + column[None, :], both, other=0).to(tl.float32)
         value += tl.load(up_bias + column, exists, other=0)[None, :]
-        value = product(g, up, value, PRECISION)
+        value = multiply(g, up_weight, 0, CHANNELS, column, DIM, 1, CHANNELS, value, PRECISION)
         tl.store(out + at * out_token_stride + column[None, :], narrow(value, out.dtype.element_ty), both)

@@ -15,21 +15,20 @@ import triton.language as tl
 from .down_project import SUM_ROWS
 from .dropout import keep_factors
 from .mix_and_up_project import image_weights, mix
-from .numbers import narrow, product
-from .tuning import configs
+from .numbers import multiply, narrow
+from .tuning import tuned
 
 PART = tl.constexpr(SUM_ROWS)
 
 
-@triton.autotune(
-    configs(
-        {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
-        {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
-        {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
-    ),
+@tuned(
+    {"ROWS": 16, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 16, "DEPTH": 64, "num_warps": 8},
+    {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
     key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
-    cache_results=True,
 )
 @triton.jit(do_not_specialize=["work"])
 def mix_and_up_project_backward(
@@ -91,12 +90,8 @@ def mix_and_up_project_backward(
             row_exists[:, None] & exists[None, :],
             other=0,
         ).to(tl.float32)
-        up = tl.load(
-            up_weight + column[:, None] * CHANNELS + channel[None, :],
-            exists[:, None] & channel_exists[None, :],
-            other=0,
-        )
-        grad_g = product(narrow(value, up.dtype), up, grad_g, PRECISION)
+        rounded = narrow(value, up_weight.dtype.element_ty)
+        grad_g = multiply(rounded, up_weight, first, DIM, channel, CHANNELS, CHANNELS, 1, grad_g, PRECISION)
         tl.store(
             grad_sums + (image * parts + part)[:, None].to(tl.int64) * DIM + column[None, :],
             tl.sum(tl.reshape(value, (ROWS // PART, PART, DEPTH)), 1),
@@ -147,12 +142,9 @@ def mix_and_up_project_backward(
         slope *= keep
     dtype = h.dtype.element_ty
     grad = narrow(grad_g * slope, dtype)
-    weight = tl.load(
-        mix_weight + channel[:, None] * CHANNELS + channel[None, :],
-        channel_exists[:, None] & channel_exists[None, :],
-        other=0,
-    )
-    through = narrow(product(grad, weight, tl.zeros((ROWS, ALL_CHANNELS), tl.float32), PRECISION), dtype)
+    through = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
+    through = multiply(grad, mix_weight, 0, CHANNELS, channel, CHANNELS, CHANNELS, 1, through, PRECISION)
+    through = narrow(through, dtype)
     patch = (row >= prefix)[:, None]
     at = (image.to(tl.int64) * tokens + row)[:, None] * CHANNELS + channel[None, :]
     tl.store(activation + at, narrow(g, dtype), both)

@@ -1,4 +1,4 @@
-"""Matrix product and rounding, which Triton's interpreter does not do for bfloat16 as a GPU does."""
+"""Matrix product and rounding, to the same numbers on a GPU and in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,90 @@ INTERPRETED = tl.constexpr(interpreted())
 
 @triton.jit
 def product(a, b, total, PRECISION: tl.constexpr):
-    """``total + a @ b``, summed in float32."""
-    if INTERPRETED:  # it would multiply the bits of bfloat16 numbers as integers
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION)
+    """``total + a @ b``, summed in float32.
+
+    PRECISION is for float32 operands: "ieee" multiplies them as they are, "tf32" rounds them to TF32, and "tf32x3"
+    splits each into two TF32 numbers and leaves out the product of the two small ones. Tensor cores read the upper 19
+    bits of a number: they cut off what is not rounded before. Triton rounds for "tf32x3" and does not for "tf32".
+    """
+    if PRECISION == "tf32" and a.dtype == tl.float32:
+        a, b = round_to_tf32(a), round_to_tf32(b)
+    if INTERPRETED:
+        total = _interpreted_product(a.to(tl.float32), b.to(tl.float32), total, PRECISION)
+    else:
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def multiply(
+    a,
+    matrix,
+    first,
+    terms,
+    column,
+    columns,
+    term_stride,
+    column_stride,
+    total,
+    PRECISION: tl.constexpr,
+    STEP: tl.constexpr = 1,
+):
+    """``total`` (M, N) plus ``a`` (M, K) times a matrix in memory of ``terms`` rows and ``columns`` columns: K of its
+    rows, every STEP-th from ``first`` on, and the N columns in ``column``. What lies outside of the matrix is zero.
+
+    A product takes all its operands into registers, or the matrix into shared memory. So exact float32 products go 16
+    terms at a time, and others up to 32 KiB of the matrix at a time.
+    """
+    M: tl.constexpr = a.shape[0]
+    K: tl.constexpr = a.shape[1]
+    EXACT: tl.constexpr = a.dtype == tl.float32 and PRECISION == "ieee"
+    SIZE: tl.constexpr = K * column.shape[0] * a.dtype.primitive_bitwidth // 8
+    if K > 16 and (EXACT or SIZE > 32768):
+        even, odd = tl.split(tl.reshape(a, (M, K // 2, 2)))
+        total = multiply(
+            even, matrix, first, terms, column, columns, term_stride, column_stride, total, PRECISION, 2 * STEP
+        )
+        total = multiply(
+            odd, matrix, first + STEP, terms, column, columns, term_stride, column_stride, total, PRECISION, 2 * STEP
+        )
+    else:
+        term = first + STEP * tl.arange(0, K)
+        at = term[:, None] * term_stride + column[None, :] * column_stride
+        b = tl.load(matrix + at, (term < terms)[:, None] & (column < columns)[None, :], other=0)
+        total = product(a, b, total, PRECISION)
+    return total
+
+
+@triton.jit
+def round_to_tf32(value):
+    """A float32 ``value`` rounded to the nearest TF32 number, halves away from zero, as ``cvt.rna.tf32`` does.
+
+    Infinities and NaN stay what they are, and numbers from 2^128 - 2^116 on, which round to 2^128, become infinite.
+    """
+    bits = (value.to(tl.uint32, bitcast=True) + 0x1000) & 0xFFFFE000
+    # The NaN that a GPU computes, 0x7FFFFFFF, would become -0.
+    return tl.where(value == value, bits.to(tl.uint32).to(tl.float32, bitcast=True), value)
+
+
+@triton.jit
+def _interpreted_product(a, b, total, PRECISION: tl.constexpr):
+    """What tensor cores make of float32 operands; the interpreter ignores the precision, and of bfloat16 numbers it
+    would multiply the bits as integers."""
+    if PRECISION == "tf32":
+        total = tl.dot(_cut_to_tf32(a), _cut_to_tf32(b), total)
+    elif PRECISION == "tf32x3":
+        large_a, large_b = round_to_tf32(a), round_to_tf32(b)
+        small_a, small_b = _cut_to_tf32(a - large_a), _cut_to_tf32(b - large_b)
+        total += tl.dot(large_a, large_b, tl.dot(large_a, small_b, tl.dot(small_a, large_b)))
+    else:
+        total = tl.dot(a, b, total)
+    return total
+
+
+@triton.jit
+def _cut_to_tf32(value):
+    return (value.to(tl.uint32, bitcast=True) & 0xFFFFE000).to(tl.uint32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
