@@ -24,7 +24,7 @@ class Section:
 
 
 SECTIONS = (
-    Section("build", 90, "build", None),
+    Section("build", 120, "build", None),
     Section("cuda-correctness", 50, "correctness", "cuda"),
     Section("cuda-timing", 90, "timing", "cuda"),
     Section("sanitizer", 140, "sanitize", None),
