@@ -29,8 +29,8 @@ class StaticInput:
         if frames.device.type != "cpu":
             target.copy_(frames, non_blocking=True)
             return
-        # A GPU reads pinned memory when its stream comes to that. Waiting for it would hold the caller up behind all that
-        # is queued; the CPU copies a frame to pinned memory of our own in a few microseconds.
+        # A GPU reads pinned memory when its stream comes to that. Waiting for it would hold the caller up behind all
+        # that is queued; the CPU copies a frame to pinned memory of our own in a few microseconds.
         self._read.synchronize()
         staged = self._staged[: len(frames)]
         staged.copy_(frames)
