@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,11 +117,13 @@ def test_a_section_that_takes_too_long_is_cut_off(tmp_path: Path, monkeypatch: p
     documents = runner.run(output, (), 5.0, dry=True, say=lambda words: None)
     document = json.loads((output / "build.json").read_text())
     assert document == documents["build"]
-    assert document["status"] == "cut off after 3 s, in slow" and [i["item"] for i in document["items"]] == ["quick"]
+    status = document["status"]
+    assert re.fullmatch("cut off after [1-4] s, in slow", status)
+    assert [item["item"] for item in document["items"]] == ["quick"]
     assert documents["cuda-correctness"]["status"] == "done"
-    assert "| build | cut off after 3 s, in slow | 3 |" in (output / "results.md").read_text()
+    assert f"| build | {status} | " in (output / "results.md").read_text()
     assert "sleep 987 " not in running()
-    assert "build: cut off after 3 s, in slow" in report.wrong(documents)
+    assert f"build: {status}" in report.wrong(documents)
 
 
 def running() -> list[str]:

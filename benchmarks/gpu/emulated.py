@@ -57,13 +57,16 @@ def use(output: Path) -> None:
 
     import torch
 
-    from ht_kernels.backends import CAN_FILTER, CAN_RUN, core
+    from ht_kernels.backends import CAN_FILTER, CAN_RUN, Case, FilterCase, core, cuda
 
-    def no_gradients(case: object) -> str | None:
-        return "it is for inference: it has no gradients and no dropout" if case.needs_grad else None  # type: ignore[attr-defined]
+    def reason(case: Case | FilterCase) -> str | None:
+        """As the backend's own, but for the device."""
+        if case.needs_grad:
+            return "it is for inference: it has no gradients and no dropout"
+        return None if case.dtype in cuda.DTYPES else f"it does not compute {case.dtype}"
 
     core.module = load(file)
-    CAN_RUN["cuda"] = CAN_FILTER["cuda"] = no_gradients
+    CAN_RUN["cuda"] = CAN_FILTER["cuda"] = reason
     torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]
     torch.cuda.current_device = lambda: None  # type: ignore[assignment,return-value]
     torch.cuda.device = lambda device: nullcontext()  # type: ignore[assignment,misc]

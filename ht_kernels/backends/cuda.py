@@ -16,7 +16,8 @@ from . import core
 if TYPE_CHECKING:
     from . import Case, FilterCase
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # ht_dtype
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""What the kernels compute, as ``ht_dtype``."""
 _MAX_BOTTLENECK = 128
 MAX_SIDE = 64
 """Of a grid with a spectral filter."""
@@ -53,7 +54,7 @@ def _reason(case: Case | FilterCase) -> str | None:
         return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
     if case.needs_grad:
         return "it is for inference: it has no gradients and no dropout"
-    if case.dtype not in _DTYPES:
+    if case.dtype not in DTYPES:
         return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
     return None
 
@@ -118,7 +119,7 @@ def plan(
     assert core.module is not None, core.missing
     ready, addresses = core.ready_for_gpu(x.dtype, weights)
     sizes = core.sizes(x, ready, grid_height, grid_width, prefix_tokens)
-    dtype, device, index = _DTYPES[x.dtype], x.device, x.device.index
+    dtype, device, index = DTYPES[x.dtype], x.device, x.device.index
     work_bytes, forward = core.module.adapter_forward_workspace_cuda(sizes, dtype), core.module.adapter_forward_cuda
 
     def launch(x: Tensor, out: Tensor, held: Sequence[Tensor | None] = ready) -> None:  # held: what addresses point to
@@ -159,7 +160,7 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
         stream = torch._C._cuda_getCurrentRawStream(x.device.index)
         sizes, addresses = (*x.shape, mask.shape[0]), [t.data_ptr() for t in (x, mask, out)]
         try:
-            core.module.spectral_filter_cuda(sizes, _DTYPES[x.dtype], *addresses, stream)
+            core.module.spectral_filter_cuda(sizes, DTYPES[x.dtype], *addresses, stream)
         except RuntimeError as error:
             raise BackendError(str(error)) from error
 

@@ -60,7 +60,8 @@ class FrameModel:
         else:
             logits = (self._graphs or self.model)(pixels, output_size=size)
         if logits.is_cuda:
-            torch.cuda.synchronize()
+            # Of this stream alone: waiting for the whole GPU would break the capture of another thread's graph.
+            torch.cuda.current_stream(logits.device).synchronize()
         return logits
 
     def describe(self) -> dict[str, Any]:
