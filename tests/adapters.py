@@ -35,6 +35,16 @@ def random_adapter(variant: str, dim: int, bottleneck: int, seed: int = 0) -> Pu
     return adapter
 
 
+def harness_adapter(dim: int, bottleneck: int) -> PublishedAdapter:
+    """A published adapter as the GPU harness checks it: float32, a little away from where training starts."""
+    torch.manual_seed(0)
+    adapter = VARIANTS["hybrid"](dim, bottleneck).eval()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return adapter
+
+
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Relative L2 error."""
     got, expected = got.detach().double(), expected.detach().double()

@@ -112,6 +112,17 @@ def test_16_bits(dtype: torch.dtype, limit: float) -> None:
         assert float((ours.cpu().to(torch.complex128) - exact).norm()) <= limit * float(exact.abs().norm())
 
 
+@pytest.mark.parametrize("grid", [(14, 14), (24, 24)])
+def test_bfloat16_is_as_good_as_a_rounded_transform(grid: tuple[int, int]) -> None:
+    """Its products are in TF32, of rounded operands: the result is as that of torch.fft in float32, rounded."""
+    torch.manual_seed(0)
+    x, mask = torch.randn(2, 4, *grid).bfloat16(), torch.randn(4, grid[0], grid[1] // 2 + 1, dtype=torch.complex64)
+    exact = by_fft(x.double(), mask.to(torch.complex128))
+    theirs = relative_error(by_fft(x.float(), mask).bfloat16(), exact)
+    ours = relative_error(spectral_filter(x.to(DEVICE), mask.to(DEVICE)).cpu(), exact)
+    assert ours <= 1.5 * theirs
+
+
 def test_reasons() -> None:
     def reason(dtype: torch.dtype = torch.float32, grid: tuple[int, int] = (64, 64)) -> str:
         return str(CAN_FILTER["triton"](FilterCase(torch.device(DEVICE), dtype, grid, True)))

@@ -30,14 +30,14 @@ KERNELS = (
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.fn.__name__)
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("channels", [1, 16, 24, 64, 128, 256])
+@pytest.mark.parametrize("channels", [1, 16, 24, 64, 128])
 def test_every_case_has_a_tile(kernel: Any, size: int, channels: int) -> None:
     assert any(tuning.suits(tile, size, channels) for tile in kernel.configs)
 
 
 def test_large_tiles_do_not_suit_wide_bottlenecks() -> None:
-    suiting = [[tile for tile in mix_and_up_project.configs if tuning.suits(tile, 4, c)] for c in (64, 128, 256)]
-    assert len(suiting[0]) > len(suiting[1]) > len(suiting[2]) > 0
+    suiting = [[tile for tile in mix_and_up_project.configs if tuning.suits(tile, 4, c)] for c in (64, 128)]
+    assert len(suiting[0]) > len(suiting[1]) > 0
 
 
 @pytest.fixture

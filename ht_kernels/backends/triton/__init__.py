@@ -23,7 +23,7 @@ from .. import core
 if TYPE_CHECKING:
     from .. import Case, FilterCase
 
-_MAX_BOTTLENECK = 256
+_MAX_BOTTLENECK = 128
 _OLDEST = (8, 0)
 _MAX_SIDE = 64
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -7,7 +7,7 @@ bytes in 16-bit types, 4 BNC with a spectral filter. Neighbours of a patch are r
 the L1 cache.
 
 One program has ROWS tokens of one image and one of SLICES slices of D, in steps of DEPTH columns. Slices repeat the
-convolution of their tile, a small part of the work, so that one image makes enough programs.
+convolution of their tile, so that one image makes enough programs.
 """
 
 from __future__ import annotations
@@ -195,11 +195,13 @@ def mix(
 
 @tuned(
     {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 32, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
     {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4},
     {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4},
-    {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4},
+    {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},

@@ -1,4 +1,4 @@
-"""Matrix product and rounding, to the same numbers on a GPU and in Triton's interpreter."""
+"""Matrix product and rounding, which Triton's interpreter would not do as a GPU does."""
 
 from __future__ import annotations
 

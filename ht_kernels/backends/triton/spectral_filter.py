@@ -1,4 +1,4 @@
-"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel, the spectrum in registers only. With the
+"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel, the spectrum in registers and shared memory only. With the
 conjugate mask it takes grad_out to grad_x.
 
 Reads x once and writes out once, 4 BCHW bytes in 16-bit types; reads the mask of a channel for each image, from L2.
@@ -33,14 +33,20 @@ def pixels(
 
 
 @triton.jit
+def _part(t, opposite, flipped, mirrored, mask, at, row, side):
+    """What p and q, for ``side`` = -1, or p' and q', for ``side`` = 1, contribute; they are in ``row`` of the mask."""
+    real, imag = tl.split(tl.load(mask + (at + row)[:, :, :, None] + tl.arange(0, 2)))
+    return real * (t + side * opposite) + imag * (side * flipped - mirrored)
+
+
+@triton.jit
 def apply_mask(t, mask, channel, channels, height, width, mask_stride, CONJUGATED: tl.constexpr):
     """The transform ``t`` (channels, v, u) times the mask or its conjugate, over height * width."""
     v, _ = frequencies(t.shape[1], width)
     u, _ = frequencies(t.shape[2], height)
     v, u = v[None, :, None], u[None, None, :]
-    half = width // 2 + 1
     at = tl.minimum(channel, channels - 1)[:, None, None] * mask_stride + 2 * tl.minimum(v, width - v)
-    here, there = at + 2 * half * u, at + 2 * half * tl.where(u == 0, 0, height - u)
+    row_size = 2 * (width // 2 + 1)
     scale = 0.5 / (height * width)
     sign = tl.where((v == 0) | (2 * v == width), 0.0, tl.where(2 * v < width, scale, -scale))
     mirrored = sign * reflect_v(t)
@@ -49,10 +55,16 @@ def apply_mask(t, mask, channel, channels, height, width, mask_stride, CONJUGATE
     t *= scale
     if CONJUGATED:
         mirrored, flipped = -mirrored, -flipped
-    real, imag = tl.split(tl.load(mask + here[:, :, :, None] + tl.arange(0, 2)))
-    result = real * (t - opposite) - imag * (flipped + mirrored)
-    real, imag = tl.split(tl.load(mask + there[:, :, :, None] + tl.arange(0, 2)))
-    return result + real * (t + opposite) + imag * (flipped - mirrored)
+    if t.shape[1] * t.shape[2] > 1024:  # a loop, because both parts together do not fit registers
+        result = tl.zeros_like(t)
+        for side in tl.range(-1, 2, 2):
+            row = row_size * tl.where((side < 0) | (u == 0), u, height - u)
+            result += _part(t, opposite, flipped, mirrored, mask, at, row, side)
+    else:
+        result = _part(t, opposite, flipped, mirrored, mask, at, row_size * u, -1)
+        row = row_size * tl.where(u == 0, 0, height - u)
+        result += _part(t, opposite, flipped, mirrored, mask, at, row, 1)
+    return result
 
 
 @triton.jit

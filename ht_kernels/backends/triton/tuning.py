@@ -20,6 +20,8 @@ _NUMBERS = 16
 _STAGE = 40 << 10
 """Bytes that one step of DEPTH takes of x and of a matrix: three such steps and more are in shared memory, of which the
 smallest of the GPUs has 99 KiB for a block."""
+_WIDE_DEPTH = 32
+"""Steps of float32 tiles with more than 64 columns: with more, the parts of their products do not fit registers."""
 _unsearched = 0
 """How many :func:`without_search` are open, in all threads."""
 
@@ -71,9 +73,11 @@ class Tuned(Autotuner):  # type: ignore[misc]
 
 def suits(tile: triton.Config, size: int, channels: int) -> bool:
     """Whether a tile leaves enough registers and shared memory, with numbers of ``size`` bytes."""
-    rows, columns, depth = (tile.kwargs.get(name) for name in ("ROWS", "COLUMNS", "DEPTH"))
+    rows, columns, depth = (tile.kwargs.get(name, 0) for name in ("ROWS", "COLUMNS", "DEPTH"))
     columns = columns or padded(channels)
-    return rows * columns <= _NUMBERS * 32 * tile.num_warps and (rows + columns) * (depth or 0) * size <= _STAGE
+    if size == 4 and columns > 64 and depth > _WIDE_DEPTH:
+        return False
+    return rows * columns <= _NUMBERS * 32 * tile.num_warps and (rows + columns) * depth * size <= _STAGE
 
 
 def tuned(*tiles: dict[str, int], key: Sequence[str]) -> Callable[[Any], Tuned]:
