@@ -73,11 +73,12 @@ class Tuned(Autotuner):  # type: ignore[misc]
 
 def suits(tile: triton.Config, size: int, channels: int) -> bool:
     """Whether a tile leaves enough registers and shared memory, with numbers of ``size`` bytes."""
-    rows, columns, depth = (tile.kwargs.get(name, 0) for name in ("ROWS", "COLUMNS", "DEPTH"))
+    rows, columns, depth = (int(tile.kwargs.get(name, 0)) for name in ("ROWS", "COLUMNS", "DEPTH"))
     columns = columns or padded(channels)
     if size == 4 and columns > 64 and depth > _WIDE_DEPTH:
         return False
-    return rows * columns <= _NUMBERS * 32 * tile.num_warps and (rows + columns) * depth * size <= _STAGE
+    numbers = _NUMBERS * 32 * int(tile.num_warps)
+    return rows * columns <= numbers and (rows + columns) * depth * size <= _STAGE
 
 
 def tuned(*tiles: dict[str, int], key: Sequence[str]) -> Callable[[Any], Tuned]:
