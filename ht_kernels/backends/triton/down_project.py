@@ -27,7 +27,7 @@ SUM_ROWS = 16
     {"ROWS": 16, "COLUMNS": 64, "DEPTH": 128, "num_warps": 4},
     {"ROWS": 32, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4},
     {"ROWS": 32, "COLUMNS": 64, "DEPTH": 128, "num_warps": 8},
-    {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8},
+    {"ROWS": 64, "COLUMNS": 64, "DEPTH": 32, "num_warps": 8},
     key=["work", "DIM", "CHANNELS", "POOL", "STATS", "PRECISION"],
 )
 @triton.jit(do_not_specialize=["work"])

@@ -17,7 +17,7 @@ from triton.runtime import Autotuner
 
 _NUMBERS = 16
 """Of a tile's rows and columns in each thread: with twice as many registers spill."""
-_STAGE = 40 << 10
+_STAGE = 36 << 10
 """Bytes that one step of DEPTH takes of x and of a matrix: three such steps and more are in shared memory, of which the
 smallest of the GPUs has 99 KiB for a block."""
 _WIDE_DEPTH = 32
