@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels.bench.measure import Call, interleave
-from ht_kernels.bench.report import commit
 from ht_kernels.bench.runner import milliseconds, times
-from ht_kernels.environment import describe, version
+from ht_kernels.environment import commit, describe, version
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 from ht_kernels.published import PublishedHTCLIP

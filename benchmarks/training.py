@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.bench.report import commit
 from ht_kernels.bench.runner import times
 from ht_kernels.clip import HTCLIP
-from ht_kernels.environment import describe
+from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 from ht_kernels.published import PublishedHTCLIP

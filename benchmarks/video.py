@@ -19,8 +19,7 @@ import torch
 from pydicom.data import get_testdata_file
 
 import ht_kernels as ht
-from ht_kernels.bench.report import commit
-from ht_kernels.environment import describe
+from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 from ht_kernels.video import Source, Stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -15,12 +16,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_gpu_collection import ABSENT
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # behind the installed ht_kernels, which the checkout's own would hide
 
 pytest.importorskip("triton")
-from benchmarks.gpu import baselines, correctness, low_precision, measure, plan, report, runner  # noqa: E402
+from benchmarks.gpu import (  # noqa: E402
+    baselines,
+    correctness,
+    low_precision,
+    machine,
+    measure,
+    plan,
+    report,
+    runner,
+    sanitize,
+)
 from benchmarks.gpu.section import read_lines  # noqa: E402
 from benchmarks.gpu.setting import Setting  # noqa: E402
 from ht_kernels import published  # noqa: E402
@@ -37,10 +49,11 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of everything, on a machine that has no open_clip."""
+    """The results of everything, on a machine that has none of the extras."""
     folder = tmp_path_factory.mktemp("gpu")
     output = folder / "results"
-    (folder / "open_clip.py").write_text("raise ImportError('this machine has no open_clip')")
+    for name in ABSENT:
+        (folder / f"{name}.py").write_text(f"raise ImportError('this machine has no {name}')")
     done = run("--output", output, "--dry-run", "--budget", 1200, OMP_NUM_THREADS="1", PYTHONPATH=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr + (output / "log.txt").read_text()[-3000:]
     for name in plan.NAMES:
@@ -103,9 +116,8 @@ def test_a_section_that_takes_too_long_is_cut_off(tmp_path: Path, monkeypatch: p
         tmp_path,
         monkeypatch,
         """
-        echo '{"machine": {"gpu": {"name": "G"}, "date": "d", "commit": "c", "driver": 1, "torch": 2, "triton": 3,
-              "cuda": 4}}' | tr -d '\\n' >> $lines
-        echo >> $lines
+        echo '{"machine": {"gpu": {"name": "G"}, "date": 0, "commit": 1, "driver": 2, "torch": 3, "triton": 4,'\\
+             '"cuda": 5}}' >> $lines
         echo '{"item": "quick", "rows": []}' >> $lines
         [ $3 = build ] || exit 0
         echo '{"started": "slow"}' >> $lines
@@ -167,6 +179,57 @@ def test_a_process_that_does_not_start_is_not_tried_for_ever(tmp_path: Path, mon
     assert "no module named torch" in (output / "log.txt").read_text()
 
 
+def test_what_a_rehearsal_or_another_commit_did_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def section(output: Path, section: plan.Section, limit: float, dry: bool) -> dict[str, object]:
+        started.append(section.name)
+        return {"status": "done", "seconds": 1.0, "machine": machine.facts(dry), "items": []}
+
+    monkeypatch.setattr(runner, "_run_section", section)
+    rehearsal = machine.facts(dry=True)
+    found = (rehearsal, {**rehearsal, "date": "yesterday"}, {**rehearsal, "commit": "old"})
+    for name, facts in zip(plan.NAMES[:3], found, strict=True):
+        document = {"status": "done", "seconds": 1.0, "machine": facts, "items": []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    runner.run(tmp_path, (), 900.0, dry=True, say=lambda words: None)
+    assert started == list(plan.NAMES[2:])
+    started.clear()
+    runner.run(tmp_path, (), 900.0, dry=False, say=lambda words: None)
+    assert started == list(plan.NAMES)
+
+
+def test_a_damaged_document_is_missing(tmp_path: Path) -> None:
+    said: list[str] = []
+    for name, content in zip(plan.NAMES[:3], ("{", "[]", '{"status": "done"}'), strict=True):
+        (tmp_path / f"{name}.json").write_text(content)
+    assert runner.read(tmp_path, said.append) == {}
+    assert len(said) == 3 and said[0].endswith("build.json is damaged, and build counts as missing")
+
+
+def test_one_call_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("--output", tmp_path / "out", "--dry-run")
+    assert done.returncode == 2 and "another call works on" in done.stderr
+
+
+@pytest.mark.parametrize("last", ["it ends by itself", "it is cut off"])
+def test_a_tool_that_watches_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    """When it is cut off that is a failure, and the process that it watched ends too."""
+    program = tmp_path / "compute-sanitizer"
+    body = "echo ERROR SUMMARY: 0 errors" if last == "it ends by itself" else "(sleep 986) & sleep 985"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sanitize, "SECONDS", 1.0)
+    monkeypatch.setattr(sanitize, "_compiled_core", lambda: tmp_path)
+    (row,) = sanitize._watch("memcheck")
+    assert row["passed"] == (last == "it ends by itself"), row
+    assert not {"sleep 985 ", "sleep 986 "} & set(running())
+
+
 def test_results_of_another_commit_are_not_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [
@@ -181,7 +244,8 @@ def test_results_of_another_commit_are_not_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_call_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_call_that_is_ended_leaves_no_section_running(tmp_path: Path, how: signal.Signals) -> None:
     """And the next call finds what was done until then."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path, "--dry-run", "--only", "build"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
@@ -189,10 +253,11 @@ def test_a_call_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
     while "started" not in (lines.read_text() if lines.exists() else ""):
         time.sleep(0.2)
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 1
+    process.send_signal(how)
+    assert process.wait(30) == (1 if how == signal.SIGTERM else -signal.SIGKILL)
     time.sleep(0.5)
-    assert not any(str(tmp_path) in command for command in running())
+    kept = str(tmp_path) if how == signal.SIGTERM else f"benchmarks.gpu.section build --output {tmp_path}"
+    assert not any(kept in command for command in running())
     assert read_lines(lines).under_way == "emulated kernels"
 
 
@@ -256,9 +321,18 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--only", "everything"), "invalid choice: 'everything'"),
-        (("--budget", "0"), "must be above 0, got 0"),
+        (("--budget", "0"), "must be a number of seconds above 0, got 0"),
+        (("--budget", "nan"), "must be a number of seconds above 0, got nan"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run("--output", tmp_path / "out", "--dry-run", *arguments)
     assert done.returncode == 2 and message in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_results_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    for output in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        done = run("--output", output, "--dry-run")
+        assert done.returncode == 2 and "cannot hold results" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "out").read_text() == "mine"

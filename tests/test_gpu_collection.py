@@ -5,10 +5,25 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-ABSENT = ("open_clip", "onnx", "onnxruntime", "av", "pydicom", "highdicom", "monai", "peft", "accelerate", "rich")
+ABSENT = (
+    "open_clip",
+    "matplotlib",
+    "scipy",
+    "psutil",
+    "onnx",
+    "onnxruntime",
+    "av",
+    "pydicom",
+    "highdicom",
+    "monai",
+    "peft",
+    "accelerate",
+    "rich",
+)
 """Packages of the extras that a bare machine with a GPU need not have."""
 
 RUNS_ON_A_GPU = re.compile(r'^needs_gpu = |^DEVICE = "cuda"', re.MULTILINE)
@@ -21,8 +36,18 @@ sys.exit(pytest.main([*sys.argv[1:], "--collect-only"]))
 """
 
 
+def files_for_a_gpu() -> list[Path]:
+    return [path for path in sorted(TESTS.glob("test_*.py")) if RUNS_ON_A_GPU.search(path.read_text())]
+
+
+def test_the_run_book_names_them() -> None:
+    commands = (TESTS.parent / "CONTRIBUTING.md").read_text()
+    patterns = re.findall(r"tests/(test_[\w*]+\.py)", commands.partition("## The run book")[2])
+    assert not [path.name for path in files_for_a_gpu() if not any(fnmatch(path.name, one) for one in patterns)]
+
+
 def test_they_are_collected_without_the_extras() -> None:
-    files = [path for path in sorted(TESTS.glob("test_*.py")) if RUNS_ON_A_GPU.search(path.read_text())]
+    files = files_for_a_gpu()
     assert {"test_cuda.py", "test_graph.py", "test_triton.py"} <= {path.name for path in files}
     done = subprocess.run([sys.executable, "-c", COLLECT, *files], cwd=TESTS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

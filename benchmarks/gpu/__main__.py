@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import signal
 import sys
 import time
@@ -34,10 +36,8 @@ def main() -> int:
         help="on the CPU: Triton's interpreter, emulated CUDA kernels, the smallest shapes",
     )
     args = parser.parse_args()
-    if args.budget <= 0:
-        parser.error(f"argument --budget: must be above 0, got {args.budget:g}")
-    if args.output.exists() and not args.output.is_dir():
-        parser.error(f"argument --output: {args.output} is a file, and results need a folder")
+    if not 0 < args.budget < math.inf:
+        parser.error(f"argument --budget: must be a number of seconds above 0, got {args.budget:g}")
     if not args.dry_run:
         import torch
 
@@ -47,11 +47,18 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 2
+    from ht_kernels.errors import InputError
+
     from . import report, runner
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that what runs is ended, too
     start = time.monotonic()
-    documents = runner.run(args.output, args.only, args.budget, args.dry_run, lambda words: print(words, flush=True))
+    try:
+        documents = runner.run(args.output, args.only, args.budget, args.dry_run, functools.partial(print, flush=True))
+    except OSError as error:
+        parser.error(f"argument --output: {args.output} cannot hold results: {error.strerror}")
+    except InputError as error:
+        parser.error(f"argument --output: {error}")
     print("\n".join(["", *report.table(documents)]))
     print(f"\n{time.monotonic() - start:.0f} s in all; everything is in {args.output}")
     return 1 if report.wrong(documents) else 0

@@ -6,7 +6,7 @@ Triton runs with one tile per kernel, for a search would compile dozens and a wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,8 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
         low = x.to(dtype)
         exact = _run(low_precision.in_dtype(adapter, torch.float64), low.double(), grid, prefix) - low.double()
         without = _run(low_precision.in_dtype(plain, torch.float64), low.double(), grid, prefix) - low.double()
-        theirs = _error(_run(low_precision.in_dtype(plain, dtype), low, grid, prefix), low, without)
+        with _tf32(name == "tf32"):
+            theirs = _error(_run(low_precision.in_dtype(plain, dtype), low, grid, prefix), low, without)
         limit = {"float32": limits.FLOAT32, "tf32": limits.TF32}.get(name, limits.SLACK * theirs)
         row = {
             "kind": "check",
@@ -86,12 +87,22 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
             "published_error": theirs,
             "limit": limit,
         }
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        try:
+        with _tf32(name == "tf32"):
             rows.append({**row, **_compare(adapter, low, grid, prefix, setting.backend, exact, limit)})
-        finally:
-            torch.set_float32_matmul_precision("highest")
     return rows
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether products and convolutions in float32 may round to TF32; cuDNN's do unless told not to."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def case(shape: Shape, seed: int, device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:

@@ -10,14 +10,19 @@ from typing import Any
 import torch
 
 from ht_kernels import environment
-from ht_kernels.bench.report import commit
 
 
-def facts() -> dict[str, Any]:
-    """The same for two processes of one run; the date is the day."""
+def same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Whether two facts are of one machine, commit and kind of run; the day may differ."""
+    return one is not None and other is not None and {**one, "date": None} == {**other, "date": None}
+
+
+def facts(dry: bool) -> dict[str, Any]:
+    """Of this process; ``dry`` says that nothing runs on the GPU."""
     return {
+        "dry_run": dry,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": os.environ.get("HT_KERNELS_COMMIT") or commit(),
+        "commit": os.environ.get("HT_KERNELS_COMMIT") or environment.commit(),
         "gpu": _gpu(),
         "driver": _driver(),
         "torch": torch.__version__,

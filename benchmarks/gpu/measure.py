@@ -159,13 +159,13 @@ def graphed(call: Call) -> Call:
     """``call`` captured as one CUDA graph; its results stay where the graph writes them."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):  # torch.cuda.graph alone leaves its stream the current one when a capture fails
         for _ in range(WARM_UP):
             call()
+        with torch.cuda.graph(graph, stream=stream):
+            results = call()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        results = call()
 
     def replay() -> object:
         graph.replay()

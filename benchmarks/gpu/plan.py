@@ -24,13 +24,13 @@ class Section:
 
 
 SECTIONS = (
-    Section("build", 120, "build", None),
+    Section("build", 80, "build", None),
     Section("cuda-correctness", 50, "correctness", "cuda"),
     Section("cuda-timing", 90, "timing", "cuda"),
     Section("sanitizer", 140, "sanitize", None),
-    Section("triton-correctness", 60, "correctness", "triton"),
-    Section("gradients", 60, "gradients", "triton"),
-    Section("triton-timing", 80, "timing", "triton"),
+    Section("triton-correctness", 110, "correctness", "triton"),
+    Section("gradients", 90, "gradients", "triton"),
+    Section("triton-timing", 110, "timing", "triton"),
     Section("compiled-baselines", 120, "baselines", "cuda"),
 )
 

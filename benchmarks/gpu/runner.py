@@ -7,6 +7,8 @@ not done is done by the next call on the same directory.
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -14,12 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 
-from . import report
+from . import machine, report
 from .plan import SECTIONS, Section
 from .section import Lines, read_lines
 
@@ -35,22 +39,37 @@ def run(
 ) -> dict[str, Document]:
     """Run what is missing of the sections, or those named in ``only`` from their beginning.
 
+    What was done on another machine, at another commit or in a rehearsal counts as missing.
+
     Returns:
         The documents of all sections that have one, by name.
+
+    Raises:
+        InputError: another call works on the same directory.
+        OSError: the directory cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
-    for name in only:
-        for path in (output / f"{name}.json", output / f"{name}.jsonl"):
-            path.unlink(missing_ok=True)
-    documents = read(output)
+    with (output / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when this process ends, however it does
+        except BlockingIOError as error:
+            raise InputError(f"another call works on {output}: wait for its end, or name another folder") from error
+        documents = _run(output, only, budget, dry, say)
+        report.write(documents, output)
+    return documents
+
+
+def _run(
+    output: Path, only: Collection[str], budget: float, dry: bool, say: Callable[[str], None]
+) -> dict[str, Document]:
+    documents = read(output, say)
     for section in SECTIONS:  # of a call that was killed
         if section.name not in documents and (output / f"{section.name}.jsonl").exists():
             documents[section.name] = _close(output, section, "cut off with the whole call")
-    pending = [
-        section
-        for section in SECTIONS
-        if (not only or section.name in only) and documents.get(section.name, {}).get("status") != "done"
-    ]
+    here = machine.facts(dry)
+    pending = [section for section in SECTIONS if section.name in only]
+    if not only:
+        pending = [section for section in SECTIONS if not _is_done(documents.get(section.name), here)]
     end = time.monotonic() + budget
     for index, section in enumerate(pending):
         left = end - time.monotonic()
@@ -59,16 +78,32 @@ def run(
             say(f"{section.name}: left out, {left:.0f} s are left of the budget")
             continue
         say(f"{section.name}: at most {limit:.0f} s")
+        if section.name in only:
+            (output / f"{section.name}.jsonl").unlink(missing_ok=True)
         documents[section.name] = document = _run_section(output, section, limit, dry)
         say(f"{section.name}: {document['status']}, {document['seconds']:.0f} s")
         report.write(documents, output)
     return documents
 
 
-def read(output: Path) -> dict[str, Document]:
-    """The documents in a directory, by section."""
-    found = {section.name: output / f"{section.name}.json" for section in SECTIONS}
-    return {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+def _is_done(document: Document | None, here: dict[str, Any]) -> bool:
+    return document is not None and document["status"] == "done" and machine.same(document["machine"], here)
+
+
+def read(output: Path, say: Callable[[str], None] = print) -> dict[str, Document]:
+    """The documents in a directory, by section; ``say`` is told of files that are none."""
+    documents = {}
+    for section in SECTIONS:
+        path = output / f"{section.name}.json"
+        try:
+            document = json.loads(path.read_text()) if path.exists() else None
+        except ValueError:
+            document = {}
+        if isinstance(document, dict) and {"status", "seconds", "machine", "items"} <= document.keys():
+            documents[section.name] = document
+        elif document is not None:
+            say(f"{path} is damaged, and {section.name} counts as missing")
+    return documents
 
 
 def _run_section(output: Path, section: Section, limit: float, dry: bool) -> Document:
@@ -107,16 +142,25 @@ def _process(output: Path, section: Section, limit: float, dry: bool, log: Any) 
         environment["TRITON_INTERPRET"] = "1"
     log.write(f"\n$ {' '.join(command)}\n".encode())
     log.flush()
-    # A group of its own, so that what it started ends with it, but in the session of this program.
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, preexec_fn=os.setpgrp)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, preexec_fn=_end_with_parent)
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         return None
-    finally:  # also when this program is interrupted: nothing is left running on the GPU
-        if process.poll() is None:
+    finally:  # also when this program is interrupted, and for what the process left: nothing goes on on the GPU
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
+
+
+_libc = ctypes.CDLL(None)
+_SIGNAL_AT_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def _end_with_parent() -> None:
+    """In a new process: be a group, so that what it starts ends with it, and end when this program is killed."""
+    os.setpgrp()
+    _libc.prctl(_SIGNAL_AT_DEATH_OF_PARENT, signal.SIGKILL)
 
 
 def _death(code: int) -> str:

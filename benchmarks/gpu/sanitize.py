@@ -5,11 +5,14 @@ In a dry run the same calls are made to the emulated kernels, and there is no to
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from . import emulated
@@ -52,12 +55,28 @@ def _watch(tool: str) -> list[Row]:
         return [{**row, "skipped": missing}]
     command = [program, "--tool", tool, "--error-exitcode", "9", "--kernel-name", OUR_KERNELS]
     command += [sys.executable, str(SCRIPT), str(core), "cupy"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return [{**row, "skipped": f"cut off after {SECONDS:.0f} s"}]
-    said = (done.stdout + done.stderr)[-1500:]
-    return [{**row, "passed": done.returncode == 0 and re.search(r"\b0 errors", said) is not None, "output": said}]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said = process.communicate(timeout=SECONDS)[0][-1500:]
+        except subprocess.TimeoutExpired:
+            for pid in [*_descendants(process.pid), process.pid]:  # the calls go on in a process of their own
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return [{**row, "passed": False, "output": f"cut off after {SECONDS:.0f} s"}]
+    clean = process.returncode == 0 and re.search(r"\b0 errors", said) is not None
+    return [{**row, "passed": clean, "output": said}]
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that a process started, and those that these started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
 
 
 def _compiled_core() -> Path | None:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import machine
 from .plan import NAMES, find
 
 BROKEN = 3
-"""Exit status of a process whose GPU does not answer any more after an item failed: another process goes on."""
+"""Exit status of a process on a GPU in which an item failed. An illegal access or a capture that broke off would spoil
+what comes after it, so another process goes on."""
 
 
 @dataclass
@@ -41,7 +43,7 @@ def read_lines(path: Path) -> Lines:
         except json.JSONDecodeError:
             continue
         if "machine" in line:
-            if lines.machine not in (None, line["machine"]):
+            if not machine.same(lines.machine, line["machine"]):
                 lines = Lines()
             lines.machine, lines.under_way = line["machine"], None
         elif "started" in line:
@@ -64,7 +66,6 @@ def main() -> int:
 
         emulated.use(args.output)
 
-    from . import machine
     from .setting import Setting
 
     with path.open("a") as file:
@@ -74,7 +75,7 @@ def main() -> int:
             file.write(json.dumps(line, default=str) + "\n")
             file.flush()
 
-        write({"machine": machine.facts()})
+        write({"machine": machine.facts(args.dry_run)})
         done = {line["item"] for line in read_lines(path).results}
         setting = Setting(args.output, section.backend, args.dry_run, seconds=0.01 if args.dry_run else 1.5)
         for name, find_rows in importlib.import_module(f"benchmarks.gpu.{section.module}").items(setting):
@@ -90,23 +91,13 @@ def main() -> int:
             seconds = round(time.perf_counter() - start, 2)
             write({"item": name, "seconds": seconds, **result})
             print(f"  {name}: {'FAILED' if 'error' in result else f'{seconds:.1f} s'}", flush=True)
-            if "error" in result and not _answers(setting):
-                os._exit(BROKEN)  # nothing that this process still does would be right
+            if _failed(result) and not setting.dry:
+                os._exit(BROKEN)  # whatever this process does next may fail for the same reason
     return 0
 
 
-def _answers(setting: Any) -> bool:
-    """Whether the GPU still does what it is told after an item failed; an illegal access ends that for a process."""
-    if setting.dry:
-        return True
-    import torch
-
-    try:
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-    except RuntimeError:
-        return False
-    return True
+def _failed(result: dict[str, Any]) -> bool:
+    return "error" in result or any(row.get("failed") for row in result["rows"])
 
 
 if __name__ == "__main__":

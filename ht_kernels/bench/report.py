@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
     facts = environment.describe()
     document = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": environment.commit(),
         "unit": "seconds per call",
         "limits": {"copy_bytes_per_second": limits.bandwidth, "float32_operations_per_second": limits.flops},
         "results": [_plain(result) for result in results],
@@ -61,15 +60,3 @@ def _plain(result: Result) -> dict[str, Any]:
             name: {**asdict(timing), "difference": result.differences[name]} for name, timing in result.timings.items()
         },
     }
-
-
-def commit() -> str | None:
-    """The source tree's commit, with ``-dirty`` for changed files; None when installed without one."""
-    source = Path(__file__).resolve().parents[2]
-    if not (source / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

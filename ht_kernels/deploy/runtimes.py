@@ -91,13 +91,15 @@ class EngineRuntime:
             caller = torch.cuda.current_stream()
             result = torch.empty_like(self._output[: len(frames)])
             stream.wait_stream(caller)
-            with torch.cuda.stream(stream):
-                self._input.fill(frames)
-                ready = self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
-                if not (ready and self._context.execute_async_v3(stream.cuda_stream)):
-                    raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
-                result.copy_(self._output[: len(frames)])
-            caller.wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    self._input.fill(frames)
+                    ready = self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
+                    if not (ready and self._context.execute_async_v3(stream.cuda_stream)):
+                        raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
+                    result.copy_(self._output[: len(frames)])
+            finally:
+                caller.wait_stream(stream)  # which may still read the caller's frames
         return result
 
 

@@ -24,6 +24,7 @@ _WIDE_DEPTH = 32
 """Steps of float32 tiles with more than 64 columns: with more, the parts of their products do not fit registers."""
 _unsearched = 0
 """How many :func:`without_search` are open, in all threads."""
+_counting = threading.Lock()
 
 
 def interpreted() -> bool:
@@ -35,11 +36,13 @@ def interpreted() -> bool:
 def without_search() -> Iterator[None]:
     """Inside, in every thread, each kernel takes one tile that suits the case, the interpreter's, and times nothing."""
     global _unsearched
-    _unsearched += 1
+    with _counting:
+        _unsearched += 1
     try:
         yield
     finally:
-        _unsearched -= 1
+        with _counting:
+            _unsearched -= 1
 
 
 class Tuned(Autotuner):  # type: ignore[misc]
@@ -63,6 +66,7 @@ class Tuned(Autotuner):  # type: ignore[misc]
                 return super().run(*args, **kwargs)
             self.nargs = dict(zip(self.arg_names, args, strict=False))
             tile = self.prune_configs(kwargs)[-1]
+            self.nargs = {}  # the caller's tensors go
             return self.fn.run(*args, **kwargs, **tile.all_kwargs())
 
     def prune_configs(self, kwargs: dict[str, Any]) -> list[triton.Config]:
