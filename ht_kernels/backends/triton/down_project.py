@@ -1,9 +1,9 @@
 """h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
 
 Reads x from memory once, 2 BND bytes in 16-bit types: the second pass over a tile, after its statistics, finds it in
-the L1 or L2 cache. Reads down_weight once per tile, from L2. Writes h, 2 BNC bytes, and for the noise estimator one float32
-sum per 16 tokens and channel, which the next stage adds up in order: with the same tile the same input gives the same
-bits. For training it also writes mean and rstd of each token in float32.
+the L1 or L2 cache. Reads down_weight once per tile, from L2. Writes h, 2 BNC bytes, and for the noise estimator one
+float32 sum per 16 tokens and channel, which the next stage adds up in order: with the same tile the same input gives
+the same bits. For training it also writes mean and rstd of each token in float32.
 
 One program has ROWS tokens of one image and COLUMNS channels, and goes over D in steps of DEPTH.
 """

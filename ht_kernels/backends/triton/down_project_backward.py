@@ -2,9 +2,9 @@
 filter ``through`` is grad_y through the convolution and that filter.
 
 Reads grad_y and through (2 BNC bytes each in 16-bit types), x and grad_out, 4 BND bytes: the second pass over a tile
-of x, after the row sums of the LayerNorm, finds it in the L1 or L2 cache. Writes grad_x, 2 BND bytes, and for the matrix
-products behind it ``grad_h``: rows of 2 C numbers, grad_h and rstd * grad_h. Without NEEDS_X it reads and writes
-nothing of width D.
+of x, after the row sums of the LayerNorm, finds it in the L1 or L2 cache. Writes grad_x, 2 BND bytes, and for the
+matrix products behind it ``grad_h``: rows of 2 C numbers, grad_h and rstd * grad_h. Without NEEDS_X it reads and
+writes nothing of width D.
 
 With du = grad_h down_weight, n = du norm_gain and xhat = (x - mean) rstd:
 grad_x = grad_out + du skip_gain + rstd (n - mean(n) - xhat mean(n xhat)).

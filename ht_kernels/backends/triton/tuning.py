@@ -43,7 +43,8 @@ def without_search() -> Iterator[None]:
 
 
 class Tuned(Autotuner):  # type: ignore[misc]
-    """A kernel with tiles to choose from.
+    """A kernel with tiles to choose from: constants of the kernel, ``num_warps``, and ``maxnreg``, without which ptxas
+    may spill a few bytes to fit one more block on a multiprocessor.
 
     Triton's search adds the dtypes of all arguments to ``key``. It runs the kernel again and again on the caller's
     tensors, so a kernel must not write what it reads.
@@ -77,7 +78,8 @@ def suits(tile: triton.Config, size: int, channels: int) -> bool:
     columns = columns or padded(channels)
     if size == 4 and columns > 64 and depth > _WIDE_DEPTH:
         return False
-    return rows * columns <= _NUMBERS * 32 * tile.num_warps and (rows + columns) * depth * size <= _STAGE
+    fits = rows * columns <= _NUMBERS * 32 * tile.num_warps and (rows + columns) * depth * size <= _STAGE
+    return bool(fits)
 
 
 def tuned(*tiles: dict[str, int], key: Sequence[str]) -> Callable[[Any], Tuned]:
