@@ -195,7 +195,7 @@ def mix(
 
 @tuned(
     {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
+    {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
     {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4},
     {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4},

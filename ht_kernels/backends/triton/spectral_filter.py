@@ -1,5 +1,5 @@
-"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel, the spectrum in registers and shared memory
-only. With the conjugate mask it takes grad_out to grad_x.
+"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel; its spectrum never leaves the chip. With the
+conjugate mask it takes grad_out to grad_x.
 
 Reads x once and writes out once, 4 BCHW bytes in 16-bit types; reads the mask of a channel for each image, from L2.
 

@@ -46,7 +46,8 @@ def without_search() -> Iterator[None]:
 
 
 class Tuned(Autotuner):  # type: ignore[misc]
-    """A kernel with tiles to choose from.
+    """A kernel with tiles to choose from: constants of the kernel, ``num_warps``, and ``maxnreg``, without which ptxas
+    may spill a few bytes to fit one more block on a multiprocessor.
 
     Triton's search adds the dtypes of all arguments to ``key``. It runs the kernel again and again on the caller's
     tensors, so a kernel must not write what it reads.
