@@ -123,7 +123,7 @@ def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
             if every or (size == "base" and arch == 90):
                 yield f"{dtype},{size},training,spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
     for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
-        for side in (14, 24, 37, 64) if every else (24, 37) if arch == 90 else ():
+        for side in (14, 24, 37, 64) if every else (24, 37) if arch == 90 else (37,) if arch == 80 else ():
             yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s)
 
 

@@ -62,7 +62,11 @@ def _matrices(x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def tile_of(dtype: torch.dtype, grid: tuple[int, int]) -> dict[str, Any]:
-    """How both kernels run on images of a grid."""
+    """How both kernels run on images of a grid.
+
+    Images of more than 32x32 fill the registers. Threads spill at most 8 bytes on compute capability 9.0, 448 on 8.9
+    and 544 on 8.0.
+    """
     height, width = map(padded, grid)
     return {
         "ALL_HEIGHT": height,
