@@ -5,10 +5,10 @@ Reads x once and writes out once, 4 BCHW bytes in 16-bit types; reads the mask o
 
 A mask p + i q on the frequencies v <= W / 2 makes of the Hartley transform t of an image
 
-    (p + p') t(u, v) / 2 + e (p' - p) t(-u, -v) / 2 - e (q + q') t(u, -v) / 2 + (q' - q) t(-u, v) / 2
+    (p a - q b + r) / 2 with a = t(u, v) - e t(-u, -v), b = t(-u, v) + e t(u, -v), and r(-u, v) = p b + q a
 
-with p, q at (u, min(v, W - v)) and p', q' at the opposite u. e is 1 for v < W / 2, -1 for v > W / 2, and 0 in columns 0
-and W / 2: there the imaginary parts that a real image cannot have drop out, as in ``irfft2``.
+with p, q at (u, min(v, W - v)). e is 1 for v < W / 2, -1 for v > W / 2, and 0 in columns 0 and W / 2: there the
+imaginary parts that a real image cannot have drop out, as in ``irfft2``.
 
 One program has COLUMNS channels of one image.
 """
@@ -33,38 +33,23 @@ def pixels(
 
 
 @triton.jit
-def _part(t, opposite, flipped, mirrored, mask, at, row, side):
-    """What p and q, for ``side`` = -1, or p' and q', for ``side`` = 1, contribute; they are in ``row`` of the mask."""
-    real, imag = tl.split(tl.load(mask + (at + row)[:, :, :, None] + tl.arange(0, 2)))
-    return real * (t + side * opposite) + imag * (side * flipped - mirrored)
-
-
-@triton.jit
 def apply_mask(t, mask, channel, channels, height, width, mask_stride, CONJUGATED: tl.constexpr):
     """The transform ``t`` (channels, v, u) times the mask or its conjugate, over height * width."""
     v, _ = frequencies(t.shape[1], width)
     u, _ = frequencies(t.shape[2], height)
     v, u = v[None, :, None], u[None, None, :]
-    at = tl.minimum(channel, channels - 1)[:, None, None] * mask_stride + 2 * tl.minimum(v, width - v)
-    row_size = 2 * (width // 2 + 1)
     scale = 0.5 / (height * width)
     sign = tl.where((v == 0) | (2 * v == width), 0.0, tl.where(2 * v < width, scale, -scale))
     mirrored = sign * reflect_v(t)
-    opposite = reflect_u(mirrored)
-    flipped = scale * reflect_u(t)
     t *= scale
+    a = t - reflect_u(mirrored)
+    b = mirrored + reflect_u(t)
+    at = tl.minimum(channel, channels - 1)[:, None, None] * mask_stride
+    at += 2 * ((width // 2 + 1) * u + tl.minimum(v, width - v))
+    p, q = tl.split(tl.load(mask + at[:, :, :, None] + tl.arange(0, 2)))
     if CONJUGATED:
-        mirrored, flipped = -mirrored, -flipped
-    if t.shape[1] * t.shape[2] > 1024:  # a loop, because both parts together do not fit registers
-        result = tl.zeros_like(t)
-        for side in tl.range(-1, 2, 2):
-            row = row_size * tl.where((side < 0) | (u == 0), u, height - u)
-            result += _part(t, opposite, flipped, mirrored, mask, at, row, side)
-    else:
-        result = _part(t, opposite, flipped, mirrored, mask, at, row_size * u, -1)
-        row = row_size * tl.where(u == 0, 0, height - u)
-        result += _part(t, opposite, flipped, mirrored, mask, at, row, 1)
-    return result
+        q = -q
+    return p * a - q * b + reflect_u(p * b + q * a)
 
 
 @triton.jit
