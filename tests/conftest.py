@@ -9,6 +9,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # for tests/test_triton.py; read when the kernels are imported
 os.environ["ACCELERATE_USE_CPU"] = "true"  # models here are small, and compared with others on the CPU
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:  # they share the processors, and so do the programs that they start
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--frames", type=int, default=1000, help="that tests/test_soak.py runs")
