@@ -32,6 +32,7 @@ SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
     "odd": (2, 40, 24, (5, 4), 4),
     "no_prefix": (1, 37, 10, (3, 4), 0),
     "one_patch": (1, 16, 8, (1, 1), 1),
+    "two_tiles": (1, 20, 18, (3, 6), 2),
 }
 
 
@@ -90,19 +91,19 @@ def check_gradients(got: dict[str, Tensor], variant: str, shape: str) -> None:
             assert relative_error(got[name], tensor) <= (1e-5 if name == "out" else 1e-4), name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["odd", "no_prefix", "one_patch"])
 @pytest.mark.parametrize("variant", ["hybrid", "baseline"])
 def test_gradients_in_float32(variant: str, shape: str) -> None:
     got = kernel_results(variant, shape)
     check_gradients(got, variant, shape)
-    if shape == "no_prefix" or DEVICE == "cuda":  # the interpreter runs programs one after another
+    if (variant, shape) == ("hybrid", "no_prefix") or DEVICE == "cuda":  # the interpreter runs one program at a time
         again = kernel_results.__wrapped__(variant, shape)
         assert all(torch.equal(got[name], again[name]) for name in got)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the search for the fastest tile tries many on a GPU")
-def test_gradients_by_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kernel has more than one tile of tokens, channels and columns; by default one tile holds the tokens here."""
+def test_gradients_by_two_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel has two tiles of tokens, channels and columns; the default tile holds all tokens of other shapes."""
     for kernel, tile in {
         down_project: {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16},
         mix_and_up_project: {"ROWS": 16, "SLICES": 1, "DEPTH": 16},
@@ -111,12 +112,12 @@ def test_gradients_by_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         down_project_backward: {"ROWS": 16, "DEPTH": 16},
     }.items():
         monkeypatch.setattr(kernel, "configs", [compiler.Config(tile)])
-    check_gradients(kernel_results.__wrapped__("baseline", "odd"), "baseline", "odd")
+    check_gradients(kernel_results("baseline", "two_tiles"), "baseline", "two_tiles")
 
 
 def test_gradients_in_tf32(allow_tf32: None) -> None:
     """Tensor cores cut float32 operands off: without rounding before, errors are twice what is allowed."""
-    dim, bottleneck, grid, prefix = 96, 64, (3, 3), 1
+    dim, bottleneck, grid, prefix = 96, 32, (3, 3), 1
     published = harness_adapter(dim, bottleneck)
     x = torch.randn(1, prefix + grid[0] * grid[1], dim)
     x[..., :3] *= 50
