@@ -107,37 +107,43 @@ def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
     backend.train_backward(out, x, weights, seed, *state, torch.empty_like(x), 0.1, *grid, prefix, tf32)
 
 
-def image_filter(dtype: str, side: int) -> None:
+def image_filter(dtype: str, side: int, forward: bool) -> None:
+    """Launch the backward of the filter, which filters by the conjugate mask, and the forward if wanted."""
     x, mask = torch.zeros(1, 64, side, side, dtype=DTYPES[dtype][0]), torch.zeros(64, side, side // 2 + 1, 2)
-    spectral_filter(x, mask, torch.empty_like(x))
+    if forward:
+        spectral_filter(x, mask, torch.empty_like(x))
     spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
 
 
 def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
-    """Names, and functions that launch: every dtype and size, or what takes most registers, on the newest GPU most."""
-    for dtype in DTYPES if every else ("float32", "tf32", "bfloat16"):
-        for size in SIZES if every or dtype == "bfloat16" else ("base",):
-            yield f"{dtype},{size}", lambda d=dtype, s=size: adapter(d, s, None, training=False)
+    """Names, and functions that launch: every dtype and size; or each kernel on the newest GPU, and on others only what
+    takes most registers."""
+    newest = arch == 90
+    for dtype in DTYPES:
+        for size in SIZES:
+            largest = (dtype, size) == ("bfloat16", "large") or (not newest and (dtype, size) == ("float32", "base"))
+            if every or largest:
+                yield f"{dtype},{size}", lambda d=dtype, s=size: adapter(d, s, None, training=False)
             if every:
                 yield f"{dtype},{size},training", lambda d=dtype, s=size: adapter(d, s, None, training=True)
-            if every or (size == "base" and arch == 90):
+            if every or (newest and size == "base" and dtype in ("float32", "tf32", "bfloat16")):
                 yield f"{dtype},{size},training,spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
     for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
-        for side in (14, 24, 37, 64) if every else (24, 37) if arch == 90 else (37,) if arch == 80 else ():
-            yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s)
+        for side in (14, 24, 37, 64) if every else (24, 37) if newest else (37,):
+            yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s, forward=every)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="every tile, dtype and size, which takes hours")
-    parser.add_argument("--case", default="", help="only cases whose name begins so")
+    parser.add_argument("--case", nargs="*", default=[""], help="only cases whose name begins with one of these")
     parser.add_argument("arch", type=int, nargs="+", help="compute capability without its point")
     args = parser.parse_args()
     gpu = Gpu()
     recorder = Recorder(gpu, args.all)
     for gpu.arch in args.arch:
         for name, launch in cases(gpu.arch, args.all):
-            if name.startswith(args.case):
+            if name.startswith(tuple(args.case)):
                 recorder.case = name
                 launch()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -17,14 +18,21 @@ from ht_kernels.errors import BackendError
 from ht_kernels.fold import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
 
-pytest.importorskip("triton")
+compiler = pytest.importorskip("triton")
+from ht_kernels.backends.triton.depthwise_backward import depthwise_backward  # noqa: E402
+from ht_kernels.backends.triton.down_project import down_project  # noqa: E402
+from ht_kernels.backends.triton.down_project_backward import down_project_backward  # noqa: E402
+from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project  # noqa: E402
+from ht_kernels.backends.triton.mix_and_up_project_backward import mix_and_up_project_backward  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-SHAPES = {  # dim, bottleneck, grid, prefix tokens
-    "odd": (40, 24, (5, 4), 4),
-    "no_prefix": (37, 10, (3, 4), 0),
-    "one_patch": (16, 8, (1, 1), 1),
+SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
+    "odd": (2, 40, 24, (5, 4), 4),
+    "no_prefix": (1, 37, 10, (3, 4), 0),
+    "one_patch": (1, 16, 8, (1, 1), 1),
+    "two_tiles": (1, 20, 18, (3, 6), 2),
 }
 
 
@@ -53,41 +61,65 @@ def run(adapter: torch.nn.Module, x: Tensor, grid: tuple[int, int], prefix: int,
     return {"out": (out.detach().double() - x.double()).cpu(), "x": leaf.grad.cpu().double(), **grads}
 
 
-def tokens(shape: str, batch: int = 2) -> tuple[Tensor, Tensor]:
-    dim, _, (height, width), prefix = SHAPES[shape]
+def tokens(shape: str) -> tuple[Tensor, Tensor]:
+    batch, dim, _, (height, width), prefix = SHAPES[shape]
     torch.manual_seed(1)
     x = torch.randn(batch, prefix + height * width, dim)
     return x, torch.randn_like(x)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("variant", ["hybrid", "baseline"])
-def test_gradients_in_float32(variant: str, shape: str) -> None:
-    dim, bottleneck, grid, prefix = SHAPES[shape]
+@functools.cache
+def kernel_results(variant: str, shape: str) -> dict[str, Tensor]:
+    """What the kernels make in float32 of :func:`tokens` and the adapter of seed 0."""
+    _, dim, bottleneck, grid, prefix = SHAPES[shape]
     ours = adapter_like(random_adapter(variant, dim, bottleneck), variant)
-    exact = random_adapter(variant, dim, bottleneck)
-    exact.load_state_dict(ours.double().state_dict())
-    ours.float()
     x, grad = tokens(shape)
     # Strided, sequence first, as the original CLIP package passes tokens; the gradient with gaps between channels.
     strided = x.to(DEVICE).transpose(0, 1).contiguous().transpose(0, 1)
     gaps = torch.stack([grad, grad], -1).flatten(2)[..., ::2].to(DEVICE)
-    got = run(ours, strided, grid, prefix, gaps)
-    expected = run(exact, x.double(), grid, prefix, grad)
+    return run(ours, strided, grid, prefix, gaps)
+
+
+def check_gradients(got: dict[str, Tensor], variant: str, shape: str) -> None:
+    _, dim, bottleneck, grid, prefix = SHAPES[shape]
+    x, grad = tokens(shape)
+    expected = run(random_adapter(variant, dim, bottleneck).float().double(), x.double(), grid, prefix, grad)
     assert got.keys() == expected.keys()
     scale = max(float(tensor.norm()) for tensor in expected.values())
     for name, tensor in expected.items():
         if float(tensor.norm()) > 1e-6 * scale:  # smaller ones are differences of large numbers
             assert relative_error(got[name], tensor) <= (1e-5 if name == "out" else 1e-4), name
-    again = run(ours, strided, grid, prefix, gaps)
-    assert all(torch.equal(got[name], again[name]) for name in got)
+
+
+@pytest.mark.parametrize("shape", ["odd", "no_prefix", "one_patch"])
+@pytest.mark.parametrize("variant", ["hybrid", "baseline"])
+def test_gradients_in_float32(variant: str, shape: str) -> None:
+    got = kernel_results(variant, shape)
+    check_gradients(got, variant, shape)
+    if (variant, shape) == ("hybrid", "no_prefix") or DEVICE == "cuda":  # the interpreter runs one program at a time
+        again = kernel_results.__wrapped__(variant, shape)
+        assert all(torch.equal(got[name], again[name]) for name in got)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the search for the fastest tile tries many on a GPU")
+def test_gradients_by_two_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kernel has two tiles of tokens, channels and columns; the default tile holds all tokens of other shapes."""
+    for kernel, tile in {
+        down_project: {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16},
+        mix_and_up_project: {"ROWS": 16, "SLICES": 1, "DEPTH": 16},
+        mix_and_up_project_backward: {"ROWS": 16, "DEPTH": 16},
+        depthwise_backward: {"ROWS": 16, "COLUMNS": 16},
+        down_project_backward: {"ROWS": 16, "DEPTH": 16},
+    }.items():
+        monkeypatch.setattr(kernel, "configs", [compiler.Config(tile)])
+    check_gradients(kernel_results("baseline", "two_tiles"), "baseline", "two_tiles")
 
 
 def test_gradients_in_tf32(allow_tf32: None) -> None:
     """Tensor cores cut float32 operands off: without rounding before, errors are twice what is allowed."""
-    dim, bottleneck, grid, prefix = 96, 64, (3, 3), 1
+    dim, bottleneck, grid, prefix = 96, 32, (3, 3), 1
     published = harness_adapter(dim, bottleneck)
-    x = torch.randn(2, prefix + grid[0] * grid[1], dim)
+    x = torch.randn(1, prefix + grid[0] * grid[1], dim)
     x[..., :3] *= 50
     grad = torch.randn_like(x)
     expected = run(copy.deepcopy(published).double(), x.double(), grid, prefix, grad)
@@ -101,9 +133,9 @@ def test_gradients_in_tf32(allow_tf32: None) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_in_16_bits(dtype: torch.dtype) -> None:
     """The error is at most 1.5 times that of the published module in the same dtype, over all parameters."""
-    dim, bottleneck, grid, prefix = SHAPES["odd"]
+    _, dim, bottleneck, grid, prefix = SHAPES["odd"]
     low = random_adapter("noise_aware", dim, bottleneck).to(dtype)
-    x, grad = (t.to(dtype) for t in tokens("odd"))
+    x, grad = (t[:1].to(dtype) for t in tokens("odd"))
     exact = run(copy.deepcopy(low).double(), x.double(), grid, prefix, grad)
     published = run(low, x, grid, prefix, grad)
     ours = adapter_like(low, "noise_aware").to(dtype)
@@ -115,12 +147,11 @@ def test_gradients_in_16_bits(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_with_a_scaler(dtype: torch.dtype) -> None:
-    dim, bottleneck, grid, prefix = SHAPES["odd"]
+    _, dim, bottleneck, grid, prefix = SHAPES["odd"]
     exact = random_adapter("hybrid", dim, bottleneck)
     ours = adapter_like(exact, "hybrid")
-    x, grad = (t.to(DEVICE) for t in tokens("odd"))
-    expected = run(ours, x, grid, prefix, grad)
-    ours.zero_grad()
+    x, grad = (t[:1].to(DEVICE) for t in tokens("odd"))
+    expected = run(exact, x.cpu().double(), grid, prefix, grad.cpu())
     scaler = torch.amp.GradScaler(DEVICE, init_scale=256.0)
     optimizer = torch.optim.SGD(ours.parameters(), lr=1e-3)
     before = ours.project1.weight.detach().clone()
@@ -152,14 +183,14 @@ def drawn_factors(seed: Tensor, shape: tuple[int, int, int], dropout: float) -> 
 
 
 def test_dropout_is_the_same_forward_and_backward() -> None:
-    dim, bottleneck, grid, prefix, rate = 40, 24, (5, 4), 4, 0.3
+    (batch, dim, bottleneck, grid, prefix), rate = SHAPES["odd"], 0.3
     count = prefix + grid[0] * grid[1]
-    exact = random_adapter("hybrid", dim, bottleneck)
-    ours, double = adapter_like(exact, "hybrid", rate), copy.deepcopy(exact)
+    double = random_adapter("baseline", dim, bottleneck)
+    ours = adapter_like(double, "baseline", rate)
     x, grad = tokens("odd")
     torch.manual_seed(7)
     seed = torch.randint(1 << 62, (1,), device=DEVICE)
-    keep = drawn_factors(seed, (2, count + 1, bottleneck), rate).cpu().double()
+    keep = drawn_factors(seed, (batch, count + 1, bottleneck), rate).cpu().double()
     keep = (keep > 0.5).double() / (1 - rate)
     torch.manual_seed(7)
     got = run(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
@@ -175,10 +206,10 @@ def test_dropout_is_the_same_forward_and_backward() -> None:
 
 def test_dropout_rate_and_seed() -> None:
     seed = torch.tensor([3], device=DEVICE)
-    kept = drawn_factors(seed, (4, 65, 64), 0.25) > 0.5
+    kept = drawn_factors(seed, (4, 64, 64), 0.25) > 0.5
     assert abs(float(kept.float().mean()) - 0.75) < 0.02  # 5 standard deviations
     assert not torch.equal(kept[0], kept[1])
-    assert not torch.equal(kept, drawn_factors(seed + 1, (4, 65, 64), 0.25) > 0.5)
+    assert not torch.equal(kept[:1], drawn_factors(seed + 1, (1, 64, 64), 0.25) > 0.5)
     ours, (x, _) = adapter_like(random_adapter("baseline", 16, 8), "baseline", 0.5), tokens("one_patch")
     x = x.to(DEVICE)
     with torch.no_grad():
@@ -189,7 +220,7 @@ def test_dropout_rate_and_seed() -> None:
 
 
 def test_checkpointing_draws_the_same_factors() -> None:
-    ours, (x, grad) = adapter_like(random_adapter("hybrid", 37, 10), "hybrid", 0.5), tokens("no_prefix")
+    ours, (x, grad) = adapter_like(random_adapter("baseline", 37, 10), "baseline", 0.5), tokens("no_prefix")
     x, grad = x.to(DEVICE), grad.to(DEVICE)
 
     class Checkpointed(torch.nn.Module):
@@ -223,7 +254,7 @@ def test_a_compiled_step() -> None:
     torch.compiler.reset()
     ours, (x, grad) = adapter_like(random_adapter("hybrid", 37, 10), "hybrid"), tokens("no_prefix")
     x, grad = x.to(DEVICE), grad.to(DEVICE)
-    expected = run(ours, x, (3, 4), 0, grad)
+    expected = kernel_results("hybrid", "no_prefix")
     compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
     ours.zero_grad()
     leaf = x.clone().requires_grad_()
@@ -240,9 +271,12 @@ def test_opcheck(variant: str) -> None:
     folded = fold_adapter(random_adapter(variant, 16, 8).float().to(DEVICE))
     weights = [None if t is None else t.detach().requires_grad_() for t in folded]
     x = torch.randn(4, 1, 16, device=DEVICE).transpose(0, 1).requires_grad_()
-    seed = torch.tensor([5], device=DEVICE) if variant == "hybrid" else None
+    seed = torch.tensor([5], device=DEVICE) if variant == "baseline" else None
     arguments = (x, *weights, seed, 0.5, 2, 2, 0, 1e-5, torch.float32)
-    torch.library.opcheck(torch.ops.ht_kernels.adapter_training.default, arguments)
+    checks = ["test_schema", "test_faketensor"]
+    if variant == "baseline":  # for the hybrid these are slow, and test_a_compiled_step goes the same way
+        checks += ["test_autograd_registration", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(torch.ops.ht_kernels.adapter_training.default, arguments, test_utils=checks)
 
 
 def test_empty_batch_and_frozen_parts() -> None:
@@ -250,7 +284,7 @@ def test_empty_batch_and_frozen_parts() -> None:
     x, grad = x.to(DEVICE), grad.to(DEVICE)
     ours(x[:0].requires_grad_(), (3, 4), 0).sum().backward()
     assert ours.project1.weight.grad is not None and not ours.project1.weight.grad.any()
-    full = run(ours, x, (3, 4), 0, grad)
+    full = kernel_results("hybrid", "no_prefix")
     ours.zero_grad()
     ours(x, (3, 4), 0).backward(grad)  # no gradient of x
     assert relative_error(ours.project1.weight.grad.cpu(), full["project1.weight"]) < 1e-6
