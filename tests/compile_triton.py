@@ -136,14 +136,14 @@ def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="every tile, dtype and size, which takes hours")
-    parser.add_argument("--case", nargs="*", default=[""], help="only cases whose name begins with one of these")
+    parser.add_argument("--case", default="", help="only cases whose name begins so")
     parser.add_argument("arch", type=int, nargs="+", help="compute capability without its point")
     args = parser.parse_args()
     gpu = Gpu()
     recorder = Recorder(gpu, args.all)
     for gpu.arch in args.arch:
         for name, launch in cases(gpu.arch, args.all):
-            if name.startswith(tuple(args.case)):
+            if name.startswith(args.case):
                 recorder.case = name
                 launch()
 

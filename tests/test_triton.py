@@ -227,12 +227,8 @@ def launches(path: Path) -> bool:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("version", "archs", "begins"),
-    [("installed", ("80", "89", "90"), ("",)), ("3.6", ("80", "90"), ("float32", "bfloat16,large"))],
-    ids=("installed", "3.6"),
-)
-def test_machine_code(version: str, archs: tuple[str, ...], begins: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["installed", "3.6"])
+def test_machine_code(version: str, tmp_path: Path) -> None:
     """Compiled without a GPU for the arguments of real launches: tiles fit every architecture, and registers spill only
     where images are large."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -242,11 +238,10 @@ def test_machine_code(version: str, archs: tuple[str, ...], begins: tuple[str, .
             pytest.skip("HT_KERNELS_TRITON_36 does not name a folder with Triton 3.6")
         environment["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
     script = Path(__file__).parent / "compile_triton.py"
-    command = [sys.executable, script, *archs, "--case", *begins]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "80", "89", "90"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert {row[0] for row in rows} == {*archs}
+    assert {row[0] for row in rows} == {"80", "89", "90"}
     assert {row[2] for row in rows} == {path.stem for path in KERNELS.glob("*.py") if launches(path)}
     for arch, case, kernel, tile, shared, _, spilled in rows:
         allowed = SPILLED[arch] if "ALL_HEIGHT=64,ALL_WIDTH=64" in tile else 0
