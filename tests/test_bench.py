@@ -82,7 +82,10 @@ def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "MAX_SAMPLES", measure.MIN_SAMPLES)
+    monkeypatch.setattr(measure, "SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "_fastest", lambda call: measure._time(call, 1))
     assert bench.run(parse("--quick", "--only", "adapter", "--output", str(tmp_path))) == 0
     document = json.loads((tmp_path / "results.json").read_text())
     assert {(r["group"], r["batch"]) for r in document["results"]} == {

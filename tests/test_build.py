@@ -213,33 +213,27 @@ def test_architectures(
 TOO_NEW = "echo 'host_config.h:143:2: error: #error -- unsupported GNU version!' >&2; exit 1"
 
 
-def test_a_toolchain_that_does_not_compile(cmake: str, tmp_path: Path) -> None:
-    """The package builds for the CPU and says why, unless CUDA was asked for; it is not remembered."""
-    broken = tmp_path / "nvcc"
+def test_toolchains(cmake: str, tmp_path: Path) -> None:
+    """One that does not compile: the package builds for the CPU and says why, unless CUDA was asked for, and it is not
+    remembered. An older one: what CMake compiles with nvcc 12.6 by default, and what it refuses before it compiles."""
+    broken, nvcc, build = tmp_path / "broken", tmp_path / "nvcc", tmp_path / "build"
     stand_in_nvcc(broken, "12.6", TOO_NEW)
     why = f"{broken} does not compile an empty program: host_config.h:143:2: error: #error -- unsupported GNU version!"
-    status, said = configure(cmake, tmp_path / "build", "HT_KERNELS_CUDA=auto", CUDACXX=str(broken))
+    status, said = configure(cmake, build, "HT_KERNELS_CUDA=auto", CUDACXX=str(broken))
     assert status == 0 and f"ht_kernels: CPU only: {why}" in said
-    status, said = configure(cmake, tmp_path / "build", "HT_KERNELS_CUDA=1", CUDACXX=str(broken))
+    status, said = configure(cmake, build, "HT_KERNELS_CUDA=1", CUDACXX=str(broken))
     assert status != 0 and f"HT_KERNELS_CUDA=1 asks for the CUDA kernels, but {why}; 0 or auto builds" in said
-    real = shutil.which("nvcc")
-    if real is None:
+    if shutil.which("nvcc") is None:
         return
-    status, said = configure(cmake, tmp_path / "build", "HT_KERNELS_CUDA_ARCHS=80", CUDACXX=real)
-    assert status == 0 and f"CUDA kernels for 80 (as HT_KERNELS_CUDA_ARCHS asks) by {real}: about 30 s" in said
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-def test_an_older_toolchain(cmake: str, tmp_path: Path) -> None:
-    """What CMake compiles with nvcc 12.6 by default, and what it refuses before it compiles anything."""
-    nvcc = tmp_path / "nvcc"
     stand_in_nvcc(nvcc, "12.6", f'exec {shutil.which("nvcc")} "$@"')
     for name, script in zip(("nvidia-smi", "__nvcc_device_query"), NOTHING, strict=True):
         stand_in(tmp_path / name, script)
     environment = {"CUDACXX": str(nvcc), "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    status, said = configure(cmake, tmp_path / "build", **environment)
+    status, said = configure(cmake, build, **environment)
     assert status == 0 and "CUDA kernels for 75-virtual;80 (no GPU was found here" in said
-    status, said = configure(cmake, tmp_path / "build", "HT_KERNELS_CUDA_ARCHS=100", **environment)
+    status, said = configure(cmake, build, "HT_KERNELS_CUDA_ARCHS=80", **environment)
+    assert status == 0 and f"CUDA kernels for 80 (as HT_KERNELS_CUDA_ARCHS asks) by {nvcc}: about 30 s" in said
+    status, said = configure(cmake, build, "HT_KERNELS_CUDA_ARCHS=100", **environment)
     assert status != 0 and "HT_KERNELS_CUDA_ARCHS asks for 100, and nvcc 12.6" in said
 
 

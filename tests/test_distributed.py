@@ -36,9 +36,7 @@ def make() -> tuple[Tower, torch.Tensor]:
     return Tower().eval(), torch.randn(4, 7, 16)
 
 
-def work(rank: int, how: str, meeting: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+def check(rank: int, how: str) -> None:
     tower, x = make()
     tower(x).square().mean().backward()
     expected = {name: p.grad.clone() for name, p in tower.named_parameters() if p.grad is not None}
@@ -55,12 +53,18 @@ def work(rank: int, how: str, meeting: str) -> None:
         grad = parameter.grad
         assert grad is not None
         grad = grad.full_tensor() if isinstance(grad, DTensor) else grad
-        assert relative_error(grad, expected[name]) < 1e-4, name
+        assert relative_error(grad, expected[name]) < 1e-4, (how, name)
+
+
+def work(rank: int, meeting: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    for how in ("ddp", "fsdp2"):
+        check(rank, how)
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # gloo's threads may still hold tensors, and abort the process when they outlive the interpreter
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp2"])
-def test_two_processes_get_the_gradients_of_one(how: str, tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (how, str(tmp_path / "meeting")), nprocs=2)
+def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(work, (str(tmp_path / "meeting"),), nprocs=2)

@@ -81,7 +81,7 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(tmp_path: Path, monkeypatch: p
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorrt_rtx")
     checkpoint, output = tmp_path / "model.safetensors", tmp_path / "model.engine"
-    ht.HTCLIP("timm/vit_tiny_patch16_224").save(checkpoint)
+    ht.HTCLIP("timm/vit_tiny_patch16_224", image_size=64, reduce_dim=16, feature_layers=(0, 1)).save(checkpoint)
     arguments = ["export", str(checkpoint), "--output", str(output), "--format", "tensorrt-rtx"]
     assert main(arguments) == 2 and "needs at least one" in capsys.readouterr().err
     assert main([*arguments, "--target", "sm_87"]) == 2 and "no target 'sm_87'" in capsys.readouterr().err

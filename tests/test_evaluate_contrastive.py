@@ -25,9 +25,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, the CLIP model it was tuned from, and the run."""
     root = tmp_path_factory.mktemp("contrastive")
     place = clip_folder(root / "clip")
-    assert main(["phantom", "--output", str(root / "data"), "--count", "30", "--size", "64"]) == 0
+    assert main(["phantom", "--output", str(root / "data"), "--count", "20", "--size", "64"]) == 0
     command = ["train", "--task", "contrastive", str(root / "data"), "--dataset", "PHANTOM", "--output"]
-    options = ["--backbone", f"local-dir:{place}", "--epochs", "2", "--batch", "8", "--augment", "gray"]
+    options = ["--backbone", f"local-dir:{place}", "--epochs", "1", "--batch", "8", "--augment", "gray"]
     assert main([*command, str(root / "run"), *options]) == 0
     return root
 

@@ -53,7 +53,8 @@ def test_noise_weights_are_those_of_the_published_estimator() -> None:
 @pytest.mark.parametrize("spectral", [None, "full"])
 def test_command(spectral: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, output = tmp_path / "model.safetensors", tmp_path / "pictures"
-    model = ht.HTCLIP("timm/vit_tiny_patch16_224", spectral=spectral)
+    small = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 1), "adapter_layers": (0, 1)}
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", spectral=spectral, **small)
     model.save(checkpoint)
     assert main(["inspect", str(checkpoint), "--output", str(output)]) == 0
     assert "wrote filters.png and noise_weights.png" in capsys.readouterr().out
@@ -61,7 +62,8 @@ def test_command(spectral: str | None, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ht.HTCLIP("timm/vit_tiny_patch16_224", variant="baseline").save(tmp_path / "model.safetensors")
+    small = {"image_size": 64, "reduce_dim": 16, "feature_layers": (0, 1)}
+    ht.HTCLIP("timm/vit_tiny_patch16_224", variant="baseline", **small).save(tmp_path / "model.safetensors")
     assert main(["inspect", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]) == 2
     assert "baseline adapters" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["inspect", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2

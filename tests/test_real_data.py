@@ -58,7 +58,7 @@ def test_runs_are_trained_once_and_measured(
     chosen = tuple(m for m in runs.METHODS if m.name in ("heads", "hybrid_spectral"))
     monkeypatch.setattr(runs, "METHODS", chosen)
     monkeypatch.setattr(times, "METHODS", chosen)
-    arguments = [str(root), "--output", str(output), "--epochs", "2", "--seeds", "1", "--batch", "2"]
+    arguments = [str(root), "--output", str(output), "--epochs", "1", "--seeds", "1", "--batch", "2"]
     assert main(arguments) == 0
     table = list(csv.DictReader((output / "results.csv").open()))
     assert [r["method"] for r in table] == ["heads", "hybrid_spectral"] and int(table[0]["test_images"]) == 3

@@ -19,8 +19,14 @@ from test_video import frames, write_dicom, write_video
 
 import ht_kernels as ht
 from ht_kernels.cli import demo, main
+from ht_kernels.data import phantom
+from ht_kernels.data.phantom import clip as phantom_clip
 
 TINY = ["--backbone", "timm/vit_tiny_patch16_224"]
+
+
+SMALL = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 1)}
+"""Options of the same model that make it fast."""
 
 
 @pytest.fixture
@@ -145,8 +151,12 @@ def test_a_runtime_that_cannot_run(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack([frames()[0]] * 3000))
-    command = [sys.executable, "-m", "ht_kernels", "stream", str(clip), "--output", str(tmp_path / "out"), *TINY]
+    checkpoint = tmp_path / "model.safetensors"
+    ht.HTCLIP("timm/vit_tiny_patch16_224", **SMALL).save(checkpoint)
+    command = [sys.executable, "-m", "ht_kernels", "stream", str(clip), "--output", str(tmp_path / "out")]
+    command += ["--checkpoint", str(checkpoint)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "0"}
+    environment["OMP_NUM_THREADS"] = "1"
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -163,7 +173,7 @@ def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm", "out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm", "model.safetensors", "out"]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["interrupted"] and report["frames"] >= 100
     with av.open(tmp_path / "out/overlay.mp4") as container:
@@ -171,11 +181,12 @@ def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a small clip and a small tower; CI runs the command itself."""
+    """On small clips and a small tower; CI runs the command itself."""
     small = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
     monkeypatch.setattr(demo, "example_clip", lambda: str(small))
-    make = demo.model_options.untrained_model
-    monkeypatch.setattr(demo.model_options, "untrained_model", lambda: make("timm/vit_tiny_patch16_224"))
+    small_model = ht.HTCLIP("timm/vit_tiny_patch16_224", **SMALL).eval()
+    monkeypatch.setattr(demo.model_options, "untrained_model", lambda: small_model)
+    monkeypatch.setattr(phantom, "clip", lambda config, seed, frames: phantom_clip(config, seed, frames=5))
     assert main(["demo", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "the model never saw anatomy" in said and "times as fast" in said

@@ -98,9 +98,14 @@ def test_variants_of_a_seed_have_the_same_heads() -> None:
     assert all(torch.equal(p, heads[1][name]) for name, p in heads[0].items())
 
 
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, torch.Tensor]:
+    """The state of the checkpoint that comes with the package."""
+    return ht.HTCLIP.from_checkpoint(PHANTOM).state_dict()
+
+
 @pytest.mark.parametrize(("method", "keep"), [("ht", False), ("ht", True), ("heads", True), ("heads", False)])
-def test_starting_from_a_checkpoint(method: str, keep: bool) -> None:
-    shipped = ht.HTCLIP.from_checkpoint(PHANTOM).state_dict()
+def test_starting_from_a_checkpoint(method: str, keep: bool, shipped: dict[str, torch.Tensor]) -> None:
     model = start_from(PHANTOM, method, keep, task="segmentation", num_classes=2, class_names=("background", "lesion"))
     prepare(model, method)
     state = model.train().state_dict()

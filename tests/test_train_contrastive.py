@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -201,7 +202,9 @@ def forks() -> ForkServerContext:
 
 def test_two_processes_get_the_loss_and_gradients_of_one(tmp_path: Path, forks: ForkServerContext) -> None:
     root = make_captions(tmp_path / "data")
-    port = 20000 + os.getpid() % 20000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     processes = [forks.Process(target=work, args=(rank, root, tmp_path, port), daemon=True) for rank in (0, 1)]
     for process in processes:
         process.start()
@@ -339,16 +342,16 @@ def phantoms(seed: int, count: int) -> tuple[Examples, torch.Tensor]:
 
 
 def test_learns_what_captions_say(tmp_path: Path) -> None:
-    train, val = phantoms(1, 160)[0], phantoms(2, 20)[0]
-    unseen, labels = phantoms(3, 60)
+    train, val = phantoms(1, 96)[0], phantoms(2, 8)[0]
+    unseen, labels = phantoms(3, 48)
     torch.manual_seed(0)
-    vision = {"image_size": 64, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
+    vision = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 2, "head_width": 16}
     text = {"context_length": 16, "width": 64, "heads": 4, "layers": 2}
     model = ht.HTCLIP(open_clip.CLIP(64, vision, text), task="contrastive", bottleneck=16)
     prepare(model, "all")
-    recipe = Recipe(method="all", epochs=10, learning_rate=3e-3, augment="none")
+    recipe = Recipe(method="all", epochs=12, batch=16, learning_rate=3e-3, augment="none")
     Trainer(model, recipe, train, val, tmp_path, say=lambda _: None).run()
     places = [f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "centre", "right")]
     classes = embed_classes(model, KINDS, [f"a {{}} lesion at the {place}" for place in places])
-    guesses = class_probabilities(predict(model, unseen, range(60), 32, "cpu"), classes.cpu()).argmax(1)
-    assert (guesses == labels).double().mean() > 0.8  # chance is 0.5, with a standard deviation of 0.065
+    guesses = class_probabilities(predict(model, unseen, range(48), 32, "cpu"), classes.cpu()).argmax(1)
+    assert (guesses == labels).double().mean() > 0.8  # chance is 0.5, with a standard deviation of 0.072
