@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import socket
@@ -193,10 +194,14 @@ def work(rank: int, root: Path, output: Path, port: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def forks() -> ForkServerContext:
+def forks(tmp_path_factory: pytest.TempPathFactory) -> ForkServerContext:
     """Processes that need not import everything again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ht_kernels.train", "open_clip", "timm"])
+    with pytest.MonkeyPatch.context() as patch:
+        # The server looks for modules in its directory first: a checkout there, not built, would hide the package.
+        patch.chdir(tmp_path_factory.mktemp("server"))
+        forkserver.ensure_running()
     return context
 
 
