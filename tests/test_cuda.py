@@ -218,35 +218,31 @@ STAGES = {"down_project": 20, "mix_and_up_project": 8, "spectral_filter": 3}  # 
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-@pytest.mark.parametrize(("virtual", "archs"), [("75", ("75",)), ("80", ("80", "90", "120"))])
+@pytest.mark.parametrize("arch", ["75", "80", "90", "120"])
 @pytest.mark.timeout(600)
-def test_registers_hold_everything(tmp_path: Path, virtual: str, archs: tuple[str, ...]) -> None:
-    """ptxas' own report: no kernel keeps registers in memory, on the oldest and newest targets and two between.
+def test_registers_hold_everything(tmp_path: Path, arch: str) -> None:
+    """ptxas' own report: no kernel keeps registers in memory, on the oldest and newest targets and one between.
 
-    The source is the same from 8.0 on, and so is the PTX here, which takes most of the time.
     On 7.5, float16 is on tensor cores, and nothing else is.
     """
-    known = subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
-    ptx = ""
-    reports = {arch: "" for arch in archs if f"sm_{arch}" in known}
+    known = subprocess.run(["nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    if f"compute_{arch}" not in known:
+        pytest.skip(f"this nvcc does not know {arch}")
+    report = ptx = ""
     for stage in STAGES:
-        code = tmp_path / f"{stage}.ptx"
-        command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch=compute_{virtual}", "-I", ROOT / "csrc"]
-        command += ["-I", ROOT / "csrc" / "include", "-o", code, ROOT / "csrc" / "cuda" / f"{stage}.cu"]
-        subprocess.run(command, capture_output=True, check=True)
-        ptx += code.read_text()
-        for arch in reports:
-            command = ["ptxas", "-v", f"-arch=sm_{arch}", "-o", tmp_path / "out.cubin", code]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            reports[arch] += done.stderr + done.stdout
-    for arch, report in reports.items():
-        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
-        registers = re.findall(r"Used (\d+) registers", report)
-        assert len(spills) == len(registers) == sum(STAGES.values()), arch
-        assert all(spill == ("0", "0") for spill in spills), arch
+        command = ["nvcc", "-std=c++17", "-O3", "-Xptxas", "-v", "-cubin", f"-arch=sm_{arch}", "-I", ROOT / "csrc"]
+        command += ["-I", ROOT / "csrc" / "include", "--keep", "--keep-dir", tmp_path, "-o", tmp_path / "out.cubin"]
+        source = ROOT / "csrc" / "cuda" / f"{stage}.cu"
+        done = subprocess.run([*command, source], capture_output=True, text=True, check=True)
+        report += done.stderr + done.stdout
+        ptx += (tmp_path / f"{stage}.ptx").read_text()
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", report)]
+    assert len(spills) == len(registers) == sum(STAGES.values())
+    assert all(spill == ("0", "0") for spill in spills)
     kernels = re.split(r"\.entry ", ptx)[1:]
     on_tensor_cores = [re.split(r"\W", kernel)[0] for kernel in kernels if "mma.sync" in kernel]
-    if virtual == "75":
+    if arch == "75":
         assert len(on_tensor_cores) == 5 + 2 and all("6__half" in name for name in on_tensor_cores)
     else:
         assert len(on_tensor_cores) == 3 * (5 + 2)

@@ -116,8 +116,8 @@ def test_a_section_that_takes_too_long_is_cut_off(tmp_path: Path, monkeypatch: p
         tmp_path,
         monkeypatch,
         """
-        echo '{"machine": {"gpu": {"name": "G"}, "date": 0, "commit": 1, "driver": 2, "torch": 3, "triton": 4,'\\
-             '"cuda": 5}}' >> $lines
+        echo '{"machine": {"dry_run": true, "gpu": {"name": "G"}, "date": 0, "commit": 1,'\\
+             '"driver": 2, "torch": 3, "triton": 4, "cuda": 5}}' >> $lines
         echo '{"item": "quick", "rows": []}' >> $lines
         [ $3 = build ] || exit 0
         echo '{"started": "slow"}' >> $lines
@@ -211,10 +211,12 @@ def test_what_a_rehearsal_or_another_commit_did_is_missing(tmp_path: Path, monke
 
 def test_a_damaged_document_is_missing(tmp_path: Path) -> None:
     said: list[str] = []
-    for name, content in zip(plan.NAMES[:3], ("{", "[]", '{"status": "done"}'), strict=True):
+    whole = {"status": "done", "seconds": 1.0, "machine": None, "items": []}
+    parts = [json.dumps({**whole, key: 3 if key != "seconds" else "3"}) for key in whole]
+    for name, content in zip(plan.NAMES[:7], ("{", "[]", '{"status": "done"}', *parts), strict=True):
         (tmp_path / f"{name}.json").write_text(content)
     assert runner.read(tmp_path, said.append) == {}
-    assert len(said) == 3 and said[0].endswith("build.json is damaged, and build counts as missing")
+    assert len(said) == 7 and said[0].endswith("build.json is damaged, and build counts as missing")
 
 
 def test_one_call_at_a_time(tmp_path: Path) -> None:
@@ -248,24 +250,67 @@ def test_results_of_another_commit_are_not_gone_on_with(tmp_path: Path) -> None:
         {"machine": {"commit": "2"}},
         {"started": "new"},
     ]
-    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"item": "ha')
+    path.write_bytes("\n".join(map(json.dumps, [*lines, None, 3, "x", {}])).encode() + b'\n\xff\xfe\n{"item": "ha')
     found = read_lines(path)
     assert (found.machine, found.results, found.under_way) == ({"commit": "2"}, [], "new")
 
 
+def test_every_section_has_its_turn_in_a_small_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in front first, for the others need what they build."""
+    limits = {}
+
+    def section(output: Path, section: plan.Section, limit: float, dry: bool) -> dict[str, object]:
+        limits[section.name] = limit
+        monkeypatch.setattr(runner.time, "monotonic", lambda: sum(limits.values()))
+        return {"status": "done", "seconds": limit, "machine": machine.facts(dry), "items": []}
+
+    monkeypatch.setattr(runner.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(runner, "_run_section", section)
+    said: list[str] = []
+    runner.run(tmp_path, (), 25.0, dry=True, say=said.append)
+    assert limits == {"build": 10.0, "cuda-correctness": 10.0}
+    assert "cuda-timing: left out, 5 s are left of the budget, and a section takes 10 or more" in said
+
+
+def test_a_table_says_that_it_is_a_rehearsal() -> None:
+    facts = {**machine.facts(dry=False), "gpu": {"name": "NVIDIA H100"}}
+    document = {"status": "done", "seconds": 1.0, "items": []}
+    both = {
+        "build": {**document, "machine": facts},
+        "cuda-timing": {**document, "machine": {**facts, "dry_run": True}},
+    }
+    lines = report.table(both)
+    assert lines.index("(build)") < lines.index("# Rehearsal on the CPU: its times say nothing about a GPU")
+    assert lines[0] == "# NVIDIA H100" and "(cuda-timing)" in lines and "None" not in "\n".join(lines[:10])
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_call_that_is_ended_leaves_no_section_running(tmp_path: Path, how: signal.Signals) -> None:
-    """And the next call finds what was done until then."""
+    """And the next call finds what was done until then; what an earlier one did again from its beginning is gone."""
+    old = {"status": "done", "seconds": 12345.0, "machine": machine.facts(dry=True), "items": []}
+    (tmp_path / "build.json").write_text(json.dumps(old))
     command = [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path, "--dry-run", "--only", "build"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(how, signal.SIG_DFL) if how == signal.SIGINT else None,
+    )
     lines = tmp_path / "build.jsonl"
     while "started" not in (lines.read_text() if lines.exists() else ""):
         time.sleep(0.2)
         assert process.poll() is None
     process.send_signal(how)
-    assert process.wait(30) == (1 if how == signal.SIGTERM else -signal.SIGKILL)
-    kept = str(tmp_path) if how == signal.SIGTERM else f"benchmarks.gpu.section build --output {tmp_path}"
+    _, errors = process.communicate(timeout=30)
+    killed = how == signal.SIGKILL
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 1, signal.SIGKILL: -signal.SIGKILL}[how]
+    assert "Traceback" not in errors and ("interrupted; the same call goes on" in errors) == (how == signal.SIGINT)
+    assert (tmp_path / "build.json").exists() != killed
+    assert killed or "| build | cut off with the whole call | " in (tmp_path / "results.md").read_text()
+    kept = f"benchmarks.gpu.section build --output {tmp_path}" if killed else str(tmp_path)
     assert ends(kept)
     assert read_lines(lines).under_way == "emulated kernels"
 

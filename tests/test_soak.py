@@ -35,7 +35,7 @@ class Growth:
     """Resident memory at the quarters of a run."""
 
     def __init__(self, count: int) -> None:
-        self._quarter, self._resident = count // 4, list[int]()
+        self._quarter, self._resident = max(count // 4, 1), list[int]()
 
     def see(self, done: int) -> None:
         if done % self._quarter == 0:

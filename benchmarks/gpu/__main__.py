@@ -14,7 +14,8 @@ from .plan import BUDGET, NAMES
 
 
 def main() -> int:
-    """Exit status 0; 1 when something computed wrong, failed, was cut off or is missing; 2 for bad input."""
+    """Exit status 0; 1 when something computed wrong, failed, was cut off or is missing; 2 for bad input; 130 when
+    interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="for results; what is missing there is done"
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument(
         "--only",
         nargs="+",
+        action="extend",
         default=[],
         choices=NAMES,
         metavar="SECTION",
@@ -59,6 +61,9 @@ def main() -> int:
         parser.error(f"argument --output: {args.output} cannot hold results: {error.strerror}")
     except InputError as error:
         parser.error(f"argument --output: {error}")
+    except KeyboardInterrupt:
+        print(f"interrupted; the same call goes on with what is missing in {args.output}", file=sys.stderr)
+        return 130
     print("\n".join(["", *report.table(documents)]))
     print(f"\n{time.monotonic() - start:.0f} s in all; everything is in {args.output}")
     return 1 if report.wrong(documents) else 0

@@ -138,6 +138,8 @@ def finish(memory: Memory, out: Any, dtype: int, what: str) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("usage: kernels_alone.py FILE_OF_THE_CORE cupy|numpy")
     path, library = sys.argv[1:]
     spec = importlib.util.spec_from_file_location("_C", path)
     assert spec is not None and spec.loader is not None

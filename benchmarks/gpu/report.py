@@ -14,6 +14,11 @@ from .plan import NAMES
 
 Documents = Mapping[str, dict[str, Any]]
 """What the sections left, by name."""
+_HOW_TO_READ = (
+    'Where times are compared, "over X" is how many times as fast as X a row is, and the last column is the share of '
+    "its time that a copy of the inputs takes."
+)
+_REHEARSAL = "Rehearsal on the CPU: its times say nothing about a GPU"
 _NOT_RUN: dict[str, Any] = {"status": "not run", "seconds": 0.0, "items": []}
 
 
@@ -28,7 +33,9 @@ def table(documents: Documents) -> list[str]:
     for name in NAMES:
         document = documents.get(name, _NOT_RUN)
         lines.append(f"| {name} | {document['status']} | {document['seconds']:.0f} |")
-    lines += ["", *(f"WRONG: {line}" for line in wrong(documents, cut_off=False))]
+    lines += ["", _HOW_TO_READ]
+    for line in wrong(documents, cut_off=False):
+        lines += ["", f"WRONG: {line}"]
     for name in NAMES:
         if name in documents:
             lines += ["", f"## {name}", "", *_section(documents[name])]
@@ -76,9 +83,10 @@ def _machines(documents: Documents) -> list[str]:
     for name, document in documents.items():
         if machine := document["machine"]:
             gpu = ", ".join(f"{key} {value}" for key, value in machine["gpu"].items() if key != "name")
-            versions = ", ".join(f"{key} {machine[key]}" for key in ("driver", "torch", "triton", "cuda"))
-            words = f"{machine['date']}, commit {machine['commit']}, {versions}"
-            found.setdefault(f"# {machine['gpu']['name']}\n\n{gpu}\n{words}", []).append(name)
+            versions = [f"{key} {machine[key]}" for key in ("driver", "torch", "triton", "cuda") if machine[key]]
+            words = ", ".join([f"{machine['date']}", f"commit {machine['commit']}", *versions])
+            heading = _REHEARSAL if machine["dry_run"] else machine["gpu"]["name"]
+            found.setdefault(f"# {heading}\n\n{gpu}\n{words}", []).append(name)
     lines = []
     for words, names in found.items():
         lines += words.split("\n")
@@ -91,6 +99,7 @@ def _section(document: dict[str, Any]) -> list[str]:
     rows = _rows(document)
     lines = _checks([row for row in rows if row["kind"] == "check"])
     for row in rows:
+        lines.append("")
         if row["kind"] == "build":
             lines.append(f"{row['what']}: {row['took']} s")
         elif row["kind"] == "tool":
@@ -102,7 +111,7 @@ def _section(document: dict[str, Any]) -> list[str]:
                 f"{row['float32_operations_per_second'] / 1e12:.1f} TFLOP/s"
             )
         elif row["kind"] == "timing":
-            lines += ["", *_timing(row)]
+            lines += _timing(row)
         elif row["kind"] == "agreement":
             lines.append(f"{row['what']}: {_agreement(row)}")
         elif row["kind"] == "latency":
@@ -127,7 +136,10 @@ def _checks(rows: list[dict[str, Any]]) -> list[str]:
         worst = max((row for row in ran if row["dtype"] == dtype), key=lambda row: row["error"] / row["limit"])
         figures = " | ".join(f"{worst[key]:.1e}" for key in ("error", "limit", "published_error"))
         lines.append(f"| {dtype} | {100 * worst['error'] / worst['limit']:.0f}% | {figures} | {worst['what']} |")
-    return lines + [f"not run: {row['what']}, {row['dtype']}: {row['skipped']}" for row in rows if "skipped" in row]
+    for row in rows:
+        if "skipped" in row:
+            lines += ["", f"not run: {row['what']}, {row['dtype']}: {row['skipped']}"]
+    return lines
 
 
 def _agreement(row: dict[str, Any]) -> str:

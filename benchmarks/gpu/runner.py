@@ -41,6 +41,8 @@ def run(
 
     What was done on another machine, at another commit or in a rehearsal counts as missing.
 
+    A call that is interrupted leaves documents and table of what it has done.
+
     Returns:
         The documents of all sections that have one, by name.
 
@@ -48,21 +50,30 @@ def run(
         InputError: another call works on the same directory.
         OSError: the directory cannot be written.
     """
+    output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     with (output / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when this process ends, however it does
         except BlockingIOError as error:
             raise InputError(f"another call works on {output}: wait for its end, or name another folder") from error
-        documents = _run(output, only, budget, dry, say)
-        report.write(documents, output)
+        documents = read(output, say)
+        try:
+            _run(documents, output, only, budget, dry, say)
+        finally:
+            report.write(documents, output)
     return documents
 
 
 def _run(
-    output: Path, only: Collection[str], budget: float, dry: bool, say: Callable[[str], None]
-) -> dict[str, Document]:
-    documents = read(output, say)
+    documents: dict[str, Document],
+    output: Path,
+    only: Collection[str],
+    budget: float,
+    dry: bool,
+    say: Callable[[str], None],
+) -> None:
+    """As :func:`run`, from the ``documents`` that are there on, to which it adds."""
     for section in SECTIONS:  # of a call that was killed
         if section.name not in documents and (output / f"{section.name}.jsonl").exists():
             documents[section.name] = _close(output, section, "cut off with the whole call")
@@ -73,17 +84,25 @@ def _run(
     end = time.monotonic() + budget
     for index, section in enumerate(pending):
         left = end - time.monotonic()
-        limit = left * section.share / sum(other.share for other in pending[index:])
-        if limit < LEAST:
-            say(f"{section.name}: left out, {left:.0f} s are left of the budget")
+        if left < LEAST:
+            words = f"{left:.0f} s are left of the budget, and a section takes {LEAST:.0f} or more"
+            say(f"{section.name}: left out, {words}")
             continue
+        limit = max(LEAST, left * section.share / sum(other.share for other in pending[index:]))
         say(f"{section.name}: at most {limit:.0f} s")
-        if section.name in only:
-            (output / f"{section.name}.jsonl").unlink(missing_ok=True)
-        documents[section.name] = document = _run_section(output, section, limit, dry)
+        if section.name in only:  # what was there must not stand in for what this call does not end
+            documents.pop(section.name, None)
+            for kind in ("json", "jsonl"):
+                (output / f"{section.name}.{kind}").unlink(missing_ok=True)
+        start = time.monotonic()
+        try:
+            documents[section.name] = document = _run_section(output, section, limit, dry)
+        except (KeyboardInterrupt, SystemExit):
+            seconds = time.monotonic() - start
+            documents[section.name] = _close(output, section, "cut off with the whole call", seconds)
+            raise
         say(f"{section.name}: {document['status']}, {document['seconds']:.0f} s")
         report.write(documents, output)
-    return documents
 
 
 def _is_done(document: Document | None, here: dict[str, Any]) -> bool:
@@ -99,11 +118,16 @@ def read(output: Path, say: Callable[[str], None] = print) -> dict[str, Document
             document = json.loads(path.read_text()) if path.exists() else None
         except ValueError:
             document = {}
-        if isinstance(document, dict) and {"status", "seconds", "machine", "items"} <= document.keys():
+        if _is_document(document):
             documents[section.name] = document
         elif document is not None:
             say(f"{path} is damaged, and {section.name} counts as missing")
     return documents
+
+
+def _is_document(value: Any) -> bool:
+    kinds = {"status": str, "seconds": float, "machine": (dict, type(None)), "items": list}
+    return isinstance(value, dict) and all(isinstance(value.get(key, ...), kind) for key, kind in kinds.items())
 
 
 def _run_section(output: Path, section: Section, limit: float, dry: bool) -> Document:

@@ -35,12 +35,14 @@ class Lines:
 
 
 def read_lines(path: Path) -> Lines:
-    """The lines of a file, which need not exist; the last one may be cut off."""
+    """The lines of a file, which need not exist; what is damaged is left out, such as a last one that was cut off."""
     lines = Lines()
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
+            continue
+        if not isinstance(line, dict):
             continue
         if "machine" in line:
             if not machine.same(lines.machine, line["machine"]):
@@ -48,7 +50,7 @@ def read_lines(path: Path) -> Lines:
             lines.machine, lines.under_way = line["machine"], None
         elif "started" in line:
             lines.under_way = line["started"]
-        else:
+        elif "item" in line:
             lines.results.append(line)
             lines.under_way = None
     return lines
