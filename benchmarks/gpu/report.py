@@ -38,7 +38,7 @@ def table(documents: Documents) -> list[str]:
         lines += ["", f"WRONG: {line}"]
     for name in NAMES:
         if name in documents:
-            lines += ["", f"## {name}", "", *_section(documents[name])]
+            lines += ["", f"## {name}", *_section(documents[name])]
     return lines
 
 
@@ -86,7 +86,7 @@ def _machines(documents: Documents) -> list[str]:
             versions = [f"{key} {machine[key]}" for key in ("driver", "torch", "triton", "cuda") if machine[key]]
             words = ", ".join([f"{machine['date']}", f"commit {machine['commit']}", *versions])
             heading = _REHEARSAL if machine["dry_run"] else machine["gpu"]["name"]
-            found.setdefault(f"# {heading}\n\n{gpu}\n{words}", []).append(name)
+            found.setdefault("\n".join(filter(None, [f"# {heading}\n", gpu, words])), []).append(name)
     lines = []
     for words, names in found.items():
         lines += words.split("\n")
@@ -99,7 +99,8 @@ def _section(document: dict[str, Any]) -> list[str]:
     rows = _rows(document)
     lines = _checks([row for row in rows if row["kind"] == "check"])
     for row in rows:
-        lines.append("")
+        if row["kind"] != "check":
+            lines.append("")
         if row["kind"] == "build":
             lines.append(f"{row['what']}: {row['took']} s")
         elif row["kind"] == "tool":
@@ -128,7 +129,7 @@ def _checks(rows: list[dict[str, Any]]) -> list[str]:
         return []
     ran = [row for row in rows if "error" in row]
     good = [row for row in ran if row["passed"] and row["same_bits"]]
-    lines = [f"{len(good)} of {len(ran)} comparisons with float64 are right", ""]
+    lines = ["", f"{len(good)} of {len(ran)} comparisons with float64 are right", ""]
     if ran:
         lines += ["| dtype | largest share of the limit | error | limit | published there | where |"]
         lines += ["|---|--:|--:|--:|--:|---|"]
