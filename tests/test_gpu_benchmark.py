@@ -273,7 +273,7 @@ def test_every_section_has_its_turn_in_a_small_budget(tmp_path: Path, monkeypatc
 
 
 def test_a_table_says_that_it_is_a_rehearsal() -> None:
-    facts = {**machine.facts(dry=False), "gpu": {"name": "NVIDIA H100"}}
+    facts = {**machine.facts(dry=False), "gpu": {"name": "NVIDIA H100"}, "commit": "abc", "driver": None}
     document = {"status": "done", "seconds": 1.0, "items": []}
     both = {
         "build": {**document, "machine": facts},
@@ -281,7 +281,8 @@ def test_a_table_says_that_it_is_a_rehearsal() -> None:
     }
     lines = report.table(both)
     assert lines.index("(build)") < lines.index("# Rehearsal on the CPU: its times say nothing about a GPU")
-    assert lines[0] == "# NVIDIA H100" and "(cuda-timing)" in lines and "None" not in "\n".join(lines[:10])
+    assert lines[0] == "# NVIDIA H100" and "(cuda-timing)" in lines
+    assert lines[2].startswith(f"{facts['date']}, commit abc, torch ")
 
 
 @pytest.mark.timeout(120)

@@ -83,8 +83,8 @@ def _machines(documents: Documents) -> list[str]:
     for name, document in documents.items():
         if machine := document["machine"]:
             gpu = ", ".join(f"{key} {value}" for key, value in machine["gpu"].items() if key != "name")
-            versions = [f"{key} {machine[key]}" for key in ("driver", "torch", "triton", "cuda") if machine[key]]
-            words = ", ".join([f"{machine['date']}", f"commit {machine['commit']}", *versions])
+            versions = ("commit", "driver", "torch", "triton", "cuda")
+            words = ", ".join([f"{machine['date']}", *(f"{key} {machine[key]}" for key in versions if machine[key])])
             heading = _REHEARSAL if machine["dry_run"] else machine["gpu"]["name"]
             found.setdefault("\n".join(filter(None, [f"# {heading}\n", gpu, words])), []).append(name)
     lines = []
