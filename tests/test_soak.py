@@ -28,7 +28,7 @@ from ht_kernels.video.view import View
 pytestmark = pytest.mark.timeout(3600)
 
 ALLOWED = 1e6
-"""Bytes by which a run may grow in each of its quarters; an overlay per frame kept would be 7 kB for each frame."""
+"""Bytes by which a run may grow in each of its quarters; an overlay per frame kept would be 9 kB for each frame."""
 
 
 class Growth:
