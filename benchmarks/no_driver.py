@@ -9,14 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from ht_kernels.backends import CAN_RUN, core
+from ht_kernels.backends import core, cpu, cuda, torch_private
+from ht_kernels.folding import FoldedAdapter
 
 
 def replace(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., Any]) -> None:
-    """Until the test ends, ``cuda`` takes every call without gradients, and ``launch`` stands for its launches."""
-    kernels = SimpleNamespace(adapter_forward_workspace_cuda=lambda sizes, dtype: 1 << 16, adapter_forward_cuda=launch)
-    monkeypatch.setattr(core, "module", kernels)
-    monkeypatch.setitem(CAN_RUN, "cuda", lambda case: "it has no gradients" if case.needs_grad else None)
-    monkeypatch.setitem(CAN_RUN, "cpu", lambda case: "its module is replaced")
+    """Until the test ends, ``cuda`` takes every call without gradients, and ``launch(weights, *arguments)`` stands for
+    its launches."""
+
+    class Launches:
+        def __init__(self, weights: FoldedAdapter, dtype: int) -> None:
+            self.weights = weights
+
+        def workspace(self, *layout: object) -> int:
+            return 1 << 16
+
+        def forward(self, *arguments: object) -> None:
+            launch(self.weights, *arguments)
+
+    monkeypatch.setattr(core, "module", SimpleNamespace(CudaAdapter=Launches))
+    monkeypatch.setattr(cuda, "can_run", lambda case: "it has no gradients" if case.needs_grad else None)
+    monkeypatch.setattr(cpu, "can_run", lambda case: "its module is replaced")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0, raising=False)
+    monkeypatch.setattr(torch_private, "current_stream", lambda index: 0)

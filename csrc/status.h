@@ -11,4 +11,23 @@ __attribute__((format(printf, 2, 3))) ht_status fail(ht_status status, const cha
 ht_status check_shape(const ht_adapter_shape* shape);
 ht_status check_filter_shape(const ht_filter_shape* shape);
 
+// When a folded weight is there, and what it is: the words of HT_ADAPTER_WEIGHTS.
+enum class When { ALWAYS, NOISE, MASKED };
+enum class Kind { MATRIX, FLOATS };
+
+inline bool is_there(When when, const ht_adapter_shape& s) {
+  return when == When::ALWAYS || (when == When::NOISE ? s.scales == 3 : s.masks != 0);
+}
+
+// Weights of either struct.
+template <class Weights>
+ht_status check_weights(const ht_adapter_shape& s, const Weights* w) {
+  if (!w) return fail(HT_INVALID_ARGUMENT, "weights must not be NULL");
+#define HT_CHECK(name, kind, when) \
+  if (!w->name && is_there(When::when, s)) return fail(HT_INVALID_ARGUMENT, "the weight " #name " is NULL");
+  HT_ADAPTER_WEIGHTS(HT_CHECK)
+#undef HT_CHECK
+  return HT_OK;
+}
+
 }  // namespace ht

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import functional
-from .backends import available_backends, set_backend
 from .nn import HTAdapter
+from .ops.dispatch import available_backends, set_backend
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +37,7 @@ _LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "data": ""
 
 
 def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
-    """The inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`.
-
-    The submodule of the same name holds the algebra: ``from ht_kernels.fold import fold_adapter``.
-    """
+    """The inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`."""
     from .deploy import folded
 
     return folded.fold(model, dtype)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 import ht_kernels
-from ht_kernels.backends import CAN_RUN, Case, core, cuda
+from ht_kernels.backends import core, cuda
+from ht_kernels.backends.call import Case
+from ht_kernels.ops.dispatch import BACKENDS
 
 PACKAGES = (
     "torch",
@@ -96,7 +98,7 @@ def gpus() -> list[dict[str, Any]]:
     if not torch.cuda.is_available():
         return []
     properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    archs = [] if core.module is None else core.module.build_info()["cuda_archs"]
+    archs = [] if core.missing else core.module.build_info()["cuda_archs"]
     return [
         {
             "name": p.name,
@@ -122,7 +124,7 @@ def backends() -> dict[str, str | None]:
     """For each backend, best first: None where it can run a float32 adapter here, else why not."""
     devices = [torch.device("cuda")] if torch.cuda.is_available() else []
     cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in [*devices, torch.device("cpu")]]
-    reasons = {name: [can_run(case) for case in cases] for name, can_run in CAN_RUN.items()}
+    reasons = {name: [backend.can_run(case) for case in cases] for name, backend in BACKENDS.items()}
     return {name: None if None in found else found[0] for name, found in reasons.items()}
 
 

@@ -1,17 +1,19 @@
-"""The one door to the kernels: checks arguments, chooses a backend, calls it."""
+"""The public functions: they check arguments, and hand them to :mod:`ht_kernels.ops`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import filter_operators, operators
-from .backends import Case, FilterCase, asked_for, choose, reference, retired_count
-from .fold import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, cast_matrices, mask_pairs, on_grid, radial_mask
-from .operators import is_watched
+from .backends import reference
+from .backends.call import Layout
+from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, mask_pairs, radial_mask
+from .ops.adapter import adapter, adapter_again
+from .ops.dispatch import asked_for
+from .ops.spectral import spectral_filter as filter_images
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FORMS = ("full", "shared", "radial")
@@ -34,8 +36,8 @@ def ht_adapter(
     Args:
         x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row. Any strides, so a transposed
             sequence-first tensor may be passed as it is. float32, bfloat16, float16 or float64.
-        folded: weights from :func:`ht_kernels.fold.fold_adapter`: float64 for float64 ``x``, else float32. Without
-            gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.fold.cast_matrices`).
+        folded: weights from :func:`ht_kernels.folding.fold_adapter`: float64 for float64 ``x``, else float32. Without
+            gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.folding.cast_matrices`).
         grid: (H, W) of the patch grid.
         prefix_tokens: P; these skip the spatial part.
         eps: LayerNorm's epsilon.
@@ -51,75 +53,16 @@ def ht_adapter(
             what came and what was expected.
         BackendError: a backend asked for by name cannot run this call.
 
-    Formula: :class:`ht_kernels.fold.FoldedAdapter`.
+    Formula: :class:`ht_kernels.folding.FoldedAdapter`.
     """
-    _check_folded(folded, x)
-    return run_adapter(x, folded, grid, prefix_tokens, eps, keep, dropout, backend)
-
-
-def run_adapter(
-    x: Tensor,
-    folded: FoldedAdapter,
-    grid: tuple[int, int],
-    prefix_tokens: int,
-    eps: float,
-    keep: Tensor | None = None,
-    dropout: float = 0.0,
-    backend: str | None = None,
-) -> Tensor:
-    """:func:`ht_adapter` for modules that folded the weights themselves: everything else is checked."""
-    _check(x, folded, grid, prefix_tokens, keep)
-    needs_grad = keep is not None or dropout > 0
-    if torch.is_grad_enabled():
-        needs_grad = needs_grad or any(t is not None and t.requires_grad for t in (x, *folded))
-    bottleneck, keeps, spectral = folded.up_weight.shape[1], keep is not None, folded.mask is not None
-    case = Case(x.device, x.dtype, x.shape[2], bottleneck, grid, prefix_tokens, needs_grad, spectral, keeps)
-    asked = asked_for(backend)
-    name = choose(case, asked)
-    folded = on_grid(folded, grid)
-    if name in ("cuda", "triton") and not needs_grad:
-        autocast, forced = torch.is_autocast_enabled("cuda"), asked is not None
-        return operators.adapter_inference(x, folded, case, eps, autocast, name, forced)
-    if folded.down_weight.dtype != folded.down_bias.dtype:
-        folded = cast_matrices(folded, folded.down_bias.dtype)
-    if name == "triton":
-        out = operators.adapter_training(x, folded, case, eps, dropout, _product_dtype(x), asked is not None)
+    layout = Layout(*grid, prefix_tokens, eps)
+    if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
+        out = adapter_again(x, folded, layout)
         if out is not None:
             return out
-        name = "reference"
-    if keep is None and dropout > 0:
-        keep = F.dropout(x.new_ones(*x.shape[:2], bottleneck, dtype=folded.down_bias.dtype), dropout)
-    if name == "reference":
-        return reference.adapter(x, folded, grid, prefix_tokens, eps, keep)
-    return operators.adapter(x, folded, grid, prefix_tokens, eps, keep)
-
-
-def plan_adapter(
-    x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, eps: float
-) -> Callable[[Tensor], Tensor]:
-    """:func:`run_adapter` without gradients and dropout, with checks and choices made once where that can be.
-
-    It holds for tensors with the shape, dtype and device of ``x``, while :func:`circumstances` stay the same.
-    """
-    _check(x, folded, grid, prefix_tokens, None)
-    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
-    case = Case(x.device, x.dtype, x.shape[2], bottleneck, grid, prefix_tokens, False, spectral)
-    asked = asked_for()
-    if is_watched(x) or choose(case, asked) != "cuda":
-        return lambda x: run_adapter(x, folded, grid, prefix_tokens, eps)
-    return operators.plan_cuda(x, folded, case, eps, torch.is_autocast_enabled("cuda"), asked is not None)
-
-
-def circumstances(x: Tensor) -> tuple[Hashable, ...]:
-    """What a plan depends on that is neither in the weights nor in the shape, dtype or device of ``x``."""
-    return (
-        asked_for(),
-        retired_count(),
-        is_watched(x),
-        torch.is_autocast_enabled("cuda"),
-        torch.get_float32_matmul_precision(),
-        torch._C._are_functorch_transforms_active(),
-    )
+    _check_folded(folded, x)
+    _check(x, folded, grid, prefix_tokens, keep)
+    return adapter(x, folded, layout, keep, dropout, asked_for(backend))
 
 
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:
@@ -147,19 +90,7 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
     _check_filter(x, mask, form)
     grid = (x.shape[2], x.shape[3])
     pairs = mask_pairs(radial_mask(mask, grid) if form == "radial" else mask)
-    needs_grad = torch.is_grad_enabled() and (x.requires_grad or mask.requires_grad)
-    case, asked = FilterCase(x.device, x.dtype, grid, needs_grad), asked_for(backend)
-    while (name := choose(case, asked)) != "reference":
-        out = filter_operators.spectral_filter(x, pairs, name, asked is not None)
-        if out is not None:
-            return out
-    return reference.spectral_filter(x.to(pairs.dtype), pairs).to(x.dtype)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return filter_images(x, pairs, asked_for(backend))
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
@@ -167,7 +98,7 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         s: images (B, C, H, W).
-        kernels: (B, C, k, k), k odd; :func:`ht_kernels.fold.image_kernels` makes them for an adapter.
+        kernels: (B, C, k, k), k odd; :func:`ht_kernels.folding.image_kernels` makes them for an adapter.
         bias: (B, C).
 
     Returns:
@@ -193,7 +124,7 @@ def feature_pyramid(
 
     Args:
         features: one (B, N, D) per level, patch tokens only; any strides. Computed in the dtype of the levels.
-        levels, bias: from :func:`ht_kernels.fold.fold_pyramid`.
+        levels, bias: from :func:`ht_kernels.folding.fold_pyramid`.
         pool: return the mean over tokens, taken before the last matrix product (identity 8).
 
     Returns:
@@ -202,7 +133,7 @@ def feature_pyramid(
     Raises:
         ValueError: the number of features, or the shape of one, does not fit.
 
-    Formula: :class:`ht_kernels.fold.FoldedLevel`, summed over levels.
+    Formula: :class:`ht_kernels.folding.FoldedLevel`, summed over levels.
     """
     if len(features) != len(levels):
         raise ValueError(f"features must have one tensor per level, got {len(features)} for {len(levels)} levels")
@@ -284,24 +215,25 @@ def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
     scales = 3 if hidden else 1
-    shapes: tuple[tuple[int, ...] | None, ...] = (
-        (bottleneck, dim),
-        (dim,),
-        (dim,),
-        (bottleneck,),
-        (scales, bottleneck, KERNEL_SIZE, KERNEL_SIZE),
-        (scales, bottleneck),
-        (hidden, bottleneck) if hidden else None,
-        (hidden,) if hidden else None,
-        (scales, hidden) if hidden else None,
-        (scales,) if hidden else None,
-        (bottleneck, bottleneck),
-        (bottleneck,),
-        (dim, bottleneck),
-        (dim,),
-        None if folded.mask is None else tuple(folded.mask.shape),  # its shape goes with the grid: _check
-    )
-    for name, weight, shape in zip(FoldedAdapter._fields, folded, shapes, strict=True):
+    shapes: dict[str, tuple[int, ...] | None] = {
+        "down_weight": (bottleneck, dim),
+        "norm_gain": (dim,),
+        "skip_gain": (dim,),
+        "down_bias": (bottleneck,),
+        "scale_kernels": (scales, bottleneck, KERNEL_SIZE, KERNEL_SIZE),
+        "scale_bias": (scales, bottleneck),
+        "hidden_weight": (hidden, bottleneck) if hidden else None,
+        "hidden_bias": (hidden,) if hidden else None,
+        "score_weight": (scales, hidden) if hidden else None,
+        "score_bias": (scales,) if hidden else None,
+        "mix_weight": (bottleneck, bottleneck),
+        "mix_bias": (bottleneck,),
+        "up_weight": (dim, bottleneck),
+        "up_bias": (dim,),
+        "mask": None if folded.mask is None else tuple(folded.mask.shape),  # its shape goes with the grid: _check
+    }
+    for name, weight in folded._asdict().items():
+        shape = shapes[name]
         if weight is None and shape is None:
             continue
         if weight is None or shape is None or weight.shape != shape:

@@ -1,5 +1,7 @@
 // The adapter on the CPU.
 
+#include <mutex>
+
 #include "arguments.h"
 #include "workspace.h"
 
@@ -7,43 +9,75 @@ namespace py = pybind11;
 
 namespace {
 
-ht_adapter_weights weights(const WeightsArgument& w) {
-  return {pointer<float>(w[0]),  pointer<float>(w[1]),  pointer<float>(w[2]),  pointer<float>(w[3]),
-          pointer<float>(w[4]),  pointer<float>(w[5]),  pointer<float>(w[6]),  pointer<float>(w[7]),
-          pointer<float>(w[8]),  pointer<float>(w[9]),  pointer<float>(w[10]), pointer<float>(w[11]),
-          pointer<float>(w[12]), pointer<float>(w[13]), pointer<float>(w[14])};
-}
+// Folded weights, and what the forward reads of them: packed at the first forward, for a backward needs none of it.
+class CpuAdapter {
+ public:
+  CpuAdapter(py::object folded, std::int64_t height, std::int64_t width)
+      : folded_(std::move(folded)),
+        weights_(read_weights<ht_adapter_weights>(folded_)),
+        shape_(for_call(read_shape(folded_), 0, height, width, 0, 0)) {}
 
-void forward(const Sizes& sizes, float eps, bool bfloat16, const WeightsArgument& folded, const TokensArgument& x,
-             Address keep, const TokensArgument& out, Address h, Address stats, int threads) {
-  const ht_adapter_shape s = shape(sizes, eps);
-  const ht_adapter_weights w = weights(folded);
-  void* memory = workspace(ht_adapter_forward_workspace_cpu(&s, threads));
-  py::gil_scoped_release release;
-  check(ht_adapter_forward_cpu(&s, &w, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x), pointer<const float>(keep),
-                               tokens(out), pointer<float>(h), pointer<float>(stats), memory, threads));
-}
+  std::int64_t bottleneck() const { return shape_.bottleneck; }
 
-void backward(const Sizes& sizes, float eps, bool bfloat16, const WeightsArgument& folded,
-              const TokensArgument& grad_out, const TokensArgument& x, Address keep, Address h, Address stats,
-              const TokensArgument& grad_x, const WeightsArgument& grads, int threads) {
-  const ht_adapter_shape s = shape(sizes, eps);
-  const ht_adapter_weights w = weights(folded), g = weights(grads);
-  void* memory = workspace(ht_adapter_backward_workspace_cpu(&s, threads));
-  py::gil_scoped_release release;
-  check(ht_adapter_backward_cpu(&s, &w, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out), tokens(x),
-                                pointer<const float>(keep), pointer<const float>(h), pointer<const float>(stats),
-                                tokens(grad_x), &g, memory, threads));
-}
+  void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
+               bool bfloat16, const TokensArgument& x, Address keep, const TokensArgument& out, Address h,
+               Address stats, int threads) {
+    const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
+    py::gil_scoped_release release;
+    std::call_once(once_, [&] {
+      prepared_ = new_memory(ht_adapter_prepared_cpu(&shape_));
+      check(ht_adapter_prepare_cpu(&shape_, &weights_, prepared_.get(), threads));
+    });
+    void* memory = workspace(ht_adapter_forward_workspace_cpu(&s, h != 0, threads));
+    check(ht_adapter_forward_cpu(&s, &weights_, prepared_.get(), bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
+                                 pointer<const float>(keep), tokens(out), pointer<float>(h), pointer<float>(stats),
+                                 memory, threads));
+  }
+
+  void backward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
+                bool bfloat16, const TokensArgument& grad_out, const TokensArgument& x, Address keep, Address h,
+                Address stats, const TokensArgument& grad_x, const py::object& grads, int threads) {
+    const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
+    const ht_adapter_weights g = read_weights<ht_adapter_weights>(grads);
+    void* memory = workspace(ht_adapter_backward_workspace_cpu(&s, threads));
+    py::gil_scoped_release release;
+    check(ht_adapter_backward_cpu(&s, &weights_, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out), tokens(x),
+                                  pointer<const float>(keep), pointer<const float>(h), pointer<const float>(stats),
+                                  tokens(grad_x), &g, memory, threads));
+  }
+
+ private:
+  py::object folded_;  // keeps the weights where they are
+  ht_adapter_weights weights_;
+  ht_adapter_shape shape_;
+  std::once_flag once_;
+  Memory prepared_;
+};
 
 }  // namespace
 
 void bind_adapter(py::module_& m) {
-  m.def("adapter_forward", &forward, py::arg("sizes"), py::arg("eps"), py::arg("bfloat16"), py::arg("folded"),
-        py::arg("x"), py::arg("keep"), py::arg("out"), py::arg("h"), py::arg("stats"), py::arg("threads"),
-        "ht_adapter_forward_cpu. sizes: the fields of ht_adapter_shape but eps; folded: the fields of FoldedAdapter.");
-  m.def("adapter_backward", &backward, py::arg("sizes"), py::arg("eps"), py::arg("bfloat16"), py::arg("folded"),
-        py::arg("grad_out"), py::arg("x"), py::arg("keep"), py::arg("h"), py::arg("stats"), py::arg("grad_x"),
-        py::arg("grads"), py::arg("threads"), "ht_adapter_backward_cpu.");
+  py::class_<CpuAdapter>(m, "CpuAdapter",
+                         "An adapter's folded weights as the kernels of the CPU read them; it keeps them alive.")
+      .def(py::init<py::object, std::int64_t, std::int64_t>(), py::arg("folded"), py::arg("grid_height"),
+           py::arg("grid_width"))
+      .def_property_readonly("bottleneck", &CpuAdapter::bottleneck, "C")
+      .def("forward", &CpuAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
+           py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("x"), py::arg("keep"), py::arg("out"),
+           py::arg("h"), py::arg("stats"), py::arg("threads"), "ht_adapter_forward_cpu.")
+      .def("backward", &CpuAdapter::backward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
+           py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("grad_out"), py::arg("x"),
+           py::arg("keep"), py::arg("h"), py::arg("stats"), py::arg("grad_x"), py::arg("grads"), py::arg("threads"),
+           "ht_adapter_backward_cpu.");
+  m.def(
+      "adapter_weights",
+      [] {
+        std::vector<std::string> names;
+#define HT_NAME(name, kind, when) names.push_back(#name);
+        HT_ADAPTER_WEIGHTS(HT_NAME)
+#undef HT_NAME
+        return names;
+      },
+      "The names of the folded weights that this module was built for.");
   m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2 or avx512.");
 }

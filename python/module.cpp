@@ -9,7 +9,7 @@ void bind_spectral_filter(pybind11::module_& m);
 void bind_spectral_filter_cuda(pybind11::module_& m);
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Compiled kernels. Called by ht_kernels.operators, which checks what it passes.";
+  m.doc() = "Compiled kernels. Called by ht_kernels.backends, which hand on checked arguments.";
   bind_adapter(m);
 #if defined(HT_KERNELS_WITH_CUDA)
   bind_adapter_cuda(m);

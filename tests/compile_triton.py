@@ -22,10 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 import ht_kernels as ht
-from ht_kernels.backends import triton as backend
-from ht_kernels.backends.triton import spectral_filter, spectral_filter_backward
+from ht_kernels.backends.call import Layout, Training
+from ht_kernels.backends.triton import backend
 from ht_kernels.backends.triton.tuning import Tuned
-from ht_kernels.fold import fold_adapter, on_grid
+from ht_kernels.folding import FoldedAdapter, fold_adapter, on_grid
 
 DTYPES = {  # of x, of the bottleneck, and whether TF32 is allowed
     "float32": (torch.float32, torch.float32, False),
@@ -97,22 +97,24 @@ def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
     (of_x, of_h, tf32), (dim, bottleneck, side) = DTYPES[dtype], SIZES[size]
     grid, prefix = (side, side), 1
     folded = fold_adapter(ht.HTAdapter(dim, bottleneck, "hybrid", form, grid=grid if form else None))
-    weights = [None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)]
-    x = torch.zeros(1, prefix + side * side, dim, dtype=of_x)
+    folded = FoldedAdapter(*(None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)))
+    x, layout = torch.zeros(1, prefix + side * side, dim, dtype=of_x), Layout(*grid, prefix, 1e-5)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    prepared = backend.prepare(folded, of_h, grid)
     if not training:
-        backend.infer(x, weights, *grid, prefix, 1e-5, tf32)
+        backend.infer(prepared, x, layout, autocast=False)
         return
-    seed = torch.zeros(1, dtype=torch.int64)
-    out, *state = backend.train_forward(x, weights, seed, 0.1, *grid, prefix, 1e-5, of_h, tf32)
-    backend.train_backward(out, x, weights, seed, *state, torch.empty_like(x), 0.1, *grid, prefix, tf32)
+    how = Training(None, torch.zeros(1, dtype=torch.int64), 0.1, of_h)
+    out, *state = backend.forward(prepared, folded, x, layout, how)
+    backend.backward(prepared, folded, out, x, layout, how, tuple(state), torch.empty_like(x))
 
 
 def image_filter(dtype: str, side: int, forward: bool) -> None:
     """Launch the backward of the filter, which filters by the conjugate mask, and the forward if wanted."""
     x, mask = torch.zeros(1, 64, side, side, dtype=DTYPES[dtype][0]), torch.zeros(64, side, side // 2 + 1, 2)
     if forward:
-        spectral_filter(x, mask, torch.empty_like(x))
-    spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
+        backend.spectral_filter(x, mask, torch.empty_like(x))
+    backend.spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
 
 
 def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import CAN_RUN, Case
-from ht_kernels.fold import FoldedAdapter, fold_adapter
+from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import dynamic_depthwise, ht_adapter
 from ht_kernels.published import VARIANTS
 

@@ -25,7 +25,7 @@ import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import CAN_FILTER, CAN_RUN, Case, FilterCase, core, cuda, reference
 from ht_kernels.backends.cuda import architecture_reason
-from ht_kernels.fold import cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
+from ht_kernels.folding import cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
 from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
 from ht_kernels.published import VARIANTS
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ht_kernels.fold import (
+from ht_kernels.folding import (
     add_residual,
     blocks_to_run,
     fold_adapter,

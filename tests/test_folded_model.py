@@ -14,7 +14,7 @@ import ht_kernels
 from ht_kernels import HTCLIP, fold
 from ht_kernels.deploy import FoldedHTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.fold import fold_adapter
+from ht_kernels.folding import fold_adapter
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -243,5 +243,5 @@ def test_exports_with_any_batch():
 
 def test_function_and_submodule_share_a_name():
     assert ht_kernels.fold is fold and callable(fold)
-    assert fold_adapter.__module__ == "ht_kernels.fold"
+    assert fold_adapter.__module__ == "ht_kernels.folding"
     assert isinstance(fold(small_model("open_clip")), FoldedHTCLIP)

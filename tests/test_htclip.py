@@ -20,7 +20,7 @@ from ht_kernels.clip import backbone
 from ht_kernels.clip.mona import BatchFirstMona
 from ht_kernels.clip.towers import TimmTower, find_tower
 from ht_kernels.errors import InputError
-from ht_kernels.fold import fold_pyramid
+from ht_kernels.folding import fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 

@@ -17,7 +17,7 @@ import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import Case, FilterCase
 from ht_kernels.errors import BackendError
-from ht_kernels.fold import fold_adapter, fourier_matrices, on_grid, radial_mask
+from ht_kernels.folding import fold_adapter, fourier_matrices, on_grid, radial_mask
 from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
 from ht_kernels.nn import SpectralFilter
 

@@ -17,7 +17,7 @@ import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import CAN_RUN, Case, triton
 from ht_kernels.errors import BackendError
-from ht_kernels.fold import fold_adapter
+from ht_kernels.folding import fold_adapter
 from ht_kernels.functional import ht_adapter
 from ht_kernels.published import VARIANTS
 

@@ -18,7 +18,7 @@ import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import CAN_FILTER, Case, FilterCase, triton
 from ht_kernels.errors import BackendError
-from ht_kernels.fold import fold_adapter, on_grid, radial_mask
+from ht_kernels.folding import fold_adapter, on_grid, radial_mask
 from ht_kernels.functional import spectral_filter
 
 pytest.importorskip("triton")

@@ -15,7 +15,7 @@ import ht_kernels as ht
 from ht_kernels import backends
 from ht_kernels.backends import CAN_RUN, triton
 from ht_kernels.errors import BackendError
-from ht_kernels.fold import FoldedAdapter, fold_adapter
+from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
 
 compiler = pytest.importorskip("triton")

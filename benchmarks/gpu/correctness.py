@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from ht_kernels import published
 from ht_kernels.errors import BackendError
-from ht_kernels.fold import fold_adapter
+from ht_kernels.folding import fold_adapter
 from ht_kernels.functional import ht_adapter
 
 from . import limits, low_precision, spectral

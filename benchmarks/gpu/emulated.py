@@ -57,7 +57,8 @@ def use(output: Path) -> None:
 
     import torch
 
-    from ht_kernels.backends import CAN_FILTER, CAN_RUN, Case, FilterCase, core, cuda
+    from ht_kernels.backends import core, cuda, torch_private
+    from ht_kernels.backends.call import Case, FilterCase
 
     def reason(case: Case | FilterCase) -> str | None:
         """As the backend's own, but for the device."""
@@ -65,8 +66,8 @@ def use(output: Path) -> None:
             return "it is for inference: it has no gradients and no dropout"
         return None if case.dtype in cuda.DTYPES else f"it does not compute {case.dtype}"
 
-    core.module = load(file)
-    CAN_RUN["cuda"] = CAN_FILTER["cuda"] = reason
-    torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]
+    core.module, core.missing = load(file), ""  # type: ignore[assignment]
+    cuda.can_run = cuda.can_filter = reason  # type: ignore[assignment]
+    torch_private.current_stream = lambda index: 0
     torch.cuda.current_device = lambda: None  # type: ignore[assignment,return-value]
     torch.cuda.device = lambda device: nullcontext()  # type: ignore[assignment,misc]

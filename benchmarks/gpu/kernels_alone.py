@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,39 +85,48 @@ def numbers(stored: np.ndarray, dtype: int) -> np.ndarray:
     return stored.astype(np.float32)
 
 
+class Weight:
+    """A weight in memory of the GPU, as the compiled core reads one."""
+
+    def __init__(self, address: int, shape: tuple[int, ...]) -> None:
+        self.address, self.shape = address, shape
+
+    def data_ptr(self) -> int:
+        return self.address
+
+
 def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int, tf32: bool) -> None:
     """One call; raises AssertionError when a part of the result was not written."""
     batch, dim, channels, hidden, scales, height, width, prefix, masks = sizes
     tokens = prefix + height * width
-    shapes: tuple[tuple[int, ...] | None, ...] = (
-        (channels, dim),
-        (dim,),
-        (dim,),
-        (channels,),
-        (scales, channels, 7, 7),
-        (scales, channels),
-        (hidden, channels) if hidden else None,
-        (hidden,) if hidden else None,
-        (scales, hidden) if hidden else None,
-        (scales,) if hidden else None,
-        (channels, channels),
-        (channels,),
-        (dim, channels),
-        (dim,),
-        (masks, height, width // 2 + 1, 2) if masks else None,
-    )
-    matrices = (0, 10, 12)  # these are in the dtype of x
-    folded = [
-        0 if shape is None else memory.normal(*shape, dtype=dtype if i in matrices else FLOAT32)
-        for i, shape in enumerate(shapes)
-    ]
+    shapes: dict[str, tuple[int, ...] | None] = {
+        "down_weight": (channels, dim),
+        "norm_gain": (dim,),
+        "skip_gain": (dim,),
+        "down_bias": (channels,),
+        "scale_kernels": (scales, channels, 7, 7),
+        "scale_bias": (scales, channels),
+        "hidden_weight": (hidden, channels) if hidden else None,
+        "hidden_bias": (hidden,) if hidden else None,
+        "score_weight": (scales, hidden) if hidden else None,
+        "score_bias": (scales,) if hidden else None,
+        "mix_weight": (channels, channels),
+        "mix_bias": (channels,),
+        "up_weight": (dim, channels),
+        "up_bias": (dim,),
+        "mask": (masks, height, width // 2 + 1, 2) if masks else None,
+    }
+    matrices = ("down_weight", "mix_weight", "up_weight")  # these are in the dtype of x
+    weights = {
+        name: None if shape is None else Weight(memory.normal(*shape, dtype=dtype if name in matrices else FLOAT32), shape)
+        for name, shape in shapes.items()
+    }
+    adapter = core.CudaAdapter(SimpleNamespace(**weights), dtype)
     x = memory.normal(batch, tokens, dim, dtype=dtype)
     out = memory.place(bits(np.full((batch, tokens, dim), np.nan, np.float32), dtype))
-    workspace = memory.room(core.adapter_forward_workspace_cuda(sizes, dtype))
-    strides = (tokens * dim, dim)
-    core.adapter_forward_cuda(
-        sizes, 1e-5, dtype, tf32, folded, (x, *strides), (memory.address(out), *strides), workspace, 0
-    )
+    call = (batch, height, width, prefix, 1e-5)
+    workspace, strides = memory.room(adapter.workspace(*call)), (tokens * dim, dim)
+    adapter.forward(*call, tf32, (x, *strides), (memory.address(out), *strides), workspace, 0)
     finish(memory, out, dtype, f"adapter {sizes} in {NAMES[dtype]}")
 
 

@@ -45,21 +45,11 @@ ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype
                 int threads) {
   const ht_status status = check_shape(s);
   if (status != HT_OK) return status;
-  if (!w) return fail(HT_INVALID_ARGUMENT, "weights must not be NULL");
   if (dtype != HT_FLOAT32 && dtype != HT_BFLOAT16)
     return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32 or HT_BFLOAT16");
   if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
-  const float* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
-                           w->scale_kernels, w->scale_bias, w->mix_weight, w->up_weight, w->up_bias};
-  for (const float* p : always) {
-    if (!p) return fail(HT_INVALID_ARGUMENT, "a weight is NULL");
-  }
-  if (s->scales == 3 && (!w->hidden_weight || !w->hidden_bias || !w->score_weight || !w->score_bias)) {
-    return fail(HT_INVALID_ARGUMENT, "the hidden and score weights must not be NULL when scales is 3");
-  }
-  if (s->masks && !w->mask) return fail(HT_INVALID_ARGUMENT, "mask must not be NULL when masks is not 0");
-  return HT_OK;
+  return ht::check_weights(*s, w);
 }
 
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
@@ -74,21 +64,31 @@ ht_status check_filter(const ht_filter_shape* s, const void* workspace, int thre
 
 extern "C" {
 
-size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int threads) {
-  return kernels().forward_workspace(*shape, threads);
+size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape) { return kernels().prepared_bytes(*shape); }
+
+ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
+                                 int threads) {
+  const ht_status status = check(shape, weights, HT_FLOAT32, prepared, threads);
+  if (status == HT_OK) kernels().prepare(*shape, *weights, prepared, threads);
+  return status;
+}
+
+size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads) {
+  return kernels().forward_workspace(*shape, keeps_state != 0, threads);
 }
 
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads) {
   return kernels().backward_workspace(*shape, threads);
 }
 
-ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
-                                 ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats, void* workspace,
-                                 int threads) {
+ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, const void* prepared,
+                                 ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats,
+                                 void* workspace, int threads) {
   const ht_status status = check(shape, weights, dtype, workspace, threads);
   if (status != HT_OK || shape->batch == 0) return status;
-  if (!x.data || !out.data || !h || !stats) return fail(HT_INVALID_ARGUMENT, "x, out, h and stats must not be NULL");
-  kernels().forward(*shape, *weights, dtype, x, keep, out, h, stats, workspace, threads);
+  if (!x.data || !out.data || !prepared) return fail(HT_INVALID_ARGUMENT, "x, out and prepared must not be NULL");
+  if (!h != !stats) return fail(HT_INVALID_ARGUMENT, "h and stats must both be NULL, or neither");
+  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads);
   return HT_OK;
 }
 

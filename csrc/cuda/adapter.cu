@@ -28,15 +28,14 @@ ht_status check_arguments(const ht_adapter_shape& s, const ht_adapter_weights_cu
                 "dim and bottleneck must be multiples of 8, bottleneck at most %d, got %lld and %lld", kMaxChannels,
                 (long long)s.dim, (long long)s.bottleneck);
   }
-  if (!w || !workspace) return fail(HT_INVALID_ARGUMENT, "weights and workspace must not be NULL");
-  const void* always[] = {w->down_weight,   w->norm_gain,  w->skip_gain,  w->down_bias, w->mix_bias,
-                          w->scale_kernels, w->scale_bias, w->mix_weight, w->up_weight, w->up_bias};
-  for (const void* p : always) {
-    if (!p || !aligned(p)) return fail(HT_INVALID_ARGUMENT, "a weight is NULL or not aligned to 16 bytes");
-  }
-  if (s.scales == 3 && (!w->hidden_weight || !w->hidden_bias || !w->score_weight || !w->score_bias)) {
-    return fail(HT_INVALID_ARGUMENT, "the hidden and score weights must not be NULL when scales is 3");
-  }
+  const ht_status weights = ht::check_weights(s, w);
+  if (weights != HT_OK) return weights;
+  if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
+#define HT_CHECK(name, kind, when)                           \
+  if (ht::When::when == ht::When::ALWAYS && !aligned(w->name)) \
+    return fail(HT_INVALID_ARGUMENT, "the weight " #name " is not aligned to 16 bytes");
+  HT_ADAPTER_WEIGHTS(HT_CHECK)
+#undef HT_CHECK
   for (const ht_tokens* t : {&x, &out}) {
     if (!t->data || !aligned(t->data) || t->batch_stride % kVector || t->token_stride % kVector) {
       return fail(HT_INVALID_ARGUMENT, "x and out must be aligned to 16 bytes, with strides that are multiples of 8");

@@ -38,35 +38,52 @@ typedef struct {
   int64_t token_stride;
 } ht_tokens;
 
-/* Folded weights, contiguous, or their gradients. The hidden_* and score_* fields are NULL when S = 1. */
+/* The one list of folded weights: F(name, kind, when) for each. Structs, bindings and checks are made of it; it has the
+ * names and the order of ht_kernels.folding.FoldedAdapter, to which the build compares it.
+ * kind: MATRIX is in the dtype of tokens on a GPU, FLOATS is float32 everywhere.
+ * when: ALWAYS; NOISE when S = 3; MASKED with a spectral filter. Else the field is NULL. */
+#define HT_ADAPTER_WEIGHTS(F)                            \
+  F(down_weight, MATRIX, ALWAYS)   /* (C, D) */          \
+  F(norm_gain, FLOATS, ALWAYS)     /* (D) */             \
+  F(skip_gain, FLOATS, ALWAYS)     /* (D) */             \
+  F(down_bias, FLOATS, ALWAYS)     /* (C) */             \
+  F(scale_kernels, FLOATS, ALWAYS) /* (S, C, 7, 7) */    \
+  F(scale_bias, FLOATS, ALWAYS)    /* (S, C) */          \
+  F(hidden_weight, FLOATS, NOISE)  /* (Q, C) */          \
+  F(hidden_bias, FLOATS, NOISE)    /* (Q) */             \
+  F(score_weight, FLOATS, NOISE)   /* (S, Q) */          \
+  F(score_bias, FLOATS, NOISE)     /* (S) */             \
+  F(mix_weight, MATRIX, ALWAYS)    /* (C, C) */          \
+  F(mix_bias, FLOATS, ALWAYS)      /* (C) */             \
+  F(up_weight, MATRIX, ALWAYS)     /* (D, C) */          \
+  F(up_bias, FLOATS, ALWAYS)       /* (D) */             \
+  F(mask, FLOATS, MASKED)          /* (masks, H, W / 2 + 1, 2), real and imaginary parts */
+
+/* On the CPU, contiguous, or their gradients. */
 typedef struct {
-  float* down_weight;   /* (C, D) */
-  float* norm_gain;     /* (D) */
-  float* skip_gain;     /* (D) */
-  float* down_bias;     /* (C) */
-  float* scale_kernels; /* (S, C, 7, 7) */
-  float* scale_bias;    /* (S, C) */
-  float* hidden_weight; /* (Q, C) */
-  float* hidden_bias;   /* (Q) */
-  float* score_weight;  /* (S, Q) */
-  float* score_bias;    /* (S) */
-  float* mix_weight;    /* (C, C) */
-  float* mix_bias;      /* (C) */
-  float* up_weight;     /* (D, C) */
-  float* up_bias;       /* (D) */
-  float* mask;          /* (masks, H, W / 2 + 1, 2), real and imaginary parts; NULL without a spectral filter */
+#define HT_FIELD(name, kind, when) float* name;
+  HT_ADAPTER_WEIGHTS(HT_FIELD)
+#undef HT_FIELD
 } ht_adapter_weights;
 
-/* Bytes of workspace, aligned to 64, that the calls below need with so many threads. */
-size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int threads);
+/* Bytes of memory, aligned to 64, for the weights as the forward reads them; and that memory filled. It serves calls of
+ * any batch, with a spectral filter on the same grid only, as long as the weights stay where they are and unchanged. */
+size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape);
+ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
+                                 int threads);
+
+/* Bytes of workspace, aligned to 64, that the calls below need with so many threads; the forward without h and stats
+ * needs more of it. */
+size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads);
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads);
 
-/* out = adapter(x). Also writes what the backward needs: h (B, N, C), the bottleneck before the spatial part, and
- * stats (B, N, 2), mean and 1/std of each token. keep (B, N, C) holds dropout factors, or is NULL.
+/* out = adapter(x), with weights as ht_adapter_prepare_cpu was given them, and what it made. Also writes what the
+ * backward needs: h (B, N, C), the bottleneck before the spatial part, and stats (B, N, 2), mean and 1/std of each
+ * token; both are NULL where no backward follows. keep (B, N, C) holds dropout factors, or is NULL.
  * x and out have one dtype and may not overlap. */
-ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
-                                 ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats, void* workspace,
-                                 int threads);
+ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, const void* prepared,
+                                 ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats,
+                                 void* workspace, int threads);
 
 /* Gradients of everything the forward read. grad_x.data may be NULL when it is not wanted. */
 ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
@@ -95,24 +112,15 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
                                           const float* mask, float* grad_x, float* grad_mask, void* workspace,
                                           int threads);
 
-/* Folded weights for the GPU: those above on the device, contiguous and aligned to 16 bytes, the three matrices in the
- * dtype of x. */
+/* On the device, contiguous and aligned to 16 bytes, the matrices in the dtype of tokens. */
 typedef struct {
-  const void* down_weight;    /* (C, D) */
-  const float* norm_gain;     /* (D) */
-  const float* skip_gain;     /* (D) */
-  const float* down_bias;     /* (C) */
-  const float* scale_kernels; /* (S, C, 7, 7) */
-  const float* scale_bias;    /* (S, C) */
-  const float* hidden_weight; /* (Q, C) */
-  const float* hidden_bias;   /* (Q) */
-  const float* score_weight;  /* (S, Q) */
-  const float* score_bias;    /* (S) */
-  const void* mix_weight;     /* (C, C) */
-  const float* mix_bias;      /* (C) */
-  const void* up_weight;      /* (D, C) */
-  const float* up_bias;       /* (D) */
-  const float* mask;          /* (masks, H, W / 2 + 1, 2), real and imaginary parts; NULL without a spectral filter */
+#define HT_MATRIX const void*
+#define HT_FLOATS const float*
+#define HT_FIELD(name, kind, when) HT_##kind name;
+  HT_ADAPTER_WEIGHTS(HT_FIELD)
+#undef HT_FIELD
+#undef HT_FLOATS
+#undef HT_MATRIX
 } ht_adapter_weights_cuda;
 
 /* Bytes of device memory, aligned to 256, that the call below needs. */

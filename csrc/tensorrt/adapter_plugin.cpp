@@ -9,12 +9,27 @@ using namespace nvinfer1;
 
 namespace {
 
-// Places of inputs: x, then the folded weights.
-constexpr int kX = 0, kDownWeight = 1, kScaleKernels = 5, kHiddenWeight = 7;
+constexpr int kX = 0;  // then the folded weights that are there
+
+constexpr bool same(const char* a, const char* b) { return *a == *b && (!*a || same(a + 1, b + 1)); }
+
+// Which input a weight is; 0 where it is not there.
+constexpr int place(const char* name, int inputs) {
+  int next = 1;
+  for (const Weight& weight : kWeights) {
+    if (!is_there(weight.when, inputs)) continue;
+    if (same(weight.name, name)) return next;
+    ++next;
+  }
+  return 0;
+}
 
 bool is_matrix(int input, int inputs) {
-  const int end = inputs - is_masked(inputs);
-  return input == kDownWeight || input == end - 4 || input == end - 2;  // down, mix and up
+  int next = 1;
+  for (const Weight& weight : kWeights) {
+    if (is_there(weight.when, inputs) && next++ == input) return weight.is_matrix;
+  }
+  return false;
 }
 
 bool to_dtype(DataType type, ht_dtype& dtype) {
@@ -98,7 +113,7 @@ size_t AdapterPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_
                                        const DynamicPluginTensorDesc*, int32_t) const noexcept {
   ht_dtype dtype;
   if (!to_dtype(in[kX].desc.type, dtype)) return 0;
-  const ht_adapter_shape largest = shape(in[kX].max, in[kScaleKernels].max, 0, is_masked(inputs));
+  const ht_adapter_shape largest = shape(in[kX].max, in[place("scale_kernels", inputs)].max, 0, is_masked(inputs));
   return ht_adapter_forward_workspace_cuda(&largest, dtype);
 }
 
@@ -108,9 +123,9 @@ int32_t AdapterPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs,
   const Dims& x = in[kX].dims;
   inputs_ = inputs;
   const int64_t tokens = settings_.prefix_tokens + int64_t{settings_.grid_height} * settings_.grid_width;
-  if (x.nbDims != 3 || x.d[1] != tokens || in[kScaleKernels].dims.nbDims != 4) return -1;
+  if (x.nbDims != 3 || x.d[1] != tokens || in[place("scale_kernels", inputs)].dims.nbDims != 4) return -1;
   if (!is_masked(inputs)) return 0;
-  const Dims& mask = in[inputs - 1].dims;
+  const Dims& mask = in[place("mask", inputs)].dims;
   return mask.nbDims == 4 && mask.d[1] == settings_.grid_height && mask.d[2] == settings_.grid_width / 2 + 1 ? 0 : -1;
 }
 
@@ -118,22 +133,19 @@ int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDes
                                void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
   ht_dtype dtype;
   if (!to_dtype(in[kX].type, dtype)) return -1;
-  const bool several = is_several_scales(inputs_), masked = is_masked(inputs_);
-  const ht_adapter_shape call = shape(in[kX].dims, in[kScaleKernels].dims, several ? in[kHiddenWeight].dims.d[0] : 0,
-                                      masked ? in[inputs_ - 1].dims.d[0] : 0);
-  int next = kDownWeight;
-  const auto numbers = [&] { return static_cast<const float*>(inputs[next++]); };
+  // The first side of a weight that may not be there; 0 then.
+  const auto side = [&](const char* name) {
+    const int input = place(name, inputs_);
+    return input ? in[input].dims.d[0] : 0;
+  };
+  const ht_adapter_shape call =
+      shape(in[kX].dims, in[place("scale_kernels", inputs_)].dims, side("hidden_weight"), side("mask"));
   ht_adapter_weights_cuda weights{};
-  weights.down_weight = inputs[next++];
-  weights.norm_gain = numbers(), weights.skip_gain = numbers(), weights.down_bias = numbers();
-  weights.scale_kernels = numbers(), weights.scale_bias = numbers();
-  if (several) {
-    weights.hidden_weight = numbers(), weights.hidden_bias = numbers();
-    weights.score_weight = numbers(), weights.score_bias = numbers();
-  }
-  weights.mix_weight = inputs[next++], weights.mix_bias = numbers();
-  weights.up_weight = inputs[next++], weights.up_bias = numbers();
-  if (masked) weights.mask = numbers();
+  int next = 1;
+#define HT_TAKE(name, kind, when) \
+  if (is_there(When::when, inputs_)) weights.name = static_cast<decltype(weights.name)>(inputs[next++]);
+  HT_ADAPTER_WEIGHTS(HT_TAKE)
+#undef HT_TAKE
   const Dims& dims = in[kX].dims;
   const auto tokens = [&](const void* data) {
     return ht_tokens{const_cast<void*>(data), dims.d[1] * dims.d[2], dims.d[2]};

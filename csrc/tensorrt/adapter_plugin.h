@@ -1,8 +1,7 @@
 // The adapter as a TensorRT plugin, on the CUDA kernels; TensorRT 10 and 11.
 //
 // Inputs: x (B, N, D) in float32, float16 or bfloat16, then the folded weights in the order of
-// ht_adapter_weights_cuda, without the hidden_* and score_* ones where there is one scale and without mask where there
-// is no spectral filter. Output: x's shape and type.
+// HT_ADAPTER_WEIGHTS, those that are there. Output: x's shape and type.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -10,21 +9,44 @@
 #include <array>
 
 #include "ht_kernels.h"
+#include "status.h"
 
 namespace ht {
 namespace tensorrt {
 
-// The operator torch and ONNX have under the same name.
+// The name of a node in ONNX files.
 constexpr const char* kName = "adapter_inference";
 constexpr const char* kNamespace = "ht_kernels";
 constexpr const char* kVersion = "1";
 
-// Without a mask. The number of inputs tells what they are.
-constexpr int kWeights = 14, kWeightsOfOneScale = 10;
-constexpr bool is_several_scales(int inputs) { return inputs == 1 + kWeights || inputs == 2 + kWeights; }
-constexpr bool is_masked(int inputs) { return inputs == 2 + kWeights || inputs == 2 + kWeightsOfOneScale; }
-constexpr bool is_inputs(int count) {
-  return is_several_scales(count) || is_masked(count) || count == 1 + kWeightsOfOneScale;
+// What a folded weight is, as an input.
+struct Weight {
+  const char* name;
+  bool is_matrix;  // in the type of x
+  When when;
+};
+
+constexpr Weight kWeights[] = {
+#define HT_WEIGHT(name, kind, when) {#name, Kind::kind == Kind::MATRIX, When::when},
+    HT_ADAPTER_WEIGHTS(HT_WEIGHT)
+#undef HT_WEIGHT
+};
+
+constexpr int count(When when) {
+  int found = 0;
+  for (const Weight& weight : kWeights) found += weight.when == when;
+  return found;
+}
+
+// The number of inputs tells which weights there are.
+constexpr int kAlways = 1 + count(When::ALWAYS), kNoise = count(When::NOISE), kMasked = count(When::MASKED);
+constexpr bool is_masked(int inputs) { return inputs == kAlways + kMasked || inputs == kAlways + kNoise + kMasked; }
+constexpr bool is_several_scales(int inputs) {
+  return inputs == kAlways + kNoise || inputs == kAlways + kNoise + kMasked;
+}
+constexpr bool is_inputs(int count) { return count == kAlways || is_several_scales(count) || is_masked(count); }
+constexpr bool is_there(When when, int inputs) {
+  return when == When::ALWAYS || (when == When::NOISE ? is_several_scales(inputs) : is_masked(inputs));
 }
 
 // What a node says besides its inputs.

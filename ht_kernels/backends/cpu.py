@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from . import core
+from ht_kernels.folding import FoldedAdapter
 
-if TYPE_CHECKING:
-    from . import Case, FilterCase
+from . import core
+from .call import Case, FilterCase, Layout, Training, unit_stride
 
 _SMALL = 1 << 20
 """Multiply-adds below which waking a second thread costs more than it saves."""
@@ -19,7 +16,7 @@ _SMALL = 1 << 20
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
-    if core.module is None:
+    if core.missing:
         return core.missing
     if case.device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {case.device}"
@@ -30,7 +27,7 @@ def can_run(case: Case) -> str | None:
 
 def can_filter(case: FilterCase) -> str | None:
     """None when this backend can run the spectral filter ``case``, else the reason."""
-    if core.module is None:
+    if core.missing:
         return core.missing
     if case.device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {case.device}"
@@ -39,82 +36,71 @@ def can_filter(case: FilterCase) -> str | None:
     return core.transforms_reason()
 
 
+def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> core.module.CpuAdapter:
+    """The weights packed as the kernels read them, in float32 for tokens of either dtype."""
+    weights = FoldedAdapter(*(None if t is None else t.float().contiguous() for t in folded))
+    return core.module.CpuAdapter(weights, *grid)
+
+
+def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter of ``x`` (B, N, D), with the strides of ``x``."""
+    out = torch.empty_like(x)
+    _forward(prepared, x, layout, None, out, 0, 0)
+    return out
+
+
+def empty_state(x: Tensor, folded: FoldedAdapter, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for what :func:`forward` keeps: the bottleneck (B, N, C) and mean and 1/std (B, N, 2), in float32."""
+    batch, tokens, _ = x.shape
+    h = x.new_empty((batch, tokens, folded.up_weight.shape[1]), dtype=torch.float32)
+    return h, x.new_empty((batch, tokens, 2), dtype=torch.float32), x.new_empty((0,), dtype=torch.float32)
+
+
 def forward(
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    keep: Tensor | None,
-    out: Tensor,
-    h: Tensor,
-    stats: Tensor,
-    grid_height: int,
-    grid_width: int,
-    prefix_tokens: int,
-    eps: float,
-) -> None:
-    """Fill ``out``, ``h`` and ``stats``; arguments as in ``ht_kernels.h``."""
-    assert core.module is not None, core.missing
-    weights = [core.dense(w) for w in weights]
-    sizes = core.sizes(x, weights, grid_height, grid_width, prefix_tokens)
-    source, keep = core.unit_stride(x), core.dense(keep)
-    target = out if out.stride(2) == 1 else torch.empty_like(source)
-    core.module.adapter_forward(
-        sizes,
-        eps,
-        x.dtype == torch.bfloat16,
-        [core.address(w) for w in weights],
-        core.tokens(source),
-        core.address(keep),
-        core.tokens(target),
-        h.data_ptr(),
-        stats.data_ptr(),
-        _threads(x, sizes),
-    )
-    if target is not out:
-        out.copy_(target)
+    prepared: core.module.CpuAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The adapter of ``x`` and the state of :func:`empty_state`, for :func:`backward`."""
+    out, state = torch.empty_like(x), empty_state(x, folded, training.dtype)
+    _forward(prepared, x, layout, training.keep, out, state[0].data_ptr(), state[1].data_ptr())
+    return out, *state
 
 
 def backward(
+    prepared: core.module.CpuAdapter,
+    folded: FoldedAdapter,
     grad_out: Tensor,
     x: Tensor,
-    weights: Sequence[Tensor | None],
-    keep: Tensor | None,
-    h: Tensor,
-    stats: Tensor,
-    grads: Sequence[Tensor],
-    grid_height: int,
-    grid_width: int,
-    prefix_tokens: int,
-    eps: float,
-    needs_x: bool,
-) -> None:
-    """Fill ``grads``, of x and then of each weight; arguments as in ``ht_kernels.h``."""
-    assert core.module is not None, core.missing
-    weights = [core.dense(w) for w in weights]
-    sizes = core.sizes(x, weights, grid_height, grid_width, prefix_tokens)
-    source, grad_out, keep = core.unit_stride(x), core.unit_stride(grad_out), core.dense(keep)
-    h, stats = h.contiguous(), stats.contiguous()
-    grad_x = grads[0] if not needs_x or grads[0].stride(2) == 1 else torch.empty_like(source)
-    core.module.adapter_backward(
-        sizes,
-        eps,
+    layout: Layout,
+    training: Training,
+    state: tuple[Tensor, Tensor, Tensor],
+    grad_x: Tensor | None,
+) -> FoldedAdapter:
+    """Gradients of the folded weights, float32, None where there is no weight; fills ``grad_x`` unless it is None."""
+    grads = FoldedAdapter(*(None if t is None else t.new_empty(t.shape, dtype=torch.float32) for t in folded))
+    source, grad_out = unit_stride(x), unit_stride(grad_out)
+    h, stats, _ = (t.contiguous() for t in state)
+    keep = None if training.keep is None else training.keep.contiguous()
+    target = grad_x if grad_x is None or grad_x.stride(2) == 1 else torch.empty_like(source)
+    prepared.backward(
+        x.shape[0],
+        *layout,
         x.dtype == torch.bfloat16,
-        [core.address(w) for w in weights],
         core.tokens(grad_out),
         core.tokens(source),
-        core.address(keep),
+        0 if keep is None else keep.data_ptr(),
         h.data_ptr(),
         stats.data_ptr(),
-        core.tokens(grad_x) if needs_x else (0, 0, 0),
-        [0 if w is None else g.data_ptr() for w, g in zip(weights, grads[1:], strict=True)],
-        _threads(x, sizes),
+        (0, 0, 0) if target is None else core.tokens(target),
+        grads,
+        _threads(x.numel() * h.shape[2]),
     )
-    if needs_x and grad_x is not grads[0]:
-        grads[0].copy_(grad_x)
+    if grad_x is not None and target is not None and target is not grad_x:
+        grad_x.copy_(target)
+    return grads
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
     """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2)."""
-    assert core.module is not None, core.missing
     x, mask = x.contiguous(), mask.contiguous()
     sizes = (*x.shape, mask.shape[0])
     core.module.spectral_filter(sizes, x.data_ptr(), mask.data_ptr(), out.data_ptr(), _filter_threads(x))
@@ -122,7 +108,6 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
 
 def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
     """Fill ``grad_x`` and ``grad_mask``, contiguous."""
-    assert core.module is not None, core.missing
     grad_out, x, mask = grad_out.contiguous(), x.contiguous(), mask.contiguous()
     core.module.spectral_filter_backward(
         (*x.shape, mask.shape[0]),
@@ -135,9 +120,30 @@ def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: 
     )
 
 
+def _forward(
+    prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, keep: Tensor | None, out: Tensor, h: int, stats: int
+) -> None:
+    source = unit_stride(x)
+    target = out if out.stride(2) == 1 else torch.empty_like(source)
+    keep = None if keep is None else keep.contiguous()
+    prepared.forward(
+        x.shape[0],
+        *layout,
+        x.dtype == torch.bfloat16,
+        core.tokens(source),
+        0 if keep is None else keep.data_ptr(),
+        core.tokens(target),
+        h,
+        stats,
+        _threads(x.numel() * prepared.bottleneck),
+    )
+    if target is not out:
+        out.copy_(target)
+
+
 def _filter_threads(x: Tensor) -> int:
-    return torch.get_num_threads() if 2 * x.numel() * (2 * x.shape[2] + x.shape[3]) > _SMALL else 1
+    return _threads(2 * x.numel() * (2 * x.shape[2] + x.shape[3]))
 
 
-def _threads(x: Tensor, sizes: tuple[int, ...]) -> int:
-    return torch.get_num_threads() if x.numel() * sizes[2] > _SMALL else 1
+def _threads(work: int) -> int:
+    return torch.get_num_threads() if work > _SMALL else 1

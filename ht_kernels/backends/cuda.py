@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ht_kernels.errors import BackendError
+from ht_kernels.folding import FoldedAdapter
 
-from . import core
-
-if TYPE_CHECKING:
-    from . import Case, FilterCase
+from . import core, gpu, torch_private
+from .call import Case, FilterCase, Layout
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What the kernels compute, as ``ht_dtype``."""
@@ -46,9 +44,9 @@ def can_filter(case: FilterCase) -> str | None:
 
 def _reason(case: Case | FilterCase) -> str | None:
     """Why no kernel can run ``case``, the GPU aside."""
-    if core.module is None:
+    if core.missing:
         return core.missing
-    if not hasattr(core.module, "adapter_forward_cuda"):
+    if not hasattr(core.module, "CudaAdapter"):
         return NO_KERNELS
     if case.device.type != "cuda":
         return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
@@ -65,9 +63,8 @@ def _grid_reason(grid: tuple[int, int]) -> str | None:
     return f"its spectral filter takes grids of up to {MAX_SIDE}x{MAX_SIDE}, and this one is {grid[0]}x{grid[1]}"
 
 
-@core.constant_for_compilers
+@torch_private.constant_for_compilers
 def _device_reason(index: int | None) -> str | None:
-    assert core.module is not None
     return architecture_reason(core.module.build_info()["cuda_archs"], torch.cuda.get_device_capability(index))
 
 
@@ -102,48 +99,56 @@ def _serves(arch: str, capability: tuple[int, int]) -> bool:
     return capability >= target
 
 
-def plan(
-    x: Tensor,
-    weights: Sequence[Tensor | None],
-    grid_height: int,
-    grid_width: int,
-    prefix_tokens: int,
-    eps: float,
-    tf32: bool,
-) -> Callable[[Tensor], Tensor]:
-    """The adapter of tensors with the shape, dtype and device of ``x``, as a function that has only the launch to do.
+class CudaAdapter:
+    """Folded weights as the kernels take them, for tokens of one dtype; and what is known of calls by their shape."""
 
-    Arguments as in ``ht_kernels.h``. ``tf32`` lets tensor cores round float32 products. The function raises
-    BackendError where the driver refuses a launch.
+    def __init__(self, folded: FoldedAdapter, dtype: torch.dtype) -> None:
+        self.weights = gpu.ready(folded, dtype)  # the compiled object holds their addresses only
+        self.launches = core.module.CudaAdapter(self.weights, DTYPES[dtype])
+        self.device = self.weights.up_weight.device
+        self.workspaces: dict[tuple[int, Layout], int] = {}
+
+    def workspace(self, batch: int, layout: Layout) -> Tensor:
+        """Memory that a call needs."""
+        size = self.workspaces.get((batch, layout))
+        if size is None:
+            size = self.workspaces[batch, layout] = self.launches.workspace(batch, *layout)
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+
+def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> CudaAdapter:
+    """The matrices in the dtype of tokens, all weights aligned, and their addresses for launches."""
+    return CudaAdapter(folded, dtype)
+
+
+def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter of ``x`` (B, N, D), with the strides of ``x``. ``autocast`` lets tensor cores round float32 products,
+    as ``torch.set_float32_matmul_precision`` does.
+
+    Raises:
+        BackendError: the driver refused the launch.
     """
-    assert core.module is not None, core.missing
-    ready, addresses = core.ready_for_gpu(x.dtype, weights)
-    sizes = core.sizes(x, ready, grid_height, grid_width, prefix_tokens)
-    dtype, device, index = DTYPES[x.dtype], x.device, x.device.index
-    work_bytes, forward = core.module.adapter_forward_workspace_cuda(sizes, dtype), core.module.adapter_forward_cuda
+    out = torch.empty_like(x)
+    if out.numel() == 0:
+        return out
+    source = x if _fits(x) else x.clone(memory_format=torch.contiguous_format)
+    target = out if _fits(out) else torch.empty_like(source)
+    if x.device.index == torch.cuda.current_device():
+        _launch(prepared, source, target, layout, autocast)
+    else:
+        with torch.cuda.device(x.device.index):
+            _launch(prepared, source, target, layout, autocast)
+    return out if target is out else out.copy_(target)
 
-    def launch(x: Tensor, out: Tensor, held: Sequence[Tensor | None] = ready) -> None:  # held: what addresses point to
-        memory = torch.empty(work_bytes, dtype=torch.uint8, device=device)
-        stream = torch._C._cuda_getCurrentRawStream(index)  # a tenth of the time of torch.cuda.current_stream
-        try:
-            forward(sizes, eps, dtype, tf32, addresses, core.tokens(x), core.tokens(out), memory.data_ptr(), stream)
-        except RuntimeError as error:
-            raise BackendError(str(error)) from error
 
-    def run(x: Tensor) -> Tensor:
-        out = torch.empty_like(x)
-        if out.numel() == 0:
-            return out
-        source = x if _fits(x) else x.clone(memory_format=torch.contiguous_format)
-        target = out if _fits(out) else torch.empty_like(source)
-        if index == torch.cuda.current_device():
-            launch(source, target)
-        else:
-            with torch.cuda.device(index):
-                launch(source, target)
-        return out if target is out else out.copy_(target)
-
-    return run
+def _launch(prepared: CudaAdapter, x: Tensor, out: Tensor, layout: Layout, autocast: bool) -> None:
+    memory = prepared.workspace(x.shape[0], layout)
+    stream = torch_private.current_stream(x.device.index)
+    tf32 = autocast or gpu.may_round()
+    try:
+        prepared.launches.forward(x.shape[0], *layout, tf32, core.tokens(x), core.tokens(out), memory.data_ptr(), stream)
+    except RuntimeError as error:
+        raise BackendError(str(error)) from error
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
@@ -152,12 +157,9 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
     Raises:
         BackendError: the driver refused the launch.
     """
-    assert core.module is not None, core.missing
-    x, mask = x.contiguous(), mask.contiguous()
-    if mask.data_ptr() % core.ALIGNMENT:
-        mask = mask.clone()
+    x, mask = x.contiguous(), gpu.aligned(mask)
     with torch.cuda.device(x.device):
-        stream = torch._C._cuda_getCurrentRawStream(x.device.index)
+        stream = torch_private.current_stream(x.device.index)
         sizes, addresses = (*x.shape, mask.shape[0]), [t.data_ptr() for t in (x, mask, out)]
         try:
             core.module.spectral_filter_cuda(sizes, DTYPES[x.dtype], *addresses, stream)
@@ -168,4 +170,4 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
 def _fits(t: Tensor) -> bool:
     """Whether rows start at multiples of 16 bytes, as the kernels load them."""
     batch_stride, token_stride, stride = t.stride()
-    return stride == 1 and batch_stride % 8 == 0 and token_stride % 8 == 0 and t.data_ptr() % core.ALIGNMENT == 0
+    return stride == 1 and batch_stride % 8 == 0 and token_stride % 8 == 0 and t.data_ptr() % gpu.ALIGNMENT == 0

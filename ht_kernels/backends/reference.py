@@ -9,7 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ht_kernels.fold import KERNEL_SIZE, FoldedAdapter, image_kernels, noise_weights
+from ht_kernels.folding import KERNEL_SIZE, FoldedAdapter, cast_matrices, image_kernels, noise_weights
+
+from .call import Case, FilterCase, Layout
+
+
+def can_run(case: Case) -> str | None:
+    """None: it runs every case."""
+    return None
+
+
+def can_filter(case: FilterCase) -> str | None:
+    """None: it runs every case."""
+    return None
+
+
+def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> FoldedAdapter:
+    """The weights, all in float32, or float64."""
+    return cast_matrices(folded, folded.down_bias.dtype)
+
+
+def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter of ``x`` (B, N, D)."""
+    return adapter(x, prepared, layout)
 
 
 def down_project(x: Tensor, folded: FoldedAdapter, eps: float) -> Tensor:
@@ -57,20 +79,13 @@ def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: 
     return torch.cat([prefix, F.linear(y.flatten(2).transpose(1, 2), folded.mix_weight, folded.mix_bias)], dim=1)
 
 
-def adapter(
-    x: Tensor,
-    folded: FoldedAdapter,
-    grid: tuple[int, int],
-    prefix_tokens: int,
-    eps: float,
-    keep: Tensor | None = None,
-) -> Tensor:
-    """The whole adapter; arguments as in :func:`ht_kernels.functional.ht_adapter`.
+def adapter(x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None = None) -> Tensor:
+    """The whole adapter, differentiable; ``keep`` (B, N, C) holds dropout factors.
 
     Computes in the dtype of ``folded`` (float32 or float64) and returns the dtype of ``x``.
     """
     wide = x.to(folded.up_weight.dtype)
-    m = F.gelu(mix(down_project(wide, folded, eps), folded, grid, prefix_tokens))
+    m = F.gelu(mix(down_project(wide, folded, layout.eps), folded, layout.grid, layout.prefix_tokens))
     if keep is not None:
         m = m * keep
     return (wide + F.linear(m, folded.up_weight, folded.up_bias)).to(x.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels import published
-from ht_kernels.fold import fold_pyramid
+from ht_kernels.folding import fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import SegmentationHead, pyramid
 

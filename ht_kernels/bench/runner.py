@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ht_kernels.backends import available_backends
+from ht_kernels.ops.dispatch import available_backends
 
 from .cases import LABELS, Case
 from .measure import Timing, copy_bandwidth, float32_peak, interleave

@@ -72,7 +72,7 @@ def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
 
     import ht_kernels as ht
     from ht_kernels.backends import reference
-    from ht_kernels.fold import noise_weights
+    from ht_kernels.folding import noise_weights
 
     folded = ht.fold(model)
     weights: dict[int, Tensor] = {}
@@ -124,7 +124,7 @@ def magnitude(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
     """Mean over channels of a spectral mask's magnitude (H, W), every frequency, zero in the middle."""
     import torch
 
-    from ht_kernels.fold import fold_adapter, on_grid
+    from ht_kernels.folding import fold_adapter, on_grid
 
     mask = on_grid(fold_adapter(adapter), grid).mask
     assert mask is not None

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ht_kernels.fold import blocks_to_run, fold_pyramid
+from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
 

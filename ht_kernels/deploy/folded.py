@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ht_kernels.backends import Case, asked_for, choose
+from ht_kernels.backends.call import Case
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.fold import cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
-from ht_kernels.functional import feature_pyramid, run_adapter
+from ht_kernels.folding import at_least_float32, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
+from ht_kernels.functional import feature_pyramid, ht_adapter
 from ht_kernels.nn.heads import upsample
+from ht_kernels.ops.dispatch import asked_for, choose
 
 from .pooled import Pooled
 
@@ -252,7 +253,7 @@ class _Adapter(_Tensors):
         self.kept = None
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
-        return run_adapter(x, self.values(), grid, prefix_tokens, self.eps)
+        return ht_adapter(x, self.values(), grid, prefix_tokens, eps=self.eps)
 
 
 class _Norm(nn.Module):
@@ -263,8 +264,8 @@ class _Norm(nn.Module):
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.register_buffer("weight", _wide(norm.weight).clone())
-        self.register_buffer("bias", _wide(norm.bias).clone())
+        self.register_buffer("weight", at_least_float32(norm.weight).clone())
+        self.register_buffer("bias", at_least_float32(norm.bias).clone())
         self.eps = float(norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -404,17 +405,17 @@ def _is_layer_norm(module: object) -> bool:
 
 
 def _behind_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    weight = _wide(weight)
-    shift = weight @ _wide(norm.bias)
-    return weight * _wide(norm.weight), shift if bias is None else shift + _wide(bias)
+    weight = at_least_float32(weight)
+    shift = weight @ at_least_float32(norm.bias)
+    return weight * at_least_float32(norm.weight), shift if bias is None else shift + at_least_float32(bias)
 
 
 def _before_scale(scale: Any, linear: Any) -> tuple[Tensor, Tensor]:
-    weight = _wide(linear.weight)
-    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else _wide(linear.bias)
+    weight = at_least_float32(linear.weight)
+    bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else at_least_float32(linear.bias)
     if not hasattr(scale, "gamma"):
         return weight, bias
-    gamma = _wide(scale.gamma)
+    gamma = at_least_float32(scale.gamma)
     return weight * gamma[:, None], bias * gamma
 
 
@@ -424,9 +425,5 @@ def _fold_classifier(head: nn.Sequential) -> nn.Sequential:
     for layer in layers:
         for name, parameter in list(layer.named_parameters()):
             delattr(layer, name)
-            layer.register_buffer(name, _wide(parameter.detach()))
+            layer.register_buffer(name, at_least_float32(parameter.detach()))
     return nn.Sequential(*layers)
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t if t.dtype == torch.float64 else t.float()

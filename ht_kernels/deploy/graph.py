@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.backends import asked_for
+from ht_kernels.ops.dispatch import asked_for
 from ht_kernels.errors import BackendError
 
 from .folded import FoldedHTCLIP

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import ht_kernels
 from ht_kernels.backends.cuda import MAX_SIDE
 from ht_kernels.errors import InputError
-from ht_kernels.fold import MATRICES, FoldedLevel, fourier_matrices
+from ht_kernels.folding import MATRICES, FoldedLevel, fourier_matrices
 
 from .folded import FoldedHTCLIP
 from .onnx_graph import FLOAT, PLUGIN_DOMAIN, Graph
@@ -140,7 +140,7 @@ def _activation(g: Graph, name: str, activation: nn.Module, x: str) -> str:
 
 
 def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
-    """See :class:`ht_kernels.fold.FoldedAdapter`."""
+    """See :class:`ht_kernels.folding.FoldedAdapter`."""
     patches = grid[0] * grid[1]
     channels, dim = adapter.down_weight.shape
     normed = g.normalize(f"{scope}/norm", x, dim, adapter.eps, adapter.norm_gain)
@@ -191,7 +191,7 @@ def _plugin_adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int,
 
 
 def _spectral(g: Graph, scope: str, mask: Tensor, image: str, grid: tuple[int, int]) -> str:
-    """The filter as products with small matrices, in float32: see :func:`ht_kernels.fold.fourier_matrices`.
+    """The filter as products with small matrices, in float32: see :func:`ht_kernels.folding.fourier_matrices`.
 
     Over the height first, whose real and imaginary parts are then apart; a spectrum has all real parts of a row before
     the imaginary ones, so one product over the width makes both.
@@ -263,7 +263,7 @@ def _without_margin(kernels: Tensor) -> Tensor:
 
 
 def _level(g: Graph, scope: str, level: FoldedLevel, x: str, folded: FoldedHTCLIP) -> str:
-    """One pyramid level, its last product in float32; see :class:`ht_kernels.fold.FoldedLevel`."""
+    """One pyramid level, its last product in float32; see :class:`ht_kernels.folding.FoldedLevel`."""
     if folded.prefix_tokens:
         sizes = folded.prefix_tokens, folded.grid[0] * folded.grid[1]
         _, x = g.split(f"{scope}/split", x, sizes, axis=1)

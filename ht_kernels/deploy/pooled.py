@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.towers import ClipTower
 from ht_kernels.errors import InputError
+from ht_kernels.folding import at_least_float32
 
 
 class Pooled(nn.Module):
@@ -43,11 +44,11 @@ class Pooled(nn.Module):
         self.eps = float(norm.eps)
         self.norm_first = norm is parts.before
         self.tokens = slice(0, 1) if parts.pool == "token" else slice(model.tower.prefix_tokens, None)
-        weight, bias = _wide(norm.weight).diag(), _wide(norm.bias)
+        weight, bias = at_least_float32(norm.weight).diag(), at_least_float32(norm.bias)
         for linear in parts.maps:
-            weight, bias = _wide(linear.weight) @ weight, _wide(linear.weight) @ bias
+            weight, bias = at_least_float32(linear.weight) @ weight, at_least_float32(linear.weight) @ bias
             if linear.bias is not None:
-                bias = bias + _wide(linear.bias)
+                bias = bias + at_least_float32(linear.bias)
         self.register_buffer("weight", weight.clone())
         self.register_buffer("bias", bias.clone())
 
@@ -90,7 +91,3 @@ def _projection(matrix: Tensor | None) -> list[nn.Linear]:
     linear = nn.Linear(width, embedding, bias=False, device="meta")
     linear.weight = nn.Parameter(matrix.detach().t(), requires_grad=False)
     return [linear]
-
-
-def _wide(t: Tensor) -> Tensor:
-    return t.detach().double() if t.dtype.itemsize == 8 else t.detach().float()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ht_kernels.fold import FoldedAdapter, cast_matrices, fold_adapter, on_grid
-from ht_kernels.functional import circumstances, plan_adapter, run_adapter
+from ht_kernels.folding import FoldedAdapter, fold_adapter
+from ht_kernels.functional import ht_adapter
+from ht_kernels.ops.prepared import Stamp, guard, is_captured, wait_for
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .spectral import SpectralFilter
-
-_MOST_PLANS = 64
-"""Shapes and circumstances of calls that an adapter remembers."""
 
 
 class HTAdapter(PublishedAdapter):
@@ -60,7 +58,7 @@ class HTAdapter(PublishedAdapter):
         self.frequency, self.noise = published.frequency, published.noise
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
-        self._cache: _FoldCache | None = None
+        self._cache: _Kept | None = None
         if spectral is not None:
             self.to_spectral(spectral, grid)
 
@@ -110,35 +108,33 @@ class HTAdapter(PublishedAdapter):
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens; see the class and :func:`ht_kernels.functional.ht_adapter` for shapes and errors."""
-        cache = self._kept()
-        plan = None if cache is None else cache.plan(x, grid, prefix_tokens)
-        if plan is not None:
-            return plan(x)
-        part = self._filter()
+        kept = self._kept()
+        part = self._filter() if kept is None else kept.filter
         if part is not None:
             part.check(grid)
+        if kept is not None:
+            return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps)
         dropout = self.dropout.p if self.training else 0.0
-        return run_adapter(x, fold_adapter(self), grid, prefix_tokens, self.norm.eps, dropout=dropout)
+        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=dropout)
 
     def folded(self) -> FoldedAdapter:
         """The adapter's folded weights; connected to the parameters by autograd when gradients are on."""
-        cache = self._kept()
-        return fold_adapter(self) if cache is None else cache.folded
+        kept = self._kept()
+        return fold_adapter(self) if kept is None else FoldedAdapter(*kept.folded)
 
-    def _kept(self) -> _FoldCache | None:
+    def _kept(self) -> _Kept | None:
         """Folded weights that are those of the parameters now; None where they are not kept."""
-        if torch.compiler.is_compiling():
-            return None
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             # Training writes without a trace: fused optimizers and averages over ``.data`` leave no new version.
-            self._cache = None
+            if self._cache is not None and not torch.compiler.is_compiling():
+                self._cache = None
             return None
-        cache = self._cache  # another thread may forget it, or keep another
-        if cache is None or not cache.is_current():
-            if _is_captured(self.gamma):
+        kept = self._cache  # another thread may forget it, or keep another
+        if kept is None or not kept.is_current():
+            if is_captured(self.gamma):
                 return None
-            cache = self._cache = _FoldCache(self)
-        return cache
+            kept = self._cache = _Kept(self)
+        return kept
 
     def extra_repr(self) -> str:
         return f"variant={self.variant}, spectral={self.spectral}"
@@ -157,87 +153,20 @@ class HTAdapter(PublishedAdapter):
         return {**super().__getstate__(), "_cache": None}  # type: ignore[no-untyped-call]
 
 
-class _FoldCache:
+class _Kept:
     """Folded weights, and what tells whether the parameters are still those they were folded from.
 
-    A parameter is known by its identity, version, address and, where a transpose has its shape, strides. Holding its
-    storage keeps the address from being used again. Tensors made in inference mode have no version, and those that a
-    transform such as ``vmap`` puts in place of parameters need not have an address, so nothing that depends on them is
-    kept.
+    Parameters are looked up where their modules have them, for another may have been put there.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        held = [
-            (module._parameters, name, p)
-            for module in adapter.modules()
-            for name, p in module._parameters.items()
-            if p is not None
-        ]
-        self.known = all(type(p) is nn.Parameter and not p.is_inference() for _, _, p in held)
-        if not self.known:
-            held = []
-        self.entries = [(parameters, name, p, p._version, p.data_ptr()) for parameters, name, p in held]
-        self.strides = [(p, p.stride()) for _, _, p in held if _has_equal_sides(p)]
-        self.storages = [p.untyped_storage() for _, _, p in held]
+        places = [(module._parameters, name) for module in adapter.modules() for name in module._parameters]
+        self.places = [(parameters, name) for parameters, name in places if parameters[name] is not None]
+        self.stamp = Stamp(parameters[name] for parameters, name in self.places)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
-        self.folded = fold_adapter(adapter)
-        self._in_16_bits: dict[torch.dtype, FoldedAdapter] = {}
-        self._on_grid: tuple[tuple[int, int], Tensor | None] | None = None
-        self._plans: dict[Hashable, Callable[[Tensor], Tensor]] = {}
-        self._lock = threading.Lock()  # one thread at a time makes what calls need
-        self._finish()
-
-    def plan(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Callable[[Tensor], Tensor] | None:
-        """The adapter of tensors like ``x``; None where a capture would have to make it."""
-        key = (x.shape, x.dtype, x.device, grid, prefix_tokens, circumstances(x))
-        plan = self._plans.get(key)
-        if plan is None:
-            if _is_captured(x):
-                return None
-            if self.filter is not None:
-                self.filter.check(grid)
-            with self._lock:
-                if len(self._plans) >= _MOST_PLANS:
-                    self._plans.clear()
-                plan = plan_adapter(x, self._for_call(x, grid), grid, prefix_tokens, self.eps)
-                self._finish()
-                self._plans[key] = plan
-        return plan
-
-    def _for_call(self, x: Tensor, grid: tuple[int, int]) -> FoldedAdapter:
-        """The folded weights as the kernels want them: a radial mask on the grid; on a GPU, the matrices in the dtype
-        of 16-bit tokens."""
-        folded = self.folded
-        if x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
-            if x.dtype not in self._in_16_bits:
-                self._in_16_bits[x.dtype] = cast_matrices(folded, x.dtype)
-            folded = self._in_16_bits[x.dtype]
-        if folded.mask is None:
-            return folded
-        if self._on_grid is None or self._on_grid[0] != grid:
-            self._on_grid = grid, on_grid(folded, grid).mask
-        return folded._replace(mask=self._on_grid[1])
-
-    def _finish(self) -> None:
-        """Wait until a GPU has made what is kept: calls on other streams read it."""
-        weight = self.folded.up_weight
-        if self.known and weight.is_cuda:
-            torch.cuda.current_stream(weight.device).synchronize()
+        self.folded = guard(fold_adapter(adapter))
+        wait_for(self.folded.up_weight)
 
     def is_current(self) -> bool:
-        for parameters, name, p, version, address in self.entries:
-            if parameters[name] is not p or p._version != version or p.data_ptr() != address:
-                return False
-        return self.known and all(p.stride() == strides for p, strides in self.strides)
-
-
-def _is_captured(t: Tensor) -> bool:
-    """Whether a CUDA graph is being captured on the GPU of ``t``: what a capture makes has no values before a replay,
-    so it is not kept."""
-    return t.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def _has_equal_sides(t: Tensor) -> bool:
-    """Whether a transpose of ``t`` has the shape of ``t`` and is something else."""
-    sides = [side for side in t.shape if side > 1]
-    return len(set(sides)) < len(sides)
+        found = [parameters[name] for parameters, name in self.places]
+        return self.stamp.holds() and all(map(is_, found, self.stamp.tensors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.fold import mask_pairs
+from ht_kernels.folding import mask_pairs
 from ht_kernels.functional import FORMS, spectral_filter
 
 RADIAL_BINS = 16

@@ -7,7 +7,7 @@ from typing import Any
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.fold import blocks_to_run
+from ht_kernels.folding import blocks_to_run
 
 from .methods import uses_adapters
 

@@ -6,7 +6,7 @@ depthwise_input_backward, the filter by the conjugate mask and the gradient of t
 bottleneck h, the statistics of tokens and the sums of h. All sums are taken in a fixed order.
 
 The gradient of down_weight needs no u: with Ga = sum_t (rstd_t grad_h_t) (x_t - mean_t)^T and Gb = sum_t grad_h_t x_t^T
-over tokens t, both from one product with x, those of Wa and Wb in :func:`ht_kernels.fold.split_norm`,
+over tokens t, both from one product with x, those of Wa and Wb in :func:`ht_kernels.folding.split_norm`,
 
     grad down_weight = Ga * norm_gain + Gb * skip_gain
     grad norm_gain   = sum_c down_weight[c] * Ga[c]
@@ -20,40 +20,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.fold import KERNEL_SIZE, FoldedAdapter
+from ht_kernels.folding import KERNEL_SIZE, FoldedAdapter
 
-from .depthwise_backward import depthwise_backward
-from .depthwise_input_backward import depthwise_input_backward
-from .down_project import SUM_ROWS
-from .down_project_backward import down_project_backward
-from .filter import filter_patches, mask_gradient, patches
-from .mix_and_up_project_backward import mix_and_up_project_backward
-from .noise_backward import noise_backward
+from ..call import Layout, Training, unit_stride
+from .kernels.depthwise_backward import depthwise_backward
+from .kernels.depthwise_input_backward import depthwise_input_backward
+from .kernels.down_project_backward import down_project_backward
+from .spectral import filter_patches, mask_gradient, patches
+from .kernels.mix_and_up_project_backward import mix_and_up_project_backward
+from .kernels.noise_backward import noise_backward
+from .state import SUM_ROWS
 from .tuning import padded, size_of
 
 
 def backward(
+    folded: FoldedAdapter,
     grad_out: Tensor,
     x: Tensor,
+    layout: Layout,
+    training: Training,
+    state: tuple[Tensor, Tensor, Tensor],
+    grad_x: Tensor | None,
+    tf32: bool,
+) -> FoldedAdapter:
+    """Gradients of the folded weights, float32, and ``grad_x`` filled unless it is None; tokens have any strides.
+
+    ``folded`` has its matrices in the dtype of the bottleneck that ``state`` has.
+    """
+    source = unit_stride(x)
+    target = grad_x if grad_x is None or grad_x.stride(2) == 1 else torch.empty_like(source)
+    h, stats, sums = (t.contiguous() for t in state)
+    dense = unit_stride(grad_out)
+    grads = launch(folded, dense, source, layout, training, h, stats, sums, target, "tf32" if tf32 else "ieee")
+    if grad_x is not None and target is not None and target is not grad_x:
+        grad_x.copy_(target)
+    return grads
+
+
+def launch(
     folded: FoldedAdapter,
-    seed: Tensor | None,
+    grad_out: Tensor,
+    x: Tensor,
+    layout: Layout,
+    training: Training,
     h: Tensor,
     stats: Tensor,
     sums: Tensor,
     grad_x: Tensor | None,
-    dropout: float,
-    grid: tuple[int, int],
-    prefix: int,
     precision: str,
 ) -> FoldedAdapter:
-    """Float32 gradients of the folded weights; fills ``grad_x`` unless it is None.
-
-    ``folded`` has its matrices in the dtype of ``h``; ``grad_out``, ``x`` and ``grad_x`` have dense last dimensions.
-    """
+    """The kernels and products, on tokens whose last dimension is dense."""
     if x.numel() == 0:
-        return FoldedAdapter(*(None if w is None else torch.zeros_like(w, dtype=torch.float32) for w in folded))  # type: ignore[arg-type]
+        return FoldedAdapter(*(None if w is None else torch.zeros_like(w, dtype=torch.float32) for w in folded))
     batch, tokens, dim = x.shape
-    (height, width), channels, scales = grid, h.shape[2], folded.scale_kernels.shape[0]
+    channels, scales = h.shape[2], folded.scale_kernels.shape[0]
+    (height, width, prefix, _), grid, seed = layout, layout.grid, training.seed
     parts, work = -(-tokens // SUM_ROWS), size_of(batch * tokens)
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
 
@@ -69,14 +90,22 @@ def backward(
         h,
         filtered,
         sums,
-        *folded[4:13],
+        folded.scale_kernels,
+        folded.scale_bias,
+        folded.hidden_weight,
+        folded.hidden_bias,
+        folded.score_weight,
+        folded.score_bias,
+        folded.mix_weight,
+        folded.mix_bias,
+        folded.up_weight,
         seed,
         activation,
         convolved,
         grad_m,
         grad_y,
         grad_sums,
-        dropout,
+        training.dropout,
         tokens,
         prefix,
         height,
@@ -111,7 +140,12 @@ def backward(
             sums,
             grad_kernel,
             grad_bias,
-            *folded[4:10],
+            folded.scale_kernels,
+            folded.scale_bias,
+            folded.hidden_weight,
+            folded.hidden_bias,
+            folded.score_weight,
+            folded.score_bias,
             pooled,
             units,
             grad_units,

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .mix_and_up_project import correlate
 from .numbers import narrow
-from .tuning import tuned
+from ..tuning import tuned
 
 
 @tuned(

@@ -1,60 +1,47 @@
-"""The spectral filter as torch operators: ``torch.ops.ht_kernels.spectral_filter`` with its backward.
-
-Called through :func:`ht_kernels.functional.spectral_filter`, which checks the arguments.
-"""
+"""The spectral filter as torch operators: ``torch.ops.ht_kernels.spectral_filter`` with its backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .backends import cpu, cuda, retire, triton
-from .errors import BackendError
+from ht_kernels.backends import reference
+from ht_kernels.backends.call import FilterCase
+
+from . import dispatch
 
 _library: Any = torch.library.Library("ht_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("spectral_filter(Tensor x, Tensor mask, str backend) -> Tensor")
 _library.define("spectral_filter_backward(Tensor grad_out, Tensor x, Tensor mask, str backend) -> (Tensor, Tensor)")
 
-_FILTER: dict[str, Callable[[Tensor, Tensor, Tensor], None]] = {
-    "cuda": cuda.spectral_filter,
-    "cpu": cpu.spectral_filter,
-    "triton": triton.spectral_filter,
-}
-"""By backend: fill the last argument, contiguous, with the filter of ``x`` and ``mask``."""
-_FILTER_BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]] = {
-    "cpu": cpu.spectral_filter_backward,
-    "triton": triton.spectral_filter_backward,
-}
-"""By backend: fill the last two, contiguous, with the gradients of ``x`` and ``mask`` from ``grad_out`` and these."""
+
+def spectral_filter(x: Tensor, mask: Tensor, asked: str | None) -> Tensor:
+    """The filter of ``x`` (B, C, H, W) by ``mask`` (C or 1, H, W // 2 + 1, 2), checked; in the dtype of ``x``."""
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or mask.requires_grad)
+    case = FilterCase(x.device, x.dtype, (x.shape[2], x.shape[3]), needs_grad)
+    if torch.compiler.is_compiling():
+        return _filter(dispatch.choose(case, asked), x, mask)
+    return dispatch.run(case, asked, _filter, x, mask)
 
 
-def spectral_filter(x: Tensor, mask: Tensor, backend: str, forced: bool) -> Tensor | None:
-    """The filter by a compiled backend: ``x`` (B, C, H, W), ``mask`` (C or 1, H, W // 2 + 1, 2); contiguous result.
-
-    None when ``backend`` failed, so that another has to take over, unless the caller ``forced`` it.
-    """
-    try:
-        out: Tensor = torch.ops.ht_kernels.spectral_filter.default(x, mask, backend)
-    except BackendError as error:
-        if forced:
-            raise
-        retire(backend, x.device, str(error))
-        return None
+def _filter(name: str, x: Tensor, mask: Tensor) -> Tensor:
+    if name == "reference":
+        return reference.spectral_filter(x.to(mask.dtype), mask).to(x.dtype)
+    out: Tensor = torch.ops.ht_kernels.spectral_filter.default(x, mask, name)
     return out
 
 
 def _forward(x: Tensor, mask: Tensor, backend: str) -> Tensor:
     out = _empty(x)
-    _FILTER[backend](x, mask, out)
+    dispatch.BACKENDS[backend].spectral_filter(x, mask, out)
     return out
 
 
 def _backward(grad_out: Tensor, x: Tensor, mask: Tensor, backend: str) -> tuple[Tensor, Tensor]:
     grad_x, grad_mask = _empty(x), _empty(mask)
-    _FILTER_BACKWARD[backend](grad_out, x, mask, grad_x, grad_mask)
+    dispatch.BACKENDS[backend].spectral_filter_backward(grad_out, x, mask, grad_x, grad_mask)
     return grad_x, grad_mask
 
 

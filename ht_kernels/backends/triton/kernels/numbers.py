@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tuning import interpreted
+from ..tuning import interpreted
 
 INTERPRETED = tl.constexpr(interpreted())
 

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from .dropout import keep_factors
 from .numbers import multiply, narrow
-from .tuning import tuned
+from ..tuning import tuned
 
 
 @triton.jit

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .numbers import product
-from .tuning import padded
+from ..tuning import padded
 
 
 @functools.lru_cache(maxsize=128)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tuning import tuned
+from ..tuning import tuned
 
 
 @tuned(

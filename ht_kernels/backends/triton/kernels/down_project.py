@@ -14,11 +14,7 @@ import triton
 import triton.language as tl
 
 from .numbers import multiply, narrow
-from .tuning import tuned
-
-SUM_ROWS = 16
-"""Tokens per partial sum."""
-
+from ..tuning import tuned
 
 @tuned(
     {"ROWS": 16, "COLUMNS": 16, "DEPTH": 128, "num_warps": 2},

@@ -10,7 +10,7 @@ Notation: D token width, C bottleneck width, R pyramid width, K classes, S numbe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -20,23 +20,10 @@ KERNEL_SIZE = 7
 """Side of the one depthwise kernel that the 3x3, 5x5 and 7x7 kernels become."""
 
 
-class FoldedAdapter(NamedTuple):
-    """One adapter as the kernels see it; float32, or float64 for a float64 adapter.
+class _Weights(NamedTuple):
+    """The one list of folded weights in Python: schemas of operators and all that loops over weights come from it.
 
-    With ``mean`` and ``rstd`` the LayerNorm statistics of a token and ``w`` (S,) the scale weights of an image,
-    the adapter is::
-
-        h   = down_weight @ (x * (rstd * norm_gain + skip_gain) - mean * rstd * norm_gain) + down_bias
-        K   = sum_s w[s] * scale_kernels[s]                     (C, 7, 7); the spatial residual is its centre tap
-        Y   = depthwise(S, K) + sum_s w[s] * scale_bias[s]      S: h on the patch grid, zero padded
-        m   = [h_prefix, mix_weight @ Y + mix_bias]
-        out = x + up_weight @ gelu(m) + up_bias
-
-    With a spectral ``mask``, the kernels have no residual in them, and
-    ``Y = depthwise(irfft2(mask * rfft2(S)), K) + S + ...``.
-
-    ``w`` is 1 when S = 1. When S = 3 it is
-    ``softmax(score_weight @ relu(hidden_weight @ mean_hw(S) + hidden_bias) + score_bias)``.
+    ``HT_ADAPTER_WEIGHTS`` in csrc/include/ht_kernels.h is the same list for C. The build compares the two.
     """
 
     down_weight: Tensor  # (C, D)
@@ -56,8 +43,33 @@ class FoldedAdapter(NamedTuple):
     mask: Tensor | None = None  # (C or 1, H, W // 2 + 1, 2): real and imaginary parts; or radial, (C, R)
 
 
+class FoldedAdapter(_Weights):
+    """One adapter as the kernels see it; float32, or float64 for a float64 adapter.
+
+    With ``mean`` and ``rstd`` the LayerNorm statistics of a token and ``w`` (S,) the scale weights of an image,
+    the adapter is::
+
+        h   = down_weight @ (x * (rstd * norm_gain + skip_gain) - mean * rstd * norm_gain) + down_bias
+        K   = sum_s w[s] * scale_kernels[s]                     (C, 7, 7); the spatial residual is its centre tap
+        Y   = depthwise(S, K) + sum_s w[s] * scale_bias[s]      S: h on the patch grid, zero padded
+        m   = [h_prefix, mix_weight @ Y + mix_bias]
+        out = x + up_weight @ gelu(m) + up_bias
+
+    With a spectral ``mask``, the kernels have no residual in them, and
+    ``Y = depthwise(irfft2(mask * rfft2(S)), K) + S + ...``.
+
+    ``w`` is 1 when S = 1. When S = 3 it is
+    ``softmax(score_weight @ relu(hidden_weight @ mean_hw(S) + hidden_bias) + score_bias)``.
+    """
+
+    prepared: Any = None
+    """What backends made of these weights: see :mod:`ht_kernels.ops.prepared`. No field: a copy starts without."""
+
+
 MATRICES = ("down_weight", "mix_weight", "up_weight")
 """Fields that kernels on a GPU take in the dtype of 16-bit tokens."""
+OPTIONAL = tuple(name for name, kind in get_type_hints(_Weights).items() if type(None) in get_args(kind))
+"""Fields that may be None: those of the noise estimator, which is there when S = 3, and the mask."""
 
 
 def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
@@ -72,7 +84,8 @@ def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
     )
 
 
-def _at_least_float32(t: Tensor) -> Tensor:
+def at_least_float32(t: Tensor) -> Tensor:
+    """``t`` in float32, or as it is in float64."""
     return t if t.dtype == torch.float64 else t.float()
 
 
@@ -89,9 +102,9 @@ def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None, residual: bool 
     kernels (identity 1). The residual ``+ S`` is a one at the centre tap (identity 2); it may go into every scale
     because the scale weights sum to one. Behind a spectral filter it may not: there the convolution sees F, not S.
     """
-    stack = torch.stack([pad_kernel(_at_least_float32(k)) for k in kernels])
+    stack = torch.stack([pad_kernel(at_least_float32(k)) for k in kernels])
     if gain is not None:
-        stack = stack * _at_least_float32(gain).view(1, -1, 1, 1)
+        stack = stack * at_least_float32(gain).view(1, -1, 1, 1)
     if not residual:
         return stack
     centre = torch.zeros(KERNEL_SIZE, KERNEL_SIZE, dtype=stack.dtype, device=stack.device)
@@ -190,7 +203,7 @@ def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tup
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     """Fold any module with the published adapter's parameter names (identities 1 to 5)."""
-    p = {name: _at_least_float32(t) for name, t in adapter.named_parameters()}
+    p = {name: at_least_float32(t) for name, t in adapter.named_parameters()}
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")
@@ -266,23 +279,23 @@ def fold_pyramid(
         the head. LayerNorm's affine parameters move into the Linear behind it.
     """
     levels: list[FoldedLevel] = []
-    bias: Tensor | None = None if head_bias is None else _at_least_float32(head_bias)
+    bias: Tensor | None = None if head_bias is None else at_least_float32(head_bias)
     for reduce, block in zip(reduces, blocks, strict=True):
         assert isinstance(reduce, nn.Linear) and isinstance(block, nn.Sequential)
         norm, hidden, last = block[0], block[1], block[3]
         assert isinstance(norm, nn.LayerNorm) and isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)
-        hidden_weight, last_weight = _at_least_float32(hidden.weight), _at_least_float32(last.weight)
-        last_bias = _at_least_float32(last.bias)
+        hidden_weight, last_weight = at_least_float32(hidden.weight), at_least_float32(last.weight)
+        last_bias = at_least_float32(last.bias)
         if head_weight is not None:
-            head = _at_least_float32(head_weight)
+            head = at_least_float32(head_weight)
             last_weight, last_bias = head @ last_weight, head @ last_bias
         bias = last_bias if bias is None else bias + last_bias
         levels.append(
             FoldedLevel(
-                reduce_weight=_at_least_float32(reduce.weight),
-                reduce_bias=_at_least_float32(reduce.bias),
-                hidden_weight=hidden_weight * _at_least_float32(norm.weight),
-                hidden_bias=_at_least_float32(hidden.bias) + hidden_weight @ _at_least_float32(norm.bias),
+                reduce_weight=at_least_float32(reduce.weight),
+                reduce_bias=at_least_float32(reduce.bias),
+                hidden_weight=hidden_weight * at_least_float32(norm.weight),
+                hidden_bias=at_least_float32(hidden.bias) + hidden_weight @ at_least_float32(norm.bias),
                 last_weight=last_weight,
                 eps=norm.eps,
             )
@@ -313,12 +326,12 @@ def fold_patch_embedding(
     Returns:
         Weight (D, 1 or 3, p, p) and bias (D,).
     """
-    weight = _at_least_float32(weight)
+    weight = at_least_float32(weight)
     std_t = torch.tensor(std, dtype=weight.dtype, device=weight.device).view(1, -1, 1, 1)
     mean_t = torch.tensor(mean, dtype=weight.dtype, device=weight.device).view(1, -1, 1, 1)
     normalized = weight / std_t
     shift = -(normalized * mean_t).sum((1, 2, 3))
     if bias is not None:
-        shift = shift + _at_least_float32(bias)
+        shift = shift + at_least_float32(bias)
     folded = normalized * scale
     return (folded.sum(1, keepdim=True) if gray else folded), shift

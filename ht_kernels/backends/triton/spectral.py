@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hartley import matrix
-from .spectral_filter import spectral_filter
-from .spectral_mask_backward import spectral_mask_backward
+from .kernels.hartley import matrix
+from .kernels.spectral_filter import spectral_filter
+from .kernels.spectral_mask_backward import spectral_mask_backward
 from .tuning import padded
 
 _NUMBERS = 1024

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from .mix_and_up_project import correlate
 from .numbers import multiply, narrow
-from .tuning import tuned
+from ..tuning import tuned
 
 
 @tuned(

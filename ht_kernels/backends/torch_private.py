@@ -1,0 +1,67 @@
+"""The private names of torch that the package uses, each because no public one does the same.
+
+Tried with torch 2.14.1. A name that a later torch lacks shows at import, or at the first call, as an AttributeError
+from this file.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether a transform of ``torch.func`` is under way. ``torch.func`` has no function that tells."""
+
+
+def current_stream(index: int) -> int:
+    """The current CUDA stream as an address, in a tenth of the time of ``torch.cuda.current_stream``, which makes an
+    object."""
+    return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return]
+
+
+def is_watched(x: Tensor) -> bool:
+    """Whether somebody has to see an operator on ``x``: a compiler, a tracer, a mode, a transform, a profiler, a tensor
+    subclass.
+
+    Public are ``torch.compiler.is_compiling`` and ``type``. The modes of ``__torch_dispatch__``, the state of
+    ``torch.jit.trace`` and that of the profiler can be set, but not read, by public names.
+    """
+    return (
+        type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def version(t: Tensor) -> int:
+    """How often ``t`` was written in place. Autograd counts it, and documents the name without its underscore nowhere.
+
+    Raises:
+        RuntimeError: ``t`` was made in inference mode, where nothing is counted.
+    """
+    return t._version
+
+
+def constant_for_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``function`` with its result kept, and run rather than traced by torch.compile.
+
+    As ``torch.compiler.assume_constant_result``, which would import the compiler along with this package.
+    """
+    cached = functools.cache(function)
+
+    @functools.wraps(function)
+    def constant(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return cached(*args, **kwargs)  # type: ignore[arg-type]
+
+    constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return constant

@@ -1,0 +1,167 @@
+"""What the dispatch calls of Triton: what it can run, and launches on the right device with errors in words.
+
+Under ``TRITON_INTERPRET=1`` it also runs on the CPU, in Triton's interpreter: very slowly, for tests, and only for
+callers who ask for it by name. Nothing here imports Triton before it is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels.errors import BackendError
+
+if TYPE_CHECKING:
+    from .. import Case, FilterCase
+
+_MAX_BOTTLENECK = 128
+_OLDEST = (8, 0)
+_MAX_SIDE = 64
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def can_run(case: Case) -> str | None:
+    """None when this backend can run ``case``, else the reason."""
+    if reason := _place_reason(case.device.type, case.device.index, case.named):
+        return reason
+    if case.spectral and (reason := _grid_reason(case.grid)):
+        return reason
+    if case.keeps:
+        return "it draws dropout factors itself: pass dropout, not keep"
+    if case.dtype not in _DTYPES:
+        return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
+    if case.bottleneck > _MAX_BOTTLENECK:
+        return f"it takes bottlenecks of at most {_MAX_BOTTLENECK} channels, and this one has {case.bottleneck}"
+    return core.transforms_reason()
+
+
+def can_filter(case: FilterCase) -> str | None:
+    """None when this backend can run the spectral filter ``case``, else the reason."""
+    if reason := _place_reason(case.device.type, case.device.index, case.named):
+        return reason
+    if case.dtype not in _DTYPES:
+        return f"it filters float32, float16 and bfloat16, and x is {case.dtype}"
+    return _grid_reason(case.grid) or core.transforms_reason()
+
+
+def _grid_reason(grid: tuple[int, int]) -> str | None:
+    """Why the spectral filter cannot run on a grid."""
+    if max(grid) <= _MAX_SIDE:
+        return None
+    return f"it filters grids of at most {_MAX_SIDE}x{_MAX_SIDE}, and this one is {grid[0]}x{grid[1]}"
+
+
+@torch_private.constant_for_compilers
+def _place_reason(device: str, index: int | None, named: bool) -> str | None:
+    """Why the backend cannot run on a device at all."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; it comes with torch for CUDA on Linux"
+    if device == "cpu" and _module("tuning").interpreted():
+        return None if named else "its interpreter runs on the CPU for who asks for it by name"
+    if device != "cuda":
+        return f"it runs on a GPU (or with TRITON_INTERPRET=1 on the CPU), and the tensors are on {device}"
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= _OLDEST:
+        return None
+    return f"it needs compute capability {_OLDEST[0]}.{_OLDEST[1]}, and the GPU has {capability[0]}.{capability[1]}"
+
+
+def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> FoldedAdapter:
+    """The matrices in the dtype of products, all weights aligned."""
+    return gpu.ready(folded, dtype)
+
+
+def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter of ``x`` (B, N, D), with the strides of ``x``. ``autocast`` lets tensor cores round float32 products,
+    as ``torch.set_float32_matmul_precision`` does.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    with _running(x):
+        out: Tensor = _module("forward").infer(prepared, x, layout, autocast or gpu.may_round())
+    return out
+
+
+def forward(
+    prepared: FoldedAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The adapter of ``x`` and the state of :func:`~.state.empty_state`, for :func:`backward`.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    out, state = torch.empty_like(x), empty_state(x, folded, training.dtype)
+    with _running(x):
+        _module("forward").fill(prepared, x, layout, training, out, *state, gpu.may_round())
+    return out, *state
+
+
+def backward(
+    prepared: FoldedAdapter,
+    folded: FoldedAdapter,
+    grad_out: Tensor,
+    x: Tensor,
+    layout: Layout,
+    training: Training,
+    state: tuple[Tensor, Tensor, Tensor],
+    grad_x: Tensor | None,
+) -> FoldedAdapter:
+    """Gradients of the folded weights, float32, None where there is no weight; fills ``grad_x`` unless it is None.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    with _running(x), torch.autocast(x.device.type, enabled=False):
+        grads: FoldedAdapter = _module("backward").backward(
+            prepared, grad_out, x, layout, training, state, grad_x, gpu.may_round()
+        )
+    return grads
+
+
+def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2) in float32.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    grid = (x.shape[2], x.shape[3])
+    with _running(x):
+        _module("spectral").filter_images(x.contiguous().flatten(2), mask.contiguous(), out.flatten(2), grid)
+
+
+def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
+    """Fill ``grad_x`` and ``grad_mask``, contiguous.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    grid, grad_out, mask = (x.shape[2], x.shape[3]), grad_out.contiguous().flatten(2), mask.contiguous()
+    with _running(x):
+        _module("spectral").filter_images(grad_out, mask, grad_x.flatten(2), grid, conjugated=True)
+        grad_mask.copy_(_module("spectral").mask_gradient(grad_out, x.contiguous().flatten(2), mask, grid))
+
+
+@contextmanager
+def _running(x: Tensor) -> Iterator[None]:
+    """Launch kernels on the device of ``x``, and turn what goes wrong into a BackendError."""
+    try:
+        with torch.cuda.device(x.device if x.is_cuda else -1):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever its compiler, its autotuner or the driver raise
+        raise BackendError(f"Triton could not run the kernels: {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    """A module beside this one, which imports Triton."""
+    return importlib.import_module(f"{__package__}.{name}")

@@ -1,0 +1,1 @@
+"""The Triton kernels, one per file, and the device functions that they share."""

@@ -1,0 +1,97 @@
+"""The adapter: straight to a backend where nobody watches, else through the operator."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ht_kernels.backends import reference
+from ht_kernels.backends.call import Case, Layout, Training
+from ht_kernels.backends.torch_private import is_watched
+from ht_kernels.errors import BackendError
+from ht_kernels.folding import FoldedAdapter, on_grid
+
+from . import dispatch, operators
+from .prepared import prepared
+
+
+def adapter_again(x: Tensor, folded: FoldedAdapter, layout: Layout) -> Tensor | None:
+    """The adapter without gradients by what served the last call like this one; None where there was none, where
+    somebody watches, or where it fails. A call like this has the same weights and the shape, dtype and device of x, so
+    its checks and its choice of a backend need not be made again.
+    """
+    kept = folded.prepared
+    if kept is None or is_watched(x):
+        return None
+    found = kept.recall(x, layout, dispatch.choices.count)
+    if found is None or not kept.is_current():
+        return None
+    backend, made = found
+    try:
+        out: Tensor = backend.infer(made, x, layout, torch.is_autocast_enabled("cuda"))
+    except (BackendError, torch.OutOfMemoryError):  # met again in adapter(), which reports it and falls back
+        return None
+    return out
+
+
+def adapter(
+    x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float, asked: str | None
+) -> Tensor:
+    """The adapter; arguments as in :func:`ht_kernels.functional.ht_adapter`, checked."""
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
+    train = needs_grad or keep is not None or dropout > 0
+    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
+    case = Case(
+        x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, train, spectral, keep is not None
+    )
+    if train:
+        if folded.down_weight.dtype != folded.down_bias.dtype:
+            folded = reference.prepare(folded, x.dtype, layout.grid)
+        if torch.compiler.is_compiling():
+            return _train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
+        return dispatch.run(case, asked, _train, x, folded, layout, keep, dropout)
+    autocast = torch.is_autocast_enabled("cuda")
+    if not is_watched(x):
+        ours = asked == dispatch.choices.asked  # not by the caller
+        return dispatch.run(case, asked, _infer, x, folded, layout, autocast, ours)
+    name = dispatch.choose(case, asked)
+    folded = on_grid(folded, layout.grid)
+    if name == "reference":  # whoever watches sees what it is made of
+        return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
+    nothing = Training(None, None, 0.0, x.dtype)
+    return operators.adapter(name, x, folded, nothing, layout, autocast, False, asked is not None)
+
+
+def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, remember: bool) -> Tensor:
+    """Without gradients, on what is kept of the weights."""
+    backend, kept = dispatch.BACKENDS[name], prepared(folded)
+    made = kept.by(backend, folded, x.dtype, layout.grid)
+    out: Tensor = backend.infer(made, x, layout, autocast)
+    if remember:
+        kept.remember(x, layout, dispatch.choices.count, backend, made)
+    return out
+
+
+def _train(
+    name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float
+) -> Tensor:
+    """With gradients and dropout; Triton draws dropout itself, from a seed of torch's generator."""
+    folded = on_grid(folded, layout.grid)
+    seed = None
+    if keep is None and dropout > 0:
+        if name == "triton":
+            seed = torch.randint(1 << 62, (1,), device=x.device)
+        else:
+            ones = x.new_ones(*x.shape[:2], folded.up_weight.shape[1], dtype=folded.down_bias.dtype)
+            keep = F.dropout(ones, dropout)
+    if name == "reference":
+        return reference.adapter(x, folded, layout, keep)
+    training = Training(keep, seed, dropout, _product_dtype(x))
+    return operators.adapter(name, x, folded, training, layout, False, True, True)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

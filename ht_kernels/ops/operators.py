@@ -1,0 +1,147 @@
+"""The adapter as torch operators: ``torch.ops.ht_kernels.adapter`` and ``adapter_backward``.
+
+They are what torch.compile, torch.export and autograd see. The list of weights in their schemas is that of
+:class:`~ht_kernels.folding.FoldedAdapter`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels.backends.call import Case, Layout, Training
+from ht_kernels.folding import OPTIONAL, FoldedAdapter
+
+from . import dispatch
+
+_COUNT = len(FoldedAdapter._fields)
+_WEIGHTS = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in FoldedAdapter._fields)
+_TRAINING = "Tensor? keep, Tensor? seed, float dropout, ScalarType dtype"
+_LAYOUT = "int grid_height, int grid_width, int prefix_tokens, float eps"
+
+_library: Any = torch.library.Library("ht_kernels", "DEF")  # type: ignore[no-untyped-call]
+_library.define(
+    f"adapter(Tensor x, {_WEIGHTS}, {_TRAINING}, {_LAYOUT}, bool autocast, bool train, str backend, bool forced)"
+    " -> (Tensor out, Tensor h, Tensor stats, Tensor sums)"
+)
+_library.define(
+    f"adapter_backward(Tensor grad_out, Tensor x, {_WEIGHTS}, Tensor h, Tensor stats, Tensor sums, {_TRAINING}, "
+    f"{_LAYOUT}, bool needs_x, str backend) -> (" + ", ".join(["Tensor"] * (1 + _COUNT)) + ")"
+)
+
+
+def adapter(
+    backend: str,
+    x: Tensor,
+    folded: FoldedAdapter,
+    training: Training,
+    layout: Layout,
+    autocast: bool,
+    train: bool,
+    forced: bool,
+) -> Tensor:
+    """The adapter by the operator; ``folded`` has its mask on the grid.
+
+    With ``train`` it has gradients, and dropout as ``training`` says, and ``backend`` runs it. Without, and unless
+    ``forced``, another backend takes over where ``backend`` fails.
+    """
+    out: Tensor = torch.ops.ht_kernels.adapter.default(
+        x, *folded, *training, *layout, autocast, train, backend, forced
+    )[0]
+    return out
+
+
+def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    folded, training, layout, (autocast, train, name, forced) = _unpack(rest)
+    if train:
+        backend = dispatch.BACKENDS[name]
+        prepared = backend.prepare(folded, training.dtype, layout.grid)
+        out, *state = backend.forward(prepared, folded, x, layout, training)
+        return out, *state
+    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
+    case = Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, False, spectral)
+    out = dispatch.run(case, name if forced else None, infer, x, folded, layout, autocast)
+    return out, *(x.new_empty((0,)) for _ in range(3))
+
+
+def infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter without gradients by backend ``name``, on weights of which nothing is kept."""
+    backend = dispatch.BACKENDS[name]
+    out: Tensor = backend.infer(backend.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
+    return out
+
+
+def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    folded, training, _, (_, train, name, _) = _unpack(rest)
+    if not train:
+        return torch.empty_like(x), *(x.new_empty((0,)) for _ in range(3))
+    h, stats, sums = dispatch.BACKENDS[name].empty_state(x, folded, training.dtype)
+    return torch.empty_like(x), h, stats, sums
+
+
+def _backward(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    folded, state = FoldedAdapter(*rest[:_COUNT]), rest[_COUNT : _COUNT + 3]
+    training, layout, (needs_x, name) = _split(rest[_COUNT + 3 :])
+    backend = dispatch.BACKENDS[name]
+    grad_x = torch.empty_like(x) if needs_x else None
+    prepared = backend.prepare(folded, training.dtype, layout.grid)
+    grads = backend.backward(prepared, folded, grad_out, x, layout, training, state, grad_x)
+    return _or_nothing(x, grad_x), *(_or_nothing(x, None if g is None else g.contiguous()) for g in grads)
+
+
+def _backward_fake(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    folded, needs_x = rest[:_COUNT], rest[-2]
+    grads = (None if w is None else w.new_empty(w.shape, dtype=torch.float32) for w in folded)
+    return _or_nothing(x, torch.empty_like(x) if needs_x else None), *(_or_nothing(x, g) for g in grads)
+
+
+def _or_nothing(x: Tensor, grad: Tensor | None) -> Tensor:
+    """A tensor of no elements stands for a gradient that is not wanted or does not exist."""
+    return x.new_empty((0,), dtype=torch.float32) if grad is None else grad
+
+
+def _unpack(rest: tuple[Any, ...]) -> tuple[FoldedAdapter, Training, Layout, tuple[Any, ...]]:
+    """What follows x in the schema of the forward."""
+    return FoldedAdapter(*rest[:_COUNT]), *_split(rest[_COUNT:])
+
+
+def _split(rest: tuple[Any, ...]) -> tuple[Training, Layout, tuple[Any, ...]]:
+    return Training(*rest[:4]), Layout(*rest[4:8]), rest[8:]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, *rest = inputs
+    folded, training, layout, (_, _, name, _) = _unpack(tuple(rest))
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, *folded, *output[1:], training.keep, training.seed)
+    ctx.constants = training.dropout, training.dtype, *layout
+    ctx.backend = name
+
+
+def _backward_formula(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad
+    if grad_out is None:
+        return (None,) * len(needed)
+    grads = torch.ops.ht_kernels.adapter_backward.default(
+        grad_out, *ctx.saved_tensors, *ctx.constants, needed[0], ctx.backend
+    )
+    wanted = [g if n else None for g, n in zip(grads, needed, strict=False)]
+    return *wanted, *[None] * (len(needed) - len(wanted))
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError(
+        "the compiled adapter has no second derivative; call ht_kernels.set_backend('reference') for one"
+    )
+
+
+for _device in ("CUDA", "CPU"):
+    _library.impl("adapter", _forward, _device)
+    _library.impl("adapter_backward", _backward, _device)
+torch.library.register_fake("ht_kernels::adapter", _forward_fake, lib=_library)
+torch.library.register_fake("ht_kernels::adapter_backward", _backward_fake, lib=_library)
+torch.library.register_autograd("ht_kernels::adapter", _backward_formula, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd("ht_kernels::adapter_backward", _no_second_derivative, lib=_library)
