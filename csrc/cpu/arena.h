@@ -1,14 +1,16 @@
-// The memory of a call.
+// The memory of a call, handed out piece by piece.
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "simd.h"
 
 namespace ht {
 namespace HT_ISA {
 
-// Hands out memory aligned to cache lines; without memory it only counts.
+// Hands out pieces of one block of memory, each aligned to a cache line. The caller provides the block; an arena over
+// nullptr hands out nothing that may be used and counts the bytes that the block needs.
 class Arena {
  public:
   explicit Arena(void* memory) : start_(reinterpret_cast<uintptr_t>(memory)), next_(start_) {}

@@ -1,63 +1,77 @@
-// The backward pass: everything that the forward read gets its gradient; nothing is kept between the passes but h and
-// the token statistics.
+// The backward pass of the adapter: the gradient of everything that the forward pass read. Between the passes only h
+// and the statistics of the tokens are kept; everything else is computed again.
 //
-// Per image two sweeps over the tokens in strips of kTile. The convolution needs dy of a whole image, so the second
-// starts when the first is complete.
+// It sweeps over the tokens of an image twice, in strips of at most kTile. The first sweep goes back from grad_out to
+// dy, the gradient of the convolution's output. The convolution backwards needs the dy of a whole image, so the second
+// sweep, from dy to grad_x, starts when the first is complete.
 #pragma once
 
-#include "down_project_backward.h"
-#include "filter_image_backward.h"
-#include "forward.h"
-#include "mix_and_up_project_backward.h"
-#include "noise_backward.h"
+#include <stddef.h>
+
+#include "arena.h"
+#include "backward_scratch.h"
+#include "depthwise.h"
+#include "down_project.h"
+#include "ht_kernels.h"
+#include "mix_and_up_project.h"
+#include "prepared_weights.h"
+#include "scale_weights.h"
+#include "simd.h"
+#include "sizes.h"
+#include "spectral_filter.h"
+#include "team.h"
+#include "weight_grads.h"
 
 namespace ht {
 namespace HT_ISA {
 
+// The workspace of a call: the weights, then what all threads share, then the gradients of the weights of every thread,
+// then what each thread works in.
 struct BackwardWorkspace {
-  GradWeights transposed;
-  MixWeights mix;
+  TransposedWeights transposed;
+  MixWeights mix_weights;
   SpectralWeights spectral;
-  ImageGrads together;   // of the images that all threads share
-  PartialGrads first;    // the first thread's; the others' follow
-  PartialGrads partial;  // this thread's
-  ImageGrads alone;      // of the images that this thread has to itself
+  ImageGrads together;     // of an image that all threads share
+  WeightGrads first_sums;  // of the first thread; those of the others follow
+  WeightGrads sums;        // of this thread
+  ImageGrads alone;        // of the images that this thread has to itself
+  MixScratch mix;
   BackwardScratch scratch;
 
   BackwardWorkspace(const Sizes& n, const ht_adapter_weights& w, int threads, int thread, Arena& arena)
       : transposed(n, w, arena),
-        mix(n, w, arena),
+        mix_weights(n, w, arena),
         spectral(n, w, arena),
         together(n, threads, arena),
-        first(n, arena),
-        partial(nth_partial(n, threads, thread, arena)),
-        alone(skip(n, thread, arena)),
+        first_sums(n, arena),
+        sums(nth_sums(n, threads, thread, arena)),
+        alone(nth_image(n, thread, arena)),
+        mix(n, arena),
         scratch(n, arena) {}
 
  private:
-  // The partial gradients of all threads lie one behind the other.
-  PartialGrads nth_partial(const Sizes& n, int threads, int thread, Arena& arena) {
-    PartialGrads found = first;
+  WeightGrads nth_sums(const Sizes& n, int threads, int thread, Arena& arena) const {
+    WeightGrads found = first_sums;
     for (int t = 1; t < threads; ++t) {
-      const PartialGrads next(n, arena);
+      const WeightGrads next(n, arena);
       if (t == thread) found = next;
     }
     return found;
   }
 
-  static ImageGrads skip(const Sizes& n, int threads, Arena& arena) {
-    for (int t = 0; t < threads; ++t) {
-      ImageGrads skipped(n, 1, arena);
-      BackwardScratch also(n, arena);
+  static ImageGrads nth_image(const Sizes& n, int thread, Arena& arena) {
+    for (int t = 0; t < thread; ++t) {
+      ImageGrads alone_of_another(n, 1, arena);
+      MixScratch mix_of_another(n, arena);
+      BackwardScratch scratch_of_another(n, arena);
     }
     return ImageGrads(n, 1, arena);
   }
 };
 
 inline size_t backward_workspace(const ht_adapter_shape& shape, int threads) {
-  const Sizes n(shape);
   Arena arena(nullptr);
-  BackwardWorkspace last(n, ht_adapter_weights{}, threads, threads - 1, arena);
+  BackwardWorkspace last(Sizes(shape), ht_adapter_weights{}, threads, threads - 1, arena);
   return arena.used();
 }
 
@@ -71,48 +85,49 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
   in_parallel(threads, [&](Team everyone) {
     Arena arena(workspace);
     BackwardWorkspace work(n, w, everyone.size, everyone.rank, arena);
-    const PartialGrads& sums = work.partial;
+    MixScratch& mix = work.mix;
+    const BackwardScratch& scratch = work.scratch;
+    const WeightGrads& sums = work.sums;
     __builtin_memset(sums.start, 0, static_cast<size_t>(sums.count()) * sizeof(float));
-    const size_t padded_bytes = static_cast<size_t>(ImageGrads::padded_count(n)) * sizeof(float);
-    __builtin_memset(work.alone.dy, 0, padded_bytes);
-    work.alone.filtered.clear(n);
-    if (everyone.rank == 0) {
-      __builtin_memset(work.together.dy, 0, padded_bytes);
-      work.together.filtered.clear(n);
-    }
+    work.alone.clear_margins(n);
+    if (everyone.rank == 0) work.together.clear_margins(n);
     work.transposed.fill(everyone);
-    work.mix.fill(everyone, n, w);
+    work.mix_weights.fill(everyone, n, w);
     work.spectral.fill(everyone);
     everyone.wait();
     for_images(n.batch, everyone, nullptr, [&](i64 image, Team team) {
       const ImageGrads& shared = team.size == 1 ? work.alone : work.together;
-      const i64 kernel_count = ImageGrads::kernel_count(n);
+      const i64 kernel_count = ImageKernel::grad_count(n);
       float* kernel_grad = shared.kernel + team.rank * kernel_count;
       __builtin_memset(kernel_grad, 0, static_cast<size_t>(kernel_count) * sizeof(float));
       const float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
-      work.scratch.mix.begin_image(n, team, w, work.mix, work.spectral, image_h, shared.filtered);
+      mix.begin_image(n, team, w, work.mix_weights, work.spectral, image_h, shared.filtered);
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first, at = (image * n.tokens + r) * n.channels;
-        mix_and_up_project_backward(n, work.mix, work.transposed, image_h, keep ? keep + at : nullptr,
-                                    grad_out.row(image, r), grad_out.token_stride, strip, work.scratch, shared,
+        mix_and_up_project_backward(n, work.mix_weights, work.transposed, image_h, keep ? keep + at : nullptr,
+                                    grad_out.row(image, r), grad_out.token_stride, strip, mix, scratch, shared,
                                     kernel_grad, sums);
       });
       team.wait();
-      noise_backward(n, team, w, work.mix, shared, work.scratch, sums);
+      float dweight[kMostScales];
+      image_kernel_backward(n, team, work.mix_weights, mix.scales.weight, shared.kernel, scratch.kernel, dweight, sums);
+      scale_weights_backward(n, team, w, mix.scales, dweight, scratch.dpooled, sums);
       if (n.masks) {
-        filter_image_backward(n, team, work.spectral, image_h + n.prefix * n.channels, shared, work.scratch, sums);
+        filter_image_backward(n, team, work.spectral, mix.kernel.taps, image_h + n.prefix * n.channels, shared, scratch,
+                              mix.spectrum, sums.mask);
       }
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first;
+        bottleneck_grad(n, mix.kernel.taps, strip, shared, scratch);
         down_project_backward(n, w, work.transposed, x.row(image, r), x.token_stride,
                               stats + (image * n.tokens + r) * 2, grad_out.row(image, r), grad_out.token_stride,
-                              grad_x.data ? grad_x.row(image, r) : nullptr, grad_x.token_stride, strip, work.scratch,
-                              shared, sums);
+                              grad_x.data ? grad_x.row(image, r) : nullptr, grad_x.token_stride, strip.last - r,
+                              scratch, sums);
       });
     });
     everyone.wait();
-    PartialGrads::reduce(everyone, n, work.first, work.spectral.fourier, grads);
+    WeightGrads::reduce(everyone, n, work.first_sums, work.spectral.fourier, grads);
   });
 }
 

@@ -1,51 +1,79 @@
-// The depthwise 7x7 convolution, channels last, on zero-padded rows.
+// The depthwise 7x7 convolution of an image with its own kernel, channels last, and its gradients.
+//
+// The kernel is made once per image from those of the scales: reads 4 (49 + 1) C S bytes, writes 4 (49 + 1) C. The
+// convolution reads the padded rows around a strip and writes the strip, 4 C bytes a patch, all in the first-level
+// cache; it takes 49 C multiply-adds a patch, in register tiles of kColumns neighbours in a row by kLanes channels.
 #pragma once
 
-#include "noise.h"
+#include "arena.h"
+#include "padded_grid.h"
+#include "prepared_weights.h"
+#include "simd.h"
+#include "sizes.h"
+#include "team.h"
+#include "vector_math.h"
+#include "weight_grads.h"
 
 namespace ht {
 namespace HT_ISA {
 
-// Outputs side by side in a register tile: they, one row of taps and one input fill the register file.
+// Neighbours in a register tile. Their sums, one row of taps and one input fill the register file.
 constexpr int kColumns = kRows > 6 ? 14 : 7;
 
-// Grid rows with a margin of zeros on every side: [rows][width + 6][wide].
-struct PaddedRows {
-  float* data;
-  i64 first_row;  // the grid row of the first of them, margin included
+// The kernel and bias of one image: those of the scales, weighted and summed (identity 2).
+struct ImageKernel {
+  float* taps;  // (49, wide)
+  float* bias;  // (wide)
 
-  static i64 row_step(const Sizes& n) { return (n.width + 2 * kMargin) * n.wide; }
+  ImageKernel(const Sizes& n, Arena& arena) : taps(arena.floats(kTaps * n.wide)), bias(arena.floats(n.wide)) {}
 
-  const float* row(const Sizes& n, i64 grid_row) const { return data + (grid_row - first_row) * row_step(n); }
+  // Numbers in the gradient of taps and bias, which lie together as (49 + 1, wide).
+  static i64 grad_count(const Sizes& n) { return (kTaps + 1) * n.wide; }
 
-  // Grid rows that a strip of kTile patches and its margins can touch.
-  static i64 most_rows(const Sizes& n) { return min(n.height, (kTile - 1) / n.width + 2) + 2 * kMargin; }
+  // `weight` holds the weights of the scales, (S).
+  void combine(const Sizes& n, const MixWeights& weights, const float* weight) const {
+    combine(weights.scale_kernels, kTaps * n.wide, n.scales, weight, taps);
+    combine(weights.scale_bias, n.wide, n.scales, weight, bias);
+  }
 
-  // Copies what the patches need, margins included, from (patches, C).
-  void fill(const Sizes& n, const float* patches, Range strip) {
-    first_row = strip.first / n.width - kMargin;
-    const i64 end = (strip.last - 1) / n.width + kMargin + 1;
-    const i64 margin = kMargin * n.wide, step = row_step(n);
-    float* to = data;
-    for (i64 i = first_row; i < end; ++i, to += step) {
-      if (i < 0 || i >= n.height) {
-        __builtin_memset(to, 0, static_cast<size_t>(step) * sizeof(float));
-        continue;
-      }
-      __builtin_memset(to, 0, static_cast<size_t>(margin) * sizeof(float));
-      __builtin_memset(to + step - margin, 0, static_cast<size_t>(margin) * sizeof(float));
-      const float* from = patches + i * n.width * n.channels;
-      for (i64 j = 0; j < n.width; ++j) {
-        for (i64 c = 0; c < n.wide; c += kLanes) {
-          const i64 left = n.channels - c;
-          store(to + margin + j * n.wide + c, left > 0 ? load_first(from + j * n.channels + c, left) : Vec{});
-        }
-      }
+ private:
+  static void combine(const float* scales, i64 count, i64 number, const float* weight, float* out) {
+    for (i64 i = 0; i < count; i += kLanes) {
+      Vec v = weight[0] * load(scales + i);
+      for (i64 s = 1; s < number; ++s) v += weight[s] * load(scales + s * count + i);
+      store(out + i, v);
     }
   }
 };
 
-// J neighbours in a row, kLanes channels: 49 J multiply-adds for 7 (7 + J + 6) loads.
+// From the gradient of an image's kernel to those of the scales' kernels, of their biases and of their weights, dweight
+// (S), which is left alone when there is one scale. Each member of the team gives its part (49 + 1, wide) of the image
+// in `members`; `grad` becomes their sum. Every member computes dweight; only the first adds to `sums`.
+inline void image_kernel_backward(const Sizes& n, Team team, const MixWeights& weights, const float* weight,
+                                  const float* members, float* grad, float* dweight, const WeightGrads& sums) {
+  const i64 count = ImageKernel::grad_count(n);
+  const float* bias = grad + kTaps * n.wide;
+  for (i64 i = 0; i < count; i += kLanes) {
+    Vec total = load(members + i);
+    for (int member = 1; member < team.size; ++member) total += load(members + member * count + i);
+    store(grad + i, total);
+  }
+  if (team.rank == 0) {
+    for (i64 scale = 0; scale < n.scales; ++scale) {
+      axpy(weight[scale], grad, sums.scale_kernels + scale * kTaps * n.wide, kTaps * n.wide);
+      axpy(weight[scale], bias, sums.scale_bias + scale * n.wide, n.wide);
+    }
+  }
+  for (i64 scale = 0; n.scales > 1 && scale < n.scales; ++scale) {
+    float d = dot(bias, weights.scale_bias + scale * n.wide, n.channels);
+    for (i64 t = 0; t < kTaps; ++t) {
+      d += dot(grad + t * n.wide, weights.scale_kernels + (scale * kTaps + t) * n.wide, n.channels);
+    }
+    dweight[scale] = d;
+  }
+}
+
+// J neighbours in a row, kLanes channels: 49 J multiply-adds of vectors for 7 (7 + J + 6) loads.
 template <int J, bool kFlip>
 HT_INLINE void depthwise_block(const float* top_left, i64 row_step, i64 wide, const float* kernel, Vec bias, float* y) {
   Vec sum[J];
@@ -70,11 +98,12 @@ HT_INLINE void depthwise_block(const float* top_left, i64 row_step, i64 wide, co
   for (int j = 0; j < J; ++j) store(y + j * wide, sum[j]);
 }
 
+// `length` neighbours in a row, all channels, in blocks of J.
 template <int J, bool kFlip>
 HT_INLINE void depthwise_segment(const float* top_left, i64 row_step, i64 wide, i64 channels, const float* kernel,
                                  const float* bias, float* y, i64 length) {
   for (i64 j = 0; j < length; j += J) {
-    const i64 at = min(j, length - J);  // the last block overlaps the one before
+    const i64 at = min(j, length - J);  // the last block may overlap the one before, and repeats its values
     for (i64 c = 0; c < channels; c += kLanes) {
       const Vec b = bias ? load(bias + c) : Vec{};
       depthwise_block<J, kFlip>(top_left + at * wide + c, row_step, wide, kernel + c, b, y + at * wide + c);
@@ -82,6 +111,7 @@ HT_INLINE void depthwise_segment(const float* top_left, i64 row_step, i64 wide, 
   }
 }
 
+// Calls the segment function for a number of columns that is known at run time.
 template <int J, bool kFlip, class... Args>
 HT_INLINE void depthwise_columns(i64 columns, Args... args) {
   if constexpr (J == 1) {
@@ -95,11 +125,12 @@ HT_INLINE void depthwise_columns(i64 columns, Args... args) {
   }
 }
 
-// y (strip, wide) = the convolution at the patches of the strip; with the kernel turned round when kFlip.
+// y (strip, wide) = the convolution at the patches of the strip. kFlip turns the kernel round, which makes it the
+// convolution that carries a gradient from the outputs to the inputs.
 template <bool kFlip>
-inline void depthwise(const Sizes& n, const PaddedRows& padded, const float* kernel, const float* bias, Range strip,
+inline void depthwise(const Sizes& n, const PaddedGrid& padded, const float* kernel, const float* bias, Range strip,
                       float* y) {
-  const i64 step = PaddedRows::row_step(n);
+  const i64 step = PaddedGrid::row_step(n);
   for (i64 q = strip.first; q < strip.last;) {
     const i64 i = q / n.width, j = q % n.width;
     const i64 length = min(strip.last - q, n.width - j);
@@ -111,9 +142,9 @@ inline void depthwise(const Sizes& n, const PaddedRows& padded, const float* ker
   }
 }
 
-// kernel_grad (49, wide) += sum over the strip of dy (strip, wide) times the input under each tap;
-// bias_grad (wide) += sum of dy.
-inline void depthwise_weight_grad(const Sizes& n, const PaddedRows& padded, const float* dy, Range strip,
+// kernel_grad (49, wide) += the sum over the strip of dy (strip, wide) times the input under each tap, and bias_grad
+// (wide) += the sum of dy.
+inline void depthwise_weight_grad(const Sizes& n, const PaddedGrid& padded, const float* dy, Range strip,
                                   float* kernel_grad, float* bias_grad) {
   for (i64 q = strip.first; q < strip.last;) {
     const i64 i = q / n.width, j = q % n.width;

@@ -1,28 +1,54 @@
-// The forward pass: stage 1, then stage 2, image by image while an image is in the cache.
+// The forward pass of the adapter: stage 1, then stage 2, image by image while an image is in the cache.
 #pragma once
 
+#include <stddef.h>
+
+#include "arena.h"
+#include "down_project.h"
+#include "ht_kernels.h"
 #include "mix_and_up_project.h"
+#include "padded_grid.h"
+#include "prepared_weights.h"
+#include "simd.h"
+#include "sizes.h"
+#include "team.h"
 
 namespace ht {
 namespace HT_ISA {
 
+// What one thread works in.
 struct ForwardScratch {
   float* u;  // (kRows, dim_step)
   MixScratch mix;
-  PaddedImage alone;  // of the images that this thread has to itself
+  PaddedGrid filtered;  // F of the images that this thread has to itself
 
-  ForwardScratch(const Sizes& n, Arena& arena) : u(arena.floats(kRows * n.dim_step)), mix(n, arena), alone(n, arena) {}
+  ForwardScratch(const Sizes& n, Arena& arena)
+      : u(arena.floats(kRows * n.dim_step)),
+        mix(n, arena),
+        filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena) {}
+};
+
+// The workspace of a call: the weights, then what all threads share, then what each thread works in.
+struct ForwardWorkspace {
+  PreparedWeights weights;
+  PaddedGrid filtered;  // F of an image that all threads share
+  ForwardScratch scratch;
+
+  ForwardWorkspace(const Sizes& n, const ht_adapter_weights& w, int thread, Arena& arena)
+      : weights(n, w, arena),
+        filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena),
+        scratch(nth_scratch(n, thread, arena)) {}
+
+ private:
+  static ForwardScratch nth_scratch(const Sizes& n, int thread, Arena& arena) {
+    for (int t = 0; t < thread; ++t) ForwardScratch of_another(n, arena);
+    return ForwardScratch(n, arena);
+  }
 };
 
 inline size_t forward_workspace(const ht_adapter_shape& shape, int threads) {
-  const Sizes n(shape);
   Arena arena(nullptr);
-  const ht_adapter_weights none{};
-  ProjectWeights project(n, none, arena);
-  MixWeights mix(n, none, arena);
-  SpectralWeights spectral(n, none, arena);
-  PaddedImage together(n, arena);
-  for (int t = 0; t < threads; ++t) ForwardScratch scratch(n, arena);
+  ForwardWorkspace last(Sizes(shape), ht_adapter_weights{}, threads - 1, arena);
   return arena.used();
 }
 
@@ -35,31 +61,27 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const h
   i64 next = 0;
   in_parallel(threads, [&](Team everyone) {
     Arena arena(workspace);
-    const ProjectWeights project(n, w, arena);
-    const MixWeights mix(n, w, arena);
-    const SpectralWeights spectral(n, w, arena);
-    const PaddedImage together(n, arena);
-    for (int t = 0; t < everyone.rank; ++t) ForwardScratch skipped(n, arena);
-    ForwardScratch scratch(n, arena);
-    project.fill(everyone);
-    mix.fill(everyone, n, w);
-    spectral.fill(everyone);
-    scratch.alone.clear(n);
-    if (everyone.rank == 0) together.clear(n);
+    ForwardWorkspace work(n, w, everyone.rank, arena);
+    const PreparedWeights& weights = work.weights;
+    MixScratch& mix = work.scratch.mix;
+    weights.fill(everyone, n, w);
+    work.scratch.filtered.clear(n);
+    if (everyone.rank == 0) work.filtered.clear(n);
     everyone.wait();
     for_images(n.batch, everyone, &next, [&](i64 image, Team team) {
       float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
       const i64 first = mine.first;
-      down_project(n, w, project, x.row(image, first), x.token_stride, mine.last - first, scratch.u,
+      down_project(n, w, weights.project, x.row(image, first), x.token_stride, mine.last - first, work.scratch.u,
                    image_h + first * n.channels, stats + (image * n.tokens + first) * 2);
       team.wait();
-      scratch.mix.begin_image(n, team, w, mix, spectral, image_h, team.size == 1 ? scratch.alone : together);
+      mix.begin_image(n, team, w, weights.mix, weights.spectral, image_h,
+                      team.size == 1 ? work.scratch.filtered : work.filtered);
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first, rows = strip.last - r, at = (image * n.tokens + r) * n.channels;
-        scratch.mix.mix(n, mix, image_h, strip);
-        activate(n, scratch.mix.m, keep ? keep + at : nullptr, rows);
-        up_project(n, project, scratch.mix.m, rows, x.row(image, r), x.token_stride, out.row(image, r),
+        mix.mix(n, weights.mix, image_h, strip);
+        activate(n, mix.m, keep ? keep + at : nullptr, rows);
+        up_project(n, weights.project, mix.m, rows, x.row(image, r), x.token_stride, out.row(image, r),
                    out.token_stride);
       });
     });

@@ -1,20 +1,24 @@
-// Matrix products: register tiles of kRows x kPanel.
+// Matrix products by register tiles of kRows x kPanel sums.
+//
+// A tile's sums stay in registers over the whole depth. For each step of the depth it reads kPanel floats of the packed
+// right-hand side and kRows of the left one, 4 (kRows + kPanel) bytes for 2 kRows kPanel operations.
 #pragma once
 
 #include "arena.h"
+#include "simd.h"
 #include "team.h"
 
 namespace ht {
 namespace HT_ISA {
 
-// A matrix in memory: element (i, j) at data[i * row_step + j * column_step], one of the steps 1.
+// A matrix in memory: element (i, j) is at data[i * row_step + j * column_step], and one of the two steps is 1.
 struct Matrix {
   const float* data;
   i64 row_step, column_step;
 };
 
-// to (depth, kLanes), its rows kPanel apart = a transposed matrix: `valid` rows of `depth` values, `step` apart; zeros
-// behind the last.
+// Transposes `valid` rows of `depth` values, `step` apart, into the columns of `to` (depth, kLanes), whose rows are
+// kPanel apart. The columns behind the last valid one become zero.
 inline void gather_columns(const float* from, i64 step, i64 valid, i64 depth, float* to) {
   for (i64 k = 0; k < depth; k += kLanes) {
     const i64 deep = min(kLanes, depth - k);
@@ -25,11 +29,13 @@ inline void gather_columns(const float* from, i64 step, i64 valid, i64 depth, fl
   }
 }
 
-// The right-hand side (depth, columns) of a product, as the register tiles read it: kPanel neighbouring columns of a
-// row lie together, whole panels, with zeros behind the last column.
+// The right-hand side (depth, columns) of a product, in the layout that register tiles read: a panel holds kPanel
+// neighbouring columns, row after row, and the last panel has zeros behind the last column. Panels only points to the
+// memory it was given, so copies of it share their values.
 class Panels {
  public:
-  // Uses `b` as it lies where it can be read so; otherwise takes memory for a packed copy, which fill() makes.
+  // A `b` whose rows are whole panels is read where it lies. For any other this takes memory for a packed copy, which
+  // fill() writes.
   Panels(Matrix b, i64 depth, i64 columns, Arena& arena)
       : b_(b), depth_(depth), columns_(columns), in_place_(b.column_step == 1 && columns % kPanel == 0) {
     packed_ = in_place_ ? nullptr : arena.floats(round_up(columns, kPanel) * depth);
@@ -73,7 +79,13 @@ struct Tile {
   Vec at[M][2];
 };
 
-// tile += a * panel over `depth`. a(m, k) is at a[m * step + k], or at a[m + k * step] when transposed. Per k: two
+// A number as a type, so that a generic lambda can have it as a template argument.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// tile += a * panel over `depth`. a(m, k) is at a[m * step + k], or at a[m + k * step] when transposed. For each k, two
 // vector loads of the panel and M broadcasts feed 2 M multiply-adds.
 template <bool kTransposed, int M>
 HT_INLINE void multiply(Tile<M>& tile, const float* a, i64 step, const float* panel, i64 panel_step, i64 depth) {
@@ -103,7 +115,7 @@ HT_INLINE void tail_rows(i64 rows, i64 first, const Body& body) {
   }
 }
 
-// Calls body(Constant<M>{}, first row) for blocks of kRows rows, and once for the rows that are left.
+// Calls body(Constant<M>{}, first row) for blocks of M = kRows rows, and once more with a smaller M for the rows left.
 template <class Body>
 HT_INLINE void for_row_blocks(i64 rows, const Body& body) {
   i64 first = 0;
@@ -117,7 +129,7 @@ HT_INLINE void for_panels(i64 columns, const Body& body) {
   for (i64 c = 0; c < columns; c += kPanel) body(c, min(kPanel, columns - c));
 }
 
-// tile += rows of memory, the first `valid` columns.
+// tile += rows of memory, `step` apart, of which it reads the first `valid` columns.
 template <int M, class T>
 HT_INLINE void add_rows_to(Tile<M>& tile, const T* from, i64 step, i64 valid) {
   if (__builtin_expect(valid == kPanel, 1)) {
@@ -134,7 +146,7 @@ HT_INLINE void add_rows_to(Tile<M>& tile, const T* from, i64 step, i64 valid) {
   }
 }
 
-// The first `valid` columns of a tile, to rows of memory.
+// Writes the first `valid` columns of a tile to rows of memory, `step` apart.
 template <int M, class T>
 HT_INLINE void store_rows(const Tile<M>& tile, T* to, i64 step, i64 valid) {
   if (__builtin_expect(valid == kPanel, 1)) {
@@ -151,7 +163,7 @@ HT_INLINE void store_rows(const Tile<M>& tile, T* to, i64 step, i64 valid) {
   }
 }
 
-// Every row of a tile = two vectors, such as a bias.
+// A tile in which every row is the same kPanel values, such as a bias.
 template <int M>
 HT_INLINE Tile<M> repeat(const float* row) {
   Tile<M> tile;
@@ -163,19 +175,33 @@ HT_INLINE Tile<M> repeat(const float* row) {
   return tile;
 }
 
-// tile += rows of a (M, depth), `step` apart, times the panel of b at a column.
+// tile += a * (the panel of b that starts at `column`). The M rows of a are `step` apart.
 template <int M>
 HT_INLINE void multiply(Tile<M>& tile, const float* a, i64 step, const Panels& b, i64 column) {
   multiply<false>(tile, a, step, b.panel(column), b.row_step(), b.depth());
 }
 
-// Where element (row, column) of a (rows, columns) matrix lies in panels [columns / kPanel][rows][kPanel].
+// to = from * b, for `rows` rows of from (rows, depth) and to (rows, columns). Whole panels are written, so the rows of
+// `to` must be as long as b's columns rounded up to panels.
+inline void product(const float* from, i64 from_step, const Panels& b, i64 columns, i64 rows, float* to, i64 to_step) {
+  for_row_blocks(rows, [&](auto block, i64 r) {
+    constexpr int M = decltype(block)::value;
+    for_panels(columns, [&](i64 c, i64) {
+      Tile<M> tile{};
+      multiply(tile, from + r * from_step, from_step, b, c);
+      store_rows(tile, to + r * to_step + c, to_step, kPanel);
+    });
+  });
+}
+
+// The place of element (row, column) of a matrix that lies in panels [columns / kPanel][rows][kPanel].
 HT_INLINE i64 panel_index(i64 row, i64 column, i64 rows) {
   return (column / kPanel * rows + row) * kPanel + column % kPanel;
 }
 
-// sums += transpose(a) * b, a (depth, rows) and b (depth, columns): the shape of every weight gradient. sums lies in
-// panels, so a panel's share of it is one stretch of memory. b is read in whole panels.
+// sums += transpose(a) * b with a (depth, rows) and b (depth, columns), as every gradient of a matrix is computed. sums
+// lies in panels, because the tiles of a panel then write one stretch of memory. b is read in whole panels, so its rows
+// must be that long.
 inline void accumulate_product(float* sums, const float* a, i64 a_step, i64 rows, const float* b, i64 b_step,
                                i64 columns, i64 depth) {
   for_panels(columns, [&](i64 c, i64) {

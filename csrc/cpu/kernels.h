@@ -1,5 +1,9 @@
-// The kernels of each instruction set, as dispatch.cpp sees them.
+// The kernels of each instruction set as functions, among which dispatch.cpp chooses.
+//
+// Their arguments are those of the C interface, already checked.
 #pragma once
+
+#include <stddef.h>
 
 #include "ht_kernels.h"
 

@@ -2,6 +2,6 @@
 #define HT_ISA avx2
 #define HT_LANES 8
 #define HT_ROWS 6
-#include "table.h"
+#include "kernel_table.h"
 
 HT_TABLE(avx2)

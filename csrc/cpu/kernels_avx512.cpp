@@ -2,6 +2,6 @@
 #define HT_ISA avx512
 #define HT_LANES 16
 #define HT_ROWS 12
-#include "table.h"
+#include "kernel_table.h"
 
 HT_TABLE(avx512)

@@ -6,6 +6,6 @@
 #else
 #define HT_ROWS 6
 #endif
-#include "table.h"
+#include "kernel_table.h"
 
 HT_TABLE(baseline)

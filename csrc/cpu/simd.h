@@ -1,17 +1,19 @@
 // Vectors of kLanes floats in the compiler's own vector types: one source for SSE2, AVX2, AVX-512 and NEON.
 //
-// Everything is inline in a namespace named after the instruction set, and no standard-library template is used in
-// the kernels: the linker merges inline functions of one name, and must not hand AVX code to a machine without it.
+// The kernels are compiled once per instruction set. Every function is inline in a namespace named after its
+// instruction set, and the kernels use no template of the standard library: the linker keeps one of all inline
+// functions with the same name, so a shared name could bring AVX code to a machine that cannot run it.
 #pragma once
 
 #include <stdint.h>
 
 #if !defined(HT_ISA) || !defined(HT_LANES) || !defined(HT_ROWS)
-#error "include from a kernels_*.cpp, which names the instruction set"
+#error "HT_ISA, HT_LANES and HT_ROWS are not defined: include this from a kernels_*.cpp, which defines them"
 #endif
 
 #define HT_INLINE inline __attribute__((always_inline))
-#define HT_COLD inline __attribute__((noinline, cold))  // out of the way of the registers of a hot loop
+// For what a hot loop seldom needs: a call, so that it takes no registers from the loop.
+#define HT_COLD inline __attribute__((noinline, cold))
 
 namespace ht {
 namespace HT_ISA {
@@ -19,8 +21,8 @@ namespace HT_ISA {
 using i64 = int64_t;
 
 constexpr int kLanes = HT_LANES;
-constexpr int kPanel = 2 * kLanes;  // columns of a packed panel and of a register tile
-constexpr int kRows = HT_ROWS;      // rows of a register tile: kRows * 2 accumulators fill the register file
+constexpr int kPanel = 2 * kLanes;  // columns of a register tile and of a packed panel
+constexpr int kRows = HT_ROWS;      // rows of a register tile; its 2 * kRows vectors leave few registers unused
 
 typedef float Vec __attribute__((vector_size(4 * HT_LANES)));
 typedef int32_t Int __attribute__((vector_size(4 * HT_LANES)));
@@ -29,11 +31,6 @@ typedef uint16_t Short __attribute__((vector_size(2 * HT_LANES)));
 
 struct bfloat16 {
   uint16_t bits;
-};
-
-template <int N>
-struct Constant {
-  static constexpr int value = N;
 };
 
 HT_INLINE i64 min(i64 a, i64 b) { return a < b ? a : b; }
@@ -83,7 +80,8 @@ HT_COLD void store_partial(T* p, Vec v, i64 n) {
   for (i64 i = 0; i < n; ++i) p[i] = whole[i];
 }
 
-// The first n elements, at most kLanes; lanes behind them are zero, respectively left alone in memory.
+// The first n elements, of which a vector holds at most kLanes. The lanes behind them are zero after a load, and a
+// store leaves the memory behind them as it is.
 template <class T>
 HT_INLINE Vec load_first(const T* p, i64 n) {
   return __builtin_expect(n >= kLanes, 1) ? load(p) : load_partial(p, n);
@@ -98,7 +96,7 @@ HT_INLINE void store_first(T* p, Vec v, i64 n) {
   }
 }
 
-// Calls body(i, lanes in use) along `count` elements.
+// Calls body(i, elements to use) for each vector that starts at i along `count` elements.
 template <class Body>
 HT_INLINE void for_vectors(i64 count, const Body& body) {
   i64 i = 0;
@@ -115,57 +113,7 @@ HT_INLINE float sum(Vec v) {
 // Adds a vector into memory.
 HT_INLINE void accumulate(float* p, Vec v) { store(p, load(p) + v); }
 
-// exp for arguments that neither overflow nor matter once they underflow: 2^n * e^r, r in [-ln2/2, ln2/2], with the
-// Taylor series of e^r to degree 6 (relative error below 2e-7).
-HT_INLINE Vec exp_not_positive(Vec x) {
-  x = x < -87.0f ? splat(-87.0f) : x;
-  const Vec shift = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec n = (x * 1.44269504f + shift) - shift;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = splat(1.0f / 720);
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Int power = (__builtin_convertvector(n, Int) + 127) << 23;
-  Vec scale;
-  __builtin_memcpy(&scale, &power, sizeof scale);
-  return x == x ? p * scale : x;
-}
-
-// erf(x) = x P(x^2) / Q(x^2): our minimax fit on [0, 3.95], relative error 2.1e-8 before rounding, 4.4e-7 in float32;
-// beyond 3.95 erf is 1 in float32.
-HT_INLINE Vec erf(Vec x) {
-  x = x > 3.95f ? splat(3.95f) : x;
-  x = x < -3.95f ? splat(-3.95f) : x;
-  const Vec z = x * x;
-  Vec p = splat(2.02582723e-06f);
-  p = p * z + 2.84678561e-4f;
-  p = p * z + 3.80807387e-3f;
-  p = p * z + 5.28751805e-2f;
-  p = p * z + 1.91549269e-1f;
-  p = p * z + 1.12837914f;
-  Vec q = splat(3.78304719e-05f);
-  q = q * z + 1.17069042e-3f;
-  q = q * z + 1.50549305e-2f;
-  q = q * z + 1.14559074e-1f;
-  q = q * z + 5.03088797e-1f;
-  q = q * z + 1.0f;
-  return x * p / q;
-}
-
-// The exact GELU, x * Phi(x).
-HT_INLINE Vec gelu(Vec x) { return 0.5f * x * (1.0f + erf(x * 0.707106781f)); }
-
-// Its derivative, Phi(x) + x * phi(x).
-HT_INLINE Vec gelu_derivative(Vec x) {
-  const Vec density = exp_not_positive(-0.5f * x * x) * 0.398942280f;
-  return 0.5f * (1.0f + erf(x * 0.707106781f)) + x * density;
-}
-
-// Interleaves two vectors: a0 b0 a1 b1 ..., first and second half.
+// Interleaves two vectors to a0 b0 a1 b1 ...: `low` gets the first half of these, `high` the second.
 HT_INLINE void interleave(Vec a, Vec b, Vec& low, Vec& high) {
 #if HT_LANES == 4
 #define HT_LOW 0, 4, 1, 5
@@ -188,7 +136,8 @@ HT_INLINE void interleave(Vec a, Vec b, Vec& low, Vec& high) {
 #undef HT_HIGH
 }
 
-// Transposes a square of kLanes vectors: each of log2(kLanes) rounds interleaves the halves.
+// Transposes a square of kLanes vectors. Each of log2(kLanes) rounds interleaves the first half of the vectors with the
+// second half.
 HT_INLINE void transpose(Vec (&v)[kLanes]) {
 #pragma GCC unroll 4
   for (int round = 1; round < kLanes; round *= 2) {

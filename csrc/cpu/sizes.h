@@ -1,19 +1,22 @@
-// Sizes of a call, and its tokens in memory.
+// The sizes of a call of the adapter, the strips in which its tokens pass through the stages, and tokens in memory.
 #pragma once
 
-#include "gemm.h"
 #include "ht_kernels.h"
+#include "simd.h"
+#include "team.h"
 
 namespace ht {
 namespace HT_ISA {
 
-constexpr i64 kSide = 7;            // of the depthwise kernel
-constexpr i64 kMargin = kSide / 2;  // of zero padding
-constexpr i64 kTaps = kSide * kSide;
-constexpr i64 kTile = 72;  // most tokens that pass through all stages together
-static_assert(kTile % kRows == 0, "a tile is whole register tiles");
+constexpr i64 kSide = 7;              // taps on a side of the depthwise kernel
+constexpr i64 kMargin = kSide / 2;    // rows and columns of zeros around a padded grid
+constexpr i64 kTaps = kSide * kSide;  // taps of the depthwise kernel
+constexpr i64 kMostScales = 3;        // scales that an adapter keeps apart at most
+constexpr i64 kTile = 72;             // tokens in the longest strip
+static_assert(kTile % kRows == 0, "a strip is whole register tiles");
 
-// Calls body(strip) for strips of at most kTile tokens, as equal as whole register tiles allow.
+// Calls body(strip) for strips of at most kTile tokens, which are as equal as whole register tiles allow. A strip
+// passes through all parts of a stage while it is in the first-level cache.
 template <class Body>
 HT_INLINE void for_strips(Range tokens, const Body& body) {
   const i64 count = tokens.last - tokens.first;
@@ -24,11 +27,11 @@ HT_INLINE void for_strips(Range tokens, const Body& body) {
 
 struct Sizes {
   i64 batch, dim, channels, hidden, scales, height, width, prefix;
-  i64 masks;  // of the spectral filter; 0 without one
+  i64 masks;  // of the spectral filter: 0 without one, 1, or as many as channels
   i64 patches, tokens;
   i64 wide_dim;  // dim rounded up to whole panels
   i64 wide;      // channels rounded up to whole panels: the row length of every bottleneck tile
-  i64 dim_step;  // row length of a (tokens, dim) tile: an odd number of cache lines, so rows spread over the cache
+  i64 dim_step;  // row length of a (tokens, dim) tile; an odd number of cache lines spreads the rows over the cache
   float eps;
 
   explicit Sizes(const ht_adapter_shape& s)
@@ -49,6 +52,7 @@ struct Sizes {
         eps(s.eps) {}
 };
 
+// Tokens (B, N, D) of the type T in the caller's memory.
 template <class T>
 struct Tokens {
   T* data;

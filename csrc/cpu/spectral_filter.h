@@ -1,139 +1,131 @@
-// The spectral filter by itself, on images (B, C, H, W), forward and backward.
+// The spectral filter inside the adapter, F = irfft2(M * rfft2(S)), and its gradients; DESIGN: section "The spectral
+// filter".
 //
-// Forward: reads and writes 4 H W bytes a channel. Backward: reads twice as much. Threads share the panels of channels
-// of all images; each turns a panel into channels last, in its cache, and back.
+// Forward: reads S from h and writes F to the padded grid that the convolution reads, 8 H W C bytes in the cache.
+// Backward: reads S and dy and writes what S gets through the filter, 12 H W C bytes in the cache. Members of a team
+// share the panels of channels; a panel is filtered whole, kPanel channels of the image at a time.
 #pragma once
 
-#include "ht_kernels.h"
-#include "spectral.h"
+#include "backward_scratch.h"
+#include "depthwise.h"
+#include "fourier.h"
+#include "padded_grid.h"
+#include "prepared_weights.h"
+#include "simd.h"
+#include "sizes.h"
+#include "team.h"
+#include "weight_grads.h"
 
 namespace ht {
 namespace HT_ISA {
 
-// tile (count, kPanel) = the first `valid` channels of an image, `count` values each, zeros behind them.
-inline void gather(const float* image, i64 count, i64 valid, float* tile) {
-  for (int half = 0; half < 2; ++half) {
-    const i64 first = half * kLanes;
-    gather_columns(image + first * count, count, min(kLanes, valid - first), count, tile + first);
-  }
-}
-
-// The reverse.
-inline void scatter(const float* tile, i64 count, i64 valid, float* image) {
-  for (i64 k = 0; k < count; k += kLanes) {
-    const i64 deep = min(kLanes, count - k);
-    for (i64 first = 0; first < valid; first += kLanes) {
-      Vec square[kLanes];
-      for (i64 i = 0; i < kLanes; ++i) square[i] = i < deep ? load(tile + (k + i) * kPanel + first) : Vec{};
-      transpose(square);
-      for (i64 i = 0; i < min(kLanes, valid - first); ++i) {
-        store_first(image + (first + i) * count + k, square[i], deep);
-      }
-    }
-  }
-}
-
-struct FilterScratch {
-  SpectralScratch spectral;
-  float* tile;  // (H W, kPanel)
-
-  FilterScratch(const Fourier& f, Arena& arena)
-      : spectral(f.height, f.width, arena), tile(arena.floats(f.height * f.width * kPanel)) {}
-
-  Patch patch(const Fourier& f) const { return {tile, f.width * kPanel, kPanel}; }
-};
-
-struct FilterWorkspace {
-  Fourier fourier;
-  Panels mask;
-  float* sums;  // this thread's gradient of the masks, in panels; the first thread's lies at first_sums
-  float* first_sums;
-  i64 sum_count;
-  FilterScratch x, g;
-
-  FilterWorkspace(const ht_filter_shape& n, const float* masks, bool backward, int threads, int thread, Arena& arena)
-      : fourier(n.height, n.width, arena),
-        mask(mask_panels(masks, n.masks, n.channels, fourier, arena)),
-        sums(nullptr),
-        first_sums(nullptr),
-        sum_count(backward ? round_up(n.channels, kPanel) * mask.depth() : 0),
-        x(skip(thread, backward, arena)),
-        g(backward ? FilterScratch(fourier, arena) : x) {
-    if (!backward) return;
-    for (int t = thread + 1; t < threads; ++t) skip_one(true, arena);
-    first_sums = arena.floats(sum_count * threads);
-    sums = first_sums + sum_count * thread;
-  }
-
- private:
-  FilterScratch skip(int thread, bool backward, Arena& arena) const {
-    for (int t = 0; t < thread; ++t) skip_one(backward, arena);
-    return FilterScratch(fourier, arena);
-  }
-
-  void skip_one(bool backward, Arena& arena) const {
-    for (int i = 0; i < (backward ? 2 : 1); ++i) FilterScratch skipped(fourier, arena);
-  }
-};
-
-inline size_t filter_workspace(const ht_filter_shape& n, bool backward, int threads) {
-  Arena arena(nullptr);
-  FilterWorkspace last(n, nullptr, backward, threads, threads - 1, arena);
-  return arena.used();
-}
-
-// Calls body(where the panel starts in (B, C, H, W), its first channel, its channels) for this thread's panels.
+// Calls body(real, imaginary, mask) for each vector of numbers in column v of a spectrum: the places of their real and
+// imaginary parts in Spectrum::column, and of the real parts of their mask in a panel of masks.
 template <class Body>
-HT_INLINE void for_filter_panels(const ht_filter_shape& n, Team team, const Body& body) {
-  const i64 panels = (n.channels + kPanel - 1) / kPanel;
-  const Range mine = team.share(n.batch * panels, 1);
-  for (i64 i = mine.first; i < mine.last; ++i) {
-    const i64 c = i % panels * kPanel;
-    body((i / panels * n.channels + c) * n.height * n.width, c, min(kPanel, n.channels - c));
+HT_INLINE void for_column(const Fourier& f, i64 v, const Body& body) {
+  for (i64 u = 0; u < f.height; ++u) {
+    for (i64 c = 0; c < kPanel; c += kLanes) {
+      body(u * kPanel + c, (f.height + u) * kPanel + c, (u * f.half + v) * 2 * kPanel + c);
+    }
   }
 }
 
-inline void spectral_filter(const ht_filter_shape& n, const float* x, const float* mask, float* out, void* workspace,
-                            int threads) {
-  const i64 count = n.height * n.width;
-  in_parallel(threads, [&](Team everyone) {
-    Arena arena(workspace);
-    const FilterWorkspace work(n, mask, false, everyone.size, everyone.rank, arena);
-    if (everyone.rank == 0) work.fourier.fill();
-    work.mask.fill(everyone);
-    everyone.wait();
-    for_filter_panels(n, everyone, [&](i64 at, i64 c, i64 valid) {
-      gather(x + at, count, valid, work.x.tile);
-      filter(work.fourier, work.mask.panel(c), work.x.patch(work.fourier), work.x.spectral);
-      scatter(work.x.tile, count, valid, out + at);
+// Filters a panel of channels in place. mask (H, V, 2, kPanel) holds real and imaginary parts.
+inline void filter(const Fourier& f, const float* mask, ImagePanel x, const Spectrum& s) {
+  transform_rows(f, x, s);
+  for (i64 v = 0; v < f.half; ++v) {
+    transform_column(f, v, s);
+    for_column(f, v, [&](i64 real, i64 imaginary, i64 at) {
+      const Vec a = load(s.column + real), b = load(s.column + imaginary);
+      const Vec p = load(mask + at), q = load(mask + at + kPanel);
+      store(s.column + real, a * p - b * q);
+      store(s.column + imaginary, a * q + b * p);
     });
-  });
+    invert_column(f, v, s);
+  }
+  invert_rows(f, s, x);
 }
 
-inline void spectral_filter_backward(const ht_filter_shape& n, const float* grad_out, const float* x, const float* mask,
-                                     float* grad_x, float* grad_mask, void* workspace, int threads) {
-  const i64 count = n.height * n.width;
-  in_parallel(threads, [&](Team everyone) {
-    Arena arena(workspace);
-    const FilterWorkspace work(n, mask, true, everyone.size, everyone.rank, arena);
-    if (everyone.rank == 0) work.fourier.fill();
-    work.mask.fill(everyone);
-    __builtin_memset(work.sums, 0, static_cast<size_t>(work.sum_count) * sizeof(float));
-    everyone.wait();
-    for_filter_panels(n, everyone, [&](i64 at, i64 c, i64 valid) {
-      gather(x + at, count, valid, work.x.tile);
-      gather(grad_out + at, count, valid, work.g.tile);
-      filter_backward(work.fourier, work.mask.panel(c), work.x.patch(work.fourier), work.g.patch(work.fourier),
-                      work.sums + c * work.mask.depth(), work.x.spectral, work.g.spectral);
-      scatter(work.g.tile, count, valid, grad_x + at);
+// Turns g, the gradient of the filtered panel, into that of x, in place: the transpose of the filter is the filter with
+// the conjugate mask. mask_grad (H, V, 2, kPanel) += conj(spectrum of x) * spectrum of g. That lacks the weight of the
+// spectrum's column, which unpack_mask_grad multiplies in.
+inline void filter_backward(const Fourier& f, const float* mask, ImagePanel x, ImagePanel g, float* mask_grad,
+                            const Spectrum& of_x, const Spectrum& of_g) {
+  transform_rows(f, x, of_x);
+  transform_rows(f, g, of_g);
+  for (i64 v = 0; v < f.half; ++v) {
+    transform_column(f, v, of_x);
+    transform_column(f, v, of_g);
+    for_column(f, v, [&](i64 real, i64 imaginary, i64 at) {
+      const Vec a = load(of_x.column + real), b = load(of_x.column + imaginary);
+      const Vec d = load(of_g.column + real), e = load(of_g.column + imaginary);
+      const Vec p = load(mask + at), q = load(mask + at + kPanel);
+      accumulate(mask_grad + at, a * d + b * e);
+      accumulate(mask_grad + at + kPanel, a * e - b * d);
+      store(of_g.column + real, d * p + e * q);
+      store(of_g.column + imaginary, e * p - d * q);
     });
-    everyone.wait();
-    if (everyone.rank != 0) return;
-    for (int t = 1; t < everyone.size; ++t) {
-      for (i64 i = 0; i < work.sum_count; ++i) work.first_sums[i] += work.first_sums[t * work.sum_count + i];
+    invert_column(f, v, of_g);
+  }
+  invert_rows(f, of_g, g);
+}
+
+// The panel of channels c.. of a padded grid.
+HT_INLINE ImagePanel panel_of(const Sizes& n, const PaddedGrid& grid, i64 c) {
+  return {grid.patch(n, 0) + c, PaddedGrid::row_step(n), n.wide};
+}
+
+// Copies channels c.. of S, from (patches, C), to a panel, with zeros behind the last channel.
+HT_INLINE void copy_panel(const Sizes& n, const float* patches, i64 c, ImagePanel to) {
+  const i64 left = n.channels - c;
+  for (i64 i = 0; i < n.height; ++i) {
+    for (i64 j = 0; j < n.width; ++j, patches += n.channels) {
+      float* p = to.data + i * to.row_step + j * to.column_step;
+      store(p, load_first(patches + c, left));
+      store(p + kLanes, left > kLanes ? load_first(patches + c + kLanes, left - kLanes) : Vec{});
     }
-    unpack_mask_grad(work.fourier, work.first_sums, n.masks, n.channels, grad_mask);
+  }
+}
+
+// Writes F of the image to `filtered`; all of it is there once the team has waited.
+inline void filter_image(const Sizes& n, Team team, const SpectralWeights& weights, const float* patches,
+                         const PaddedGrid& filtered, const Spectrum& s) {
+  const Range mine = team.share(n.wide, kPanel);
+  for (i64 c = mine.first; c < mine.last; c += kPanel) {
+    copy_panel(n, patches, c, panel_of(n, filtered, c));
+    filter(weights.fourier, weights.mask.panel(c), panel_of(n, filtered, c), s);
+  }
+}
+
+// image.filtered = the gradient that S gets through F, from image.dy and the taps of the image's kernel; adds to
+// mask_grad, that of the masks. The team has waited before, so F is no longer read, and has waited when this returns.
+inline void filter_image_backward(const Sizes& n, Team team, const SpectralWeights& weights, const float* taps,
+                                  const float* patches, const ImageGrads& image, const BackwardScratch& s,
+                                  const Spectrum& f_spectrum, float* mask_grad) {
+  for_strips(team.share(n.patches, kRows), [&](Range strip) {
+    depthwise<true>(n, image.dy, taps, nullptr, strip, s.dh);
+    for (i64 q = strip.first; q < strip.last; ++q) {
+      const float* from = s.dh + (q - strip.first) * n.wide;
+      for (i64 c = 0; c < n.channels; c += kLanes) store(image.filtered.patch(n, q) + c, load(from + c));
+    }
   });
+  team.wait();
+  const Range mine = team.share(n.wide, kPanel);
+  const ImagePanel copy{s.s, n.width * kPanel, kPanel};
+  for (i64 c = mine.first; c < mine.last; c += kPanel) {
+    copy_panel(n, patches, c, copy);
+    filter_backward(weights.fourier, weights.mask.panel(c), copy, panel_of(n, image.filtered, c),
+                    mask_grad + c * WeightGrads::mask_count(n), s.s_spectrum, f_spectrum);
+  }
+  team.wait();
+}
+
+// ds (strip, wide) = the gradient of S at the patches of a strip: through the filter, and through the residual.
+inline void gather_image_grad(const Sizes& n, const ImageGrads& image, Range strip, float* ds) {
+  for (i64 q = strip.first; q < strip.last; ++q, ds += n.wide) {
+    const float *through = image.filtered.patch(n, q), *residual = image.dy.patch(n, q);
+    for (i64 c = 0; c < n.channels; c += kLanes) store(ds + c, load(through + c) + load(residual + c));
+  }
 }
 
 }  // namespace HT_ISA

@@ -1,4 +1,4 @@
-// Threads that work on one image together, and how they share its rows.
+// The threads of a call: how they share the images, and the rows of an image that several of them work on.
 #pragma once
 
 #include "simd.h"
@@ -10,13 +10,16 @@
 namespace ht {
 namespace HT_ISA {
 
+// The items from `first` to the one before `last`.
 struct Range {
   i64 first, last;
 };
 
+// The threads that work on something together, seen by the member `rank` of `size`.
 struct Team {
   int rank, size;
 
+  // Waits until every member is here.
   void wait() const {
     if (size > 1) {
 #if defined(_OPENMP)
@@ -25,7 +28,7 @@ struct Team {
     }
   }
 
-  // This member's share of `count` items, in whole steps.
+  // This member's share of `count` items. Shares start at multiples of `step`.
   Range share(i64 count, i64 step) const {
     const i64 steps = (count + step - 1) / step;
     return {min(count, steps * rank / size * step), min(count, steps * (rank + 1) / size * step)};
@@ -44,9 +47,12 @@ void in_parallel(int threads, const Body& body) {
 #endif
 }
 
-// Calls body(image, team) so that every image is done: whole images per thread as far as they go round, the rest one
-// by one by all threads together. With `next`, 0 and shared by the threads, each takes the next image when it is free,
-// which suits results that do not depend on who computes them; without it, who does what depends on the counts alone.
+// Calls body(image, team) for every image. As many images as can be shared evenly go to one thread each, as a team of
+// one; all threads then work on each of the remaining images together.
+//
+// `next` is a counter that the threads share and that starts at 0: a thread takes the next image when it is free. That
+// balances the load, but it is only right where a result does not depend on the thread that computes it. A sum over the
+// images of a thread does, so the backward pass gives nullptr: the images of a thread then depend on the counts alone.
 template <class Body>
 HT_INLINE void for_images(i64 images, Team everyone, i64* next, const Body& body) {
   const i64 share = images / everyone.size, alone = share * everyone.size;

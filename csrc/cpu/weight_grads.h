@@ -1,17 +1,35 @@
-// The gradients of the weights, summed per thread and then over the threads in their order.
+// The gradients of the weights. Each thread sums those of its tokens, and the sums of the threads are then added in the
+// order of the threads, so that the same call on as many threads gives the same bits.
 #pragma once
 
-#include "filter_image.h"
-#include "weights.h"
+#include "arena.h"
+#include "fourier.h"
+#include "gemm.h"
+#include "ht_kernels.h"
+#include "simd.h"
+#include "sizes.h"
+#include "team.h"
 
 namespace ht {
 namespace HT_ISA {
 
-// Weight gradients of one thread, in the layout in which they are summed.
-struct PartialGrads {
+// Writes the gradient of the masks (masks, H, V, 2) from the sums that filter_backward makes in panels, (H, V, 2)
+// numbers of each channel: multiplies the weight of the spectrum's column in, and adds up the channels that share a
+// mask.
+inline void unpack_mask_grad(const Fourier& f, const float* panels, i64 masks, i64 channels, float* grad) {
+  const i64 count = f.height * f.half * 2;
+  for (i64 i = 0; i < masks * count; ++i) grad[i] = 0;
+  for (i64 c = 0; masks && c < channels; ++c) {
+    float* to = grad + (masks > 1 ? c : 0) * count;
+    for (i64 i = 0; i < count; ++i) to[i] += panels[panel_index(i, c, count)] * f.column_weight(i / 2 % f.half);
+  }
+}
+
+// The sums of one thread, in layouts that whole tiles and vectors can be added to.
+struct WeightGrads {
   float* start;
   float* down_weight;    // (C, wide_dim) in panels
-  float* up_weight;      // (C, wide_dim) in panels, transposed
+  float* up_weight;      // (C, wide_dim) in panels, which is the transpose of the caller's layout
   float* mix_weight;     // (C, wide) in panels
   float* scale_kernels;  // (S, 49, wide)
   float* scale_bias;     // (S, wide)
@@ -24,10 +42,10 @@ struct PartialGrads {
   float* up_bias;        // (wide_dim)
   float* down_bias;      // (wide)
   float* mix_bias;       // (wide)
-  float* mask;           // (C, H, V, 2) in panels, transposed, but for the share of a column
+  float* mask;           // (H, V, 2) numbers of each channel, in panels, before unpack_mask_grad weights the columns
   float* end;
 
-  PartialGrads(const Sizes& n, Arena& arena)
+  WeightGrads(const Sizes& n, Arena& arena)
       : start(arena.floats(0)),
         down_weight(arena.floats(n.channels * n.wide_dim)),
         up_weight(arena.floats(n.channels * n.wide_dim)),
@@ -46,11 +64,14 @@ struct PartialGrads {
         mask(arena.floats(n.masks ? n.wide * mask_count(n) : 0)),
         end(arena.floats(0)) {}
 
+  // Floats in all sums together, what lies between them for alignment included.
   i64 count() const { return end - start; }
+  // Numbers in the mask of one channel.
   static i64 mask_count(const Sizes& n) { return n.height * (n.width / 2 + 1) * 2; }
 
-  // Sums the threads' gradients into the first thread's and writes them where the caller wants them.
-  static void reduce(Team team, const Sizes& n, const PartialGrads& first, const Fourier& fourier,
+  // Adds the sums of all threads, which lie one behind the other from `first` on, into those of the first thread, and
+  // writes the result to `out` in the caller's layouts. The team has waited before.
+  static void reduce(Team team, const Sizes& n, const WeightGrads& first, const Fourier& fourier,
                      const ht_adapter_weights& out) {
     const i64 count = first.count();
     const Range mine = team.share(count, kPanel);
@@ -96,6 +117,7 @@ struct PartialGrads {
   }
 
  private:
+  // to (columns) = a row of a matrix in panels.
   static void unpack_row(const float* panels, i64 row, i64 rows, i64 columns, float* to) {
     for_panels(columns, [&](i64 c, i64 valid) { copy(panels + panel_index(row, c, rows), valid, to + c); });
   }

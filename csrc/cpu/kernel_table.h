@@ -1,9 +1,13 @@
-// The table of this instruction set's kernels; the last thing a kernels_*.cpp includes.
+// HT_TABLE defines the table of an instruction set's kernels; a kernels_*.cpp consists of the choice of the set, this
+// header and the table.
 #pragma once
 
 #include "backward.h"
+#include "filter_images.h"
+#include "forward.h"
+#include "ht_kernels.h"
 #include "kernels.h"
-#include "spectral_filter.h"
+#include "simd.h"
 
 namespace ht {
 namespace HT_ISA {
