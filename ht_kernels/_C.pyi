@@ -47,9 +47,7 @@ class CpuAdapter:
 
 class CudaAdapter:  # in a build with CUDA kernels only
     def __init__(self, folded: object, dtype: int) -> None: ...
-    def workspace(
-        self, batch: int, grid_height: int, grid_width: int, prefix_tokens: int, eps: float
-    ) -> int: ...
+    def workspace(self, batch: int, grid_height: int, grid_width: int, prefix_tokens: int, eps: float) -> int: ...
     def forward(
         self,
         batch: int,

@@ -9,7 +9,7 @@ Notation: D token width, C bottleneck width, R pyramid width, K classes, S numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -64,6 +64,10 @@ class FoldedAdapter(_Weights):
 
     prepared: Any = None
     """What backends made of these weights: see :mod:`ht_kernels.ops.prepared`. No field: a copy starts without."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> FoldedAdapter:
+        """Every weight that is there, changed."""
+        return FoldedAdapter(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]
 
 
 MATRICES = ("down_weight", "mix_weight", "up_weight")

@@ -102,7 +102,6 @@ def test_tf32(allow_tf32: None) -> None:
 )
 def test_every_tile_is_right(tile: dict[str, int], slices: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     import triton as compiler
-
     from ht_kernels.backends.triton.down_project import down_project
     from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project
 

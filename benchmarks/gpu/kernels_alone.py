@@ -118,7 +118,9 @@ def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype:
     }
     matrices = ("down_weight", "mix_weight", "up_weight")  # these are in the dtype of x
     weights = {
-        name: None if shape is None else Weight(memory.normal(*shape, dtype=dtype if name in matrices else FLOAT32), shape)
+        name: None
+        if shape is None
+        else Weight(memory.normal(*shape, dtype=dtype if name in matrices else FLOAT32), shape)
         for name, shape in shapes.items()
     }
     adapter = core.CudaAdapter(SimpleNamespace(**weights), dtype)

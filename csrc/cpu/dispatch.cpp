@@ -52,6 +52,17 @@ ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype
   return ht::check_weights(*s, w);
 }
 
+// Waking a second thread costs more than it saves below so many multiply-adds.
+int threads_for(int64_t work, int most) { return work > (int64_t{1} << 20) ? most : 1; }
+
+int threads_for(const ht_adapter_shape& s, int most) {
+  return threads_for(s.batch * (s.prefix_tokens + s.grid_height * s.grid_width) * s.dim * s.bottleneck, most);
+}
+
+int threads_for(const ht_filter_shape& s, int most) {
+  return threads_for(2 * s.batch * s.channels * s.height * s.width * (2 * s.height + s.width), most);
+}
+
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
   const ht_status status = ht::check_filter_shape(s);
   if (status != HT_OK) return status;
@@ -69,7 +80,7 @@ size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape) { return kernels()
 ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
                                  int threads) {
   const ht_status status = check(shape, weights, HT_FLOAT32, prepared, threads);
-  if (status == HT_OK) kernels().prepare(*shape, *weights, prepared, threads);
+  if (status == HT_OK) kernels().prepare(*shape, *weights, prepared, threads_for(*shape, threads));
   return status;
 }
 
@@ -88,7 +99,7 @@ ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter
   if (status != HT_OK || shape->batch == 0) return status;
   if (!x.data || !out.data || !prepared) return fail(HT_INVALID_ARGUMENT, "x, out and prepared must not be NULL");
   if (!h != !stats) return fail(HT_INVALID_ARGUMENT, "h and stats must both be NULL, or neither");
-  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads);
+  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads_for(*shape, threads));
   return HT_OK;
 }
 
@@ -102,7 +113,8 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
   if (shape->batch > 0 && (!grad_out.data || !x.data || !h || !stats)) {
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, h and stats must not be NULL");
   }
-  kernels().backward(*shape, *weights, dtype, grad_out, x, keep, h, stats, grad_x, *grads, workspace, threads);
+  kernels().backward(*shape, *weights, dtype, grad_out, x, keep, h, stats, grad_x, *grads, workspace,
+                     threads_for(*shape, threads));
   return HT_OK;
 }
 
@@ -115,7 +127,7 @@ ht_status ht_spectral_filter_cpu(const ht_filter_shape* shape, const float* x, c
   const ht_status status = check_filter(shape, workspace, threads);
   if (status != HT_OK || shape->batch * shape->channels == 0) return status;
   if (!x || !mask || !out) return fail(HT_INVALID_ARGUMENT, "x, mask and out must not be NULL");
-  kernels().filter(*shape, x, mask, out, workspace, threads);
+  kernels().filter(*shape, x, mask, out, workspace, threads_for(*shape, threads));
   return HT_OK;
 }
 
@@ -126,7 +138,7 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
   if (status != HT_OK || shape->channels == 0) return status;
   if (!mask || !grad_mask || (shape->batch > 0 && (!grad_out || !x || !grad_x)))
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, mask, grad_x and grad_mask must not be NULL");
-  kernels().filter_backward(*shape, grad_out, x, mask, grad_x, grad_mask, workspace, threads);
+  kernels().filter_backward(*shape, grad_out, x, mask, grad_x, grad_mask, workspace, threads_for(*shape, threads));
   return HT_OK;
 }
 

@@ -28,14 +28,16 @@ struct ForwardScratch {
         filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena) {}
 };
 
-// The workspace of a call: the weights, then what all threads share, then what each thread works in.
+// The workspace of a call: what all threads share, then what each thread works in.
 struct ForwardWorkspace {
-  PreparedWeights weights;
+  float* h;             // (B, N, C); of no elements where the caller keeps it for the backward
+  float* stats;         // (B, N, 2); the same
   PaddedGrid filtered;  // F of an image that all threads share
   ForwardScratch scratch;
 
-  ForwardWorkspace(const Sizes& n, const ht_adapter_weights& w, int thread, Arena& arena)
-      : weights(n, w, arena),
+  ForwardWorkspace(const Sizes& n, bool keeps_state, int thread, Arena& arena)
+      : h(arena.floats(keeps_state ? 0 : n.batch * n.tokens * n.channels)),
+        stats(arena.floats(keeps_state ? 0 : n.batch * n.tokens * 2)),
         filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena),
         scratch(nth_scratch(n, thread, arena)) {}
 
@@ -46,25 +48,26 @@ struct ForwardWorkspace {
   }
 };
 
-inline size_t forward_workspace(const ht_adapter_shape& shape, int threads) {
+inline size_t forward_workspace(const ht_adapter_shape& shape, bool keeps_state, int threads) {
   Arena arena(nullptr);
-  ForwardWorkspace last(Sizes(shape), ht_adapter_weights{}, threads - 1, arena);
+  ForwardWorkspace last(Sizes(shape), keeps_state, threads - 1, arena);
   return arena.used();
 }
 
 template <class T>
-void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const ht_tokens& x_tokens, const float* keep,
-             const ht_tokens& out_tokens, float* h, float* stats, void* workspace, int threads) {
+void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const void* prepared,
+             const ht_tokens& x_tokens, const float* keep, const ht_tokens& out_tokens, float* kept_h,
+             float* kept_stats, void* workspace, int threads) {
   const Sizes n(shape);
   const Tokens<const T> x(x_tokens);
   const Tokens<T> out(out_tokens);
   i64 next = 0;
   in_parallel(threads, [&](Team everyone) {
-    Arena arena(workspace);
-    ForwardWorkspace work(n, w, everyone.rank, arena);
-    const PreparedWeights& weights = work.weights;
+    Arena arena(workspace), prepared_arena(const_cast<void*>(prepared));  // which is only read
+    const PreparedWeights weights(n, w, prepared_arena);
+    ForwardWorkspace work(n, kept_h != nullptr, everyone.rank, arena);
+    float *h = kept_h ? kept_h : work.h, *stats = kept_h ? kept_stats : work.stats;
     MixScratch& mix = work.scratch.mix;
-    weights.fill(everyone, n, w);
     work.scratch.filtered.clear(n);
     if (everyone.rank == 0) work.filtered.clear(n);
     everyone.wait();

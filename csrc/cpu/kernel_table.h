@@ -12,11 +12,11 @@
 namespace ht {
 namespace HT_ISA {
 
-inline void forward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
-                        const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats,
-                        void* workspace, int threads) {
+inline void forward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
+                        ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h,
+                        float* stats, void* workspace, int threads) {
   const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
-  run(shape, weights, x, keep, out, h, stats, workspace, threads);
+  run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads);
 }
 
 inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
@@ -32,6 +32,8 @@ inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights
 
 #define HT_TABLE(isa)                                                 \
   const ht::Kernels ht::kernels_##isa = {#isa,                        \
+                                         ht::isa::prepared_bytes,     \
+                                         ht::isa::prepare,            \
                                          ht::isa::forward_workspace,  \
                                          ht::isa::backward_workspace, \
                                          ht::isa::forward_any,        \

@@ -11,10 +11,13 @@ namespace ht {
 
 struct Kernels {
   const char* isa;
-  size_t (*forward_workspace)(const ht_adapter_shape&, int threads);
+  size_t (*prepared_bytes)(const ht_adapter_shape&);
+  void (*prepare)(const ht_adapter_shape&, const ht_adapter_weights&, void* prepared, int threads);
+  size_t (*forward_workspace)(const ht_adapter_shape&, bool keeps_state, int threads);
   size_t (*backward_workspace)(const ht_adapter_shape&, int threads);
-  void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& x, const float* keep,
-                  const ht_tokens& out, float* h, float* stats, void* workspace, int threads);
+  void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, const void* prepared, ht_dtype,
+                  const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats, void* workspace,
+                  int threads);
   void (*backward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& grad_out,
                    const ht_tokens& x, const float* keep, const float* h, const float* stats, const ht_tokens& grad_x,
                    const ht_adapter_weights& grads, void* workspace, int threads);

@@ -1,9 +1,9 @@
 // The folded weights in the layouts that the stages read.
 //
 // Everything here depends on the weights and on the sizes of the shape apart from its batch, and on nothing else of a
-// call. So one arena that is filled once can serve any number of calls: an object made anew over the same memory, from
-// the same weights and sizes, points to the values that fill() wrote there. What needs no other layout is read from
-// ht_adapter_weights, which has to stay where it is as long.
+// call. So memory that prepare() filled serves any number of calls: an object made anew over it, from the same weights
+// and sizes, points to the values in it. What needs no other layout is read from ht_adapter_weights, which has to stay
+// where it is as long.
 #pragma once
 
 #include "arena.h"
@@ -126,6 +126,19 @@ struct PreparedWeights {
     spectral.fill(team);
   }
 };
+
+inline size_t prepared_bytes(const ht_adapter_shape& shape) {
+  Arena arena(nullptr);
+  PreparedWeights counted(Sizes(shape), ht_adapter_weights{}, arena);
+  return arena.used();
+}
+
+inline void prepare(const ht_adapter_shape& shape, const ht_adapter_weights& w, void* memory, int threads) {
+  const Sizes n(shape);
+  Arena arena(memory);
+  const PreparedWeights weights(n, w, arena);
+  in_parallel(threads, [&](Team everyone) { weights.fill(everyone, n, w); });
+}
 
 // The matrices that gradients are multiplied with: the transposes of those of the forward pass.
 struct TransposedWeights {

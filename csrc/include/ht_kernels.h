@@ -17,6 +17,8 @@ typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1, HT_FLOAT16 = 2 } ht_dtype;
 
 typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1, HT_CUDA_ERROR = 2 } ht_status;
 
+/* Calls on the CPU use at most so many threads as they are given; small ones use one. */
+
 /* Sizes of one adapter call. */
 typedef struct {
   int64_t batch;         /* B */

@@ -8,6 +8,8 @@ from ht_kernels.folding import FoldedAdapter
 
 from . import torch_private
 
+__all__ = ["missing", "module", "tokens", "transforms_reason"]
+
 missing = ""
 """Why there is no compiled module; empty where there is one."""
 try:

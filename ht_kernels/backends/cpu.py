@@ -10,9 +10,6 @@ from ht_kernels.folding import FoldedAdapter
 from . import core
 from .call import Case, FilterCase, Layout, Training, unit_stride
 
-_SMALL = 1 << 20
-"""Multiply-adds below which waking a second thread costs more than it saves."""
-
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
@@ -38,14 +35,27 @@ def can_filter(case: FilterCase) -> str | None:
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> core.module.CpuAdapter:
     """The weights packed as the kernels read them, in float32 for tokens of either dtype."""
-    weights = FoldedAdapter(*(None if t is None else t.float().contiguous() for t in folded))
-    return core.module.CpuAdapter(weights, *grid)
+    return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid)
 
 
 def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
     """The adapter of ``x`` (B, N, D), with the strides of ``x``."""
     out = torch.empty_like(x)
-    _forward(prepared, x, layout, None, out, 0, 0)
+    batch_stride, token_stride, stride = x.stride()
+    if stride != 1 or out.stride() != x.stride():
+        _forward(prepared, x, layout, None, out, 0, 0)
+        return out
+    prepared.forward(
+        x.shape[0],
+        *layout,
+        x.dtype is torch.bfloat16,
+        (x.data_ptr(), batch_stride, token_stride),
+        0,
+        (out.data_ptr(), batch_stride, token_stride),
+        0,
+        0,
+        torch.get_num_threads(),
+    )
     return out
 
 
@@ -76,7 +86,7 @@ def backward(
     grad_x: Tensor | None,
 ) -> FoldedAdapter:
     """Gradients of the folded weights, float32, None where there is no weight; fills ``grad_x`` unless it is None."""
-    grads = FoldedAdapter(*(None if t is None else t.new_empty(t.shape, dtype=torch.float32) for t in folded))
+    grads = folded.map(lambda t: t.new_empty(t.shape, dtype=torch.float32))
     source, grad_out = unit_stride(x), unit_stride(grad_out)
     h, stats, _ = (t.contiguous() for t in state)
     keep = None if training.keep is None else training.keep.contiguous()
@@ -92,7 +102,7 @@ def backward(
         stats.data_ptr(),
         (0, 0, 0) if target is None else core.tokens(target),
         grads,
-        _threads(x.numel() * h.shape[2]),
+        torch.get_num_threads(),
     )
     if grad_x is not None and target is not None and target is not grad_x:
         grad_x.copy_(target)
@@ -103,7 +113,7 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
     """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2)."""
     x, mask = x.contiguous(), mask.contiguous()
     sizes = (*x.shape, mask.shape[0])
-    core.module.spectral_filter(sizes, x.data_ptr(), mask.data_ptr(), out.data_ptr(), _filter_threads(x))
+    core.module.spectral_filter(sizes, x.data_ptr(), mask.data_ptr(), out.data_ptr(), torch.get_num_threads())
 
 
 def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
@@ -116,7 +126,7 @@ def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: 
         mask.data_ptr(),
         grad_x.data_ptr(),
         grad_mask.data_ptr(),
-        _filter_threads(x),
+        torch.get_num_threads(),
     )
 
 
@@ -135,15 +145,7 @@ def _forward(
         core.tokens(target),
         h,
         stats,
-        _threads(x.numel() * prepared.bottleneck),
+        torch.get_num_threads(),
     )
     if target is not out:
         out.copy_(target)
-
-
-def _filter_threads(x: Tensor) -> int:
-    return _threads(2 * x.numel() * (2 * x.shape[2] + x.shape[3]))
-
-
-def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > _SMALL else 1

@@ -145,8 +145,9 @@ def _launch(prepared: CudaAdapter, x: Tensor, out: Tensor, layout: Layout, autoc
     memory = prepared.workspace(x.shape[0], layout)
     stream = torch_private.current_stream(x.device.index)
     tf32 = autocast or gpu.may_round()
+    tokens = core.tokens(x), core.tokens(out)
     try:
-        prepared.launches.forward(x.shape[0], *layout, tf32, core.tokens(x), core.tokens(out), memory.data_ptr(), stream)
+        prepared.launches.forward(x.shape[0], *layout, tf32, *tokens, memory.data_ptr(), stream)
     except RuntimeError as error:
         raise BackendError(str(error)) from error
 
@@ -160,9 +161,11 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
     x, mask = x.contiguous(), gpu.aligned(mask)
     with torch.cuda.device(x.device):
         stream = torch_private.current_stream(x.device.index)
-        sizes, addresses = (*x.shape, mask.shape[0]), [t.data_ptr() for t in (x, mask, out)]
+        sizes = (*x.shape, mask.shape[0])
         try:
-            core.module.spectral_filter_cuda(sizes, DTYPES[x.dtype], *addresses, stream)
+            core.module.spectral_filter_cuda(
+                sizes, DTYPES[x.dtype], x.data_ptr(), mask.data_ptr(), out.data_ptr(), stream
+            )
         except RuntimeError as error:
             raise BackendError(str(error)) from error
 

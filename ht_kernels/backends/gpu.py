@@ -13,12 +13,8 @@ ALIGNMENT = 16
 
 def ready(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
     """Folded weights contiguous and aligned, the three matrices in ``dtype``, the rest in float32."""
-    return FoldedAdapter(
-        **{
-            name: None if t is None else aligned(t.to(dtype if name in MATRICES else torch.float32))
-            for name, t in folded._asdict().items()
-        }
-    )
+    narrow = {name: aligned(getattr(folded, name).to(dtype)) for name in MATRICES}
+    return folded.map(lambda t: aligned(t.float()))._replace(**narrow)
 
 
 def aligned(t: Tensor) -> Tensor:

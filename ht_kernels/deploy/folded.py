@@ -17,7 +17,14 @@ from ht_kernels.backends.call import Case
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.folding import at_least_float32, cast_matrices, fold_adapter, fold_patch_embedding, fold_pyramid, on_grid
+from ht_kernels.folding import (
+    at_least_float32,
+    cast_matrices,
+    fold_adapter,
+    fold_patch_embedding,
+    fold_pyramid,
+    on_grid,
+)
 from ht_kernels.functional import feature_pyramid, ht_adapter
 from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.ops.dispatch import asked_for
 from ht_kernels.errors import BackendError
+from ht_kernels.ops.dispatch import asked_for
 
 from .folded import FoldedHTCLIP
 from .static_input import StaticInput

@@ -160,9 +160,14 @@ class _Kept:
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        places = [(module._parameters, name) for module in adapter.modules() for name in module._parameters]
-        self.places = [(parameters, name) for parameters, name in places if parameters[name] is not None]
-        self.stamp = Stamp(parameters[name] for parameters, name in self.places)
+        found = [
+            (module._parameters, name, parameter)
+            for module in adapter.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        self.places = [(parameters, name) for parameters, name, _ in found]
+        self.stamp = Stamp(parameter for *_, parameter in found)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
         self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)

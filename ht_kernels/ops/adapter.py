@@ -29,7 +29,7 @@ def adapter_again(x: Tensor, folded: FoldedAdapter, layout: Layout) -> Tensor | 
         return None
     backend, made = found
     try:
-        out: Tensor = backend.infer(made, x, layout, torch.is_autocast_enabled("cuda"))
+        out: Tensor = backend.infer(made, x, layout, x.is_cuda and torch.is_autocast_enabled("cuda"))
     except (BackendError, torch.OutOfMemoryError):  # met again in adapter(), which reports it and falls back
         return None
     return out
@@ -51,7 +51,7 @@ def adapter(
         if torch.compiler.is_compiling():
             return _train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
         return dispatch.run(case, asked, _train, x, folded, layout, keep, dropout)
-    autocast = torch.is_autocast_enabled("cuda")
+    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
         ours = asked == dispatch.choices.asked  # not by the caller
         return dispatch.run(case, asked, _infer, x, folded, layout, autocast, ours)
@@ -73,9 +73,7 @@ def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast
     return out
 
 
-def _train(
-    name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float
-) -> Tensor:
+def _train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
     """With gradients and dropout; Triton draws dropout itself, from a seed of torch's generator."""
     folded = on_grid(folded, layout.grid)
     seed = None

@@ -1,7 +1,8 @@
 """Which backend runs a call: the one place that chooses, tries, retires and falls back.
 
-Of the environment it reads, once, ``HT_KERNELS_BACKEND``, the backend to use for every call, and ``HT_KERNELS_LOG``, the
-level of what is said on stderr: with ``debug`` which backend was chosen, and why not the others.
+It reads two environment variables, once: ``HT_KERNELS_BACKEND`` names the backend to use for every call, and
+``HT_KERNELS_LOG`` is the level of what is said on stderr: with ``debug`` which backend was chosen, and why not the
+others.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def adapter(
     return out
 
 
-def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, training, layout, (autocast, train, name, forced) = _unpack(rest)
     if train:
         backend = dispatch.BACKENDS[name]
@@ -73,7 +73,7 @@ def infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast:
     return out
 
 
-def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_fake(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, training, _, (_, train, name, _) = _unpack(rest)
     if not train:
         return torch.empty_like(x), *(x.new_empty((0,)) for _ in range(3))

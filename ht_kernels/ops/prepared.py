@@ -44,7 +44,7 @@ class Stamp:
         return (
             self.known
             and [t._version for t in self.tensors] == self.versions
-            and [t.data_ptr() for t in self.tensors] == self.addresses
+            and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
             and all(t.stride() == strides for t, strides in self.strides)
         )
 

@@ -41,7 +41,7 @@ struct Case {
     return text;
   }
 
-  // In the order of ht_adapter_weights; 0 for those that are NULL.
+  // In the order of HT_ADAPTER_WEIGHTS; 0 for those that are NULL.
   std::vector<int64_t> weight_sizes() const {
     const int64_t q = scales == 1 ? 0 : hidden, score = scales == 1 ? 0 : scales;
     return {channels * dim,
@@ -61,6 +61,17 @@ struct Case {
             masks * height * (width / 2 + 1) * 2};
   }
 };
+
+// Either struct of weights from one pointer each, in the order of HT_ADAPTER_WEIGHTS.
+template <class Weights, class Pointer>
+Weights weights_at(const std::vector<Pointer>& pointers) {
+  Weights weights{};
+  size_t next = 0;
+#define HT_SET(name, kind, when) weights.name = (decltype(weights.name))pointers[next++];
+  HT_ADAPTER_WEIGHTS(HT_SET)
+#undef HT_SET
+  return weights;
+}
 
 struct Inputs {
   std::vector<Values> weights;

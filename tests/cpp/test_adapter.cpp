@@ -17,9 +17,16 @@ float* data(std::vector<float>& v) {
 }
 
 ht_adapter_weights pointers(std::vector<std::vector<float>>& w) {
-  float* p[15];
-  for (int i = 0; i < 15; ++i) p[i] = w[i].empty() ? nullptr : w[i].data();
-  return {p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14]};
+  std::vector<float*> p;
+  for (auto& values : w) p.push_back(values.empty() ? nullptr : values.data());
+  return weights_at<ht_adapter_weights>(p);
+}
+
+// The weights packed for the forward; of an empty batch too.
+std::unique_ptr<Workspace> prepare(const ht_adapter_shape& shape, const ht_adapter_weights& w, int threads) {
+  auto prepared = std::make_unique<Workspace>(ht_adapter_prepared_cpu(&shape));
+  expect(ht_adapter_prepare_cpu(&shape, &w, prepared->memory.get(), threads) == HT_OK, "prepared");
+  return prepared;
 }
 
 void test_float32(const Case& c, unsigned seed) {
@@ -37,10 +44,17 @@ void test_float32(const Case& c, unsigned seed) {
   const ht_adapter_weights w = pointers(weights), g = pointers(grads);
   const auto tokens = [&](std::vector<float>& v) { return ht_tokens{data(v), n * c.dim, c.dim}; };
 
-  Workspace forward(ht_adapter_forward_workspace_cpu(&shape, c.threads));
-  expect(ht_adapter_forward_cpu(&shape, &w, HT_FLOAT32, tokens(x), data(keep), tokens(out), data(h), data(stats),
-                                forward.memory.get(), c.threads) == HT_OK,
+  const auto prepared = prepare(shape, w, c.threads);
+  Workspace forward(ht_adapter_forward_workspace_cpu(&shape, 1, c.threads));
+  expect(ht_adapter_forward_cpu(&shape, &w, prepared->memory.get(), HT_FLOAT32, tokens(x), data(keep), tokens(out),
+                                data(h), data(stats), forward.memory.get(), c.threads) == HT_OK,
          c.name() + ": forward status");
+  std::vector<float> alone = poisoned(x.size());
+  Workspace inference(ht_adapter_forward_workspace_cpu(&shape, 0, c.threads));
+  expect(ht_adapter_forward_cpu(&shape, &w, prepared->memory.get(), HT_FLOAT32, tokens(x), data(keep), tokens(alone),
+                                nullptr, nullptr, inference.memory.get(), c.threads) == HT_OK,
+         c.name() + ": status without state");
+  expect(alone == out, c.name() + ": the same without state");
   const Values expected = reference(c, in);
   double error = 0, size = 0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -93,9 +107,10 @@ void test_bfloat16(const Case& c) {
                      stats = poisoned(c.batch * n * 2);
   const ht_adapter_weights w = pointers(weights), g = pointers(grads);
   const auto tokens = [&](std::vector<uint16_t>& v) { return ht_tokens{v.data(), n * step, step}; };
-  Workspace forward(ht_adapter_forward_workspace_cpu(&shape, c.threads));
-  ht_adapter_forward_cpu(&shape, &w, HT_BFLOAT16, tokens(x), data(keep), tokens(out), data(h), data(stats),
-                         forward.memory.get(), c.threads);
+  const auto prepared = prepare(shape, w, c.threads);
+  Workspace forward(ht_adapter_forward_workspace_cpu(&shape, 1, c.threads));
+  ht_adapter_forward_cpu(&shape, &w, prepared->memory.get(), HT_BFLOAT16, tokens(x), data(keep), tokens(out), data(h),
+                         data(stats), forward.memory.get(), c.threads);
   const Values expected = reference(c, in);
   for (int64_t t = 0; t < c.batch * n; ++t) {
     for (int64_t d = 0; d < step; ++d) {
@@ -160,12 +175,12 @@ void test_errors() {
   const ht_adapter_weights none{};
   float some[256] = {};
   const ht_tokens tokens{some, 40, 8};
-  expect(ht_adapter_forward_cpu(&shape, &none, HT_FLOAT32, tokens, nullptr, tokens, some, some, some, 1) ==
+  expect(ht_adapter_forward_cpu(&shape, &none, some, HT_FLOAT32, tokens, nullptr, tokens, some, some, some, 1) ==
                  HT_INVALID_ARGUMENT &&
-             std::strstr(ht_last_error(), "weight is NULL"),
+             std::strstr(ht_last_error(), "the weight down_weight is NULL"),
          "a missing weight is named");
   shape.scales = 2;
-  expect(ht_adapter_forward_cpu(&shape, &none, HT_FLOAT32, tokens, nullptr, tokens, some, some, some, 1) ==
+  expect(ht_adapter_forward_cpu(&shape, &none, some, HT_FLOAT32, tokens, nullptr, tokens, some, some, some, 1) ==
                  HT_INVALID_ARGUMENT &&
              std::strstr(ht_last_error(), "scales must be 1 or 3, got 2"),
          "a wrong number of scales is named");

@@ -71,16 +71,18 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
     for (int64_t d = 0; d < c.dim; ++d) wide[t * step + d] = in.x[t * c.dim + d];
   }
   std::vector<std::unique_ptr<Device>> weights;
-  const void* p[15];
-  for (int i = 0; i < 15; ++i) {
-    const bool matrix = i == 0 || i == 10 || i == 12;
-    for (double& v : in.weights[i]) v = round_to(static_cast<float>(v), matrix ? dtype : HT_FLOAT32);
-    weights.push_back(std::make_unique<Device>(in.weights[i], matrix ? dtype : HT_FLOAT32));
-    p[i] = in.weights[i].empty() ? nullptr : weights.back()->data();
-  }
-  const auto f = [&](int i) { return static_cast<const float*>(p[i]); };
-  const ht_adapter_weights_cuda w{p[0], f(1), f(2),  f(3),  f(4),  f(5),  f(6), f(7),
-                                  f(8), f(9), p[10], f(11), p[12], f(13), f(14)};
+  std::vector<const void*> pointers;
+  const auto place = [&](ht::Kind kind) {
+    Values& values = in.weights[weights.size()];
+    const ht_dtype stored = kind == ht::Kind::MATRIX ? dtype : HT_FLOAT32;
+    for (double& v : values) v = round_to(static_cast<float>(v), stored);
+    weights.push_back(std::make_unique<Device>(values, stored));
+    pointers.push_back(values.empty() ? nullptr : weights.back()->data());
+  };
+#define HT_PLACE(name, kind, when) place(ht::Kind::kind);
+  HT_ADAPTER_WEIGHTS(HT_PLACE)
+#undef HT_PLACE
+  const ht_adapter_weights_cuda w = weights_at<ht_adapter_weights_cuda>(pointers);
   const Device x(wide, dtype), out(Values(wide.size(), 777.0), dtype), again(Values(wide.size(), 777.0), dtype);
   const auto tokens = [&](const Device& d) { return ht_tokens{d.data(), n * step, step}; };
   for (const Device* to : {&out, &again}) {
@@ -248,7 +250,7 @@ void test_errors() {
   // Where nothing is read, any address does.
   alignas(16) static char memory[16];
   const auto* p = reinterpret_cast<const float*>(memory);
-  const ht_adapter_weights_cuda weights{p, p, p, p, p, p, p, p, p, p, p, p, p, p, nullptr};
+  const auto weights = weights_at<ht_adapter_weights_cuda>(std::vector<const float*>(15, p));
   const ht_tokens somewhere{memory, 16, 8};
   ht_adapter_shape call{1, 8, 8, 2, 3, 1, 1, 1, 0, 1e-5f};
   const auto forward = [&] {

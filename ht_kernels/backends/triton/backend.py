@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ht_kernels.errors import BackendError
+from ht_kernels.folding import FoldedAdapter
 
-if TYPE_CHECKING:
-    from .. import Case, FilterCase
+from .. import core, gpu, torch_private
+from ..call import Case, FilterCase, Layout, Training
+from .state import empty_state
 
 _MAX_BOTTLENECK = 128
 _OLDEST = (8, 0)

@@ -26,9 +26,9 @@ from ..call import Layout, Training, unit_stride
 from .kernels.depthwise_backward import depthwise_backward
 from .kernels.depthwise_input_backward import depthwise_input_backward
 from .kernels.down_project_backward import down_project_backward
-from .spectral import filter_patches, mask_gradient, patches
 from .kernels.mix_and_up_project_backward import mix_and_up_project_backward
 from .kernels.noise_backward import noise_backward
+from .spectral import filter_patches, mask_gradient, patches
 from .state import SUM_ROWS
 from .tuning import padded, size_of
 
@@ -71,7 +71,7 @@ def launch(
 ) -> FoldedAdapter:
     """The kernels and products, on tokens whose last dimension is dense."""
     if x.numel() == 0:
-        return FoldedAdapter(*(None if w is None else torch.zeros_like(w, dtype=torch.float32) for w in folded))
+        return folded.map(lambda w: torch.zeros_like(w, dtype=torch.float32))
     batch, tokens, dim = x.shape
     channels, scales = h.shape[2], folded.scale_kernels.shape[0]
     (height, width, prefix, _), grid, seed = layout, layout.grid, training.seed

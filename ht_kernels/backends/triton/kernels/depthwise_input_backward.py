@@ -11,9 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..tuning import tuned
 from .mix_and_up_project import correlate
 from .numbers import narrow
-from ..tuning import tuned
 
 
 @tuned(

@@ -13,8 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .numbers import multiply, narrow
 from ..tuning import tuned
+from .numbers import multiply, narrow
+
 
 @tuned(
     {"ROWS": 16, "COLUMNS": 16, "DEPTH": 128, "num_warps": 2},

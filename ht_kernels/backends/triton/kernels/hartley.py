@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .numbers import product
 from ..tuning import padded
+from .numbers import product
 
 
 @functools.lru_cache(maxsize=128)

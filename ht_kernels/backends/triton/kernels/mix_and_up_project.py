@@ -15,9 +15,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..tuning import tuned
 from .dropout import keep_factors
 from .numbers import multiply, narrow
-from ..tuning import tuned
 
 
 @triton.jit

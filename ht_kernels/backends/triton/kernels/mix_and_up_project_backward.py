@@ -12,11 +12,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..state import SUM_ROWS
+from ..tuning import tuned
 from .dropout import keep_factors
 from .mix_and_up_project import image_weights, mix
 from .numbers import multiply, narrow
-from ..state import SUM_ROWS
-from ..tuning import tuned
 
 PART = tl.constexpr(SUM_ROWS)
 
