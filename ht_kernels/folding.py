@@ -65,6 +65,9 @@ class FoldedAdapter(_Weights):
     prepared: Any = None
     """What backends made of these weights: see :mod:`ht_kernels.ops.prepared`. No field: a copy starts without."""
 
+    def __reduce__(self) -> Any:
+        return FoldedAdapter, tuple(self)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> FoldedAdapter:
         """Every weight that is there, changed."""
         return FoldedAdapter(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]

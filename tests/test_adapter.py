@@ -22,10 +22,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels.backends import core
+from ht_kernels.backends.call import Case
+from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import dynamic_depthwise, ht_adapter
+from ht_kernels.ops import dispatch
+from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS
 
 CPU = torch.device("cpu")
@@ -34,7 +37,7 @@ GRIDS = [(5, 9), (7, 7), (14, 14), (16, 16), (24, 24), (37, 37), (1, 1), (1, 8),
 
 @pytest.fixture(params=["cpu", "reference"])  # the others: test_cuda.py, test_triton.py
 def backend(request: pytest.FixtureRequest) -> str:
-    reason = CAN_RUN[request.param](Case(CPU, torch.float32, 768, 64, (14, 14), 1, True))
+    reason = BACKENDS[request.param].can_run(Case(CPU, torch.float32, 768, 64, (14, 14), 1, True))
     if reason is not None:
         pytest.skip(reason)
     return str(request.param)
@@ -86,7 +89,7 @@ def check(backend: str, variant: str, shape: tuple[int, int, int, int], grid: tu
 
 
 def test_the_compiled_core_is_built() -> None:
-    assert "cpu" in ht.available_backends(), CAN_RUN["cpu"](Case(CPU, torch.float32, 768, 64, (14, 14), 1, False))
+    assert "cpu" in ht.available_backends(), core.missing
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -363,8 +366,11 @@ def test_opcheck() -> None:
         folded = fold_adapter(random_adapter(variant, 20, 8).float())
         weights = [None if t is None else t.detach().requires_grad_() for t in folded]
         for x in (torch.randn(2, 13, 20, requires_grad=True), torch.randn(13, 2, 20).transpose(0, 1)):
-            torch.library.opcheck(op, (x, *weights, None, 3, 4, 1, 1e-5))
-            torch.library.opcheck(op, (x, *weights, torch.ones(2, 13, 8), 3, 4, 1, 1e-5))
+            for keep in (None, torch.ones(2, 13, 8)):
+                how = (keep, None, 0.0, torch.float32, 3, 4, 1, 1e-5)
+                torch.library.opcheck(op, (x, *weights, *how, False, True, "cpu", True))
+        plain = [None if t is None else t.detach() for t in (x, *weights)]
+        torch.library.opcheck(op, (*plain, None, *how[1:], False, False, "cpu", True))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -512,14 +518,13 @@ def test_a_backend_asked_for_by_name_never_falls_back(monkeypatch: pytest.Monkey
     folded = fold_adapter(random_adapter("hybrid", 20, 8))
     with pytest.raises(RuntimeError, match=r"'cpu' was asked for by name.*x is torch.float64"):
         ht_adapter(X.double(), folded, (3, 4), backend="cpu")
-    monkeypatch.setenv("HT_KERNELS_BACKEND", "cpu")
-    with pytest.raises(RuntimeError, match="asked for by name"):
-        ht_adapter(X.double(), folded, (3, 4))
-    monkeypatch.setenv("HT_KERNELS_BACKEND", "none")
-    with pytest.raises(ValueError, match="unknown backend 'none'"):
-        ht_adapter(X, FOLDED, (3, 4))
-    monkeypatch.delenv("HT_KERNELS_BACKEND")
-    assert backends.choose(Case(CPU, torch.float64, 20, 8, (3, 4), 1, False)) == "reference"
+    for name, message in (("cpu", "asked for by name"), ("none", "unknown backend 'none'")):
+        monkeypatch.setenv("HT_KERNELS_BACKEND", name)
+        monkeypatch.setattr(dispatch, "choices", dispatch.Choices())  # as in a process that starts so
+        with pytest.raises((BackendError, ValueError), match=message):
+            ht_adapter(X.double(), folded, (3, 4))
+    monkeypatch.undo()
+    assert dispatch.choose(Case(CPU, torch.float64, 20, 8, (3, 4), 1, False)) == "reference"
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

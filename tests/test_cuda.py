@@ -22,11 +22,13 @@ from small_towers import shake
 from torch import Tensor
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import CAN_FILTER, CAN_RUN, Case, FilterCase, core, cuda, reference
+from ht_kernels.backends import core, cuda, reference, torch_private
+from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.backends.cuda import architecture_reason
-from ht_kernels.folding import cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
+from ht_kernels.folding import FoldedAdapter, cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
 from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
+from ht_kernels.ops import dispatch
+from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -76,16 +78,16 @@ def test_a_build_without_cuda_says_so() -> None:
 
 
 def test_the_reason_on_the_cpu() -> None:
-    reason = CAN_RUN["cuda"](Case(torch.device("cpu"), torch.float32, 768, 64, (14, 14), 1, False))
+    reason = BACKENDS["cuda"].can_run(Case(torch.device("cpu"), torch.float32, 768, 64, (14, 14), 1, False))
     assert reason is not None and re.search("GPU|no CUDA kernels|could not be imported", reason)
     with pytest.raises(RuntimeError, match="backend 'cuda' was asked for by name but cannot run this call"):
         ht_adapter(torch.randn(1, 5, 16), fold_adapter(random_adapter("hybrid", 16, 8).float()), (2, 2), backend="cuda")
 
 
 def test_the_reasons_of_the_spectral_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "module", SimpleNamespace(adapter_forward_cuda=None))
+    monkeypatch.setattr(core, "module", SimpleNamespace(CudaAdapter=None))
     monkeypatch.setattr(cuda, "_device_reason", lambda index: None)
-    gpu, can_filter = torch.device("cuda", 0), CAN_FILTER["cuda"]
+    gpu, can_filter = torch.device("cuda", 0), BACKENDS["cuda"].can_filter
     assert can_filter(FilterCase(gpu, torch.bfloat16, (64, 3), False)) is None
     assert can_filter(FilterCase(gpu, torch.float32, (4, 4), True)) == (
         "it is for inference: it has no gradients and no dropout"
@@ -93,9 +95,9 @@ def test_the_reasons_of_the_spectral_filter(monkeypatch: pytest.MonkeyPatch) -> 
     assert "x is torch.float64" in str(can_filter(FilterCase(gpu, torch.float64, (4, 4), False)))
     assert "up to 64x64, and this one is 4x65" in str(can_filter(FilterCase(gpu, torch.float32, (4, 65), False)))
     for spectral, grid in ((True, (64, 64)), (False, (65, 64))):
-        assert CAN_RUN["cuda"](Case(gpu, torch.float32, 768, 64, grid, 1, False, spectral)) is None
+        assert BACKENDS["cuda"].can_run(Case(gpu, torch.float32, 768, 64, grid, 1, False, spectral)) is None
     large = Case(gpu, torch.float32, 768, 64, (65, 64), 1, False, True)
-    assert "up to 64x64, and this one is 65x64" in str(CAN_RUN["cuda"](large))
+    assert "up to 64x64, and this one is 65x64" in str(BACKENDS["cuda"].can_run(large))
 
 
 def at(address: int, *shape: int) -> Tensor:
@@ -109,8 +111,8 @@ def at(address: int, *shape: int) -> Tensor:
 def test_the_adapter_gets_its_mask_on_the_grid(monkeypatch: pytest.MonkeyPatch, form: str, dtype: torch.dtype) -> None:
     found = []
 
-    def launch(sizes: tuple[int, ...], eps: float, kind: int, tf32: bool, addresses: list[int], *rest: object) -> None:
-        found.append(at(addresses[14], sizes[8], 3, 3, 2).clone())
+    def launch(weights: FoldedAdapter, *rest: object) -> None:
+        found.append(weights.mask)
 
     no_driver.replace(monkeypatch, launch)
     adapter = shake(ht.HTAdapter(16, 8, spectral=form, grid=(3, 4))).eval()
@@ -136,9 +138,9 @@ def test_the_filter_by_itself(monkeypatch: pytest.MonkeyPatch, form: str) -> Non
         launches.append((dtype, mask % 16))
 
     monkeypatch.setattr(core, "module", SimpleNamespace(spectral_filter_cuda=launch))
-    monkeypatch.setitem(CAN_FILTER, "cuda", lambda case: "it has no gradients" if case.needs_grad else None)
+    monkeypatch.setattr(BACKENDS["cuda"], "can_filter", lambda case: "it has no gradients" if case.needs_grad else None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0, raising=False)
+    monkeypatch.setattr(torch_private, "current_stream", lambda index: 0)
     torch.manual_seed(0)
     x = torch.randn(2, 6, 5, 3).transpose(2, 3)
     shape = {"full": (6, 3, 3), "shared": (1, 3, 3), "radial": (6, 5)}[form]
@@ -155,21 +157,21 @@ def _adapter() -> ht.HTAdapter:
     return adapter.eval()
 
 
-def test_a_layer_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One plan per shape; another after the weights change."""
+def test_weights_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all shapes of a dtype; again after they change."""
     launches: list[tuple[object, ...]] = []
     no_driver.replace(monkeypatch, lambda *arguments: launches.append(arguments))
-    plan, planned = cuda.plan, []
-    monkeypatch.setattr(cuda, "plan", lambda x, *rest: planned.append(x.shape) or plan(x, *rest))
+    prepare, prepared = cuda.prepare, []
+    monkeypatch.setattr(cuda, "prepare", lambda *arguments: prepared.append(arguments[1:]) or prepare(*arguments))
     adapter = _adapter()
     x = torch.randn(2, 5, 16)
     with torch.no_grad():
-        for tokens in (x, x, x[:1], x):
+        for tokens in (x, x, x[:1], x, x.half(), x):
             assert adapter(tokens, (2, 2)).shape == tokens.shape
-        assert planned == [(2, 5, 16), (1, 5, 16)] and len(launches) == 4
+        assert prepared == [(torch.float32, (2, 2)), (torch.float16, (2, 2))] and len(launches) == 6
         adapter.project1.bias.add_(1)
         adapter(x, (2, 2))
-    assert planned == [(2, 5, 16), (1, 5, 16), (2, 5, 16)]
+    assert len(prepared) == 3 and len(launches) == 7
 
 
 @pytest.mark.parametrize("through", ["a module", "the function"])
@@ -188,12 +190,14 @@ def test_a_refused_launch_retires_the_backend(
     with torch.no_grad():
         expected = ht_adapter(x, adapter.folded(), (2, 2), backend="reference")
         no_driver.replace(monkeypatch, refuse)
-        monkeypatch.setitem(CAN_RUN, "triton", lambda case: "its interpreter is slow")  # so the reference is next
-        monkeypatch.setattr(backends, "_retired", {})
+        monkeypatch.setattr(
+            BACKENDS["triton"], "can_run", lambda case: "its interpreter is slow"
+        )  # so the reference is next
+        monkeypatch.setattr(dispatch.choices, "retired", {})
         for _ in range(3):
             out = adapter(x, (2, 2)) if through == "a module" else ht_adapter(x, adapter.folded(), (2, 2))
             torch.testing.assert_close(out, expected)
-    assert 1 <= len(attempts) <= 2  # a plan that fails hands over to the call, which tries once more and retires
+    assert len(attempts) == 1
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and "backend 'cuda' failed" in said[0] and "no kernel image" in said[0]
 
@@ -203,7 +207,7 @@ def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype, backend: str, mon
     """On a backend that computes in float32, they are what rounding makes of them."""
     if backend not in ht.available_backends():
         pytest.skip(f"the {backend} backend is not here")
-    monkeypatch.setenv("HT_KERNELS_BACKEND", backend)
+    monkeypatch.setattr(dispatch.choices, "asked", backend)
     folded = fold_adapter(random_adapter("hybrid", 16, 8).float())
     x = torch.randn(2, 5, 16).to(dtype)
     with torch.no_grad():

@@ -82,12 +82,10 @@ def test_half_precision_tower_is_folded_in_float32():
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_sixteen_bits(dtype, tower, task, monkeypatch):
+def test_in_sixteen_bits(dtype, tower, task):
     """Held to what the published computation loses in that type: 1.5 times as much, and 3 times for classification,
     whose few pooled numbers vary between half and twice as much with the seed. The baseline, for it has no Fourier
     transform, which torch lacks in 16 bits."""
-    if dtype == torch.float16:  # what a user's CPU takes; under the tests' settings Triton's interpreter would be next
-        monkeypatch.setenv("HT_KERNELS_BACKEND", "reference")
     allowed = 1.5 if task == "segmentation" else 3
     model = small_model(tower, task, "baseline")
     frames = gray_frames(model, 8)

@@ -13,8 +13,9 @@ import torch
 
 import ht_kernels
 from ht_kernels import environment
-from ht_kernels.backends import CAN_RUN, Case
+from ht_kernels.backends.call import Case
 from ht_kernels.cli import info
+from ht_kernels.ops.dispatch import BACKENDS
 
 
 def run(*arguments: str) -> None:
@@ -29,7 +30,7 @@ def test_json_and_text_tell_the_same(capsys: pytest.CaptureFixture[str]) -> None
     assert facts["ht_kernels"] == ht_kernels.__version__
     assert facts["packages"]["torch"] == importlib.metadata.version("torch")
     assert facts["cpu"]["threads"] == torch.get_num_threads()
-    assert list(facts["backends"]) == list(CAN_RUN)
+    assert list(facts["backends"]) == list(BACKENDS)
     run()
     text = capsys.readouterr().out
     for expected in (facts["ht_kernels"], facts["python"], facts["cpu"]["model"], *facts["backends"]):
@@ -42,7 +43,7 @@ def test_a_backend_that_cannot_run_says_why(
     def can_run(case: Case) -> str | None:
         return "the moon is not full"
 
-    monkeypatch.setitem(CAN_RUN, "lunar", can_run)
+    monkeypatch.setitem(BACKENDS, "lunar", SimpleNamespace(can_run=can_run))
     assert environment.backends()["lunar"] == "the moon is not full"
     assert environment.backends()["reference"] is None
     run()

@@ -14,12 +14,12 @@ from small_towers import shake
 from torch import Tensor
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import Case, FilterCase
+from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter, fourier_matrices, on_grid, radial_mask
 from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
 from ht_kernels.nn import SpectralFilter
+from ht_kernels.ops import dispatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -200,9 +200,9 @@ def test_backends_say_what_they_cannot_run() -> None:
     x, mask = torch.randn(1, 2, 4, 4), torch.ones(2, 4, 3)
     with pytest.raises(BackendError, match="backend 'cuda' was asked for by name but cannot run this call"):
         spectral_filter(x, mask, backend="cuda")
-    assert "float64" in str(backends.CAN_FILTER["cpu"](FilterCase(CPU, torch.float64, (4, 4), False)))
+    assert "float64" in str(dispatch.BACKENDS["cpu"].can_filter(FilterCase(CPU, torch.float64, (4, 4), False)))
     case = Case(CPU, torch.float32, 768, 64, (14, 14), 1, False, spectral=True)
-    assert backends.CAN_RUN["cpu"](case) is None and backends.CAN_RUN["cuda"](case) is not None
+    assert dispatch.BACKENDS["cpu"].can_run(case) is None and dispatch.BACKENDS["cuda"].can_run(case) is not None
 
 
 # In the adapter.
@@ -235,7 +235,7 @@ def run_adapter(
     """``out - x`` and all gradients."""
     adapter.zero_grad()
     leaf = x.detach().requires_grad_()
-    exact = x.dtype == torch.float64 and backends.asked_for() is None
+    exact = x.dtype == torch.float64 and dispatch.asked_for() is None
     out = oracle(adapter, leaf, grid, prefix) if exact else adapter(leaf, grid, prefix)
     out.backward(grad.to(out.dtype))
     assert leaf.grad is not None
@@ -323,7 +323,8 @@ def test_the_adapter_compiles_and_passes_opcheck() -> None:
     compiled = torch.compile(adapter, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, (3, 4)), expected, rtol=1e-5, atol=1e-5)
     weights = [None if t is None else t.detach().requires_grad_() for t in on_grid(fold_adapter(adapter), (3, 4))]
-    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, (x, *weights, None, 3, 4, 1, 1e-5))
+    how = (None, None, 0.0, torch.float32, 3, 4, 1, 1e-5, False, True, "cpu", True)
+    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, (x, *weights, *how))
 
 
 @pytest.mark.parametrize("variant", ["freq_enhanced", "hybrid"])

@@ -21,6 +21,7 @@ import ht_kernels as ht
 from ht_kernels.cli import demo, main
 from ht_kernels.data import phantom
 from ht_kernels.data.phantom import clip as phantom_clip
+from ht_kernels.ops import dispatch
 
 TINY = ["--backbone", "timm/vit_tiny_patch16_224"]
 
@@ -219,7 +220,7 @@ def test_a_backend_that_cannot_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HT_KERNELS_BACKEND", name)
+    monkeypatch.setattr(dispatch.choices, "asked", name)
     assert main(["stream", str(clip), "--output", str(tmp_path / "out"), *TINY]) == 2
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.dcm"]

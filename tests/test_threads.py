@@ -1,4 +1,4 @@
-"""What threads share below a session: an adapter's folded weights and plans, the kernels' memory, retired backends."""
+"""What threads share below a session: an adapter's prepared weights, the kernels' memory, retired backends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from small_towers import shake
 from torch import Tensor
 
 import ht_kernels as ht
-from ht_kernels import backends, deploy
+from ht_kernels import deploy
+from ht_kernels.backends import cpu
 from ht_kernels.nn import HTAdapter, adapter
+from ht_kernels.ops import dispatch, prepared
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 THREADS = 4
@@ -121,19 +123,19 @@ def test_another_thread_may_move_the_folded_model(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(folded(frames), expected)
 
 
-def test_one_thread_at_a_time_makes_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share what is made on the way: matrices in 16 bits, and the radial mask on the grid of the call."""
+def test_one_thread_at_a_time_prepares_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one set of weights; a radial mask is made for the grid of the call."""
     busy, most = threading.Semaphore(1), []
-    make = adapter.plan_adapter
+    make = cpu.prepare
 
-    def slow(*args: object) -> object:
+    def slow(*args: Any) -> object:
         most.append(busy.acquire(blocking=False))
         time.sleep(0.05)
         if most[-1]:
             busy.release()
         return make(*args)
 
-    monkeypatch.setattr(adapter, "plan_adapter", slow)
+    monkeypatch.setattr(cpu, "prepare", slow)
     shared = new("radial")
     grids = [(2, 2), (3, 2), (4, 2), (5, 2)]
 
@@ -155,10 +157,11 @@ def test_a_capture_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         expected = shared(x, (3, 2))
         kept = shared._cache
         with monkeypatch.context() as patch:
-            patch.setattr(adapter, "_is_captured", lambda t: True)
+            for module in (adapter, prepared):
+                patch.setattr(module, "is_captured", lambda t: True)
             other = tokens((2, 2), 1)
             assert torch.equal(shared(other, (2, 2)), new()(other, (2, 2)))
-            assert shared._cache is kept and len(kept._plans) == 1
+            assert shared._cache is kept and len(kept.folded.prepared._calls) == 1
             shared.eval()
             assert torch.equal(shared(x, (3, 2)), expected) and shared._cache is None
         assert torch.equal(shared(x, (3, 2)), expected) and shared._cache is not None
@@ -169,15 +172,15 @@ def test_a_backend_is_retired_once(monkeypatch: pytest.MonkeyPatch, caplog: pyte
         def emit(self, record: logging.LogRecord) -> None:
             time.sleep(0.05)
 
-    monkeypatch.setattr(backends, "_retired", {})
+    monkeypatch.setattr(dispatch.choices, "retired", {})
     handler = Slow()
-    backends.log.addHandler(handler)
+    dispatch.log.addHandler(handler)
     try:
         with caplog.at_level(logging.WARNING, "ht_kernels"):
-            in_threads(lambda number: [backends.retire("cuda", torch.device("cuda", 0), "it failed")])
+            in_threads(lambda number: [dispatch.retire("cuda", torch.device("cuda", 0), "it failed")])
     finally:
-        backends.log.removeHandler(handler)
-    assert len(caplog.records) == 1 and backends.retired_count() == 1
+        dispatch.log.removeHandler(handler)
+    assert len(caplog.records) == 1 and len(dispatch.choices.retired) == 1
 
 
 @contextmanager

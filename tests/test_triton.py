@@ -14,11 +14,13 @@ import torch
 from adapters import GOLDEN, harness_adapter, random_adapter, read_golden, relative_error
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import CAN_RUN, Case, triton
+from ht_kernels.backends.call import Case
+from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter
 from ht_kernels.functional import ht_adapter
+from ht_kernels.ops import dispatch
+from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS
 
 pytest.importorskip("triton")
@@ -102,8 +104,9 @@ def test_tf32(allow_tf32: None) -> None:
 )
 def test_every_tile_is_right(tile: dict[str, int], slices: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     import triton as compiler
-    from ht_kernels.backends.triton.down_project import down_project
-    from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project
+
+    from ht_kernels.backends.triton.kernels.down_project import down_project
+    from ht_kernels.backends.triton.kernels.mix_and_up_project import mix_and_up_project
 
     published = random_adapter("hybrid", 40, 24)
     x = torch.randn(1, 2 + 5 * 9, 40, dtype=torch.float64)
@@ -125,6 +128,7 @@ def test_reasons() -> None:
             "grid": (14, 14),
             "prefix_tokens": 1,
             "needs_grad": False,
+            "named": True,
         }
         return str(triton.can_run(Case(**{**case, **changes})))
 
@@ -143,10 +147,11 @@ def test_a_failing_backend_gives_way_once(monkeypatch: pytest.MonkeyPatch, caplo
     def fail(*_: object) -> None:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr(triton, "_launch", fail)
-    monkeypatch.setattr(backends, "_retired", {})
+    monkeypatch.setattr("ht_kernels.backends.triton.forward.launch", fail)
+    monkeypatch.setattr(triton, "can_run", lambda case: None)
+    monkeypatch.setattr(dispatch.choices, "retired", {})
     for name in ("cuda", "cpu"):
-        monkeypatch.setitem(CAN_RUN, name, lambda case: "out of the way")
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: "out of the way")
     with torch.no_grad(), caplog.at_level(logging.WARNING, "ht_kernels"):
         with pytest.raises(BackendError, match="Triton could not run the kernels: RuntimeError: no driver"):
             ht_adapter(x, folded, (5, 9), 2, backend="triton")
@@ -168,9 +173,10 @@ def test_too_little_memory_is_not_for_ever(monkeypatch: pytest.MonkeyPatch, capl
         calls.append(1)
         raise torch.OutOfMemoryError("8 GB wanted")
 
-    monkeypatch.setattr(triton, "_launch", fail)
+    monkeypatch.setattr("ht_kernels.backends.triton.forward.launch", fail)
+    monkeypatch.setattr(triton, "can_run", lambda case: None)
     for name in ("cuda", "cpu"):
-        monkeypatch.setitem(CAN_RUN, name, lambda case: "out of the way")
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: "out of the way")
     with torch.no_grad(), caplog.at_level(logging.WARNING, "ht_kernels"):
         for _ in range(2):
             ht_adapter(x, folded, (3, 3))
@@ -181,9 +187,9 @@ def test_operator() -> None:
     """The operator that compilers and exporters see."""
     published = random_adapter("hybrid", 16, 8).float().to(DEVICE)
     x = torch.randn(1, 1 + 9, 16, device=DEVICE)
-    args = (x, *fold_adapter(published), 3, 3, 1, 1e-5, False, "triton", True)
+    args = (x, *fold_adapter(published), None, None, 0.0, x.dtype, 3, 3, 1, 1e-5, False, False, "triton", True)
     args = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)
-    torch.library.opcheck(torch.ops.ht_kernels.adapter_inference.default, args)
+    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, args)
 
 
 def test_compile_and_export_see_one_operator() -> None:
@@ -204,7 +210,7 @@ def test_compile_and_export_see_one_operator() -> None:
             expected = adapter(x, (3, 3))
             compiled = torch.compile(Model(), fullgraph=True, backend="aot_eager")(x)
             exported = torch.export.export(Model(), (x,))
-            calls = [node for node in exported.graph.nodes if "adapter_inference" in str(node.target)]
+            calls = [node for node in exported.graph.nodes if "ht_kernels.adapter" in str(node.target)]
             assert len(calls) == 1
             torch.testing.assert_close(compiled, expected)
             torch.testing.assert_close(exported.module()(x), expected)
@@ -212,7 +218,7 @@ def test_compile_and_export_see_one_operator() -> None:
         ht.set_backend(None)
 
 
-KERNELS = Path(triton.__file__).parent
+KERNELS = Path(triton.__file__).parent / "kernels"
 SHARED = 99 << 10
 """Bytes that a block may have on compute capability 8.6 and 8.9, the least of all GPUs that the backend takes."""
 SPILLED = {"80": 160, "89": 160, "90": 24}

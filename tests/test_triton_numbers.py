@@ -10,7 +10,7 @@ from torch import Tensor
 triton = pytest.importorskip("triton")
 tl = triton.language
 
-from ht_kernels.backends.triton.numbers import product, round_to_tf32  # noqa: E402
+from ht_kernels.backends.triton.kernels.numbers import product, round_to_tf32  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import CAN_FILTER, Case, FilterCase, triton
+from ht_kernels.backends.call import Case, FilterCase
+from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter, on_grid, radial_mask
 from ht_kernels.functional import spectral_filter
+from ht_kernels.ops import dispatch
+from ht_kernels.ops.dispatch import BACKENDS
 
 pytest.importorskip("triton")
-from ht_kernels.backends.triton.filter import tile_of
+from ht_kernels.backends.triton.spectral import tile_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,11 +134,11 @@ def test_bfloat16_is_as_good_as_a_rounded_transform(grid: tuple[int, int]) -> No
 
 def test_reasons() -> None:
     def reason(dtype: torch.dtype = torch.float32, grid: tuple[int, int] = (64, 64)) -> str:
-        return str(CAN_FILTER["triton"](FilterCase(torch.device(DEVICE), dtype, grid, True)))
+        return str(BACKENDS["triton"].can_filter(FilterCase(torch.device(DEVICE), dtype, grid, True, named=True)))
 
     assert reason() == "None" and "float64" in reason(torch.float64)
     assert "grids of at most 64x64, and this one is 3x65" in reason(grid=(3, 65))
-    case = Case(torch.device(DEVICE), torch.float32, 768, 64, (65, 3), 1, True, spectral=True)
+    case = Case(torch.device(DEVICE), torch.float32, 768, 64, (65, 3), 1, True, spectral=True, named=True)
     assert "this one is 65x3" in str(triton.can_run(case))
 
 
@@ -148,10 +150,11 @@ def test_a_failing_filter_gives_way_to_the_next(
     def fail(stage: str) -> None:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr(triton, "_kernel", fail)
-    monkeypatch.setattr(backends, "_retired", {})
+    monkeypatch.setattr(triton, "_module", fail)
+    monkeypatch.setattr(triton, "can_filter", lambda case: None)
+    monkeypatch.setattr(dispatch.choices, "retired", {})
     for name in ("cuda", "cpu"):
-        monkeypatch.setitem(CAN_FILTER, name, lambda case: "out of the way")
+        monkeypatch.setattr(BACKENDS[name], "can_filter", lambda case: "out of the way")
     with pytest.raises(BackendError, match="Triton could not run the kernels: RuntimeError: no driver"):
         spectral_filter(x, mask)
     ht.set_backend(None)
@@ -169,13 +172,14 @@ def test_operators() -> None:
     adapter = spectral_adapter(16, 4, "freq_enhanced", "radial", (2, 2)).float().to(DEVICE)
     weights = [None if t is None else t.detach() for t in on_grid(fold_adapter(adapter), (2, 2))]
     x = torch.randn(1, 5, 16, device=DEVICE)
-    arguments = (x, *weights, 2, 2, 1, 1e-5, False, "triton", True)
+    layout = (2, 2, 1, 1e-5)
+    arguments = (x, *weights, None, None, 0.0, x.dtype, *layout, False, False, "triton", True)
     checks = ("test_schema", "test_faketensor")  # tests/test_triton*.py make them all
-    torch.library.opcheck(torch.ops.ht_kernels.adapter_inference.default, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, arguments, test_utils=checks)
     weights = [None if t is None else t.requires_grad_() for t in weights]
     seed = torch.tensor([5], device=DEVICE)
-    arguments = (x.requires_grad_(), *weights, seed, 0.5, 2, 2, 1, 1e-5, torch.float32)
-    torch.library.opcheck(torch.ops.ht_kernels.adapter_training.default, arguments, test_utils=checks)
+    arguments = (x.requires_grad_(), *weights, None, seed, 0.5, x.dtype, *layout, False, True, "triton", True)
+    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, arguments, test_utils=checks)
 
 
 # In the adapter.

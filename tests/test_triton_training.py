@@ -12,21 +12,24 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import ht_kernels as ht
-from ht_kernels import backends
-from ht_kernels.backends import CAN_RUN, triton
+from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
+from ht_kernels.ops import dispatch
+from ht_kernels.ops.dispatch import BACKENDS
 
 compiler = pytest.importorskip("triton")
-from ht_kernels.backends.triton.depthwise_backward import depthwise_backward  # noqa: E402
-from ht_kernels.backends.triton.down_project import down_project  # noqa: E402
-from ht_kernels.backends.triton.down_project_backward import down_project_backward  # noqa: E402
-from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project  # noqa: E402
-from ht_kernels.backends.triton.mix_and_up_project_backward import mix_and_up_project_backward  # noqa: E402
+from ht_kernels.backends.triton.kernels.depthwise_backward import depthwise_backward  # noqa: E402
+from ht_kernels.backends.triton.kernels.down_project import down_project  # noqa: E402
+from ht_kernels.backends.triton.kernels.down_project_backward import down_project_backward  # noqa: E402
+from ht_kernels.backends.triton.kernels.mix_and_up_project import mix_and_up_project  # noqa: E402
+from ht_kernels.backends.triton.kernels.mix_and_up_project_backward import mix_and_up_project_backward  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BY_TRITON = (False, True, "triton", True)
+"""No autocast, with gradients, and the backend by name."""
 
 SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
     "odd": (2, 40, 24, (5, 4), 4),
@@ -178,7 +181,7 @@ def drawn_factors(seed: Tensor, shape: tuple[int, int, int], dropout: float) -> 
     x = torch.zeros(batch, count, channels, device=DEVICE)
     weights = [None if t is None else t.detach() for t in weights]
     # All tokens are prefix tokens but one, whose convolution is zero.
-    out = torch.ops.ht_kernels.adapter_training(x, *weights, seed, dropout, 1, 1, count - 1, 1e-5, torch.float32)[0]
+    out = torch.ops.ht_kernels.adapter(x, *weights, None, seed, dropout, x.dtype, 1, 1, count - 1, 1e-5, *BY_TRITON)[0]
     return out[:, : count - 1] / 8
 
 
@@ -272,8 +275,8 @@ def test_opcheck(variant: str) -> None:
     weights = [None if t is None else t.detach().requires_grad_() for t in folded]
     x = torch.randn(4, 1, 16, device=DEVICE).transpose(0, 1).requires_grad_()
     seed = torch.tensor([5], device=DEVICE)
-    arguments = (x, *weights, seed, 0.5, 2, 2, 0, 1e-5, torch.float32)
-    torch.library.opcheck(torch.ops.ht_kernels.adapter_training.default, arguments)
+    arguments = (x, *weights, None, seed, 0.5, x.dtype, 2, 2, 0, 1e-5, *BY_TRITON)
+    torch.library.opcheck(torch.ops.ht_kernels.adapter.default, arguments)
 
 
 def test_empty_batch_and_frozen_parts() -> None:
@@ -310,10 +313,11 @@ def test_a_failing_forward_gives_way_to_the_reference(monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise RuntimeError("no driver")
 
-    monkeypatch.setattr(triton, "_launch", fail)
-    monkeypatch.setattr(backends, "_retired", {})
+    monkeypatch.setattr("ht_kernels.backends.triton.forward.launch", fail)
+    monkeypatch.setattr(triton, "can_run", lambda case: None)
+    monkeypatch.setattr(dispatch.choices, "retired", {})
     for name in ("cuda", "cpu"):
-        monkeypatch.setitem(CAN_RUN, name, lambda case: "out of the way")
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: "out of the way")
     for _ in range(2):
         got = run(ours, x, (3, 4), 0, grad)
         assert all(torch.equal(got[name], expected[name]) for name in expected)

@@ -11,12 +11,12 @@ import torch
 
 pytest.importorskip("triton")
 from ht_kernels.backends.triton import tuning
-from ht_kernels.backends.triton.depthwise_backward import depthwise_backward
-from ht_kernels.backends.triton.depthwise_input_backward import depthwise_input_backward
-from ht_kernels.backends.triton.down_project import down_project
-from ht_kernels.backends.triton.down_project_backward import down_project_backward
-from ht_kernels.backends.triton.mix_and_up_project import mix_and_up_project
-from ht_kernels.backends.triton.mix_and_up_project_backward import mix_and_up_project_backward
+from ht_kernels.backends.triton.kernels.depthwise_backward import depthwise_backward
+from ht_kernels.backends.triton.kernels.depthwise_input_backward import depthwise_input_backward
+from ht_kernels.backends.triton.kernels.down_project import down_project
+from ht_kernels.backends.triton.kernels.down_project_backward import down_project_backward
+from ht_kernels.backends.triton.kernels.mix_and_up_project import mix_and_up_project
+from ht_kernels.backends.triton.kernels.mix_and_up_project_backward import mix_and_up_project_backward
 
 KERNELS = (
     down_project,

@@ -32,7 +32,9 @@ class Stamp:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         held = list(tensors)
-        self.known = all(type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in held)
+        self.known = not torch_private.in_function_transform() and all(
+            type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in held
+        )
         self.tensors = held if self.known else []
         self.versions = [torch_private.version(t) for t in self.tensors]
         self.addresses = [t.data_ptr() for t in self.tensors]
@@ -83,6 +85,8 @@ class Prepared:
 
     def remember(self, x: Tensor, layout: Layout, choices: int, backend: ModuleType, made: Any) -> None:
         """``backend`` ran a call like this, with what it ``made``; ``choices`` counts the changes to what is chosen."""
+        if is_captured(x):
+            return
         if len(self._calls) >= _MOST_CALLS:
             self._calls.clear()
         self._calls[x.shape, x.dtype, x.device, layout, choices] = backend, made
