@@ -24,7 +24,8 @@ struct ImageGrads {
         kernel(arena.floats(members * ImageKernel::grad_count(n))),
         filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena) {}
 
-  void clear_margins(const Sizes& n) const {
+  // Zeros the grids, whose margins then stay zero.
+  void clear(const Sizes& n) const {
     dy.clear(n);
     filtered.clear(n);
   }

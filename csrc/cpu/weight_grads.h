@@ -66,6 +66,7 @@ struct WeightGrads {
 
   // Floats in all sums together, what lies between them for alignment included.
   i64 count() const { return end - start; }
+
   // Numbers in the mask of one channel.
   static i64 mask_count(const Sizes& n) { return n.height * (n.width / 2 + 1) * 2; }
 
