@@ -89,8 +89,8 @@ void backward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const 
     const BackwardScratch& scratch = work.scratch;
     const WeightGrads& sums = work.sums;
     __builtin_memset(sums.start, 0, static_cast<size_t>(sums.count()) * sizeof(float));
-    work.alone.clear_margins(n);
-    if (everyone.rank == 0) work.together.clear_margins(n);
+    work.alone.clear(n);
+    if (everyone.rank == 0) work.together.clear(n);
     work.transposed.fill(everyone);
     work.mix_weights.fill(everyone, n, w);
     work.spectral.fill(everyone);

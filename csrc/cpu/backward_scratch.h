@@ -11,8 +11,7 @@
 namespace ht {
 namespace HT_ISA {
 
-// The gradients of one image that the first sweep leaves for the second, and that members of a team write for each
-// other.
+// The gradients of an image that the first sweep leaves for the second. Members of a team write them for each other.
 struct ImageGrads {
   PaddedGrid dy;        // the whole grid: the gradient of the convolution's output
   float* dm;            // (P, wide): the gradient of the prefix tokens' bottleneck
@@ -25,7 +24,8 @@ struct ImageGrads {
         kernel(arena.floats(members * ImageKernel::grad_count(n))),
         filtered(n, n.masks ? PaddedGrid::rows_of_grid(n) : 0, arena) {}
 
-  void clear_margins(const Sizes& n) const {
+  // Zeros the grids, whose margins then stay zero.
+  void clear(const Sizes& n) const {
     dy.clear(n);
     filtered.clear(n);
   }

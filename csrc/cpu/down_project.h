@@ -126,8 +126,7 @@ HT_INLINE void norm_backward(const Sizes& n, const ht_adapter_weights& w, const 
   });
 }
 
-// From dh (rows, wide), the gradient of h in s.dh, to grad_x, which may be NULL, and the gradients of down_* and the
-// gains.
+// From s.dh (rows, wide), the gradient of h, to grad_x, which may be NULL, and the gradients of down_* and the gains.
 template <class T>
 inline void down_project_backward(const Sizes& n, const ht_adapter_weights& w, const TransposedWeights& transposed,
                                   const T* x, i64 x_step, const float* stats, const T* grad_out, i64 grad_step,

@@ -1,5 +1,4 @@
-// The weights of the scales of an image, from the mean of its bottleneck over the patches (identity 3), and their
-// gradients.
+// The weights of an image's scales, from the mean of its bottleneck over the patches (identity 3), and their gradients.
 //
 // Forward: reads the patch rows of h, 4 H W C bytes, which are in the cache. Backward: works on vectors of C alone.
 #pragma once

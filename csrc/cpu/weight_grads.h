@@ -14,8 +14,8 @@ namespace ht {
 namespace HT_ISA {
 
 // Writes the gradient of the masks (masks, H, V, 2) from the sums that filter_backward makes in panels, (H, V, 2)
-// numbers of each channel: multiplies the weight of the spectrum's column in, and adds up the channels that share a
-// mask.
+// numbers of each channel: multiplies them by the weights of the spectrum's columns, and adds up the channels that
+// share a mask.
 inline void unpack_mask_grad(const Fourier& f, const float* panels, i64 masks, i64 channels, float* grad) {
   const i64 count = f.height * f.half * 2;
   for (i64 i = 0; i < masks * count; ++i) grad[i] = 0;
@@ -66,6 +66,7 @@ struct WeightGrads {
 
   // Floats in all sums together, what lies between them for alignment included.
   i64 count() const { return end - start; }
+
   // Numbers in the mask of one channel.
   static i64 mask_count(const Sizes& n) { return n.height * (n.width / 2 + 1) * 2; }
 

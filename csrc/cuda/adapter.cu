@@ -1,4 +1,5 @@
-// The C interface of the adapter on the GPU: checks, the division of work, two launches, three with a spectral filter.
+// The C interface of the adapter on the GPU. A call checks its arguments, plans how blocks divide the work, and starts
+// two kernels, or three with a spectral filter.
 
 #include "checks.h"
 #include "stages.h"
@@ -44,7 +45,7 @@ ht_status check_arguments(const ht_adapter_shape& s, const ht_adapter_weights_cu
   return s.masks ? check_mask(w->mask, s.grid_height, s.grid_width) : HT_OK;
 }
 
-// Devices do not change: a thread asks again only when it goes to another one.
+// The properties of the current device. They do not change, so a thread asks for them only when its device changes.
 cudaError_t current_device(Device& device) {
   thread_local int known_index = -1;
   thread_local Device known{};

@@ -14,7 +14,7 @@ inline ht_status check_dtype(ht_dtype dtype) {
   return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32, HT_BFLOAT16 or HT_FLOAT16");
 }
 
-// A mask and the images it is for.
+// Checks a mask, and the size of the images that it filters.
 inline ht_status check_mask(const float* mask, int64_t height, int64_t width) {
   if (height > kMaxSide || width > kMaxSide) {
     return fail(HT_INVALID_ARGUMENT, "the spectral filter takes grids of up to %dx%d, got %lldx%lld", kMaxSide,
@@ -26,7 +26,8 @@ inline ht_status check_mask(const float* mask, int64_t height, int64_t width) {
   return HT_OK;
 }
 
-// An error is the caller's from here on: CUDA, which keeps the last one, forgets it.
+// Turns an error of CUDA into a status. It also clears the error that CUDA keeps, because the caller has it now, and a
+// later check of something else must not find it.
 inline ht_status check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return HT_OK;
   cudaGetLastError();

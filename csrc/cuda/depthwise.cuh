@@ -1,8 +1,9 @@
-// The depthwise convolution of one image: its kernel from the scales' kernels, then the kernel over a tile of tokens.
+// The depthwise convolution: makes the kernel of an image from those of the scales, then applies it to a tile of
+// tokens.
 //
-// h is read through the L1 cache, where the 7x7 neighbourhoods of a tile fit: each value comes from L2 about once per
-// tile and its border. A lane has two neighbouring channels, so a warp reads whole lines; a warp has up to eight
-// neighbouring patches of a row, so 14 loads of a row feed 7 x 8 x 2 multiplications.
+// It reads h through the L1 cache. The 7x7 neighbourhoods of a tile fit there, so each value comes from L2 about once
+// per tile that it lies in or borders on. A lane works on two neighbouring channels, so that a warp reads whole cache
+// lines, and on up to eight neighbouring patches of a row, so that 14 loads of a row feed 7 x 8 x 2 multiplications.
 #pragma once
 
 #include "launch.cuh"
@@ -12,21 +13,22 @@ namespace ht {
 namespace cuda {
 
 constexpr int kSide = 7, kTaps = kSide * kSide, kMargin = kSide / 2;
-constexpr int kRun = 8;  // patches of a row that a warp has at once
+constexpr int kRun = 8;  // neighbouring patches of a row that a warp works on at once
 
 template <class T>
 struct Depthwise {
   const T* h;                  // (B, N, C)
-  const T* filtered;           // (B, N, C): patches of h behind the spectral filter; NULL without one
+  const T* filtered;           // (B, N, C): h with its patches filtered; NULL without a spectral filter
   const float* scale_kernels;  // (S, C, 7, 7)
   const float* scale_bias;     // (S, C)
   int tokens, channels, prefix, height, width, scales;
 };
 
-// Rows of the kernel in shared memory: two floats longer, so that writing one tap after the other meets all banks.
+// Floats from one row of the kernel in shared memory to the next. A row is two floats longer than its channels, so that
+// the writes of the threads, each of the next tap of a channel, are spread over the banks.
 __host__ __device__ constexpr int kernel_stride(int channels) { return channels + 2; }
 
-// kernel (49, kernel_stride) and bias (C) of an image, in shared memory.
+// Writes the kernel (49, kernel_stride) and the bias (C) of an image to shared memory.
 template <class T>
 __device__ void image_kernel(const Depthwise<T>& p, const float (&weight)[3], float* kernel, float* bias) {
   for (int i = threadIdx.x; i < p.channels * kTaps; i += kThreads) {
@@ -41,12 +43,12 @@ __device__ void image_kernel(const Depthwise<T>& p, const float (&weight)[3], fl
   }
 }
 
-// Y of the patches among rows tokens from first_token on, into y (rows, stride). Rows of other tokens are left alone.
+// Writes Y of the patches among `rows` tokens from first_token on to y (rows, stride), and leaves other rows alone.
 template <class T>
 __device__ void convolve(const Depthwise<T>& p, int image, int first_token, int rows, const float* kernel,
                          const float* bias, T* y, int stride) {
   const int first = max(0, first_token - p.prefix);
-  const int last = min(first_token + rows, p.tokens) - p.prefix;  // one behind
+  const int last = min(first_token + rows, p.tokens) - p.prefix;  // the patch behind the last one
   if (first >= last) return;
   const int64_t offset = (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
   const T* source = (p.filtered ? p.filtered : p.h) + offset;

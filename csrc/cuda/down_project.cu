@@ -1,3 +1,5 @@
+// Starts down_project, in the tile that the plan names.
+
 #include "stages.h"
 
 namespace ht {
@@ -30,7 +32,8 @@ cudaError_t launch_down_project(const DownProject<T>& p, int images, const Plan&
 
 template cudaError_t launch_down_project(const DownProject<float>&, int, const Plan&, bool, cudaStream_t);
 
-// Only float32 has the choice: the products of 16-bit numbers are exact on tensor cores.
+// 16-bit types always use tensor cores, which multiply them exactly. Only float32 has a choice, because tensor cores
+// round it to TF32.
 template <>
 cudaError_t launch_down_project(const DownProject<__half>& p, int images, const Plan& plan, bool, cudaStream_t stream) {
   return start<__half, true>(p, images, plan, stream);

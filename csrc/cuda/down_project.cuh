@@ -1,15 +1,15 @@
-// h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
+// Stage 1: h = down_weight u + down_bias with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
 //
 // Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes,
-// and for the noise estimator one float32 sum per tile and channel; the next stage adds the tiles up in order, so the
-// same input gives the same bits.
+// and for the noise estimator one float32 sum per tile and channel. The next stage adds the sums of the tiles in order,
+// so the same input gives the same bits.
 //
-// One block has a tile of kRows tokens of one image and kColumns channels. The blocks that share a tile of tokens are
-// neighbours in the grid: they run at the same time, and all but one of them get x from L2. A block's warps first
-// normalise rows: a row lies in the registers of a warp, so that mean and variance are exact, and goes to shared memory
-// as u in the type of x. Then they multiply, kWarpsM of them side by side over rows and kWarpsK over D, and add up what
-// they got in shared memory. One image is few tiles: there, narrow tiles of few rows give enough blocks, and all warps
-// share D.
+// A block computes a tile of kRows tokens of one image and kColumns channels. The blocks that share a tile of tokens
+// are neighbours in the grid, so they run at the same time, and all but one of them get x from L2. The warps of a block
+// first normalise rows. A row that fits the registers of a warp is read once, and its variance still comes from centred
+// values. u goes to shared memory in the type of x. Then the warps multiply, kWarpsM of them side by side over rows and
+// kWarpsK over D, and add up their results in shared memory. One image has few tokens, so narrow tiles are used for it:
+// they make enough blocks, and all warps of a block then divide D among them.
 #pragma once
 
 #include "launch.cuh"
@@ -27,11 +27,11 @@ struct DownProject {
   const float* skip_gain;  // (D)
   const float* bias;       // (C)
   T* h;                    // (B, N, C)
-  float* sums;             // (B, tiles, C), or NULL when nobody asks for them
+  float* sums;             // (B, tiles, C); NULL without a noise estimator
   int tokens, prefix;
-  int tiles;  // of tokens, per image
-  int parts;  // of the channels, kColumns in one
-  int chunk;  // columns of u in shared memory at a time, a multiple of kDepth
+  int tiles;  // tiles of tokens per image
+  int parts;  // parts of the channels, of kColumns each
+  int chunk;  // columns of u that are in shared memory at a time, a multiple of kDepth
   float eps;
 
   __device__ int part() const { return blockIdx.x % parts; }
@@ -44,9 +44,10 @@ template <int kM_, int kN_, int kWarpsM_>
 struct DownTile {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsK = kWarps / kWarpsM;
   static constexpr int kRows = 16 * kM * kWarpsM, kColumns = 8 * kN;
-  static constexpr int kSumStride = kColumns + 8;  // rows of partial sums fall into other banks
+  static constexpr int kSumStride = kColumns + 8;  // so that neighbouring rows of partial sums lie in different banks
 
-  // Shared memory: rows of u and, for rows of more than one chunk, their statistics; afterwards the warps' shares.
+  // Bytes of shared memory of a block. It first holds rows of u and, unless the rows are held in registers, their
+  // statistics, and then the partial sums of the warps in the same place.
   template <class T>
   static constexpr int bytes(int chunk, bool held) {
     const int u = kRows * (shared_stride<T>(chunk) * static_cast<int>(sizeof(T)) + (held ? 0 : 8));
@@ -59,9 +60,9 @@ using NarrowTile = DownTile<1, 2, 1>;  // 16 tokens, 16 channels
 using MediumTile = DownTile<1, 8, 2>;  // 32 tokens, 64 channels
 using WideTile = DownTile<1, 8, 4>;    // 64 tokens, 64 channels
 constexpr int kHeldVectors = 4;
-constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // longest row that a warp holds
+constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // of the longest row that fits the registers of a warp
 
-// u of eight columns of a token.
+// u of eight neighbouring columns of a token, given its mean and 1/std.
 template <class T>
 __device__ Pack<T> normalized(const DownProject<T>& p, const Pack<T>& x, float mean, float rstd, int column) {
   float value[kVector], norm[kVector], skip[kVector];
@@ -93,7 +94,8 @@ __device__ float squares_of(const Pack<T>& x, float mean) {
   return sum;
 }
 
-// Rows of at most kHeld vectors per lane: read once, kept in registers. kAtOnce rows are on their way together.
+// Writes u of rows that have at most kHeld vectors per lane. They are read once and kept in registers. A warp asks for
+// kAtOnce rows together, so that it waits for memory less often.
 template <int kHeld, int kAtOnce, class T>
 __device__ void normalize_held(const DownProject<T>& p, int first_token, int rows, T* u, int stride) {
   const int dim = p.weight.columns;
@@ -130,7 +132,7 @@ __device__ void normalize_held(const DownProject<T>& p, int first_token, int row
   }
 }
 
-// Mean and 1/std of rows of any length, which are read again for each chunk.
+// Writes the mean and 1/std of rows of any length, which are read again for each chunk of u.
 template <class T>
 __device__ void measure_rows(const DownProject<T>& p, int first_token, int rows, float2* stats) {
   const int dim = p.weight.columns;
@@ -148,6 +150,7 @@ __device__ void measure_rows(const DownProject<T>& p, int first_token, int rows,
   }
 }
 
+// Writes the columns of u from `first` on that are one chunk.
 template <class T>
 __device__ void normalize_chunk(const DownProject<T>& p, int first_token, int rows, const float2* stats, int first,
                                 T* u, int stride) {
@@ -163,7 +166,8 @@ __device__ void normalize_chunk(const DownProject<T>& p, int first_token, int ro
   }
 }
 
-// kHeld: vectors per lane that hold a whole row, when all of D is one chunk; 0 when rows are longer.
+// kHeld is the number of vectors per lane that hold a whole row, with all of D in one chunk. It is 0 when rows are
+// longer and D is read chunk by chunk.
 template <class T, bool kTensorCores, class Tile, int kHeld>
 __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const DownProject<T> p) {
   using Product = WarpProduct<T, kTensorCores, Tile::kM, Tile::kN, InOrder>;
@@ -176,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const Dow
 
   Product product;
   if constexpr (kHeld > 0) {
-    // Few blocks have nothing else to do while weights are on their way: they ask for them first.
+    // Narrow tiles are used when there are few blocks, so no other block multiplies while this one waits for weights.
+    // It asks for the first of them before it normalises, and for the next ones before it multiplies.
     constexpr bool kAhead = Tile::kWarpsK == kWarps;
     typename Product::Operand operand;
     if (kAhead) operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
@@ -208,7 +213,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const Dow
   }
   __syncthreads();
 
-  // The warps' shares of D, added up in order.
+  // The warps have each summed their part of D. They write these sums to shared memory, and then threads add them up in
+  // the order of the warps.
   float* shares = static_cast<float*>(shared_memory());
   constexpr int kShare = Tile::kRows * Tile::kSumStride;
 #pragma unroll

@@ -1,4 +1,4 @@
-// Blocks of threads: their size, their shared memory, their start.
+// The size of a block of threads, its shared memory, and how a kernel is started.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,8 +21,8 @@ __device__ __forceinline__ void* shared_memory() {
 inline void* shared_memory() { return emulated_shared_memory(); }
 #endif
 
-// Lets blocks of a kernel have all the shared memory that a block of the current device can have. CUDA keeps one limit
-// per kernel and device for all threads of the process: since every thread asks for the same, none lowers another's.
+// Lets the blocks of a kernel use as much shared memory as the current device has for a block. CUDA keeps one limit per
+// kernel and device for all threads of the process. Every thread sets the same limit, so none lowers that of another.
 template <auto kKernel>
 cudaError_t allow_all_shared_memory() {
   static std::atomic<uint64_t> asked{0};  // a bit per device; devices beyond the 64th are asked each time
@@ -39,7 +39,7 @@ cudaError_t allow_all_shared_memory() {
   return error;
 }
 
-// Adds a kernel to the stream. More than 48 KB of shared memory has to be asked for.
+// Adds a kernel to the stream. CUDA allows a block more than 48 KB of shared memory only after a request.
 template <auto kKernel, class Arguments>
 cudaError_t launch(dim3 grid, int shared_bytes, cudaStream_t stream, Arguments arguments) {
   if (shared_bytes > 48 * 1024) {

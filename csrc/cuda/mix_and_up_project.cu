@@ -1,3 +1,5 @@
+// Starts mix_and_up_project, in the tile that the plan names.
+
 #include "stages.h"
 
 namespace ht {
@@ -22,7 +24,8 @@ cudaError_t launch_mix_and_up_project(const MixAndUpProject<T>& p, int images, c
 
 template cudaError_t launch_mix_and_up_project(const MixAndUpProject<float>&, int, const Plan&, bool, cudaStream_t);
 
-// Only float32 has the choice: the products of 16-bit numbers are exact on tensor cores.
+// 16-bit types always use tensor cores, which multiply them exactly. Only float32 has a choice, because tensor cores
+// round it to TF32.
 template <>
 cudaError_t launch_mix_and_up_project(const MixAndUpProject<__half>& p, int images, const Plan& plan, bool,
                                       cudaStream_t stream) {

@@ -1,14 +1,14 @@
-// out = x + up_weight gelu(m) + up_bias, m = mix_weight Y + mix_bias for patches and h for prefix tokens, Y the
-// depthwise convolution of h with the image's own kernel.
+// Stage 2: out = x + up_weight gelu(m) + up_bias. m is h for prefix tokens and mix_weight Y + mix_bias for patches, and
+// Y is the depthwise convolution of h with the image's own kernel.
 //
-// Reads h, x (from L2 when it still holds what down_project read) and the weights; writes out: 4 BND + 2 BNC bytes in
-// 16-bit types.
+// Reads h, x and the weights and writes out, 4 BND + 2 BNC bytes in 16-bit types. x comes from L2 as far as L2 still
+// holds what down_project read.
 //
-// One block has one image, some of its tiles of 16 kM tokens, and a slice of D: the image's kernel is made once for
-// several tiles. Slices repeat the convolution of their tile, a small part of the work, so that one image makes
-// enough blocks. Y and gelu(m) of a tile stay in shared memory in the type of x, row by row, for the tensor cores. Each
-// warp then takes 32 columns of D at a time: the x it adds is on its way while it multiplies, and every lane ends with
-// 8 neighbouring columns, to store at once.
+// A block works on several tiles of 16 kM tokens of one image, so that it makes the image's kernel once for all of
+// them, and on a slice of D. With few images D has several slices, which make enough blocks; each slice repeats the
+// convolution of its tiles, which is a small part of the work. Y and gelu(m) of a tile stay in shared memory in the
+// type of x, row by row, for the tensor cores. Each warp then takes 32 columns of D at a time. The x that it adds is on
+// its way from memory while it multiplies, and every lane ends with 8 neighbouring columns, which it stores at once.
 #pragma once
 
 #include "depthwise.cuh"
@@ -30,13 +30,13 @@ struct MixAndUpProject {
   const T* x;
   T* out;
   int64_t x_batch_stride, x_token_stride, out_batch_stride, out_token_stride;
-  int blocks;  // per image and slice of D; each has every blocks-th tile of tokens
+  int blocks;  // blocks per image and slice of D; a block works on every blocks-th tile of tokens
   int slice;   // columns of D per block, a multiple of kUpColumns
 
   __device__ int image() const { return blockIdx.x / blocks; }
 };
 
-// Where things lie in shared memory: floats first, then two tiles of T.
+// Where a block keeps what in shared memory, in bytes from its start: floats first, then two tiles of T.
 struct MixLayout {
   int kernel, bias, scratch, tiles, bytes;
 
@@ -55,7 +55,7 @@ struct MixLayout {
 
 __device__ __forceinline__ float gelu(float v) { return 0.5f * v * (1 + erff(v * 0.70710678118654752440f)); }
 
-// m and gelu(m) of a tile: y to g.
+// g = gelu(m) of a tile of tokens from its y, both (16 kM, stride).
 template <class T, bool kTensorCores, int kM>
 __device__ void mix(const MixAndUpProject<T>& p, int first_token, const T* y, T* g, int stride) {
   using Product = WarpProduct<T, kTensorCores, 1, 1, InOrder>;
@@ -81,7 +81,7 @@ __device__ void mix(const MixAndUpProject<T>& p, int first_token, const T* y, T*
   }
 }
 
-// out of a tile, columns first .. last.
+// Writes out of a tile of tokens, the columns from `first` to the one before `last`, from g = gelu(m).
 template <class T, bool kTensorCores, int kM>
 __device__ void up_project(const MixAndUpProject<T>& p, int first_token, int first, int last, const T* g, int stride) {
   using Product = WarpProduct<T, kTensorCores, kM, kUpColumns / 8, Spread>;
@@ -132,7 +132,8 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) mix_and_up_project(con
   T* g = y + kRows * stride;
   const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.up_weight.rows);
 
-  // Rows of y without a patch, and what lies behind the last channel, stay zero.
+  // The products read whole tiles, so rows of y without a patch and columns behind the last channel must be zero.
+  // Nothing else writes them.
   for (int i = kVector * threadIdx.x; i < 2 * kRows * stride; i += kVector * kThreads) store(y + i, Pack<T>{});
   float weight[kMaxScales];
   scale_weights(p.noise, p.image(), reinterpret_cast<float*>(memory + layout.scratch), weight);

@@ -1,8 +1,8 @@
-// One tensor-core instruction on fragments of eight values of k per lane, or the same product without tensor cores.
+// The tensor-core instructions, on fragments of eight values of k per lane.
 //
-// A fragment row holds k = 8t .. 8t+7 of lane (g, t) = (lane / 4, lane % 4). The instructions name other values of k
-// for a lane; a product does not care in which order k comes, as long as A and B agree, and so every lane reads 16
-// bytes.
+// Lane (g, t) = (lane / 4, lane % 4) holds k = 8t .. 8t+7 of its row, which it reads as one vector. The
+// definition of the instructions gives a lane other values of k. A sum over k does not depend on the order of k, so the
+// product is the same as long as A and B are in the same order.
 #pragma once
 
 #include <type_traits>
@@ -12,8 +12,8 @@
 namespace ht {
 namespace cuda {
 
-// Whether tensor cores multiply this type: all three from compute capability 8.0 on, float16 alone on 7.5. On the host,
-// what newer devices do.
+// Whether tensor cores multiply this type. From compute capability 8.0 on they multiply all three types, on 7.5 float16
+// alone. Host code, which has no compute capability, sees the answer of the newer devices.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 template <class T>
 constexpr bool kHasTensorCores = __CUDA_ARCH__ >= 750 && std::is_same<T, __half>::value;
@@ -22,7 +22,8 @@ template <class T>
 constexpr bool kHasTensorCores = true;
 #endif
 
-// acc: rows g and g + 8, columns 2t and 2t + 1. Lower and upper: rows g and g + 8 of A. b: row g of B, the column.
+// acc += A B for one step of k. A lane has in acc the columns 2t and 2t + 1 of rows g and g + 8, in `lower` and `upper`
+// (or in turn in `a`) rows g and g + 8 of A, and in b row g of B, which is column g of the product.
 #if defined(__CUDACC__)
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 __device__ __forceinline__ void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b) {
@@ -65,21 +66,21 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
 }
 #endif
 #else
-// A test defines what follows, lane by lane.
+// Without nvcc a test compiles this, and defines the instructions lane by lane.
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16);
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half);
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float);
 uint32_t to_tf32(float value);
 #endif
 
-// What an instruction takes of a fragment, in registers: two numbers in one of the 16-bit types, one of float32.
+// Register i of a fragment, as an instruction takes it: two numbers of a 16-bit type, or one float32.
 template <class T>
 __device__ __forceinline__ uint32_t part_of(const Pack<T>& pack, int i) {
   return pack.pair[i];
 }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-// The instruction would cut the last 13 bits off.
+// Rounds to TF32, because the instruction itself would cut the last 13 bits off.
 __device__ __forceinline__ uint32_t part_of(const Pack<float>& pack, int i) { return to_tf32(pack.value[i]); }
 #endif
 

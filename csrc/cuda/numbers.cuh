@@ -1,4 +1,5 @@
-// Eight neighbouring numbers: what one lane loads, stores and multiplies at a time, 16 bytes for the 16-bit types.
+// Numbers in the three types as a lane handles them: eight neighbours at a time (16 bytes in the 16-bit types), two, or
+// one. All arithmetic is in float32: widen() converts to it and narrow() rounds back.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,6 +14,7 @@ namespace cuda {
 
 constexpr int kVector = 8;
 
+// Eight neighbours.
 template <class T>
 struct Pack;
 
@@ -38,6 +40,7 @@ struct alignas(16) Pack {
   __device__ void narrow(const float (&from)[kVector]);
 };
 
+// The same bits as another type.
 template <class To, class From>
 __device__ __forceinline__ To as(const From& from) {
   static_assert(sizeof(To) == sizeof(From), "the same bits");

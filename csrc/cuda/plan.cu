@@ -12,7 +12,7 @@ namespace {
 struct DownChoice {
   DownTokens tile;
   bool held;
-  double fill;  // blocks per multiprocessor that make it worth while
+  double fill;  // the tile is chosen when there are at least this many blocks per multiprocessor
   int rows, columns;
   int (*bytes)(int chunk, bool held);
 };
@@ -24,7 +24,7 @@ constexpr DownChoice choice(DownTokens tile, bool held, double fill) {
 
 template <class T>
 void plan_down_project(const ht_adapter_shape& s, int tokens, const Device& device, Plan& plan) {
-  // By what they read from memory and L2, least first.
+  // In the order of what they read from memory and L2, least first.
   const DownChoice choices[] = {
       choice<WideTile, T>(DownTokens::kWide, true, 1.5), choice<MediumTile, T>(DownTokens::kMedium, true, 1),
       choice<MediumTile, T>(DownTokens::kMedium, false, 1), choice<NarrowTile, T>(DownTokens::kNarrow, true, 0),

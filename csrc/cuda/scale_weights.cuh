@@ -1,4 +1,8 @@
-// The noise estimator: scale weights of one image from the sums of its bottleneck over patches.
+// The noise estimator: the weights of the scales of one image, from the sums of its bottleneck over patches (identity
+// 3).
+//
+// Every block of mix_and_up_project computes them for its image: it reads 4 C bytes of sums per tile of tokens and the
+// weights of two small layers, 4 Q (C + S) bytes, all from L2.
 #pragma once
 
 #include "launch.cuh"
@@ -20,7 +24,8 @@ struct NoiseEstimator {
   static __host__ __device__ int scratch_floats(int channels, int hidden) { return channels + hidden + 4; }
 };
 
-// Every thread of the block gets the S weights; scratch is shared memory of scratch_floats.
+// Every thread of the block gets the weights; those of scales that an adapter does not have are 0. `scratch` is shared
+// memory of scratch_floats.
 __device__ inline void scale_weights(const NoiseEstimator& p, int image, float* scratch, float (&weight)[kMaxScales]) {
   weight[0] = 1, weight[1] = weight[2] = 0;
   if (!p.hidden_weight) return;

@@ -1,4 +1,4 @@
-// The spectral filter: its launch, for the adapter too, and its C interface.
+// Starts the spectral filter, for the adapter and for the C interface of the filter by itself.
 
 #include "checks.h"
 #include "stages.h"
@@ -8,7 +8,8 @@ namespace cuda {
 
 template <class T>
 cudaError_t launch_spectral_filter(SpectralFilter<T> p, int images, cudaStream_t stream) {
-  constexpr int kMostBytes = 48 * 1024;  // as much as a block has on every device, and several beside each other
+  // Every device gives a block this much without a request.
+  constexpr int kMostBytes = 48 * 1024;
   p.group = kMaxGroup;
   while (p.group > 1 && (p.group >= 2 * p.channels || group_bytes(p.group, p.height, p.width) > kMostBytes)) {
     p.group /= 2;

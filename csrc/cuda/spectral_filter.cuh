@@ -1,12 +1,13 @@
 // The spectral filter: out = irfft2(M * rfft2(x)) of images, DESIGN: section "The spectral filter".
 //
-// Reads x and writes out once, 4 BCHW bytes in 16-bit types, and reads the mask once per image, from L2 after the
-// first. 4 H V (W + 2H) multiply-adds a channel, V = W/2 + 1.
+// Reads x once and writes out once, 4 BCHW bytes in 16-bit types, and reads the mask once per image, after the first
+// image from L2. It takes 4 H V (W + 2H) multiply-adds a channel, V = W/2 + 1.
 //
-// One block has a few channels of one image, whole, and the spectrum never leaves its shared memory: two tiles (H, V,
-// channels) of complex numbers, channels last, one read while the other is written. A transform is a product with a
-// matrix of roots of unity, powers of one, which come from a table. A thread makes kAtOnce values that need the same
-// roots. Roots are exact at quarter turns, so imaginary parts that irfft2 drops, of column 0 and W/2, meet zeros.
+// A block filters a few channels of one image. Their spectrum never leaves its shared memory, which holds two tiles (H,
+// V, channels) of complex numbers, channels last: one is read while the other is written. A transform is a product with
+// a matrix of roots of unity. They are powers of one root, so a table of a row holds them all. A thread computes
+// kAtOnce values that need the same roots. The roots are exact at quarter turns, so the imaginary parts of columns 0
+// and W/2, which irfft2 drops, are multiplied by exact zeros.
 #pragma once
 
 #include "launch.cuh"
@@ -15,38 +16,40 @@
 namespace ht {
 namespace cuda {
 
-constexpr int kMaxSide = 64;  // of a grid: one channel then fits the shared memory of every device
-constexpr int kAtOnce = 4;
-constexpr int kMaxGroup = 8;
+constexpr int kMaxSide = 64;  // of a grid, so that one channel fits the shared memory of every device
+constexpr int kAtOnce = 4;    // values that a thread computes together
+constexpr int kMaxGroup = 8;  // channels that a block filters at most
 
 template <class T>
 struct SpectralFilter {
   const T* x;  // patch q of channel c of image b lies at b * image_stride + c * channel_stride + q * patch_stride
-  T* out;      // the same
+  T* out;      // with the same strides
   int64_t image_stride, channel_stride, patch_stride;
   const float2* mask;  // (masks, H, V): real and imaginary parts
   int channels, masks, height, width;
-  int group;  // channels of a block; the last one of an image may have fewer
+  int group;  // channels of a block; the last block of an image may have fewer
 
   __host__ __device__ int groups() const { return (channels + group - 1) / group; }
 };
 
+// Bytes of shared memory of a block.
 constexpr int group_bytes(int group, int height, int width) {
   return static_cast<int>(sizeof(float2)) * (width + height + 2 * group * height * (width / 2 + 1));
 }
 
-// What a block has of a call.
+// The part of a call that one block works on.
 struct Spectra {
-  int channels, height, width, half;  // half: V
-  const float2 *across, *down;        // roots: cos and sin of the W-th and H-th parts of a turn
+  int channels, height, width, half;  // half is V
+  const float2 *across, *down;        // (W) and (H): the cosine and sine of multiples of 1/W and 1/H of a turn
   const float2* mask;                 // (channels, H, V), or (H, V) with a step of 0
   int mask_step;
 
-  // What a frequency is multiplied by, with the inverse's scale: a column with imaginary parts stands for two.
+  // The mask of a frequency times the weight of its column in the inverse. A column with an imaginary part counts
+  // twice, for it stands for the column of the opposite frequency too.
   __device__ float2 gain(int u, int v, int c) const {
     const float2 value = mask[c * mask_step + u * half + v];
-    const float share = (v > 0 && 2 * v < width ? 2.0f : 1.0f) / (height * width);
-    return make_float2(share * value.x, share * value.y);
+    const float weight = (v > 0 && 2 * v < width ? 2.0f : 1.0f) / (height * width);
+    return make_float2(weight * value.x, weight * value.y);
   }
 };
 
@@ -60,7 +63,7 @@ __device__ __forceinline__ float2 product(float2 a, float2 b) {
   return make_float2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);
 }
 
-// The place of root k + step, in a table of n.
+// The index of root k + step in a table of n, which starts again behind its end.
 __device__ __forceinline__ int turn(int k, int step, int n) { return k + step < n ? k + step : k + step - n; }
 
 // spectrum (H, V) = image (H, W), transformed over the width.
@@ -87,7 +90,8 @@ __device__ inline void transform_rows(const Spectra& s, const float* image, floa
   }
 }
 
-// to (H, V) = from, transformed over the height and masked, or transformed back. The mask is on its way meanwhile.
+// to (H, V) = from (H, V), transformed over the height and multiplied by the mask, or, if kBack, transformed back. The
+// mask is read first, so that it is on its way from memory during the transform.
 template <bool kBack>
 __device__ void transform_columns(const Spectra& s, const float2* from, float2* to) {
   const int runs = (s.half + kAtOnce - 1) / kAtOnce;
@@ -118,7 +122,8 @@ __device__ void transform_columns(const Spectra& s, const float2* from, float2* 
   }
 }
 
-// Calls write(value, q, c) with the patches q of the image that spectrum (H, V) becomes.
+// Transforms spectrum (H, V) back over the width, and calls write(value, q, c) with every value of the image, that of
+// patch q and channel c.
 template <class Write>
 __device__ void invert_rows(const Spectra& s, const float2* spectrum, const Write& write) {
   const int runs = (s.height + kAtOnce - 1) / kAtOnce;

@@ -1,4 +1,5 @@
-// The stages, started on a stream; each is compiled in its own file.
+// The functions that start the stages on a stream. Each stage is compiled in its own file, so that compilers can work
+// on several at once.
 #pragma once
 
 #include "down_project.cuh"
@@ -17,7 +18,7 @@ template <class T>
 cudaError_t launch_mix_and_up_project(const MixAndUpProject<T>& arguments, int images, const Plan& plan,
                                       bool tensor_cores, cudaStream_t stream);
 
-// Chooses the group.
+// Sets arguments.group itself.
 template <class T>
 cudaError_t launch_spectral_filter(SpectralFilter<T> arguments, int images, cudaStream_t stream);
 

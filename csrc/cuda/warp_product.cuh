@@ -1,5 +1,5 @@
-// A matrix product by one warp: 16 kM rows of A in shared memory by 8 kN rows of B in global memory, both with k
-// contiguous, 32 values of k at a time, summed in float32.
+// A matrix product by one warp: 16 kM rows of A in shared memory by 8 kN rows of B in global memory. Both have k
+// contiguous. The warp takes kDepth values of k at a time and sums in float32.
 #pragma once
 
 #include "mma.cuh"
@@ -8,7 +8,7 @@ namespace ht {
 namespace cuda {
 
 constexpr int kDepth = 32;      // values of k in one step
-constexpr int kUpColumns = 32;  // columns of D that a warp has at a time
+constexpr int kUpColumns = 32;  // columns of D that a warp of up_project computes at a time
 constexpr int kLanes = 32;
 
 __device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
@@ -16,18 +16,19 @@ __device__ __forceinline__ int warp() { return threadIdx.x / kLanes; }
 
 __host__ __device__ constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// Elements from one row of A to the next, so that eight lanes reading 16 bytes each of two or more rows meet all banks.
+// Elements from one row of A to the next. Eight lanes read 16 bytes each, from two or more rows, in one access; with
+// this stride they read from different banks.
 template <class T>
 __host__ __device__ constexpr int shared_stride(int columns) {
   return round_up(columns, 128 / sizeof(T)) + (sizeof(T) == 2 ? 64 : 16) / static_cast<int>(sizeof(T));
 }
 
-// Blocks that a multiprocessor should have room for: with 16-bit fragments registers are kept to 128 a thread. Those of
-// float32 are twice as long, and so are sums without tensor cores.
+// Blocks that a multiprocessor should have room for. Two blocks leave 128 registers a thread, which suffice for
+// fragments of 16-bit numbers. Fragments of float32 take twice as many, and so do sums without tensor cores.
 template <class T>
 constexpr int kResident = sizeof(T) == 2 && kHasTensorCores<T> ? 2 : 1;
 
-// Row-major, in global memory; columns is a multiple of kVector and what lies outside reads as zero.
+// A row-major matrix in global memory. `columns` is a multiple of kVector. What lies outside reads as zero.
 template <class T>
 struct Matrix {
   const T* data;
@@ -39,8 +40,9 @@ struct Matrix {
   }
 };
 
-// Which row of B is column i of an instruction's column tile n. In order, a lane ends with columns 2t and 2t + 1 of
-// each tile. Spread over four tiles, it ends with columns 8t .. 8t+7 of 32: 16 bytes to store.
+// The row of B that an instruction takes as column i of its column tile n. InOrder leaves a lane with columns 2t and
+// 2t + 1 of each tile. Spread deals 32 columns out to four tiles so that a lane ends with columns 8t .. 8t+7, which it
+// can store as one vector.
 struct InOrder {
   __device__ static int column(int n, int i) { return 8 * n + i; }
 };
@@ -52,16 +54,18 @@ template <class T, bool kTensorCores, int kM, int kN, class Order>
 struct WarpProduct {
   static constexpr bool kMma = kTensorCores && kHasTensorCores<T>;
 
-  // B for one step. Fetched before it is needed, its way from memory costs no time.
+  // The values of B for one step of kDepth. A caller that fetches them early does not wait for memory when it
+  // multiplies.
   struct Operand {
     Pack<T> pack[kMma ? kN : 1];
     int k;
   };
 
-  // Of row 16m + g (and 16m + g + 8), columns column(n, 2t) and column(n, 2t + 1).
+  // The sums of this lane: acc[m][n] has columns column(n, 2t) and column(n, 2t + 1) of row 16m + g, then of row
+  // 16m + g + 8.
   float acc[kM][kN][4];
 
-  // Called as late as can be: sums are most of a lane's registers.
+  // Sets the sums to zero. A caller does so as late as it can, because the sums take most of a lane's registers.
   __device__ void clear() {
 #pragma unroll
     for (int i = 0; i < kM * kN * 4; ++i) acc[i / (kN * 4)][i / 4 % kN][i % 4] = 0;
@@ -79,7 +83,7 @@ struct WarpProduct {
     return operand;
   }
 
-  // a: row 0 of this warp's rows at this step's first k.
+  // Adds one step. `a` points to the first of this warp's rows of A, at the first k of the step.
   __device__ void add(const T* a, int stride, const Matrix<T>& b, int first_column, const Operand& operand) {
     if constexpr (kMma) {
       a += lane() / 4 * stride + kVector * (lane() % 4);
@@ -117,6 +121,7 @@ struct WarpProduct {
   }
 };
 
+// The sum of the lanes' values, which every lane gets.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int step = kLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
