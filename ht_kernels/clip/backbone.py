@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
 
+from .open_clip import open_clip
+
 _CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -109,19 +111,19 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
 
 
 def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, text: bool) -> nn.Module:
-    import open_clip  # type: ignore[import-untyped]
+    library = open_clip(f"backbone {name}")
     from open_clip.model import _build_vision_tower, resize_pos_embed  # type: ignore[import-untyped]
 
     schema, _, place = name.partition(":")
     try:
-        config = open_clip.get_model_config(name)
+        config = library.get_model_config(name)
     except Exception as error:
         raise InputError(
             f"the configuration of {name} could not be read ({_first_line(error)}); offline, pass "
             "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
         ) from error
     if config is None:
-        raise InputError(f"open_clip has no model {name!r}{_suggest(name, open_clip.list_models())}")
+        raise InputError(f"open_clip has no model {name!r}{_suggest(name, library.list_models())}")
     path, quick_gelu = _find_weights(name, schema, place, pretrained)
     vision = dict(config["vision_cfg"])
     if "timm_model_name" in vision:
@@ -171,12 +173,12 @@ def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
 
 def _set_preprocessing(model: nn.Module, name: str, schema: str, place: str, pretrained: str | None) -> None:
     """Note at the model what its images go through, as open_clip does: mean, standard deviation, resizing."""
-    import open_clip
+    from open_clip import get_pretrained_cfg  # type: ignore[import-untyped]
     from open_clip.model import set_model_preprocess_cfg
     from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict  # type: ignore[import-untyped]
 
-    known: dict[str, Any] = {} if pretrained is None else open_clip.get_pretrained_cfg(name, pretrained)
+    known: dict[str, Any] = {} if pretrained is None else get_pretrained_cfg(name, pretrained)
     if place and schema in ("hf-hub", "local-dir"):
         file = Path(place) / _CONFIG if schema == "local-dir" else download_pretrained_from_hf(place, filename=_CONFIG)
         known = json.loads(Path(file).read_text()).get("preprocess_cfg", {})
@@ -196,19 +198,19 @@ def _name_text(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:
     """Path of the weights file, downloaded when asked for by name, and whether they were trained with QuickGELU."""
-    import open_clip  # type: ignore[import-untyped]
+    library = open_clip(f"backbone {name}")
     from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
 
     if pretrained is not None and Path(pretrained).is_file():
         return pretrained, None
     known = place and schema in ("hf-hub", "local-dir")
     if pretrained is not None:
-        tag = None if known else open_clip.get_pretrained_cfg(name, pretrained)
+        tag = None if known else library.get_pretrained_cfg(name, pretrained)
         if not tag:
-            tags = "" if known else f"one of the tags {', '.join(open_clip.list_pretrained_tags_by_model(name))}, or "
+            tags = "" if known else f"one of the tags {', '.join(library.list_pretrained_tags_by_model(name))}, or "
             raise InputError(f"pretrained={pretrained!r} does not exist for {name}; expected {tags}the path of a file")
         try:
-            return open_clip.download_pretrained(tag), tag.get("quick_gelu")
+            return library.download_pretrained(tag), tag.get("quick_gelu")
         except Exception as error:
             raise InputError(
                 f"the weights {name} {pretrained!r} could not be downloaded ({_first_line(error)}); offline, pass "

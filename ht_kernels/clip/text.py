@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
 
+from .open_clip import open_clip
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -39,17 +41,16 @@ def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
     Raises:
         InputError: it has no text tower, or its tokenizer cannot be had.
     """
-    import open_clip  # type: ignore[import-untyped]
-
+    library = open_clip("the tokenizer of a CLIP model")
     if isinstance(backbone, nn.Module):
         if not hasattr(backbone, "encode_text"):
             raise InputError(
                 f"image-text tasks need a CLIP model with a text tower, and this {type(backbone).__name__} has no "
                 "encode_text"
             )
-        return open_clip.tokenizer.SimpleTokenizer(context_length=getattr(backbone, "context_length", 77))  # type: ignore[no-any-return]
+        return library.tokenizer.SimpleTokenizer(context_length=getattr(backbone, "context_length", 77))  # type: ignore[no-any-return]
     try:
-        return open_clip.get_tokenizer(backbone)  # type: ignore[no-any-return]
+        return library.get_tokenizer(backbone)  # type: ignore[no-any-return]
     except Exception as error:  # of transformers or the hub, of many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the tokenizer of {backbone} cannot be had ({reason[:200]})") from error
@@ -57,6 +58,7 @@ def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
 
 def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Preprocessing:
     """What open_clip noted at the model when it was made, else what OpenAI's CLIP does."""
+    open_clip("the preprocessing of a CLIP model")
     from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # type: ignore[import-untyped]
 
     noted = getattr(clip_model.visual, "preprocess_cfg", {})

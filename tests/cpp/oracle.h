@@ -120,7 +120,7 @@ inline Values filtered(const Values& s, const double* mask, int64_t height, int6
   return result;
 }
 
-// The formula of ht_kernels/fold.py, term by term.
+// The formula of ht_kernels/folding.py, term by term.
 inline Values reference(const Case& c, const Inputs& in) {
   const auto& w = in.weights;
   const int64_t n = c.tokens(), patches = c.height * c.width;
