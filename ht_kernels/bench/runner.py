@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels.backends import available_backends
+from ht_kernels.errors import first_line
 
 from .cases import LABELS, Case
 from .measure import Timing, copy_bandwidth, float32_peak, interleave
@@ -115,5 +116,5 @@ def _why_not_compile() -> str | None:
     try:
         torch.compile(torch.sin)(torch.ones(16))
     except Exception as error:  # whatever it is, the other implementations can still be timed
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return None

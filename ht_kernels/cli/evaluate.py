@@ -87,7 +87,7 @@ def _model(args: argparse.Namespace) -> tuple[HTCLIP, str]:
         return model_options.load_model(args)[0], args.checkpoint.name
     from ht_kernels.clip import HTCLIP
 
-    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    chosen = model_options.given(args, "backbone", "pretrained")
     model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()
     return model, f"CLIP as it is ({', '.join(chosen.values()) or 'random weights'})"
 

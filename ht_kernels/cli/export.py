@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
-from . import demo, model_options, stream
+from . import model_options, terminal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ht_kernels.deploy.gate import Report
-    from ht_kernels.video import Source
 
 HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
 
@@ -93,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.deploy.manifest import manifest_path, report_path
     from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.server import write_repository
+    from ht_kernels.video.example import example_clip
+    from ht_kernels.video.preprocess import sample_frames
     from ht_kernels.video.sources import open_file
 
     output: Path = args.output
@@ -100,23 +98,23 @@ def run(args: argparse.Namespace) -> int:
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
-    source = open_file(args.frames or demo.example_clip())
+    source = open_file(args.frames or example_clip())
     engine_report = None
-    with stream.interruptible(), _folder_beside(output) as folder:
-        with _step(f"reading {args.checkpoint}"):
+    with terminal.interruptible(), _folder_beside(output) as folder:
+        with terminal.step(f"reading {args.checkpoint}"):
             folded = ht.fold(model_options.load_model(args)[0])
-            frames = read_frames(source, folded.image_size)
+            frames = sample_frames(source, folded.image_size, _FRAMES)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
         config = folded.config
         if config.pretrained is None and ":" not in (config.backbone or ""):  # hf-hub:... brings its weights
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
-        with _step(f"writing ONNX in {args.precision}"):
+        with terminal.step(f"writing ONNX in {args.precision}"):
             options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
             options["channels"] = frames.shape[1]
             export_onnx(folded, graph, **options)
-        with _step(f"checking against torch on {len(frames)} frames of {source.path}"):
+        with terminal.step(f"checking against torch on {len(frames)} frames of {source.path}"):
             report = check_onnx(folded, graph, frames)
         if report.passed and args.plugin:
             export_onnx(folded, graph, **options, plugin=True)
@@ -125,10 +123,10 @@ def run(args: argparse.Namespace) -> int:
         elif report.passed and not as_onnx:
             file = folder / output.name
             runtime = args.format.replace("-", "_")
-            with _step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
+            with terminal.step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
                 built = build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
             if runs_here(built):
-                with _step("checking the engine on this GPU"):
+                with terminal.step("checking the engine on this GPU"):
                     engine_report = check_session(folded, file, frames)
         report.write(report_path(output), engine_report)
         reports = [report] if engine_report is None else [report, engine_report]
@@ -180,17 +178,6 @@ def _folder_beside(output: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def read_frames(source: Source, size: tuple[int, int]) -> Tensor:
-    """Frames spread over a clip, (B, 1, *size) uint8, as a folded model takes them."""
-    import torch
-
-    from ht_kernels.video.preprocess import preprocess
-
-    step = max(1, (source.frame_count or 1) // _FRAMES)
-    chosen = itertools.islice(source, 0, _FRAMES * step, step)
-    return torch.cat([preprocess(frame, size) for frame in chosen])
-
-
 def _table(report: Report) -> list[str]:
     limits = report.thresholds
     rows: list[tuple[str, float | None, float | None, str]] = [
@@ -209,16 +196,3 @@ def _table(report: Report) -> list[str]:
             asked = "" if limit is None else f"   {direction} {limit:g}"
             lines.append(f"{name:<36}{value:>12.8g}{asked}")
     return lines
-
-
-@contextmanager
-def _step(words: str) -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a moving line in a terminal, otherwise plain ones; gives a function for details."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status(words) as status:
-            yield lambda detail: status.update(f"{words}: {detail}")
-        return
-    print(words, file=sys.stderr, flush=True)
-    yield lambda detail: print(f"  {detail}", file=sys.stderr, flush=True)

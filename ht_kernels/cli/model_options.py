@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -38,6 +38,11 @@ def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the named options that the user gave."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     """The model asked for, in evaluation mode, and whether it was trained; an untrained one is the same every time.
 
@@ -46,7 +51,7 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     """
     from ht_kernels.clip import HTCLIP
 
-    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    chosen = given(args, "backbone", "pretrained")
     if args.checkpoint is not None:
         return HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval(), True
     return untrained_model(**chosen), False

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.data.phantom import draw_phantom
-    from ht_kernels.video.sinks import OutputFolder
+    from ht_kernels.files import output_folder
 
     for option, value in (("--count", args.count), ("--clip", args.clip)):
         if value is not None and value < 1:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     for i in range(args.count):
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
-    with OutputFolder(args.output) as folder:
+    with output_folder(args.output) as folder:
         if args.clip:
             _write_clips(folder, phantoms, args.clip)
             what = "clips and their masks"

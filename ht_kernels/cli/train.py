@@ -165,7 +165,7 @@ def _model(args: argparse.Namespace, **options: Any) -> HTCLIP:
     from ht_kernels.train import build, start_from
 
     names = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None} | options
+    chosen = model_options.given(args, *names) | options
     torch.manual_seed(args.seed)
     if args.start is not None:
         return start_from(args.start, args.method, args.keep_adapters, **chosen)

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ht_kernels
-from ht_kernels.errors import InputError
-
-from .frames import words
+from ht_kernels.errors import InputError, first_line
 
 
 def check_clip(clip: Path) -> None:
@@ -63,7 +61,7 @@ def _explained(clip: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore", UserWarning)  # about values that the standard would not allow
             yield dcmread(clip, stop_before_pixels=True)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{clip} cannot have a DICOM Segmentation: {words(error)}") from error
+        raise InputError(f"{clip} cannot have a DICOM Segmentation: {first_line(error)}") from error
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:

@@ -29,8 +29,3 @@ def check_frame(frame: Frame, index: int) -> None:
 def plausible_rate(fps: float | None) -> float | None:
     """Frames per second as a file says, None unless scanners have such rates; damaged files say anything."""
     return fps if fps is not None and _RATES[0] <= fps <= _RATES[1] else None
-
-
-def words(error: Exception) -> str:
-    """The first line of an error of a library."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

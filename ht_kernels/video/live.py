@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .channel import Channel, Closed
-from .frames import Frame, plausible_rate, words
+from .frames import Frame, plausible_rate
 
 STALL = 2.0
 """Seconds without a frame after which a connection counts as lost."""
@@ -138,7 +138,7 @@ def _connect(address: str, kind: str) -> Any:
             address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = words(error).replace(address, shown)
+        reason = first_line(error).replace(address, shown)
         raise InputError(f"{shown} cannot be opened: {reason}") from error
     if not container.streams.video:
         container.close()

@@ -64,6 +64,10 @@ class FrameModel:
             torch.cuda.current_stream(logits.device).synchronize()
         return logits
 
+    def backend(self) -> str | None:
+        """Which backend runs the adapters; None where a session runs the model."""
+        return self.model.backend() if isinstance(self.model, FoldedHTCLIP) else None
+
     def describe(self) -> dict[str, Any]:
         """For a report."""
         if isinstance(self.model, Session):

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .crop import Box
-from .frames import Frame, plausible_rate, words
+from .frames import Frame, plausible_rate
 from .live import LiveSource, open_live
 
 USUAL_FPS = 10.0
@@ -150,7 +150,7 @@ def _decode_image(path: Path) -> Iterator[Frame]:
                 else:
                     yield np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
     except Exception as error:  # a damaged file makes PIL raise anything
-        raise InputError(f"{path} cannot be read as an image: {words(error)}") from error
+        raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
 
 
 def _open_dicom(path: Path) -> Source:
@@ -167,7 +167,7 @@ def _open_dicom(path: Path) -> Source:
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         count, fps, scan = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset), _dicom_scan(dataset)
     except Exception as error:
-        raise InputError(f"{path} is a damaged DICOM file: {words(error)}") from error
+        raise InputError(f"{path} is a damaged DICOM file: {first_line(error)}") from error
     if modality not in ("US", "IVUS"):
         found = f"{modality or 'no modality'} ({name})" if name else modality or "no modality"
         raise InputError(f"{path} is a DICOM file of {found}, expected ultrasound (US)")
@@ -191,7 +191,7 @@ def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame | tupl
         if isinstance(error, InputError):
             raise
         where = f"frame {done + 1} of {count}" if count > 1 else "its image"
-        raise InputError(f"{path}: {where} cannot be decoded: {words(error)}") from error
+        raise InputError(f"{path}: {where} cannot be decoded: {first_line(error)}") from error
     if done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 
@@ -272,7 +272,8 @@ def _open_video(path: Path) -> Source:
             count, size = stream.frames or None, (stream.height, stream.width)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(
-            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({words(error)})"
+            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read "
+            f"({first_line(error)})"
         ) from error
     return Source(path, "video", count, fps, size, lambda: _decode_video(path, count))
 
@@ -290,7 +291,7 @@ def _decode_video(path: Path, count: int | None) -> Iterator[Frame | tuple[float
                 yield pixels if frame.time is None or first is None else (frame.time - first, pixels)
                 done += 1
     except (av.error.FFmpegError, ValueError) as error:
-        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {words(error)}") from error
+        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {first_line(error)}") from error
     if count is not None and done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.deploy import FoldedHTCLIP, Session
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .channel import Channel, Closed
 from .crop import AutoCrop, Box
-from .frames import Frame, check_frame, words
+from .frames import Frame, check_frame
 from .latency import Histogram
 from .live import LiveSource
 from .model import FrameModel
@@ -107,6 +107,8 @@ class Stream:
 
     Attributes:
         class_names: background first.
+        live: whether the source is live, or a file played as if it were.
+        stopped: whether :meth:`stop` was called.
 
     Raises:
         InputError: the model does not segment, or a number is out of range.
@@ -130,7 +132,8 @@ class Stream:
         self._auto_crop = AutoCrop() if crop == "auto" else None
         self._box = crop if isinstance(crop, Box) else None
         self._crop = Box(0, 0, 0, 0)
-        self._live, self._stale = live, stale
+        self.live, self.stopped = live, False
+        self._stale = stale
         self._latest: _Item | None = None
         self._stopping = False
         self._seconds = 0.0
@@ -151,16 +154,16 @@ class Stream:
             InputError: a file is damaged or empty, a frame of it is not uint8, or the crop is not inside.
         """
         self._source = source
-        self._live = self._live or isinstance(source, LiveSource)
+        self.live = self.live or isinstance(source, LiveSource)
         if self._auto_crop is not None and isinstance(source, Source) and source.scan is not None:
             self._auto_crop, self._box = None, source.scan
         if self._box is not None and isinstance(source, (Source, LiveSource)):
             self._box.of(np.empty(source.size, dtype=np.uint8))
-        shown: Channel[Shown] = Channel(1 if self._live else _QUEUE, self._live)
-        channels = self._start_live(source, shown) if self._live else self._start(source, shown)
+        shown: Channel[Shown] = Channel(1 if self.live else _QUEUE, self.live)
+        channels = self._start_live(source, shown) if self.live else self._start(source, shown)
         start = last = time.monotonic()
         try:
-            while not (self._live and self._stopping):
+            while not (self.live and self._stopping):
                 try:
                     result = shown.get(_TICK)
                 except TimeoutError:
@@ -175,7 +178,6 @@ class Stream:
                 last = time.monotonic()
                 self._latencies["sink"].add(last - before)
                 self._seconds = last - start
-            stopped = self._stopping
         finally:
             self._stopping = True
             if isinstance(source, LiveSource):
@@ -185,12 +187,12 @@ class Stream:
             deadline = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        if not (self._states or self._live or stopped):
+        if not (self._states or self.live or self.stopped):
             raise InputError("the clip has no frames")
 
     def stop(self) -> None:
         """End the run: of a file the frames on their way are still shown. From any thread or a signal handler."""
-        self._stopping = True
+        self.stopped = self._stopping = True
 
     def report(self) -> dict[str, Any]:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
@@ -203,13 +205,14 @@ class Stream:
             "frames": frames,
             "fps": round(frames / self._seconds, 2) if self._seconds else None,
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
-            "live": self._live,
+            "live": self.live,
             "states": dict(self._states),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
             "damaged": self._damaged,
             "crop": list(self._crop),
             "latency_ms": {name: times.milliseconds() for name, times in self._latencies.items() if times.count},
             "model": self._model.describe(),
+            "backend": self._model.backend(),
         }
         if isinstance(self._source, LiveSource):
             report["reconnects"] = self._source.reconnects
@@ -281,13 +284,13 @@ class Stream:
             if decoded is None:
                 return
             came = time.monotonic()
-            if not self._live:  # a live source's time is spent waiting
+            if not self.live:  # a live source's time is spent waiting
                 self._latencies["decode"].add(came - start)
             seconds, frame = decoded
             try:
                 check_frame(frame, index)
             except InputError:
-                if not self._live:
+                if not self.live:
                     raise
                 self._damaged += 1
                 continue
@@ -306,7 +309,7 @@ class Stream:
                     try:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
-                        item.failure, item.mask = words(error), None
+                        item.failure, item.mask = first_line(error), None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent
@@ -381,7 +384,7 @@ class Stream:
             self._latencies["frame_age"].add(end - item.came)
         if masked is not None:
             self._latencies["mask_age"].add(end - masked.came)
-        if not self._live:
+        if not self.live:
             self._latencies["end_to_end"].add(item.work + end - start)
         return Shown(item.index, item.seconds, item.frame, mask, overlay, state, note, end - item.came)
 
