@@ -80,7 +80,8 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         raise InputError(f"the output folder {path} cannot be written")
     parent = path.absolute().parent
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        if not parent.exists():  # of a file in its place mkdtemp says that it is no directory
+            parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
         try:
             hidden.chmod(0o777 & ~_umask())

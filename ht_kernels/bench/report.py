@@ -45,11 +45,11 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
         "results": [_plain(result) for result in results],
         "environment": facts,
     }
+    files = {"results.json": (json.dumps(document, indent=2) + "\n").encode(), "chart.png": chart.draw(results, facts)}
     make_folder(directory)
-    figures, picture = directory / "results.json", directory / "chart.png"
-    write_whole(figures, (json.dumps(document, indent=2) + "\n").encode(), "the results")
-    write_whole(picture, chart.draw(results, facts), "the chart")
-    return [figures, picture]
+    for name, content in files.items():
+        write_whole(directory / name, content, "the file")
+    return [directory / name for name in files]
 
 
 def _plain(result: Result) -> dict[str, Any]:
