@@ -24,6 +24,8 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from ht_kernels.bench.measure import Call, interleave
 from ht_kernels.bench.runner import milliseconds, times
+from ht_kernels.bench.shake import shake
+from ht_kernels.clip.injection import adapters
 from ht_kernels.environment import version
 from ht_kernels.errors import InputError
 from ht_kernels.published import PublishedHTCLIP
@@ -76,10 +78,8 @@ def measure(backbone: str, seconds: float) -> dict[str, Any]:
     """Seconds per frame of each, the operators of both graphs, and how far logits are from the published model's."""
     torch.manual_seed(0)
     model = ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".mona." in name:  # adapters that do something
-                parameter.add_(0.02 * torch.randn_like(parameter))
+    for adapter in adapters(model.tower).values():
+        shake(adapter)
     theirs, folded = FromFrames(PublishedHTCLIP.like(model)).eval(), ht.fold(model)
     frame = torch.randint(0, 256, (1, 1, *model.tower.image_size), dtype=torch.uint8)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
