@@ -22,12 +22,16 @@ HELP = "segment a simulated and a real clip, then compare the published way with
 NEVER_SAW_ANATOMY = "The clip is of a heart, and the model never saw anatomy: its masks there mean nothing."
 
 _SECONDS = 3.0
-"""To compare the two ways for."""
+"""How long the two ways are timed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output", type=Path, default=Path("ht-kernels-demo"), metavar="DIR", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("ht-kernels-demo"),
+        metavar="DIR",
+        help="where results go (default: %(default)s)",
     )
 
 
@@ -93,6 +97,7 @@ def _segment_phantom(model: FoldedHTCLIP) -> tuple[float, float]:
 
 
 def _shake_adapters(model: HTCLIP) -> None:
+    """Give the adapters random parameters; new ones change so little that the comparison would show nothing."""
     import torch
 
     from ht_kernels.bench.shake import shake

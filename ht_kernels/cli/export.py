@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
 
 GATE_FAILED = 3
-"""Exit status."""
+"""Exit status of an export that does not compute what torch does."""
 
 _FRAMES = 16
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         required=True,
-        help="where it goes; ONNX as NAME.onnx, a model repository into a new folder",
+        help="the file to write, NAME.onnx for ONNX; for triton-server a new folder",
     )
     parser.add_argument(
         "--format",
@@ -50,16 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="sm_NN",
-        help="a GPU that an engine of TensorRT for RTX is for, by compute capability; once for each",
+        help="for tensorrt-rtx: compute capability of a GPU that the engine is for; may be given several times",
     )
     parser.add_argument(
-        "--plugin", action="store_true", help="for TensorRT: adapters by our plugin, not by standard operators"
+        "--plugin", action="store_true", help="for TensorRT: run adapters by our plugin instead of standard operators"
     )
     parser.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16"],
         default="fp32",
-        help="of matrix products; the rest is in float32 (default: %(default)s)",
+        help="of matrix products; all else is computed in float32 (default: %(default)s)",
     )
     parser.add_argument(
         "--batch",
@@ -70,14 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--result",
         choices=["logits", "mask", "embeddings"],
-        help="logits, or the class of each pixel; of a contrastive model, embeddings of RGB images (default: what the "
-        "model gives)",
+        help="what the file gives: logits, or as mask the class of each pixel; for a contrastive model embeddings of "
+        "RGB images (default: what the model gives)",
     )
     parser.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help=f"what to check it on, up to {_FRAMES} frames: a DICOM clip, a video, a folder of images, one image "
+        help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image "
         "(default: the clip that comes with pydicom)",
     )
     model_options.add_tower_arguments(parser)
@@ -169,7 +169,7 @@ def _batch(text: str) -> int | tuple[int, int, int]:
 
 @contextmanager
 def _folder_beside(output: Path) -> Iterator[Path]:
-    """A hidden folder beside a file, for what is not yet known to be good."""
+    """A hidden folder beside a file, for what was not checked yet."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent)
     except OSError as error:

@@ -27,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="for the pictures; made if missing")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
+    )
     parser.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help="images for the noise weights: a DICOM clip, a video, a folder of images, one image (default: the clip "
+        help="images to draw noise weights of: a DICOM clip, a video, a folder of images, one image (default: the clip "
         "that comes with pydicom)",
     )
     model_options.add_tower_arguments(parser)
@@ -64,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
-    """The weights (B, 3) that frames (B, 1, H, W) uint8 gave to the scales, by block; only blocks that a head reads."""
+    """The weights (B, 3) that the noise estimators give the three scales for frames (B, 1, H, W) uint8, by block.
+
+    Blocks behind the last that a head reads are left out, for they are not run.
+    """
     import torch
 
     import ht_kernels as ht
@@ -118,7 +123,7 @@ def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
 
 
 def magnitude(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
-    """Mean over channels of a spectral mask's magnitude (H, W), every frequency, zero in the middle."""
+    """The magnitude (H, W) of a spectral mask at every frequency, mean over channels, frequency 0 in the middle."""
     import torch
 
     from ht_kernels.fold import fold_adapter, on_grid

@@ -31,15 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="DIR", help="where results go (default: INPUT's name with -segmented)"
     )
     parser.add_argument("--live", action="store_true", help="play a file at its own speed, as a scanner would")
-    parser.add_argument("--view", metavar="[HOST:]PORT", help="show the overlay to browsers (HOST: this machine only)")
     parser.add_argument(
-        "--stale", type=float, default=0.25, metavar="SECONDS", help="live: draw no mask older (default: %(default)s)"
+        "--view", metavar="[HOST:]PORT", help="show the overlay to browsers (without HOST: of this machine only)"
     )
     parser.add_argument(
-        "--smooth", type=float, metavar="WEIGHT", help="average masks over time; weight of the newest, above 0 to 1"
+        "--stale",
+        type=float,
+        default=0.25,
+        metavar="SECONDS",
+        help="live: draw no mask older than this (default: %(default)s)",
     )
-    parser.add_argument("--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text, or a box")
-    parser.add_argument("--dicom-seg", action="store_true", help="of a DICOM clip, write a DICOM Segmentation too")
+    parser.add_argument(
+        "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
+    )
+    parser.add_argument(
+        "--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text around it, or a box"
+    )
+    parser.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     parser.add_argument(
         "--runtime",
         choices=("tensorrt", "cuda_graph", "onnxruntime", "cpu"),
@@ -50,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
-        help="of tokens and matrices in a cuda_graph (default: %(default)s)",
+        help="of tokens and matrices, with --runtime cuda_graph (default: %(default)s)",
     )
     model_options.add_arguments(parser, exported=True)
 
@@ -87,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
-    """What runs the frames, and whether it was trained.
+    """The model or session that segments frames, and whether it was trained.
 
     Raises:
         InputError: a file or an option does not fit.
@@ -116,7 +124,7 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     if exported:
         return Session.open(args.checkpoint, runtime=runtime, progress=show), True
     if on_gpu:
-        gpu_target()  # before a model is loaded that nothing could run
+        gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
     model, trained = model_options.load_model(args)
     if on_gpu:
         dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
@@ -128,7 +136,7 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
 
 
 def read_crop(text: str | None) -> Box | Literal["auto"] | None:
-    """``auto``, or a box of ``X,Y,W,H``.
+    """``auto`` or the box ``X,Y,W,H``, or None where no crop is asked for.
 
     Raises:
         InputError: it is neither.
@@ -146,7 +154,7 @@ def read_crop(text: str | None) -> Box | Literal["auto"] | None:
 
 
 def open_view(text: str | None) -> View | None:
-    """The live view asked for as ``[HOST:]PORT``.
+    """The live view at ``[HOST:]PORT``, or None where none is asked for.
 
     Raises:
         InputError: it is not that, or cannot be listened on.

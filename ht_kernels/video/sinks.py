@@ -17,9 +17,10 @@ from .overlay import COLORS
 
 
 class VideoSink:
-    """An H.264 video (mp4, yuv420p), frames (H, W, 3) uint8 RGB; odd sizes get one more row or column.
+    """Writes frames (H, W, 3) uint8 RGB as an H.264 video (mp4, yuv420p). Call ``close`` when done.
 
-    Frames of another size than the first are resized to it. Call ``close`` when done.
+    The first frame decides the size, and frames of another size are resized to it. H.264 needs even sizes, so a size
+    that is odd gets one more row or column.
 
     Raises:
         InputError: PyAV was built without an H.264 encoder.
@@ -69,7 +70,10 @@ class VideoSink:
 
 
 class MaskSink:
-    """An indexed PNG per frame, ``00001.png`` for frame 0; pixel values are class indices, the palette shows them."""
+    """Writes a PNG for each frame into a new folder, ``00001.png`` for frame 0.
+
+    Pixel values are class indices, and a palette shows them in the colours of the overlay.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()

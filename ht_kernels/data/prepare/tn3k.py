@@ -17,7 +17,7 @@ _BLACK = 127
 
 
 def read(source: Path) -> Download:
-    """The images of both parts: the test set stays the test set, training and validation are those of fold 0.
+    """The images of both parts. The test set stays the test set, and fold 0 divides the other part.
 
     Without ``tn3k-trainval-fold0.json`` the first part is split anew. Labels come from label4trainval.csv and
     label4test.csv where both are there. Its authors chose one image per patient and view, so each is its own group.
