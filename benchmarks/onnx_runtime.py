@@ -8,7 +8,6 @@ process, on as many threads each. torch.onnx needs onnxscript, which the package
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,10 +24,13 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from ht_kernels.bench.measure import Call, interleave
 from ht_kernels.bench.runner import milliseconds, times
-from ht_kernels.environment import commit, describe, version
+from ht_kernels.bench.shake import shake
+from ht_kernels.clip.injection import adapters
+from ht_kernels.environment import version
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
 from ht_kernels.published import PublishedHTCLIP
+
+from . import figures
 
 BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
 _BURST = 0.5
@@ -51,11 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in args.backbone:
             rows.append(measure(name, args.seconds))
         versions = {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}
-        document = {"commit": commit(), "threads": torch.get_num_threads(), "versions": versions, "rows": rows}
-        document["environment"] = describe()
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_whole(args.output / "onnx_runtime.json", json.dumps(document, indent=1).encode(), "the figures")
-        write_whole(args.output / "onnx_runtime.md", ("\n".join(table(rows)) + "\n").encode(), "the table")
+        path, threads = args.output / "onnx_runtime.json", torch.get_num_threads()
+        figures.write(path, rows, table(rows), threads=threads, versions=versions)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -79,10 +78,8 @@ def measure(backbone: str, seconds: float) -> dict[str, Any]:
     """Seconds per frame of each, the operators of both graphs, and how far logits are from the published model's."""
     torch.manual_seed(0)
     model = ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".mona." in name:  # adapters that do something
-                parameter.add_(0.02 * torch.randn_like(parameter))
+    for adapter in adapters(model.tower).values():
+        shake(adapter)
     theirs, folded = FromFrames(PublishedHTCLIP.like(model)).eval(), ht.fold(model)
     frame = torch.randint(0, 256, (1, 1, *model.tower.image_size), dtype=torch.uint8)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:

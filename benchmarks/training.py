@@ -8,7 +8,6 @@ in one process; memory is that of a process each.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -21,14 +20,13 @@ from torch import Tensor, nn
 
 from ht_kernels.bench.runner import times
 from ht_kernels.clip import HTCLIP
-from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
 from ht_kernels.published import PublishedHTCLIP
 from ht_kernels.train import prepare, simulate_examples
 from ht_kernels.train.losses import loss_for
 from ht_kernels.weights import PHANTOM
 
+from . import figures
 from .gpu.measure import Call, interleave
 
 SHIPPED = "shipped weights"
@@ -55,9 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in args.backbone or (BACKBONE, SHIPPED):
             rows.append(measure(name, args.batch, args.seconds, args.steps, device))
             print("\n".join(table(rows)), flush=True)
-        document = {"commit": commit(), "device": device.type, "rows": rows, "environment": describe()}
-        write_whole(args.output, json.dumps(document, indent=1).encode(), "the figures")
-        write_whole(args.output.with_suffix(".md"), ("\n".join(table(rows)) + "\n").encode(), "the table")
+        figures.write(args.output, rows, table(rows), device=device.type)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,7 +8,6 @@ goes; and live at 30 frames a second, where the newest frame wins and no frame w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -16,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydicom.data import get_testdata_file
 
 import ht_kernels as ht
-from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
 from ht_kernels.video import Source, Stream
+from ht_kernels.video.example import example_clip
 from ht_kernels.video.frames import Frame
 from ht_kernels.video.sources import open_file
 
+from . import figures
+
 BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
-CLIP = "examples_ybr_color.dcm"
 FPS = 30.0
 
 _STALE = 10.0
@@ -45,10 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for name in args.backbone:
             rows.append(measure(name, args.seconds))
-        document = {"commit": commit(), "threads": torch.get_num_threads(), "rows": rows, "environment": describe()}
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_whole(args.output / "video.json", json.dumps(document, indent=1).encode(), "the figures")
-        write_whole(args.output / "video.md", ("\n".join(table(rows)) + "\n").encode(), "the table")
+        figures.write(args.output / "video.json", rows, table(rows), threads=torch.get_num_threads())
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -73,7 +68,7 @@ def measure(backbone: str, seconds: float) -> dict[str, Any]:
 
 def endless() -> Source:
     """The clip over and over, decoded every time."""
-    clip = open_file(get_testdata_file(CLIP, download=False))
+    clip = open_file(example_clip())
 
     def decode() -> Iterator[Frame]:
         while True:

@@ -1,4 +1,4 @@
-"""The errors that a user can mend; the command line prints them as a sentence and exits with status 2."""
+"""The errors that a user can mend, and what of another library's error goes into their messages."""
 
 
 class InputError(ValueError):
@@ -11,3 +11,13 @@ class InputError(ValueError):
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot run a call; the message says why."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def on_one_line(error: BaseException) -> str:
+    """The whole message of an error on one line, for libraries whose first line does not name the cause."""
+    return " ".join(str(error).split()) or type(error).__name__

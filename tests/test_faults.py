@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import folded, frames, write_dicom, write_video
 
-from ht_kernels.cli import main, stream
+from ht_kernels.cli import main, model_options
 from ht_kernels.errors import InputError
-from ht_kernels.video import LiveSource, Stream, chart, live, open_source
+from ht_kernels.video import LiveSource, Stream, chart, live, open_source, record
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
@@ -174,14 +174,22 @@ def test_a_full_disk(tmp_path: Path, limit: int, capsys: pytest.CaptureFixture[s
     noise = np.random.default_rng(0).integers(0, 256, (60, 96, 128), dtype=np.uint8)
     source, model = open_source(write_dicom(tmp_path / "clip.dcm", noise)), folded()
     with pytest.raises(InputError, match="cannot be written: "), file_size_limit(limit):
-        stream.segment_clip(source, model, tmp_path / "out", "untrained")
+        record(source, Stream(model), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["clip.dcm"]
 
 
 class Interrupt:
     """Sends SIGINT to this process when the ``line``-th line runs of what the command does once it is parsed."""
 
-    FILES = ("cli/stream.py", "video/sinks.py", "video/stream.py", "video/channel.py")
+    FILES = (
+        "cli/stream.py",
+        "cli/terminal.py",
+        "video/recording.py",
+        "video/stream.py",
+        "video/channel.py",
+        "video/sinks.py",
+        "ht_kernels/files.py",
+    )
 
     def __init__(self, line: int) -> None:
         self.line, self.seen = line, 0
@@ -208,7 +216,7 @@ class Interrupt:
 def test_an_interrupt_at_any_moment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves everything or nothing, whatever the line it comes at, from the first of the command to the last."""
     model = folded()
-    monkeypatch.setattr(stream.model_options, "load_model", lambda args: (model, True))
+    monkeypatch.setattr(model_options, "load_model", lambda args: (model, True))
     monkeypatch.setattr("ht_kernels.fold", lambda model: model)
     monkeypatch.setattr(chart, "draw", lambda report: b"")  # slow when traced
     clip = write_dicom(tmp_path_factory.mktemp("clip") / "clip.dcm", np.stack(frames(2)), FrameTime="40")

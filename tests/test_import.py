@@ -1,12 +1,16 @@
-"""Importing the package is light, and never fails for want of a compiled part."""
+"""Importing the package is light, and never fails for want of a compiled part; commands import no other command."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
+from pathlib import Path
+
+import ht_kernels.cli
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,3 +67,14 @@ def test_the_log_says_what_was_chosen_and_why_not_others() -> None:
     assert "ht_kernels: cpu: not used: " in debug and "ht_kernels: reference: chosen for" in debug
     assert "expected debug, info" in loud
     assert silent == rest == ""
+
+
+def test_no_command_imports_another() -> None:
+    """What two commands need lies in the library, or in a module of ``cli`` that is no command."""
+    folder = Path(ht_kernels.cli.__file__).parent
+    for command in ht_kernels.cli.COMMANDS:
+        for node in ast.walk(ast.parse((folder / f"{command}.py").read_text())):
+            if isinstance(node, ast.ImportFrom):
+                named = {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+                from_cli = node.level == 1 or (node.module or "").startswith("ht_kernels.cli")
+                assert not from_cli or named.isdisjoint(ht_kernels.cli.COMMANDS), f"{command}.py imports {named}"

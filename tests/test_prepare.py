@@ -211,7 +211,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("busi", lambda s: (s / "malignant").rename(s / "bad"), "no folder .*malignant; expected BUSI's folders"),
         ("tn3k", lambda s: (s / "test-mask").rename(s / "bad"), "no folder .*test-mask; expected TN3K's"),
         ("tn3k", lambda s: (s / "test-mask/0001.jpg").unlink(), "the mask .*test-mask/0001.jpg of .* is missing"),
-        ("tn3k", lambda s: save(s / "test-mask/0001.jpg", disc(0, (9, 9))), "test-mask/0001.jpg has .* but its image"),
+        (
+            "tn3k",
+            lambda s: save(s / "test-mask/0001.jpg", disc(0, (9, 9))),
+            "test-mask/0001.jpg is 9x9 pixels, but its image",
+        ),
         ("tn3k", lambda s: (s / "tn3k-trainval-fold0.json").write_text("{"), "fold0.json is no fold of TN3K"),
         (
             "tn3k",

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -18,10 +20,11 @@ from pydicom.data import get_testdata_file
 from test_video import frames, write_dicom, write_video
 
 import ht_kernels as ht
-from ht_kernels.cli import demo, main
+from ht_kernels.cli import demo, main, terminal
 from ht_kernels.data import phantom
 from ht_kernels.data.phantom import clip as phantom_clip
 from ht_kernels.ops import dispatch
+from ht_kernels.video import example
 
 TINY = ["--backbone", "timm/vit_tiny_patch16_224"]
 
@@ -184,7 +187,7 @@ def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On small clips and a small tower; CI runs the command itself."""
     small = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
-    monkeypatch.setattr(demo, "example_clip", lambda: str(small))
+    monkeypatch.setattr(example, "example_clip", lambda: str(small))
     small_model = ht.HTCLIP("timm/vit_tiny_patch16_224", **SMALL).eval()
     monkeypatch.setattr(demo.model_options, "untrained_model", lambda: small_model)
     monkeypatch.setattr(phantom, "clip", lambda config, seed, frames: phantom_clip(config, seed, frames=5))
@@ -203,6 +206,26 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         "overlay.mp4",
         "report.json",
     ]
+
+
+def test_an_interrupted_demo_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C within the clip keeps its frames so far and goes on to nothing else."""
+    small = write_dicom(tmp_path / "clip.dcm", np.stack(frames() * 9), FrameTime="40")
+    monkeypatch.setattr(example, "example_clip", lambda: str(small))
+    monkeypatch.setattr(phantom, "clip", lambda config, seed, frames: phantom_clip(config, seed, frames=1))
+    monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("the demo went on"))
+
+    @contextmanager
+    def progress(total: int | None) -> Iterator[Callable[[object], None]]:
+        yield lambda shown: signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(terminal, "progress", progress)
+    assert main(["demo", "--output", str(tmp_path / "out")]) == 130
+    assert "ht-kernels demo: interrupted" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["interrupted"] and 0 < report["frames"] < 45
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Clips: every kind of source, preprocessing, overlay, sinks and the pipeline."""
+"""Clips: every kind of source, preprocessing, overlay, sinks and the stream over them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from small_towers import shake, small_tower
 
 import ht_kernels as ht
 from ht_kernels.errors import InputError
-from ht_kernels.video import Pipeline, open_source
+from ht_kernels.files import output_folder
+from ht_kernels.video import Stream, open_source
 from ht_kernels.video.overlay import COLORS, Overlay
 from ht_kernels.video.preprocess import preprocess
-from ht_kernels.video.sinks import MaskSink, OutputFolder, VideoSink
+from ht_kernels.video.sinks import MaskSink, VideoSink
+from ht_kernels.video.stream import STAGES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -263,46 +265,46 @@ def test_masks_and_video_are_written_as_given(tmp_path: Path) -> None:
 
 
 def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with OutputFolder(tmp_path / "out") as folder:
+    with output_folder(tmp_path / "out") as folder:
         (folder / "masks").mkdir()
         (folder / "masks/1").write_text("new")
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out/masks/1").read_text() == "new"
     (tmp_path / "out/mine").write_text("kept")
-    with pytest.raises(KeyboardInterrupt), OutputFolder(tmp_path / "out") as folder:
+    with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "out") as folder:
         (folder / "masks").mkdir()
         raise KeyboardInterrupt
-    with OutputFolder(tmp_path / "out") as folder:
+    with output_folder(tmp_path / "out") as folder:
         (folder / "masks").mkdir()
         (folder / "masks/2").write_text("newer")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["2", "masks", "mine"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file, expected a folder"), OutputFolder(tmp_path / "file"):
+    with pytest.raises(InputError, match="is a file, expected a folder"), output_folder(tmp_path / "file"):
         pass
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
-def test_pipeline(classes: int) -> None:
+def test_masks_are_those_of_the_model(classes: int) -> None:
     model = folded(classes)
-    pipeline = Pipeline(model)
+    stream = Stream(model)
     given = [*frames(), np.repeat(frames(1)[0][..., None], 3, 2)]
-    results = list(pipeline.run(given))
+    results = list(stream.run(given))
     assert [r.index for r in results] == list(range(6))
     for result, frame in zip(results, given, strict=True):
+        assert result.mask is not None
         assert result.frame is frame and result.mask.shape == (48, 64) and result.overlay.shape == (48, 64, 3)
         logits = model(preprocess(frame, model.image_size), output_size=(48, 64))[0]
         expected = logits.argmax(0) if classes > 1 else logits[0] > 0
         assert np.array_equal(result.mask, expected.numpy())
-        assert np.array_equal(pipeline.segment(frame), result.mask)
     assert np.array_equal(results[0].mask, results[5].mask)
-    report = pipeline.report()
+    report = stream.report()
     assert report["frames"] == 6 and report["fps"] > 0
     stages = report["latency_ms"]
-    assert set(stages) == {"decode", "preprocess", "segment", "overlay", "write", "end_to_end"}
+    assert set(stages) == {*STAGES, "end_to_end", "frame_age", "mask_age"}
     for row in stages.values():
         assert 0 <= row["p50"] <= row["p95"] <= row["p99"]
-    assert stages["end_to_end"]["p50"] >= stages["segment"]["p50"]
+    assert stages["end_to_end"]["p50"] >= stages["infer"]["p50"]
 
 
 @pytest.mark.parametrize(
@@ -317,11 +319,11 @@ def test_pipeline(classes: int) -> None:
 )
 def test_wrong_frames(frame: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(Pipeline(folded()).run([frames()[0], frame]))  # type: ignore[list-item]
+        list(Stream(folded()).run([frames()[0], frame]))  # type: ignore[list-item]
 
 
 def test_wrong_models_and_empty_clips() -> None:
     with pytest.raises(InputError, match="segmentation model, got one for classification"):
-        Pipeline(folded(task="classification"))
+        Stream(folded(task="classification"))
     with pytest.raises(InputError, match="the clip has no frames"):
-        list(Pipeline(folded()).run([]))
+        list(Stream(folded()).run([]))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from ht_kernels import published
 from ht_kernels.bench.cases import BOTTLENECK, DIM, GRID, PREFIX
+from ht_kernels.bench.shake import shake
 
 from . import low_precision, measure
 from .measure import over, rotated
@@ -30,9 +31,7 @@ def pair(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
     """The published adapter and ours in ``dtype``, every parameter away from where training starts."""
     torch.manual_seed(0)
     theirs = published.HybridAdapter(sizes.dim, sizes.bottleneck).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    shake(theirs)
     ours = ht.HTAdapter(sizes.dim, sizes.bottleneck, "hybrid").eval()
     ours.load_state_dict(theirs.state_dict())
     return low_precision.in_dtype(theirs.to(device), dtype), ours.to(device, dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels import published
+from ht_kernels.bench.shake import shake
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter
 from ht_kernels.functional import ht_adapter
@@ -113,10 +114,8 @@ def case(shape: Shape, seed: int, device: torch.device) -> tuple[nn.Module, nn.M
     variant, _, form = variant.partition("+")
     plain = published.VARIANTS[variant](dim, bottleneck).eval()
     adapter = ht.HTAdapter(dim, bottleneck, variant, form, grid=grid).eval() if form else plain
-    with torch.no_grad():
-        for module in dict.fromkeys((plain, adapter)):
-            for parameter in module.parameters():
-                parameter.add_(0.02 * torch.randn_like(parameter))
+    for module in dict.fromkeys((plain, adapter)):
+        shake(module)
     x = torch.randn(batch, prefix + grid[0] * grid[1], dim)
     x[..., :3] *= 50
     return adapter.to(device), plain.to(device), x.to(device)

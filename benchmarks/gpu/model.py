@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import ht_kernels as ht
+from ht_kernels.bench.shake import shake
+from ht_kernels.clip.injection import adapters
 from ht_kernels.deploy import FoldedHTCLIP
 from ht_kernels.published import PublishedHTCLIP
 
@@ -34,10 +36,8 @@ def build(setting: Setting) -> ht.HTCLIP:
         model = ht.HTCLIP(tower, bottleneck=8, reduce_dim=16, feature_layers=(0, 1), **options)
     else:
         model = ht.HTCLIP(BACKBONE, **options)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".mona." in name:
-                parameter.add_(0.02 * torch.randn_like(parameter))
+    for adapter in adapters(model.tower).values():
+        shake(adapter)
     return model.eval()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ht_kernels.files import write_whole
+from ht_kernels.files import csv_bytes, png_bytes, write_whole
 
 from .runs import METHODS, RATIOS, Method
 from .times import Times
@@ -110,9 +108,7 @@ def draw(rows: Sequence[Row]) -> bytes:
     axes.set(xlabel="Dice on the test split: mean, and each seed", xlim=(0, 1), ylim=(len(METHODS) - 0.4, -0.6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return png_bytes(figure)
 
 
 def _by_method(rows: Sequence[Row]) -> list[tuple[Method, list[Row]]]:
@@ -129,8 +125,4 @@ def _spread(runs: Sequence[Row], name: str) -> str:
 
 def _csv(rows: Sequence[Row]) -> bytes:
     flat = [{**{k: v for k, v in row.items() if k != "setting"}, **row["setting"]} for row in rows]
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(flat[0]))
-    table.writeheader()
-    table.writerows(flat)
-    return text.getvalue().encode()
+    return csv_bytes(flat)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ht_kernels.files import write_whole
+from ht_kernels.files import make_folder, write_whole
 from ht_kernels.train.methods import prepare
 
 from .. import training
@@ -36,7 +36,7 @@ def measure(data: Data, setting: Setting, seconds: float, output: Path) -> Times
             models = training.pair(model, torch.device("cpu"))
         found = training.speed(models, batch, seconds, torch.device("cpu"))
         times[method.name] = {kind: steps * step for kind, step in found.items()}
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_whole(output / FILE, json.dumps(times, indent=1).encode(), "the times")
     return times
 

@@ -20,6 +20,8 @@ from ht_kernels.folding import fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import SegmentationHead, pyramid
 
+from .shake import shake
+
 DIM, BOTTLENECK, GRID, PREFIX = 768, 64, (14, 14), 1
 IMAGE, WIDTH, LEVELS, CLASSES = 224, 512, 3, 2
 TOKENS = PREFIX + GRID[0] * GRID[1]
@@ -102,9 +104,7 @@ def _model_cases() -> Iterator[Case]:
 def _adapter(batch: int, name: str) -> tuple[nn.Module, Callable[..., Tensor], Tensor]:
     torch.manual_seed(0)
     adapter: nn.Module = published.HybridAdapter(DIM, BOTTLENECK)
-    with torch.no_grad():
-        for parameter in adapter.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    shake(adapter)
     if name == "ours":
         ours = ht.HTAdapter(DIM, BOTTLENECK, "hybrid")
         ours.load_state_dict(adapter.state_dict())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+
+from ht_kernels.files import png_bytes
 
 from .cases import IMPLEMENTATIONS, LABELS
 from .runner import Result, milliseconds, times
@@ -41,9 +42,7 @@ def draw(results: list[Result], facts: dict[str, Any]) -> bytes:
         f"{cpu['model']}, {cpu['threads']} threads, torch {packages['torch']}, ht_kernels {facts['ht_kernels']}",
         fontsize=11,
     )
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _panel(axis: Axes, results: list[Result]) -> None:

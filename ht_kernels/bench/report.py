@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ht_kernels import environment
+from ht_kernels.files import make_folder, write_whole
 
 from . import chart
 from .cases import IMPLEMENTATIONS, LABELS
@@ -31,7 +31,11 @@ def table(results: list[Result]) -> list[str]:
 
 
 def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
-    """Write results.json and chart.png into ``directory``, each whole or not at all."""
+    """Write results.json and chart.png into ``directory``, each whole or not at all.
+
+    Raises:
+        InputError: the folder or a file cannot be written.
+    """
     facts = environment.describe()
     document = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -41,12 +45,10 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
         "results": [_plain(result) for result in results],
         "environment": facts,
     }
-    directory.mkdir(parents=True, exist_ok=True)
     files = {"results.json": (json.dumps(document, indent=2) + "\n").encode(), "chart.png": chart.draw(results, facts)}
+    make_folder(directory)
     for name, content in files.items():
-        partial = directory / f".{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, directory / name)
+        write_whole(directory / name, content, "the file")
     return [directory / name for name in files]
 
 

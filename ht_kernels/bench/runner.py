@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ht_kernels.errors import first_line
 from ht_kernels.ops.dispatch import available_backends
 
 from .cases import LABELS, Case
@@ -115,5 +116,5 @@ def _why_not_compile() -> str | None:
     try:
         torch.compile(torch.sin)(torch.ones(16))
     except Exception as error:  # whatever it is, the other implementations can still be timed
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return None

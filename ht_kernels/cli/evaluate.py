@@ -25,23 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="what ht-kernels train wrote, or the word clip for the CLIP model that --backbone and --pretrained name, "
-        "as it is",
+        help="a file that ht-kernels train wrote; or the word clip for the CLIP model of --backbone and --pretrained, "
+        "without adapters",
     )
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     parser.add_argument(
-        "--dataset", nargs="+", metavar="NAME", help="which of its data sets, such as BUSI; several make one table"
+        "--dataset", nargs="+", metavar="NAME", help="data sets in DATA, such as BUSI; several make one table"
     )
     parser.add_argument("--split", default="test", help="train, val or test (default: %(default)s)")
     parser.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
-    parser.add_argument("--seed", type=int, default=1000, help="of the phantoms (default: %(default)s)")
-    parser.add_argument("--skip-bad", action="store_true", help="report images that cannot be used, and go on without")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the report and its pictures")
+    parser.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for the report and its pictures"
+    )
     text = parser.add_argument_group("contrastive models, which classify images by their similarity to sentences")
-    text.add_argument("--templates", type=Path, metavar="FILE", help="the sentences, one a line, {} for the class")
-    text.add_argument("--classes", nargs="+", metavar="NAME", help="of the labels 0, 1, ... (default: the data set's)")
     text.add_argument(
-        "--retrieval", action="store_true", help="instead: how well images find their captions, and captions images"
+        "--templates", type=Path, metavar="FILE", help="file with a sentence a line, {} for the class in each"
+    )
+    text.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="names of labels 0, 1, ... (default: the data set's)"
+    )
+    text.add_argument(
+        "--retrieval",
+        action="store_true",
+        help="instead of classes: how well images find their captions, and captions their images",
     )
     model_options.add_tower_arguments(parser)
 
@@ -82,18 +92,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> tuple[HTCLIP, str]:
-    """The model and what to call it."""
+    """The model, and its name in the report."""
     if args.checkpoint != _UNTUNED:
         return model_options.load_model(args)[0], args.checkpoint.name
     from ht_kernels.clip import HTCLIP
 
-    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    chosen = model_options.given(args, "backbone", "pretrained")
     model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()
     return model, f"CLIP as it is ({', '.join(chosen.values()) or 'random weights'})"
 
 
 def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> tuple[Examples, Prompts | None]:
-    """A split of a data set, and how its classes are asked for."""
+    """A split of a data set, and the prompts for its classes where a contrastive model needs them."""
     from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
     from ht_kernels.train import read_examples
     from ht_kernels.train.evaluate import Prompts

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
-from . import demo, model_options, stream
+from . import model_options, terminal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ht_kernels.deploy.gate import Report
-    from ht_kernels.video import Source
 
 HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
 
 GATE_FAILED = 3
-"""Exit status."""
+"""Exit status of an export that does not compute what torch does."""
 
 _FRAMES = 16
 
@@ -40,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         required=True,
-        help="where it goes; ONNX as NAME.onnx, a model repository into a new folder",
+        help="the file to write, NAME.onnx for ONNX; for triton-server a new folder",
     )
     parser.add_argument(
         "--format",
@@ -54,16 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="sm_NN",
-        help="a GPU that an engine of TensorRT for RTX is for, by compute capability; once for each",
+        help="for tensorrt-rtx: compute capability of a GPU that the engine is for; may be given several times",
     )
     parser.add_argument(
-        "--plugin", action="store_true", help="for TensorRT: adapters by our plugin, not by standard operators"
+        "--plugin", action="store_true", help="for TensorRT: run adapters by our plugin instead of standard operators"
     )
     parser.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16"],
         default="fp32",
-        help="of matrix products; the rest is in float32 (default: %(default)s)",
+        help="of matrix products; all else is computed in float32 (default: %(default)s)",
     )
     parser.add_argument(
         "--batch",
@@ -74,14 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--result",
         choices=["logits", "mask", "embeddings"],
-        help="logits, or the class of each pixel; of a contrastive model, embeddings of RGB images (default: what the "
-        "model gives)",
+        help="what the file gives: logits, or as mask the class of each pixel; for a contrastive model embeddings of "
+        "RGB images (default: what the model gives)",
     )
     parser.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help=f"what to check it on, up to {_FRAMES} frames: a DICOM clip, a video, a folder of images, one image "
+        help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image "
         "(default: the clip that comes with pydicom)",
     )
     model_options.add_tower_arguments(parser)
@@ -93,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.deploy.manifest import manifest_path, report_path
     from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.server import write_repository
+    from ht_kernels.video.example import example_clip
+    from ht_kernels.video.preprocess import sample_frames
     from ht_kernels.video.sources import open_file
 
     output: Path = args.output
@@ -100,23 +98,23 @@ def run(args: argparse.Namespace) -> int:
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
-    source = open_file(args.frames or demo.example_clip())
+    source = open_file(args.frames or example_clip())
     engine_report = None
-    with stream.interruptible(), _folder_beside(output) as folder:
-        with _step(f"reading {args.checkpoint}"):
+    with terminal.interruptible(), _folder_beside(output) as folder:
+        with terminal.step(f"reading {args.checkpoint}"):
             folded = ht.fold(model_options.load_model(args)[0])
-            frames = read_frames(source, folded.image_size)
+            frames = sample_frames(source, folded.image_size, _FRAMES)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
         config = folded.config
         if config.pretrained is None and ":" not in (config.backbone or ""):  # hf-hub:... brings its weights
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
-        with _step(f"writing ONNX in {args.precision}"):
+        with terminal.step(f"writing ONNX in {args.precision}"):
             options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
             options["channels"] = frames.shape[1]
             export_onnx(folded, graph, **options)
-        with _step(f"checking against torch on {len(frames)} frames of {source.path}"):
+        with terminal.step(f"checking against torch on {len(frames)} frames of {source.path}"):
             report = check_onnx(folded, graph, frames)
         if report.passed and args.plugin:
             export_onnx(folded, graph, **options, plugin=True)
@@ -125,10 +123,10 @@ def run(args: argparse.Namespace) -> int:
         elif report.passed and not as_onnx:
             file = folder / output.name
             runtime = args.format.replace("-", "_")
-            with _step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
+            with terminal.step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
                 built = build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
             if runs_here(built):
-                with _step("checking the engine on this GPU"):
+                with terminal.step("checking the engine on this GPU"):
                     engine_report = check_session(folded, file, frames)
         report.write(report_path(output), engine_report)
         reports = [report] if engine_report is None else [report, engine_report]
@@ -171,24 +169,13 @@ def _batch(text: str) -> int | tuple[int, int, int]:
 
 @contextmanager
 def _folder_beside(output: Path) -> Iterator[Path]:
-    """A hidden folder beside a file, for what is not yet known to be good."""
+    """A hidden folder beside a file, for what was not checked yet."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent)
     except OSError as error:
         raise InputError(f"the output {output} cannot be written: {error.strerror}") from error
     with folder as name:
         yield Path(name)
-
-
-def read_frames(source: Source, size: tuple[int, int]) -> Tensor:
-    """Frames spread over a clip, (B, 1, *size) uint8, as a folded model takes them."""
-    import torch
-
-    from ht_kernels.video.preprocess import preprocess
-
-    step = max(1, (source.frame_count or 1) // _FRAMES)
-    chosen = itertools.islice(source, 0, _FRAMES * step, step)
-    return torch.cat([preprocess(frame, size) for frame in chosen])
 
 
 def _table(report: Report) -> list[str]:
@@ -209,16 +196,3 @@ def _table(report: Report) -> list[str]:
             asked = "" if limit is None else f"   {direction} {limit:g}"
             lines.append(f"{name:<36}{value:>12.8g}{asked}")
     return lines
-
-
-@contextmanager
-def _step(words: str) -> Iterator[Callable[[str], None]]:
-    """Say what is going on: a moving line in a terminal, otherwise plain ones; gives a function for details."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status(words) as status:
-            yield lambda detail: status.update(f"{words}: {detail}")
-        return
-    print(words, file=sys.stderr, flush=True)
-    yield lambda detail: print(f"  {detail}", file=sys.stderr, flush=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
-from . import demo, export, model_options
+from . import model_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 HELP = "draw what a checkpoint's adapters learned: frequency filters, and the scales that images chose"
 _COLUMNS = 4
+_FRAMES = 16
 _SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
 
 
@@ -27,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="for the pictures; made if missing")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
+    )
     parser.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help="images for the noise weights: a DICOM clip, a video, a folder of images, one image (default: the clip "
+        help="images to draw noise weights of: a DICOM clip, a video, a folder of images, one image (default: the clip "
         "that comes with pydicom)",
     )
     model_options.add_tower_arguments(parser)
@@ -40,34 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.clip.injection import adapters
-    from ht_kernels.files import write_whole
+    from ht_kernels.files import make_folder, png_bytes, write_whole
+    from ht_kernels.video.example import example_clip
+    from ht_kernels.video.preprocess import sample_frames
     from ht_kernels.video.sources import open_file
 
-    source = open_file(args.frames or demo.example_clip())
+    source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
     found = adapters(model.tower)
     pictures: dict[str, Figure] = {}
     if any(adapter.frequency for adapter in found.values()):
         pictures["filters.png"] = _draw_filters(found, model.tower.grid)
     if any(adapter.noise for adapter in found.values()):
-        weights = noise_weights_of(model, export.read_frames(source, model.tower.image_size))
+        weights = noise_weights_of(model, sample_frames(source, model.tower.image_size, _FRAMES))
         pictures["noise_weights.png"] = _draw_noise_weights(weights)
     if not pictures:
         raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the output folder {args.output} cannot be made: {error.strerror}") from error
+    make_folder(args.output)
     for name, figure in pictures.items():
-        buffer = BytesIO()
-        figure.savefig(buffer, format="png")
-        write_whole(args.output / name, buffer.getvalue(), "the picture")
+        write_whole(args.output / name, png_bytes(figure), "the picture")
     print(f"wrote {' and '.join(pictures)} to {args.output}")
     return 0
 
 
 def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
-    """The weights (B, 3) that frames (B, 1, H, W) uint8 gave to the scales, by block; only blocks that a head reads."""
+    """The weights (B, 3) that the noise estimators give the three scales for frames (B, 1, H, W) uint8, by block.
+
+    Blocks behind the last that a head reads are left out, for they are not run.
+    """
     import torch
 
     import ht_kernels as ht
@@ -121,7 +123,7 @@ def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
 
 
 def magnitude(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
-    """Mean over channels of a spectral mask's magnitude (H, W), every frequency, zero in the middle."""
+    """The magnitude (H, W) of a spectral mask at every frequency, mean over channels, frequency 0 in the middle."""
     import torch
 
     from ht_kernels.folding import fold_adapter, on_grid

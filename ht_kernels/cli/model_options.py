@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -17,8 +17,10 @@ UNTRAINED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> None:
-    """``--checkpoint``, which may name an ``exported`` file where a command runs such, ``--backbone``,
-    ``--pretrained``."""
+    """Add ``--checkpoint``, ``--backbone`` and ``--pretrained``.
+
+    With ``exported`` the help says that ``--checkpoint`` may also name a file of ``ht-kernels export``.
+    """
     help = "trained adapters and heads, in our format or the published one"
     if exported:
         help += "; or a file of ht-kernels export"
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> No
 
 
 def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
-    """``--backbone``, ``--pretrained``, for a command whose checkpoint is no option."""
+    """Add ``--backbone`` and ``--pretrained`` alone, for a command that takes its checkpoint without an option."""
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -38,15 +40,20 @@ def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the named options that the user gave."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
-    """The model asked for, in evaluation mode, and whether it was trained; an untrained one is the same every time.
+    """The model asked for, in evaluation mode, and whether it was trained. An untrained one is the same every time.
 
     Raises:
         InputError: a name or a file does not fit.
     """
     from ht_kernels.clip import HTCLIP
 
-    chosen = {name: getattr(args, name) for name in ("backbone", "pretrained") if getattr(args, name) is not None}
+    chosen = given(args, "backbone", "pretrained")
     if args.checkpoint is not None:
         return HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval(), True
     return untrained_model(**chosen), False
@@ -64,5 +71,5 @@ def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None) -
 
 
 def warn_untrained() -> None:
-    """Say so where a person looks."""
+    """Say on stderr that the weights are untrained."""
     print(UNTRAINED, file=sys.stderr)

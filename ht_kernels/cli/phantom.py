@@ -17,18 +17,24 @@ _FPS = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where they go")
-    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--clip", type=int, metavar="FRAMES", help="moving clips of this length instead of images")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same images (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--count", type=int, default=1, metavar="N", help="how many images or clips (default: %(default)s)"
+    )
+    parser.add_argument("--clip", type=int, metavar="FRAMES", help="make moving clips of this length instead of images")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same images (default: %(default)s)"
+    )
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="height and width (default: 224)")
-    parser.add_argument("--kind", metavar="KIND", help="hypoechoic, hyperechoic, cystic, shadowing or none")
-    parser.add_argument("--sector", action="store_true", help="a sector scan instead of a linear one")
+    parser.add_argument(
+        "--kind", metavar="KIND", help="hypoechoic, hyperechoic, cystic, shadowing or none (default: any lesion)"
+    )
+    parser.add_argument("--sector", action="store_true", help="make sector scans instead of linear ones")
 
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.data.phantom import draw_phantom
-    from ht_kernels.video.sinks import OutputFolder
+    from ht_kernels.files import output_folder
 
     for option, value in (("--count", args.count), ("--clip", args.clip)):
         if value is not None and value < 1:
@@ -41,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     for i in range(args.count):
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
-    with OutputFolder(args.output) as folder:
+    with output_folder(args.output) as folder:
         if args.clip:
             _write_clips(folder, phantoms, args.clip)
             what = "clips and their masks"

@@ -12,11 +12,15 @@ _SHOWN = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the unpacked download")
-    parser.add_argument("--dataset", required=True, choices=("busi", "tn3k", "ddti"), help="which one it is")
+    parser.add_argument("--dataset", required=True, choices=("busi", "tn3k", "ddti"), help="which download it is")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the folder of the layout; other data sets in it stay"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that gets the layout; other data sets in it stay",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the splits (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

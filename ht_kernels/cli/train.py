@@ -22,10 +22,18 @@ _VALIDATION_PHANTOMS = 200
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
-    data.add_argument("--dataset", metavar="NAME", help="which of its data sets, such as BUSI")
+    data.add_argument("--dataset", metavar="NAME", help="a data set in DATA, such as BUSI")
     data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
-    data.add_argument("--ratio", type=int, default=100, metavar="PERCENT", help="few-shot: 1, 2, 5, 10, 20 or 50")
-    data.add_argument("--skip-bad", action="store_true", help="report images that cannot be used, and go on without")
+    data.add_argument(
+        "--ratio",
+        type=int,
+        default=100,
+        metavar="PERCENT",
+        help="share of the training split to use: 1, 2, 5, 10, 20, 50 or 100",
+    )
+    data.add_argument(
+        "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
+    )
     parser.add_argument(
         "--task",
         required=True,
@@ -33,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="contrastive: images with captions, for zero-shot classification and retrieval",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="for weights and logs; a stopped training goes on"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for weights and logs; a training stopped in it goes on",
     )
     model = parser.add_argument_group("model")
     model_options.add_tower_arguments(model)
@@ -42,32 +54,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="start",
         type=Path,
         metavar="CHECKPOINT",
-        help="start from its tower, and from its heads where task and classes are the same; what is not named here is "
-        "as in it",
+        help="start from its tower, and from its heads where task and classes are the same; options of the model that "
+        "are not given are its own",
     )
     model.add_argument(
-        "--keep-adapters", action="store_true", help="with --from: its adapters too, trained on or frozen by --method"
+        "--keep-adapters",
+        action="store_true",
+        help="with --from: start from its adapters too, which --method may freeze",
     )
-    model.add_argument("--variant", help="of the adapters (default: hybrid)")
-    model.add_argument("--spectral", metavar="FORM", help="of a spectral filter for their gain: full, shared or radial")
-    model.add_argument("--reduce-dim", type=int, metavar="R", help="pyramid width (default: 512)")
+    model.add_argument("--variant", help="variant of the adapters (default: hybrid)")
     model.add_argument(
-        "--feature-layers", type=int, nargs="+", metavar="L", help="blocks that the pyramid reads (default: 3 6 9)"
+        "--spectral", metavar="FORM", help="a spectral filter in place of the gain: full, shared or radial"
+    )
+    model.add_argument("--reduce-dim", type=int, metavar="R", help="width of the heads (default: 512)")
+    model.add_argument(
+        "--feature-layers", type=int, nargs="+", metavar="L", help="blocks that the heads read (default: 3 6 9)"
     )
     recipe = parser.add_argument_group("recipe (defaults as published)")
     recipe.add_argument(
         "--method",
         default="ht",
-        help="what is trained beside the heads: ht (adapters), heads (nothing), lora, full (the tower), or all "
+        help="what is trained beside the heads: ht (adapters), heads (nothing else), lora, full (the tower), or all "
         "(adapters and tower, for a tower without pretrained weights)",
     )
     recipe.add_argument("--epochs", type=int, default=200)
-    recipe.add_argument("--batch", type=int, default=32, help="images of one step, over all processes")
+    recipe.add_argument("--batch", type=int, default=32, help="images of one step, of all processes together")
     recipe.add_argument("--accumulate", type=int, default=1, metavar="N", help="compute each batch in N parts")
     recipe.add_argument("--learning-rate", type=float, default=1e-4)
     recipe.add_argument("--warmup", type=int, default=0, metavar="EPOCHS")
     recipe.add_argument("--validate-every", type=int, default=10, metavar="EPOCHS")
-    recipe.add_argument("--patience", type=int, default=15, metavar="VALIDATIONS", help="early stop")
+    recipe.add_argument(
+        "--patience",
+        type=int,
+        default=15,
+        metavar="VALIDATIONS",
+        help="validations without a better one, before training stops",
+    )
     recipe.add_argument(
         "--augment", default="published", help="published, weak (no gray values), gray (no flips) or none"
     )
@@ -165,7 +187,7 @@ def _model(args: argparse.Namespace, **options: Any) -> HTCLIP:
     from ht_kernels.train import build, start_from
 
     names = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None} | options
+    chosen = model_options.given(args, *names) | options
     torch.manual_seed(args.seed)
     if args.start is not None:
         return start_from(args.start, args.method, args.keep_adapters, **chosen)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line, on_one_line
 
 from .open_clip import open_clip
 
@@ -73,7 +73,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as weights ({_first_line(error)}); expected a safetensors file, or a torch file "
+            f"{path} cannot be read as weights ({first_line(error)}); expected a safetensors file, or a torch file "
             "that holds nothing but tensors"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -97,9 +97,9 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
         model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0)
     except Exception as error:
         if not from_hub:
-            raise InputError(f"timm cannot build {name} ({_first_line(error)})") from error
+            raise InputError(f"timm cannot build {name} ({first_line(error)})") from error
         raise InputError(
-            f"the weights {full_name} could not be loaded ({_first_line(error)}); offline, pass pretrained=PATH of a "
+            f"the weights {full_name} could not be loaded ({first_line(error)}); offline, pass pretrained=PATH of a "
             "weights file"
         ) from error
     if local:
@@ -119,7 +119,7 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, t
         config = library.get_model_config(name)
     except Exception as error:
         raise InputError(
-            f"the configuration of {name} could not be read ({_first_line(error)}); offline, pass "
+            f"the configuration of {name} could not be read ({first_line(error)}); offline, pass "
             "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
         ) from error
     if config is None:
@@ -167,7 +167,7 @@ def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = kind(**config, text_cfg=text)
     except Exception as error:  # open_clip says what its text towers lack in several ways
-        raise InputError(f"the towers of {name} cannot be built ({_first_line(error)})") from error
+        raise InputError(f"the towers of {name} cannot be built ({first_line(error)})") from error
     return model
 
 
@@ -213,7 +213,7 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
             return library.download_pretrained(tag), tag.get("quick_gelu")
         except Exception as error:
             raise InputError(
-                f"the weights {name} {pretrained!r} could not be downloaded ({_first_line(error)}); offline, pass "
+                f"the weights {name} {pretrained!r} could not be downloaded ({first_line(error)}); offline, pass "
                 "pretrained=PATH of a weights file"
             ) from error
     if schema == "local-dir" and place:
@@ -226,7 +226,7 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
             return download_pretrained_from_hf(place), None
         except Exception as error:
             raise InputError(
-                f"the weights of {name} could not be downloaded ({_first_line(error)}); offline, pass "
+                f"the weights of {name} could not be downloaded ({first_line(error)}); offline, pass "
                 "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
             ) from error
     return None, None
@@ -236,13 +236,9 @@ def _assign(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit this tower: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{path} does not fit this tower: {on_one_line(error)[:300]}") from error
 
 
 def _suggest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .open_clip import open_clip
 
@@ -52,8 +52,7 @@ def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
     try:
         return library.get_tokenizer(backbone)  # type: ignore[no-any-return]
     except Exception as error:  # of transformers or the hub, of many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the tokenizer of {backbone} cannot be had ({reason[:200]})") from error
+        raise InputError(f"the tokenizer of {backbone} cannot be had ({first_line(error)})") from error
 
 
 def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Preprocessing:

@@ -23,15 +23,15 @@ class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
         root: the folder with ``all`` and ``contrastive``.
         name: the data set, such as BUSI.
         split: train, val or test.
-        preprocess: what makes a tensor of an RGB image: :meth:`ht_kernels.HTCLIP.preprocess` of the model.
+        preprocess: makes a tensor of an RGB image: :meth:`ht_kernels.HTCLIP.preprocess` of the model.
 
     Attributes:
         names: of the images, in the split's order.
-        captions: of each name, those that read the same once.
+        captions: those of each image; captions with the same words count once.
 
     Raises:
-        InputError: the split is missing or empty, or an image has no caption; from an item: its image is missing or
-            damaged. The message names the file.
+        InputError: the split is missing or empty, or an image has no caption. Reading an item raises it where the image
+            is missing or damaged. The message names the file.
     """
 
     def __init__(self, root: str | Path, name: str, split: str, preprocess: Callable[[Image.Image], Tensor]) -> None:

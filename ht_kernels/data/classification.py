@@ -15,7 +15,7 @@ from .layout import image_path, read_gray, read_labels, read_rgb, split_names, t
 from .phantom.config import LABELS
 
 CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": LABELS}
-"""Names of the labels, where the data set's publication gives them, and of those of ``ht-kernels phantom``."""
+"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
 
 
 class ClassificationDataset(Dataset[tuple[Tensor, int]]):
@@ -26,8 +26,9 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         name: the data set, such as BUSI; see :data:`ht_kernels.data.layout.DATASETS`.
         split: train, val or test.
         image_size: S.
-        classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`, else any label is taken.
-        preprocess: what makes a tensor of an RGB image, such as :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive
+        classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`. Where no names are known any label
+            is accepted.
+        preprocess: makes a tensor of an RGB image, such as :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive
             model; by default the published preprocessing, in gray.
 
     Attributes:
@@ -37,8 +38,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         named: whether they are known.
 
     Raises:
-        InputError: the split is missing or empty, an image has no label, or a label is not a class; from an item: its
-            image is missing or damaged. The message names the file.
+        InputError: the split is missing or empty, an image has no label, or a label is not a class. Reading an item
+            raises it where the image is missing or damaged. The message names the file.
     """
 
     def __init__(

@@ -130,8 +130,10 @@ def _read(path: Path, mode: str) -> Image.Image:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
 
 
-def read_mask(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The mask of an image whose (width, height) is ``size``: (height, width) uint8, 1 where the file is not 0.
+def read_mask(path: Path, image: Path, size: tuple[int, int], above: int = 0) -> NDArray[np.uint8]:
+    """The mask of an image whose (width, height) is ``size``, as (height, width) uint8.
+
+    It is 1 where the file's gray value is larger than ``above``, and 0 elsewhere.
 
     Raises:
         InputError: the mask is missing, damaged, or of another size.
@@ -142,7 +144,7 @@ def read_mask(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint
     if mask.size != size:
         came, expected = "x".join(map(str, mask.size)), "x".join(map(str, size))
         raise InputError(f"the mask {path} is {came} pixels, but its image {image} is {expected}; expected the same")
-    return (np.asarray(mask) > 0).astype(np.uint8)
+    return (np.asarray(mask) > above).astype(np.uint8)
 
 
 def to_input(image: Image.Image, size: int) -> Tensor:

@@ -26,8 +26,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         names: of the images, in the split's order.
 
     Raises:
-        InputError: the split is missing or empty; from an item: its image or mask is missing, damaged, or their sizes
-            differ. The message names the file.
+        InputError: the split is missing or empty. Reading an item raises it where the image or its mask is missing or
+            damaged, or their sizes differ. The message names the file.
     """
 
     def __init__(self, root: str | Path, name: str, split: str, image_size: int = 224) -> None:

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
+from ht_kernels.dice import dice
+from ht_kernels.errors import InputError, on_one_line
+from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
 from .manifest import manifest_path, read_manifest, sha256
@@ -133,13 +134,11 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     except ImportError as error:
         raise InputError("the check needs onnx and onnxruntime: pip install onnx onnxruntime") from error
 
+    content = read_whole(Path(path), "the file")
     try:
-        content = Path(path).read_bytes()
         model = onnx.load_from_string(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an ONNX file: {_words(error)}") from error
+        raise InputError(f"{path} cannot be read as an ONNX file: {on_one_line(error)}") from error
     precision = _precision(model)
     thresholds = thresholds or THRESHOLDS[precision]
     if precision != "fp32":
@@ -230,14 +229,14 @@ def _compare(name: str, expected: Array, logits: Array | None, mask: Array | Non
         error = np.abs(a - b).max(1)
         relative = error / np.abs(a).max(1)
         cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    agreement = dice = None
+    agreement = overlap = None
     if name == "logits":
         theirs, ours = expected.argmax(1), mask
         if ours is None:
             assert logits is not None
             ours = logits.argmax(1)
         agreement = (theirs == ours).reshape(count, -1).mean(1)
-        dice = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
+        overlap = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
     worst = relative
     if worst is None:
         assert agreement is not None
@@ -248,16 +247,15 @@ def _compare(name: str, expected: Array, logits: Array | None, mask: Array | Non
         "relative_error": None if relative is None else float(relative.max()),
         "agreement_mean": None if agreement is None else float(agreement.mean()),
         "agreement_worst": None if agreement is None else float(agreement.min()),
-        "dice_mean": None if dice is None else float(np.mean(dice)),
-        "dice_worst": None if dice is None else float(np.min(dice)),
+        "dice_mean": None if overlap is None else float(np.mean(overlap)),
+        "dice_worst": None if overlap is None else float(np.min(overlap)),
         "worst": int(worst.argmax()),  # NaN counts as largest
     }
 
 
 def _dice(a: Array, b: Array) -> float:
     """Mean over the classes in either mask."""
-    classes = np.union1d(a, b)
-    return float(np.mean([2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in classes]))
+    return float(np.mean([dice(a == k, b == k) for k in np.union1d(a, b)]))
 
 
 def _failures(measured: dict[str, Any], thresholds: Thresholds) -> tuple[str, ...]:
@@ -325,7 +323,7 @@ def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, A
             results = session.run(names, {"frames": filled.cpu().numpy()})
             parts.append([result[: len(part)] for result in results])
     except Exception as error:  # its exceptions have no common class but this
-        raise InputError(f"ONNX Runtime cannot run the export: {_words(error)}") from error
+        raise InputError(f"ONNX Runtime cannot run the export: {on_one_line(error)}") from error
     return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 
@@ -354,7 +352,3 @@ def _emulate(model: ModelProto) -> None:
             nodes.append(helper.make_node("Cast", [f"{name}/rounded"], [name], to=TensorProto.FLOAT))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

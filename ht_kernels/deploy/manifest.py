@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import ht_kernels
 from ht_kernels import environment
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
+from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
 
@@ -162,10 +162,9 @@ def read_manifest(path: str | Path) -> Manifest:
         InputError: it is missing, damaged or of another format, or its file is missing or another one.
     """
     path = Path(path)
+    content = read_whole(path, "the manifest")
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"the manifest {path} cannot be read: {error.strerror}") from error
+        values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the manifest {path} is damaged: it is not JSON; export the model again") from error
     if not isinstance(values, dict) or "format" not in values:

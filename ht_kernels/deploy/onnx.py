@@ -9,6 +9,7 @@ import torch
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 
+from .batch import batch_range
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, describe, write_manifest
 
@@ -98,7 +99,4 @@ def _check(
         raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
-    batches = batch if isinstance(batch, tuple) else (batch,) * 3
-    if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
-    return batches
+    return batch_range(batch)

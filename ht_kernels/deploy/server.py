@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import output_folder
 
 from .manifest import Manifest, manifest_path, read_manifest
 
@@ -46,20 +45,13 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
         raise InputError(
             "Triton Inference Server runs the ONNX file with standard operators: export without the plugin"
         )
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            (partial / "1").mkdir(parents=True)
-            shutil.copyfile(onnx, partial / "1" / onnx.name)
-            shutil.copyfile(manifest_path(onnx), partial / "1" / manifest_path(onnx).name)
-            (partial / "config.pbtxt").write_text(configuration(manifest, folder.name))
-            if manifest.class_names:
-                (partial / "labels.txt").write_text("\n".join(manifest.class_names) + "\n")
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"the model repository {folder} cannot be written: {error.strerror}") from error
+    with output_folder(folder) as hidden:
+        (hidden / "1").mkdir()
+        shutil.copyfile(onnx, hidden / "1" / onnx.name)
+        shutil.copyfile(manifest_path(onnx), hidden / "1" / manifest_path(onnx).name)
+        (hidden / "config.pbtxt").write_text(configuration(manifest, folder.name))
+        if manifest.class_names:
+            (hidden / "labels.txt").write_text("\n".join(manifest.class_names) + "\n")
     return folder
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError
+from ht_kernels.files import read_whole
 
+from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
@@ -199,10 +201,7 @@ def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], Non
 
 def _read(path: Path, manifest: Manifest) -> bytes:
     """The content of a file, checked as read: what is checked is what runs."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    content = read_whole(path, "the file")
     if sha256(content) != manifest.sha256:
         raise InputError(f"{path} is not the file that its manifest describes; export the model again")
     return content
@@ -220,12 +219,9 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
 
 
 def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> dict[str, Any]:
-    batches = batch if isinstance(batch, tuple) else (batch,) * 3
-    if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
     config = folded.config
     return {
-        "batch": batches,
+        "batch": batch_range(batch),
         "frame_shape": (1, *folded.image_size),
         "output": folded.result,
         "task": config.task,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
+from ht_kernels.files import csv_bytes, make_folder, write_whole
 
 from .examples import Examples
 from .metrics import Row, embed_texts, predict, score, summarize
@@ -86,7 +84,7 @@ def evaluate(
         results["without_lesion"], results["false_alarms"] = len(empty), sum(row["predicted"] for row in empty)
     if prompts:
         results["prompts"] = prompts._asdict()
-    _make(output)
+    make_folder(output)
     picture = _draw(output, examples, predictions, rows)
     _write(output, rows, results, _report(results, picture))
     return results
@@ -193,25 +191,10 @@ def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[
     ]
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
-
-
 def _write(output: Path, rows: list[Row], results: dict[str, Any], report: str) -> None:
-    write_whole(output / "results.csv", _table(rows), "the table")
+    write_whole(output / "results.csv", csv_bytes(rows), "the table")
     write_whole(output / "results.json", json.dumps(_plain(results), indent=2).encode(), "the results")
     write_whole(output / "report.md", report.encode(), "the report")
-
-
-def _table(rows: list[Row]) -> bytes:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from monai.metrics import (  # type: ignore[attr-defined]
     compute_average_surface_distance,
-    compute_dice,
     compute_hausdorff_distance,
     compute_iou,
     compute_roc_auc,
@@ -19,6 +18,7 @@ from monai.metrics import (  # type: ignore[attr-defined]
 from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
+from ht_kernels.dice import dice
 
 from .examples import Examples
 
@@ -72,7 +72,8 @@ def score(
             continue
         ours, truth = (F.one_hot(m.long(), classes).permute(2, 0, 1)[None].float() for m in (prediction, target))
         present, found = (m[0, 1:].flatten(1).any(1) for m in (truth, ours))
-        values = {"dice": compute_dice(ours, truth, False), "iou": compute_iou(ours, truth, False)}
+        overlaps = [dice(prediction == k, target == k) for k in range(1, classes)]
+        values = {"dice": torch.tensor([overlaps]), "iou": compute_iou(ours, truth, False)}
         if surfaces:
             values |= _distances(ours, truth, present & found)
         for name, value in values.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ht_kernels.files import write_whole
+from ht_kernels.files import png_bytes, write_whole
 
 from .examples import Examples
 from .metrics import Row
@@ -62,7 +61,5 @@ def draw_recall(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(content, dpi=100)
-    write_whole(path, content.getvalue(), "the picture")
+    write_whole(path, png_bytes(figure), "the picture")

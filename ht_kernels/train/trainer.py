@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import random
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.files import write_whole
+from ht_kernels.files import csv_bytes, make_folder, write_whole
 
 from . import contrast
 from .augment import augment
@@ -65,8 +64,8 @@ class Trainer:
         say: takes a line for people, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged, or of another recipe, model or data, as the message says, or no validation
-            image has a lesion.
+        InputError: ``last.pt`` is damaged, or of another recipe, model or data, as the message says; no validation
+            image has a lesion; or the folder cannot be made.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Trainer:
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
         self.rows: list[dict[str, Any]] = []
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         if (output / "last.pt").exists():
             self._resume(output / "last.pt")
 
@@ -248,11 +247,7 @@ class Trainer:
         for name, value in row.items():
             self.events.add_scalar(name, value, row["epoch"])
         self.events.flush()
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(dict.fromkeys(name for r in self.rows for name in r)))
-        table.writeheader()
-        table.writerows(self.rows)
-        write_whole(self.output / "log.csv", text.getvalue().encode(), "the log")
+        write_whole(self.output / "log.csv", csv_bytes(self.rows), "the log")
         state = {
             "made_of": self.made_of,
             "model": {name: p.detach().cpu() for name, p in self.trainable.items()},

@@ -1,8 +1,12 @@
-"""Segmentation of clips and live ultrasound: sources, stages, overlay and sinks."""
+"""Segmentation of clips and live ultrasound: sources, the stream over them, overlay, sinks, and ``record`` for it all.
+
+``stream`` runs a model over the frames of a source, ``recording`` writes what a stream gives into files. ``sources`` and
+``live`` are where frames come from; ``overlay``, ``sinks``, ``view`` and ``dicom_seg`` are where results go.
+"""
 
 from .live import LiveSource
-from .pipeline import Pipeline, Result
+from .recording import record
 from .sources import Source, open_source
 from .stream import Shown, Stream
 
-__all__ = ["LiveSource", "Pipeline", "Result", "Shown", "Source", "Stream", "open_source"]
+__all__ = ["LiveSource", "Shown", "Source", "Stream", "open_source", "record"]

@@ -55,7 +55,7 @@ class Channel(Generic[T]):
 
         Raises:
             TimeoutError: none came within ``timeout`` seconds.
-            Closed: the channel is empty and closed; or, in place of this, the error it was closed with.
+            Closed: the channel is empty and was closed. If it was closed with an error, that error is raised instead.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._items or self._closed, timeout):
@@ -67,7 +67,12 @@ class Channel(Generic[T]):
             return item
 
     def close(self, error: BaseException | None = None, discard: bool = False) -> None:
-        """Take no more items; those inside can still be had, unless discarded. Closing again changes nothing."""
+        """Accept no more items. Closing again changes nothing.
+
+        Args:
+            error: what :meth:`get` raises when the channel is empty; None for :class:`Closed`.
+            discard: drop the items inside, which could otherwise still be taken.
+        """
         with self._changed:
             if not self._closed:
                 self._closed, self._error = True, error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from ht_kernels.files import png_bytes
 
 _MARKS = {"p50": ("o", "#2a7f9e"), "p95": ("D", "#e0a030"), "p99": ("s", "#c8501e"), "max": ("x", "#555555")}
 
@@ -29,6 +30,4 @@ def draw(report: dict[str, Any]) -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    content = BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return png_bytes(figure)

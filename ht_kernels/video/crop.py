@@ -16,13 +16,13 @@ from ht_kernels.errors import InputError
 from .frames import Frame
 
 _LONG_SIDE = 160
-"""Pixels of the reduced frame in which the scan is sought."""
+"""The scan is sought in a reduced frame, whose longer side has this many pixels."""
 
 _DARK = 4
-"""Gray level up to which a pixel is background."""
+"""Pixels up to this gray level are background."""
 
 _SMALLEST = 0.02
-"""Share of the frame that a scan covers at least."""
+"""A region that covers a smaller share of the frame is not taken for the scan."""
 
 
 class Box(NamedTuple):
@@ -34,7 +34,7 @@ class Box(NamedTuple):
     height: int
 
     def of(self, frame: Frame) -> Frame:
-        """That part, a view.
+        """This part of a frame, as a view of it.
 
         Raises:
             InputError: the box is not inside the frame.
@@ -48,7 +48,7 @@ class Box(NamedTuple):
 
 
 class AutoCrop:
-    """Finds the scan in the first frame of a size that shows one, and keeps to that box."""
+    """Finds the scan in the first frame that shows one, and keeps to its box until frames have another size."""
 
     def __init__(self) -> None:
         self._size: tuple[int, ...] = ()
@@ -65,8 +65,9 @@ class AutoCrop:
 def find_scan(frame: Frame) -> Box | None:
     """The box around the largest region of speckle; None if there is none.
 
-    Speckle is neither black nor flat almost everywhere. Of text the strokes are only a part, bars and banners are flat,
-    and lines and scales are thin.
+    A pixel counts as speckle if it is brighter than the background and differs from a neighbour. Nearly all pixels of
+    a scan do. Text does only along its strokes, bars and banners are flat, and lines and scales are so thin that they
+    vanish when regions are shrunk.
     """
     gray = np.asarray(Image.fromarray(frame).convert("L"))
     speckle = np.zeros(gray.shape, dtype=bool)
@@ -96,7 +97,11 @@ def _shrink(mask: Tensor, radius: int) -> Tensor:
 
 
 def _largest_region(mask: Tensor) -> NDArray[np.bool_]:
-    """The connected region (H, W) with the most pixels: every pixel takes the largest number in reach."""
+    """The connected region (H, W) with the most pixels.
+
+    Each pixel starts with a number of its own and takes over the largest of its neighbours', until every region has one
+    number.
+    """
     labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(1, 1, *mask.shape) * mask
     while True:
         spread = _grow(labels, 1) * mask

@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ht_kernels
-from ht_kernels.errors import InputError
-
-from .frames import words
+from ht_kernels.errors import InputError, first_line
 
 
 def check_clip(clip: Path) -> None:
-    """Try a Segmentation without anything in it, before the work of filling one.
+    """Make an empty Segmentation of a clip, to find out whether it can have one before its frames are segmented.
 
     Raises:
         InputError: as :func:`write_segmentation`.
@@ -32,12 +30,13 @@ def check_clip(clip: Path) -> None:
 def write_segmentation(
     path: Path, clip: Path, masks: Sequence[NDArray[np.uint8] | None], class_names: Sequence[str]
 ) -> None:
-    """Write a binary Segmentation with a segment per class but the background, and in it a frame per frame of the clip.
+    """Write a binary Segmentation: a segment for each class but the background, and in it a frame for each of the clip.
 
     Args:
-        path: of the Segmentation.
-        clip: the DICOM file that the masks are of.
-        masks: one per frame of it, (H, W) class indices; None for a frame without a valid one, which stays empty.
+        path: the file to write.
+        clip: the DICOM file whose frames were segmented.
+        masks: (H, W) class indices for each frame of the clip, or None where there is no valid mask; that frame of the
+            Segmentation stays empty.
         class_names: background first.
 
     Raises:
@@ -52,7 +51,7 @@ def write_segmentation(
 
 @contextmanager
 def _explained(clip: Path) -> Iterator[Any]:
-    """The clip's attributes without its pixels; what pydicom and highdicom then raise, as InputError."""
+    """Give the clip's attributes without its pixels, and turn what pydicom and highdicom raise into InputError."""
     try:
         import highdicom  # noqa: F401
         from pydicom import dcmread
@@ -60,18 +59,18 @@ def _explained(clip: Path) -> Iterator[Any]:
         raise InputError(f"a DICOM Segmentation needs highdicom ({error}): pip install highdicom") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about values that the standard would not allow
+            warnings.simplefilter("ignore", UserWarning)  # pydicom warns of values that the standard forbids
             yield dcmread(clip, stop_before_pixels=True)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{clip} cannot have a DICOM Segmentation: {words(error)}") from error
+        raise InputError(f"{clip} cannot have a DICOM Segmentation: {first_line(error)}") from error
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:
     """A Segmentation of class indices, (frames, H, W).
 
-    highdicom takes several frames only where the clip says where they lie in the patient, which ultrasound rarely does.
-    The frames of such a clip differ in time alone: highdicom is given the first, as an image of its own, and the rest
-    are made after what it writes of that.
+    highdicom takes several frames only from a clip that says where each lies in the patient, which ultrasound rarely
+    does. The frames of other clips differ only in time. For those highdicom gets the first frame as if it were a single
+    image, and :func:`_repeat_in_time` adds the other frames to what it made.
     """
     from highdicom.spatial import get_image_coordinate_system
     from pydicom.uid import UltrasoundImageStorage
@@ -96,7 +95,7 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
     descriptions = [
         SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],  # as long as DICOM takes
+            segment_label=name[:64],  # DICOM allows 64 characters
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Lesion,
             algorithm_type="AUTOMATIC",
@@ -124,7 +123,7 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
 
 
 def _repeat_in_time(segmentation: Any, pixels: NDArray[np.uint8]) -> None:
-    """From a Segmentation with one frame per segment make one with all frames, segment after segment, in place."""
+    """Extend a Segmentation of the first frame to all frames of a clip, in place; it lists segment after segment."""
     from pydicom.dataset import Dataset
     from pydicom.pixels.utils import pack_bits
     from pydicom.tag import Tag
@@ -146,5 +145,5 @@ def _repeat_in_time(segmentation: Any, pixels: NDArray[np.uint8]) -> None:
             groups.append(group)
     segmentation.PerFrameFunctionalGroupsSequence = groups
     segmentation.NumberOfFrames = len(groups)
-    # Bits run on from frame to frame.
+    # All frames are packed as one row of bits: a frame need not begin at a whole byte.
     segmentation.PixelData = pack_bits(np.concatenate([pixels == number for number in range(1, len(segments) + 1)]))

@@ -1,6 +1,8 @@
-"""What a frame is, and what is wrong with one."""
+"""What a frame is, and what a frame and a frame rate must be like."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +28,12 @@ def check_frame(frame: Frame, index: int) -> None:
         raise InputError(f"frame {index} has dtype {frame.dtype}, expected uint8 with values 0 to 255")
 
 
+def video_rate(stream: Any) -> float | None:
+    """The plausible frame rate of PyAV's video stream, or None."""
+    rate = stream.average_rate or stream.guessed_rate
+    return plausible_rate(float(rate) if rate else None)
+
+
 def plausible_rate(fps: float | None) -> float | None:
-    """Frames per second as a file says, None unless scanners have such rates; damaged files say anything."""
+    """The frame rate that a file states, or None where no scanner has such a rate: damaged files state anything."""
     return fps if fps is not None and _RATES[0] <= fps <= _RATES[1] else None
-
-
-def words(error: Exception) -> str:
-    """The first line of an error of a library."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,7 +10,7 @@ _SMALLEST, _RATIO, _BINS = 1e-6, 1.01, 1860  # up to 109 seconds
 
 
 class Histogram:
-    """Counts seconds in bins of 1 %; the largest and the number are exact."""
+    """Counts latencies in bins that are 1 % wide. The largest latency and the number of them are exact."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,7 +25,7 @@ class Histogram:
         self._bins[min(place, _BINS - 1)] += 1
 
     def percentile(self, percent: float) -> float:
-        """Seconds that ``percent`` of the values do not exceed, at most 1 % too large."""
+        """The seconds that ``percent`` percent of the latencies do not exceed; at most 1 % too large."""
         place = int(np.searchsorted(np.cumsum(self._bins), math.ceil(self.count * percent / 100)))
         return min(_SMALLEST * _RATIO**place, self.largest)
 

@@ -7,21 +7,21 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .channel import Channel, Closed
-from .frames import Frame, plausible_rate, words
+from .frames import Frame, video_rate
 
 STALL = 2.0
 """Seconds without a frame after which a connection counts as lost."""
 
 _TICK = 0.25
 _BACKOFF = (0.5, 10.0)
-"""Seconds before the first try to connect again, doubled up to the last."""
+"""Seconds before the first try to connect again; they double with each try, up to the second number."""
 
 _OPEN_TIMEOUT = 5.0
 _PROTOCOLS = "crypto,hls,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,rtsps,srt,srtp,tcp,tls,udp"
-"""No files: a playlist from elsewhere must not read them."""
+"""What FFmpeg may open for an address: no files, so that a playlist from elsewhere cannot read them."""
 
 _STREAMED = ("rtsp:", "rtsps:", "rtp:", "srt:", "srtp:", "udp:")
 
@@ -29,26 +29,25 @@ _STREAMED = ("rtsp:", "rtsps:", "rtp:", "srt:", "srtp:", "udp:")
 class LiveSource:
     """A camera or an address; iterating gives the newest frame, uint8 (H, W, 3) RGB, and never ends by itself.
 
-    A connection that ends, fails or gives no frame for :data:`STALL` seconds is opened again, after 0.5 seconds, then
-    twice as long each time, up to 10. For one consumer at a time; :meth:`close` ends it.
+    A connection that ends, fails or gives no frame for :data:`STALL` seconds is opened again after a wait. The wait
+    doubles from try to try, from 0.5 to 10 seconds. Only one loop at a time may iterate; :meth:`close` ends it.
 
     Attributes:
         path: the device or address, without a password in it.
         kind: ``camera`` or ``url``.
-        frame_count: None.
-        fps: as announced, or None.
-        size: (height, width) announced.
-        reconnects: how often it connected again, and a frame came.
-        drops: frames that came while the one before waited to be taken.
+        frame_count: None, for it is not known.
+        fps: frames per second as announced, or None.
+        size: (height, width) as announced.
+        reconnects: how often a lost connection was opened again and gave a frame.
+        drops: frames that were replaced by a newer one before they were taken.
     """
 
     frame_count = None
 
     def __init__(self, address: str, kind: str, container: Any) -> None:
         stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate
         self.path, self.kind = _without_password(address), kind
-        self.fps = plausible_rate(float(rate) if rate else None)
+        self.fps = video_rate(stream)
         self.size = stream.height, stream.width
         self.reconnects, self.drops = 0, 0
         self._address = address
@@ -56,11 +55,11 @@ class LiveSource:
         self._closed = threading.Event()
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
-        """Seconds from the first frame to when this one came, and the frame."""
+        """Pairs of the seconds since the first frame came, and the frame."""
         wait, first, again = _BACKOFF[0], 0.0, False
         while not self._closed.is_set():
             channel: Channel[tuple[float, Frame]] = Channel(1, newest_wins=True)
-            # A reader that hangs in a driver or a socket is left behind; its channel is closed.
+            # A reader may hang in a driver or a socket for ever: it is then left alone, and its channel is closed.
             threading.Thread(target=self._read, args=(channel, self._container), daemon=True).start()
             try:
                 for came, frame in self._frames(channel, _OPEN_TIMEOUT + STALL if again else STALL):
@@ -76,7 +75,11 @@ class LiveSource:
             wait, again = min(2 * wait, _BACKOFF[1]), True
 
     def _frames(self, channel: Channel[tuple[float, Frame]], patience: float) -> Iterator[tuple[float, Frame]]:
-        """What a reader puts in, until it ends, the first takes ``patience`` or it stalls, or the source is closed."""
+        """The frames that a reader puts into a channel, and when each came.
+
+        They end when the reader does, when the first takes longer than ``patience`` seconds or a later one longer than
+        :data:`STALL`, and when the source is closed.
+        """
         last = time.monotonic()
         while not self._closed.is_set() and time.monotonic() - last < patience:
             try:
@@ -128,7 +131,8 @@ def _connect(address: str, kind: str) -> Any:
     shown = _without_password(address)
     options = {"flags": "low_delay"}
     if kind == "camera" or address.startswith(_STREAMED):
-        options["fflags"] = "nobuffer"  # loses the packets that the format is found from: of a file, its only keyframe
+        # Not for a file at an address: FFmpeg would lose the packets that show it the format, and the only keyframe.
+        options["fflags"] = "nobuffer"
     if kind == "url":
         options["protocol_whitelist"] = _PROTOCOLS
         if address.startswith("rtsp"):
@@ -138,7 +142,7 @@ def _connect(address: str, kind: str) -> Any:
             address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = words(error).replace(address, shown)
+        reason = first_line(error).replace(address, shown)
         raise InputError(f"{shown} cannot be opened: {reason}") from error
     if not container.streams.video:
         container.close()

@@ -1,4 +1,4 @@
-"""The model as a pipeline sees it: a folded model or a session, for one frame at a time."""
+"""The model as a stream sees it: a folded model or a session, for one frame at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class FrameModel:
         model: a folded segmentation model, or a session of one that gives logits of gray frames.
 
     Raises:
-        InputError: it is something else.
+        InputError: the model is something else.
 
     Attributes:
+        size: (height, width) of the images that the model takes.
         class_names: for the legend, background first.
     """
 
@@ -54,18 +55,22 @@ class FrameModel:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (1, K, *size), computed when this returns."""
+        """Logits (1, K, *size) of pixels (1, 1, H, W) uint8; a GPU has computed them when this returns."""
         if isinstance(self.model, Session):
             logits = F.interpolate(self.model(pixels), size=size, mode="bilinear")
         else:
             logits = (self._graphs or self.model)(pixels, output_size=size)
         if logits.is_cuda:
-            # Of this stream alone: waiting for the whole GPU would break the capture of another thread's graph.
+            # Only this CUDA stream is waited for: to wait for the whole GPU would break another thread's graph capture.
             torch.cuda.current_stream(logits.device).synchronize()
         return logits
 
+    def backend(self) -> str | None:
+        """Which backend runs the adapters; None where a session runs the model."""
+        return self.model.backend() if isinstance(self.model, FoldedHTCLIP) else None
+
     def describe(self) -> dict[str, Any]:
-        """For a report."""
+        """The model in a report: its configuration, frame size, runtime and device."""
         if isinstance(self.model, Session):
             task, count, names = _facts(self.model)
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}

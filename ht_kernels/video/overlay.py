@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .frames import Frame
 
 COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255), (160, 220, 60), (220, 220, 220))
-"""Per class; class 0 is background and is not drawn. Colours of equal weight that gray tissue does not have."""
+"""RGB of each class. Class 0, the background, is not drawn; the others are colours that gray tissue does not have."""
 
 _ALPHA = 0.25
 
@@ -79,7 +79,7 @@ def write_state(rgb: Frame, state: str) -> None:
 
 
 def _edge(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class whose upper, lower, left or right neighbour is of another."""
+    """Pixels (H, W) of a class, other than background, with a neighbour above, below or beside of another class."""
     edge = np.zeros(mask.shape, dtype=bool)
     down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
     edge[1:] |= down

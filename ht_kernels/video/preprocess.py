@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .frames import Frame
+from .sources import Source
 
 
 def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:
@@ -19,3 +22,10 @@ def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:
     height, width = size
     image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image))[None, None]
+
+
+def sample_frames(source: Source, size: tuple[int, int], count: int) -> Tensor:
+    """Up to ``count`` frames, spread evenly over a clip, preprocessed: uint8 (B, 1, *size)."""
+    step = max(1, (source.frame_count or 1) // count)
+    chosen = itertools.islice(source, 0, count * step, step)
+    return torch.cat([preprocess(frame, size) for frame in chosen])

@@ -1,15 +1,9 @@
-"""Where results go: an H.264 video, indexed PNG masks, and a folder that appears whole or not at all."""
+"""Where results go: an H.264 video and indexed PNG masks."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,59 +16,11 @@ from .frames import Frame
 from .overlay import COLORS
 
 
-class OutputFolder:
-    """A folder whose content appears under its final names only when everything is written.
-
-    ``with OutputFolder(path) as folder:`` gives a hidden folder beside the final one. On leaving, its entries take
-    their places, over entries of the same name from before; on an error or an interrupt it vanishes.
-
-    Raises:
-        InputError: the path is a file, or cannot be written.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._hidden: Path | None = None
-
-    def __enter__(self) -> Path:
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"the output {self.path} is a file, expected a folder")
-        if self.path.is_dir() and not os.access(self.path, os.W_OK):
-            raise InputError(f"the output folder {self.path} cannot be written")
-        parent = self.path.absolute().parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            self._hidden = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=parent))
-            self._hidden.chmod(0o777 & ~_umask())
-        except OSError as error:
-            raise InputError(f"the output folder {self.path} cannot be made: {error.strerror}") from error
-        return self._hidden
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._hidden is not None
-        try:
-            if kind is None:
-                self._publish(self._hidden)
-        finally:
-            shutil.rmtree(self._hidden, ignore_errors=True)
-
-    def _publish(self, hidden: Path) -> None:
-        if not self.path.exists():
-            hidden.rename(self.path)
-            return
-        for entry in sorted(hidden.iterdir()):
-            target = self.path / entry.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            entry.replace(target)
-
-
 class VideoSink:
-    """An H.264 video (mp4, yuv420p), frames (H, W, 3) uint8 RGB; odd sizes get one more row or column.
+    """Writes frames (H, W, 3) uint8 RGB as an H.264 video (mp4, yuv420p). Call ``close`` when done.
 
-    Frames of another size than the first are resized to it. Call ``close`` when done.
+    The first frame decides the size, and frames of another size are resized to it. H.264 needs even sizes, so a size
+    that is odd gets one more row or column.
 
     Raises:
         InputError: PyAV was built without an H.264 encoder.
@@ -124,7 +70,10 @@ class VideoSink:
 
 
 class MaskSink:
-    """An indexed PNG per frame, ``00001.png`` for frame 0; pixel values are class indices, the palette shows them."""
+    """Writes a PNG for each frame into a new folder, ``00001.png`` for frame 0.
+
+    Pixel values are class indices, and a palette shows them in the colours of the overlay.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -136,14 +85,3 @@ class MaskSink:
         image = Image.fromarray(mask)
         image.putpalette(self._palette)
         image.save(self._folder / f"{index + 1:05}.png", compress_level=1)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a report."""
-    path.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -8,7 +8,7 @@ from torch import Tensor
 from ht_kernels.errors import InputError
 
 SCENE_CUT = 30.0
-"""Mean change of a pixel, 0 to 255, from which two frames show different scenes; speckle in motion stays below."""
+"""Frames whose pixels, 0 to 255, differ by more on average show different scenes. Moving speckle differs less."""
 
 
 class Smoother:
@@ -29,9 +29,11 @@ class Smoother:
         self._pixels: Tensor | None = None
 
     def __call__(self, logits: Tensor, pixels: Tensor) -> Tensor:
-        """Logits (1, K, H, W) whose classes are those of the average.
+        """Scores (1, K, H, W) whose largest class, or with one class whose sign, is that of the average.
 
-        ``pixels``, uint8 (1, 1, h, w), is what the model saw; by it a scene cut is known.
+        Args:
+            logits: of the newest frame, (1, K, H, W).
+            pixels: what the model saw of it, uint8 (1, 1, h, w); a scene cut shows in them.
         """
         new = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
         before, self._pixels = self._pixels, pixels

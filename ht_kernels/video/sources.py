@@ -1,6 +1,6 @@
-"""Files that frames come from: a DICOM clip, a video, a folder of images, one image; what is live is in ``live``.
+"""Files that frames come from: a DICOM clip, a video, a folder of images, one image. Live sources are in ``live``.
 
-What a file is, is read from its content. Frames are decoded one by one, so a long clip is never in memory.
+The content of a file decides what it is. Frames are decoded one by one, so that a long clip need not fit into memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .crop import Box
-from .frames import Frame, plausible_rate, words
+from .frames import Frame, plausible_rate, video_rate
 from .live import LiveSource, open_live
 
 USUAL_FPS = 10.0
-"""Of clips that do not say theirs."""
+"""Frames per second of clips that do not say theirs."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif")
 
@@ -38,9 +38,11 @@ class Source:
         path: where it lies.
         kind: ``dicom``, ``video``, ``images`` or ``image``.
         frame_count: number of frames, None where the file does not say.
-        fps: frames per second, None where there is no such thing.
+        fps: frames per second, None where the file does not say.
         size: (height, width) of the first frame.
-        scan: where the scan lies, as a DICOM file says; None where none does.
+        decode: starts decoding from the first frame, and gives frames, or pairs of a frame's time in seconds and the
+            frame.
+        scan: the part of a frame that is the scan, where a DICOM file says so; else None.
     """
 
     path: Path
@@ -52,7 +54,11 @@ class Source:
     scan: Box | None = None
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
-        """Seconds from the start, and the frame: by the file's own times, else its rate, else 10 frames a second."""
+        """Pairs of the seconds from the start, and the frame.
+
+        The times are the file's own; without them they follow from its frame rate, and without that from 10 frames a
+        second.
+        """
         index = -1
         for index, decoded in enumerate(self.decode()):
             yield decoded if isinstance(decoded, tuple) else (index / (self.fps or USUAL_FPS), decoded)
@@ -118,7 +124,7 @@ def _open_folder(path: Path) -> Source:
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """frame2 before frame10."""
+    """A sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
@@ -149,8 +155,8 @@ def _decode_image(path: Path) -> Iterator[Frame]:
                     yield (np.asarray(page, dtype=np.uint16) >> 8).astype(np.uint8)
                 else:
                     yield np.asarray(page.convert("L" if page.mode in ("1", "L", "LA") else "RGB"))
-    except Exception as error:  # a damaged file makes PIL raise anything
-        raise InputError(f"{path} cannot be read as an image: {words(error)}") from error
+    except Exception as error:  # PIL raises errors of any kind on a damaged file
+        raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
 
 
 def _open_dicom(path: Path) -> Source:
@@ -161,13 +167,13 @@ def _open_dicom(path: Path) -> Source:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about values that the standard would not allow
+            warnings.simplefilter("ignore", UserWarning)  # pydicom warns of values that the standard forbids
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
         modality, name = str(dataset.get("Modality", "")), dataset.get("SOPClassUID", pydicom.uid.UID("")).name
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         count, fps, scan = int(dataset.get("NumberOfFrames") or 1), _dicom_fps(dataset), _dicom_scan(dataset)
     except Exception as error:
-        raise InputError(f"{path} is a damaged DICOM file: {words(error)}") from error
+        raise InputError(f"{path} is a damaged DICOM file: {first_line(error)}") from error
     if modality not in ("US", "IVUS"):
         found = f"{modality or 'no modality'} ({name})" if name else modality or "no modality"
         raise InputError(f"{path} is a DICOM file of {found}, expected ultrasound (US)")
@@ -191,7 +197,7 @@ def _decode_dicom(path: Path, dataset: Any, count: int) -> Iterator[Frame | tupl
         if isinstance(error, InputError):
             raise
         where = f"frame {done + 1} of {count}" if count > 1 else "its image"
-        raise InputError(f"{path}: {where} cannot be decoded: {words(error)}") from error
+        raise InputError(f"{path}: {where} cannot be decoded: {first_line(error)}") from error
     if done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 
@@ -234,7 +240,7 @@ def _dicom_fps(dataset: Any) -> float | None:
 def _dicom_scan(dataset: Any) -> Box | None:
     """The largest of the ultrasound regions (PS3.3 C.8.5.5) that are two-dimensional tissue.
 
-    One that is not inside the image is ignored: the image was cut or scaled, and the region is still that of before.
+    A region that is not inside the image is ignored: the image was cut or scaled, and its regions were not adapted.
     """
     boxes = []
     for region in dataset.get("SequenceOfUltrasoundRegions") or []:
@@ -267,12 +273,12 @@ def _open_video(path: Path) -> Source:
             stream = container.streams.video[0]
             if not getattr(stream, "height", 0):  # a codec that FFmpeg does not know
                 raise InputError(f"{path} has a video stream that cannot be decoded")
-            rate = stream.average_rate or stream.guessed_rate
-            fps = plausible_rate(float(rate) if rate else None)
+            fps = video_rate(stream)
             count, size = stream.frames or None, (stream.height, stream.width)
     except (av.error.FFmpegError, ValueError) as error:
         raise InputError(
-            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read ({words(error)})"
+            f"{path} is neither an ultrasound DICOM file, nor a video or an image that can be read "
+            f"({first_line(error)})"
         ) from error
     return Source(path, "video", count, fps, size, lambda: _decode_video(path, count))
 
@@ -290,7 +296,7 @@ def _decode_video(path: Path, count: int | None) -> Iterator[Frame | tuple[float
                 yield pixels if frame.time is None or first is None else (frame.time - first, pixels)
                 done += 1
     except (av.error.FFmpegError, ValueError) as error:
-        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {words(error)}") from error
+        raise InputError(f"{path}: frame {done + 1} cannot be decoded: {first_line(error)}") from error
     if count is not None and done < count:
         raise InputError(f"{path} ends after {done} of {count} frames: the file is truncated")
 

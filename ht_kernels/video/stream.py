@@ -1,7 +1,7 @@
-"""The real-time pipeline: decode, preprocess, infer, postprocess, overlay, each in a thread; the sink is the caller.
+"""A model over frames in real time. The stages work in threads side by side; the caller takes what is to be shown.
 
-Of a file every frame is shown, in order, with its own mask. Live, no frame waits for the model: each is shown at once
-with the newest mask there is, and the model always takes the newest frame.
+Every frame of a file is shown, in order, with its own mask. A frame of a live source never waits for the model: it is
+shown at once with the newest mask there is, and the model always takes the newest frame.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.deploy import FoldedHTCLIP, Session
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, first_line
 
 from .channel import Channel, Closed
 from .crop import AutoCrop, Box
-from .frames import Frame, check_frame, words
+from .frames import Frame, check_frame
 from .latency import Histogram
 from .live import LiveSource
 from .model import FrameModel
@@ -33,20 +33,22 @@ from .smooth import Smoother
 from .sources import Source
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "overlay", "sink")
+"""What happens to a frame, in order; ``sink`` is what the caller does with it."""
 
 _QUEUE = 2
-"""Frames between two stages, of a file."""
+"""Frames of a file that may wait between two stages."""
 
 _NO_SIGNAL = 0.5
 """Seconds without a frame after which a live view says so."""
 
 _GRACE = 5.0
-"""Seconds that a stopped file's last frames may take."""
+"""Seconds that the last frames of a file may take after a stop."""
 
 _PAUSE = 5.0
-"""Seconds between two frames of a file at most, played live; damaged files say anything."""
+"""Seconds that a file played live waits at most between two frames, for a damaged file may state any times."""
 
 _TICK = 0.1
+"""Seconds after which the caller's thread looks again whether the stream was stopped."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ class Shown:
         index: number of the frame in the source, from 0.
         seconds: its time in the source, from 0.
         frame: as decoded.
-        mask: class indices (H, W) uint8, or None without a valid one.
+        mask: class indices (H, W) uint8, or None where there is no valid mask.
         overlay: (H, W, 3) RGB.
-        state: ``ok``; ``late``: the mask is an earlier frame's; without a mask ``waiting`` for the first,
-            ``stale``: the newest is too old, ``failed``, or ``no signal``: the last frame again.
-        note: the line in the corner, empty when ``ok``.
-        age: seconds from decoding to this.
+        state: with a mask ``ok``, or ``late`` where it is an earlier frame's. Without a mask ``waiting`` where none was
+            made yet, ``stale`` where the newest is too old, ``failed`` where the model failed, and ``no signal`` where
+            no frame comes and the last is shown again.
+        note: the line in the corner that explains the state; empty when ``ok``.
+        age: seconds from when the frame was decoded to when its overlay was drawn.
     """
 
     index: int
@@ -92,21 +95,23 @@ class _Item:
 
 
 class Stream:
-    """Runs a model over a source in real time; for one run.
+    """Runs a model over a source in real time. A stream is for one run.
 
-    ``for shown in stream.run(source)``: what the loop's body does is the stage ``sink``. A frame that the model fails
-    on, or whose logits are not finite, is shown without a mask, its state in the corner.
+    In ``for shown in stream.run(source)`` the time of the loop's body is reported as the stage ``sink``. A frame that
+    the model fails on, or whose logits are not finite, is shown without a mask and with its state in the corner.
 
     Args:
         model: a folded segmentation model, or a session of one.
         live: play a file at its own speed, as a scanner would; cameras and addresses are live anyway.
-        stale: live, seconds from which on a mask is too old to be drawn.
+        stale: seconds after which a mask is too old to be drawn over a live source.
         smooth: weight of the newest frame in the average of masks over time; None for no smoothing.
-        crop: what the model sees: a box; or ``auto`` for the scan without the text around it, where a DICOM file says
-            it is, else as found in the image; None for all.
+        crop: what the model sees of a frame: a box; or ``auto`` for the scan without the text around it, which some
+            DICOM files state and which is otherwise found in the image; None for the whole frame.
 
     Attributes:
         class_names: background first.
+        live: whether the source is live, or a file played as if it were.
+        stopped: whether :meth:`stop` was called.
 
     Raises:
         InputError: the model does not segment, or a number is out of range.
@@ -130,7 +135,8 @@ class Stream:
         self._auto_crop = AutoCrop() if crop == "auto" else None
         self._box = crop if isinstance(crop, Box) else None
         self._crop = Box(0, 0, 0, 0)
-        self._live, self._stale = live, stale
+        self.live, self.stopped = live, False
+        self._stale = stale
         self._latest: _Item | None = None
         self._stopping = False
         self._seconds = 0.0
@@ -141,26 +147,26 @@ class Stream:
         self._drops: dict[str, Channel[Any]] = {}
         self._threads: list[threading.Thread] = []
         self._source: Source | LiveSource | Iterable[Frame] = ()
-        # The first run of a model allocates and chooses kernels; it is no frame's latency.
+        # The first run of a model also allocates memory and chooses kernels, which must not count as a frame's latency.
         self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8), self._model.size)
 
     def run(self, source: Source | LiveSource | Iterable[Frame]) -> Iterator[Shown]:
-        """Show each frame.
+        """Give each frame as it is to be shown.
 
         Raises:
-            InputError: a file is damaged or empty, a frame of it is not uint8, or the crop is not inside.
+            InputError: a file is damaged or empty, one of its frames is not uint8, or the crop is not inside a frame.
         """
         self._source = source
-        self._live = self._live or isinstance(source, LiveSource)
+        self.live = self.live or isinstance(source, LiveSource)
         if self._auto_crop is not None and isinstance(source, Source) and source.scan is not None:
             self._auto_crop, self._box = None, source.scan
         if self._box is not None and isinstance(source, (Source, LiveSource)):
             self._box.of(np.empty(source.size, dtype=np.uint8))
-        shown: Channel[Shown] = Channel(1 if self._live else _QUEUE, self._live)
-        channels = self._start_live(source, shown) if self._live else self._start(source, shown)
+        shown: Channel[Shown] = Channel(1 if self.live else _QUEUE, self.live)
+        channels = self._start_live(source, shown) if self.live else self._start(source, shown)
         start = last = time.monotonic()
         try:
-            while not (self._live and self._stopping):
+            while not (self.live and self._stopping):
                 try:
                     result = shown.get(_TICK)
                 except TimeoutError:
@@ -175,7 +181,6 @@ class Stream:
                 last = time.monotonic()
                 self._latencies["sink"].add(last - before)
                 self._seconds = last - start
-            stopped = self._stopping
         finally:
             self._stopping = True
             if isinstance(source, LiveSource):
@@ -185,31 +190,33 @@ class Stream:
             deadline = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        if not (self._states or self._live or stopped):
+        if not (self._states or self.live or self.stopped):
             raise InputError("the clip has no frames")
 
     def stop(self) -> None:
-        """End the run: of a file the frames on their way are still shown. From any thread or a signal handler."""
-        self._stopping = True
+        """End the run, after the frames of a file that are on their way. Threads and signal handlers may call this."""
+        self.stopped = self._stopping = True
 
     def report(self) -> dict[str, Any]:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
-        Of the latencies ``end_to_end`` is the work on a file's frame from decoded to overlay; ``frame_age`` the time
-        from decoded to overlay with the waits between; ``mask_age`` the same for the frame that a mask was made of.
+        Three latencies cover several stages, from when a frame was decoded to when an overlay was drawn. ``end_to_end``
+        is the work on a frame of a file, without waits. ``frame_age`` has the waits between stages, too. ``mask_age``
+        starts with the frame that the mask was made of, which may be an earlier one than the frame shown.
         """
         frames = sum(self._states.values())
         report: dict[str, Any] = {
             "frames": frames,
             "fps": round(frames / self._seconds, 2) if self._seconds else None,
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
-            "live": self._live,
+            "live": self.live,
             "states": dict(self._states),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
             "damaged": self._damaged,
             "crop": list(self._crop),
             "latency_ms": {name: times.milliseconds() for name, times in self._latencies.items() if times.count},
             "model": self._model.describe(),
+            "backend": self._model.backend(),
         }
         if isinstance(self._source, LiveSource):
             report["reconnects"] = self._source.reconnects
@@ -217,7 +224,7 @@ class Stream:
         return report
 
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
-        """Threads for a file: a chain in which each waits for the next."""
+        """Start the threads for a file, a chain in which each waits for the next; returns their channels."""
         decoded, prepared, finished = (Channel[_Item](_QUEUE) for _ in range(3))
         self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
         self._start_model(decoded, prepared, finished.put, [finished])
@@ -225,7 +232,7 @@ class Stream:
         return [decoded, prepared, finished]
 
     def _start_live(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
-        """Threads for a live source: one way to the screen, and one to the model, which never holds the first up."""
+        """Start the threads for a live source, whose frames go to the screen and, without delaying it, to the model."""
         decoded, prepared, screen = (Channel[_Item](1, newest_wins=True) for _ in range(3))
         self._drops = {"model": decoded, "preprocess": prepared, "overlay": screen, "sink": shown}
         frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
@@ -245,8 +252,8 @@ class Stream:
         finish: Callable[[_Item], None],
         finished: list[Channel[Any]],
     ) -> None:
-        # One thread for all that torch computes: each thread that calls torch gets a team of OpenMP threads of its own,
-        # which spins after a call on the cores that another team needs.
+        # Only one thread calls torch. Each thread that does gets its own team of OpenMP threads, which goes on spinning
+        # after a call, on cores that another team needs.
         torch_stages = {"infer": self._infer, "postprocess": self._postprocess}
         self._thread(
             partial(self._work, {"preprocess": self._preprocess}, decoded, prepared.put), [decoded], [prepared]
@@ -254,7 +261,7 @@ class Stream:
         self._thread(partial(self._work, torch_stages, prepared, finish), [prepared], finished)
 
     def _thread(self, work: Callable[[], None], inboxes: list[Channel[Any]], outboxes: list[Channel[Any]]) -> None:
-        """Run ``work`` until a channel closes; then close those around it, with the error if there was one."""
+        """Run ``work`` in a thread until a channel closes or it fails; then close both, the outboxes with the error."""
 
         def target() -> None:
             error: BaseException | None = None
@@ -269,7 +276,7 @@ class Stream:
             for channel in outboxes:
                 channel.close(error)
 
-        thread = threading.Thread(target=target, daemon=True)  # one that hangs must not keep the process
+        thread = threading.Thread(target=target, daemon=True)  # one that hangs must not keep the process alive
         thread.start()
         self._threads.append(thread)
 
@@ -281,13 +288,13 @@ class Stream:
             if decoded is None:
                 return
             came = time.monotonic()
-            if not self._live:  # a live source's time is spent waiting
+            if not self.live:  # decoding a live source is mostly waiting for the next frame
                 self._latencies["decode"].add(came - start)
             seconds, frame = decoded
             try:
                 check_frame(frame, index)
             except InputError:
-                if not self._live:
+                if not self.live:
                     raise
                 self._damaged += 1
                 continue
@@ -306,7 +313,7 @@ class Stream:
                     try:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
-                        item.failure, item.mask = words(error), None
+                        item.failure, item.mask = first_line(error), None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent
@@ -356,7 +363,7 @@ class Stream:
             shown.put(self._draw(item, *self._judge(item)))
 
     def _judge(self, item: _Item) -> tuple[_Item | None, str, str]:
-        """Whose mask a live frame gets, its state, and the line in the corner."""
+        """For a frame of a live source: the frame whose mask it gets, its state, and the line in the corner."""
         latest = self._latest
         if latest is not None and latest.failure is not None:
             return None, "failed", f"model failed: {latest.failure}"
@@ -381,7 +388,7 @@ class Stream:
             self._latencies["frame_age"].add(end - item.came)
         if masked is not None:
             self._latencies["mask_age"].add(end - masked.came)
-        if not self._live:
+        if not self.live:
             self._latencies["end_to_end"].add(item.work + end - start)
         return Shown(item.index, item.seconds, item.frame, mask, overlay, state, note, end - item.came)
 
@@ -394,7 +401,7 @@ def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[floa
 
 
 def _paced(frames: Iterator[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:
-    """Frames at the times they have, but after a pause of :data:`_PAUSE` at most."""
+    """Frames when their times come, but each after a wait of :data:`_PAUSE` at most."""
     start: float | None = None
     for seconds, frame in frames:
         start = time.monotonic() - seconds if start is None else start

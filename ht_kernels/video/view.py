@@ -29,7 +29,7 @@ const find = () => state.contains("lost") && location.reload()
 setInterval(() => fetch("/").then(find, lose), 1000)
 </script>
 """
-"""A frozen image must not look live: whether the server still answers is asked every second."""
+"""The page asks every second whether the server still answers, because a frozen image must not look live."""
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
@@ -42,7 +42,7 @@ class View:
         host: address to listen on.
 
     Attributes:
-        address: of the page.
+        address: where browsers find the page.
 
     Raises:
         InputError: the address cannot be listened on.
@@ -87,7 +87,7 @@ class View:
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        # A page from elsewhere whose name was pointed at this machine must not see the patient.
+        # A page from elsewhere may point its host name at this machine (DNS rebinding). It must not see the patient.
         if self._only_local and request.headers.get("Host", "").rsplit(":", 1)[0] not in _LOCAL:
             request.send_error(403)
         elif request.path == "/":

@@ -9,6 +9,7 @@
 #include "cuda/mix_and_up_project.cuh"
 #include "cuda/plan.h"
 #include "oracle.h"
+#include "status.h"
 
 namespace {
 

@@ -20,8 +20,8 @@ class LesionKind:
 
     Attributes:
         contrast: echogenicity against the tissue it replaces, in dB.
-        attenuation: times the tissue's own. Below 1 the tissue behind the lesion is brighter (posterior enhancement),
-            above 1 darker (a shadow).
+        attenuation: factor on the tissue's own. Below 1 the tissue behind the lesion is brighter (posterior
+            enhancement), above 1 darker (a shadow).
         irregularity: relative standard deviation of the outline's radius.
         elongation: width over height, the range it is drawn from.
         edge: width of the margin in mm.
@@ -66,7 +66,7 @@ class Interference:
 
 @dataclass(frozen=True)
 class Motion:
-    """How tissue moves in a clip: all of it to and fro, and squeezed towards the probe and back.
+    """How tissue moves in a clip: all of it moves to and fro, and is squeezed towards the probe and released.
 
     Attributes:
         shift: amplitude to the side and in depth, in mm.
@@ -88,7 +88,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One scanned phantom; what is left to chance (tissue, outline, scatterers) follows from the seed.
+    """One scanned phantom. What is left to chance (tissue, outline, scatterers) follows from the seed of a simulation.
 
     Attributes:
         kind: a lesion of :data:`KINDS`, or ``none``.
@@ -103,7 +103,7 @@ class Phantom:
         attenuation: of tissue, one way, in dB/(cm MHz).
         tgc: time-gain compensation in dB per cm of depth; None for exactly what the tissue attenuates.
         noise: electronic noise before the compensation, in dB against tissue of 0 dB at the probe.
-        gain: where tissue of 0 dB lies against white, in dB.
+        gain: brightness of tissue of 0 dB, in dB relative to white.
         dynamic_range: from black to white, in dB.
         contrast: of the lesion in dB; None for its kind's own.
         layers: whether there are skin, fat, gland and muscle, or tissue of 0 dB everywhere.
@@ -146,7 +146,7 @@ class Phantom:
 
     @property
     def wavelength(self) -> float:
-        """In mm."""
+        """Wavelength in mm."""
         return SOUND_SPEED / self.frequency * 1e-3
 
     @property
@@ -164,7 +164,7 @@ class Phantom:
 
     @property
     def attenuation_slope(self) -> float:
-        """Of the echoes of tissue, there and back, in dB per cm of depth."""
+        """What tissue takes from its echoes, there and back, in dB per cm of depth."""
         return 2 * self.attenuation * self.frequency
 
     @property

@@ -23,13 +23,13 @@ def draw_phantom(
     """A random phantom: kind, scan, probe, settings, now and then interference.
 
     Args:
-        seed: same seed, same phantom.
+        seed: the same seed gives the same phantom.
         sector: a sector scan (True), a linear one (False), or either (None).
         size: (height, width) of the image.
         kind: of the lesion, or ``none``; None for any lesion.
     """
     g = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,)))
-    # Drawn whatever is asked for, so that the choice of the scan changes nothing else.
+    # All of these are drawn, also those that the arguments replace, so that an argument changes nothing else.
     drawn_kind, is_sector, has_interference = str(g.choice([*KINDS])), g.random() < 0.25, g.random() < 0.1
     far, wide, angle, radius = g.uniform(0.7, 1.3), g.uniform(0.9, 1.25), g.uniform(50, 75), g.uniform(30, 60)
     if is_sector if sector is None else sector:
@@ -72,9 +72,9 @@ class PhantomDataset(Dataset[tuple[Tensor, Tensor, int]]):
     Item: image (3, H, W) float32 in [0, 1], gray repeated; mask (H, W) int64, 0 or 1; label, an index into ``LABELS``.
 
     Args:
-        length: how many.
-        seed: another seed, other phantoms, whatever the index.
-        phantom: scan this one every time; None for another one each time.
+        length: how many phantoms there are.
+        seed: data sets of different seeds have no phantom in common.
+        phantom: scan this phantom every time; None for another one at every index.
         size: (height, width) of drawn phantoms.
 
     Raises:

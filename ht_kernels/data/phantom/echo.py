@@ -17,7 +17,9 @@ _DB = math.log(10) / 20
 
 
 def excess_loss(config: Phantom, attenuation: Tensor) -> Tensor:
-    """Loss of echoes there and back beyond tissue's, in dB, from attenuation relative to tissue's, (samples, lines).
+    """Loss of echoes, there and back, beyond that in tissue, in dB, from attenuation relative to that of tissue.
+
+    Both are (samples, lines).
 
     The integral of the attenuation coefficient along the line, times the frequency and 2 for the way back (Szabo,
     Diagnostic Ultrasound Imaging, chapter 4). So a lesion that attenuates less than tissue is followed by
@@ -38,7 +40,8 @@ def envelope(config: Phantom, level: Tensor, excess: Tensor, field: Tensor, nois
         noise: where electronic noise comes from.
     """
     z = depths(config.scan)[:, None] / 10  # cm
-    # What tissue attenuates depends on depth alone; after the transforms, whose rounding would drown deep echoes.
+    # Attenuation by tissue, which depends on depth alone, comes after the transforms: their rounding errors would drown
+    # deep echoes that were weakened before.
     echoes = blur(field * torch.exp((level - excess) * _DB), config) * torch.exp(z * (-config.attenuation_slope * _DB))
     echoes += scatterers(noise, *echoes.shape) * math.exp(config.noise * _DB)
     slope = config.attenuation_slope if config.tgc is None else config.tgc
@@ -50,7 +53,7 @@ def envelope(config: Phantom, level: Tensor, excess: Tensor, field: Tensor, nois
         if config.interference.kind == "stripes":
             swing = wave * config.interference.level
         else:
-            # Tissue of 0 dB is what the level is against, so it is undone what the compensation will do.
+            # The level is relative to tissue of 0 dB in the image, so the compensation below is undone here beforehand.
             undone = torch.exp(z * (-slope * _DB))
             echoes += (0.5 + 0.5 * wave) * undone * math.exp(config.interference.level * _DB)
     return echoes.abs().mean(0) * torch.exp((z * slope + swing) * _DB)

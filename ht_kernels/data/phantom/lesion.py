@@ -40,7 +40,7 @@ class Lesion:
         a, b = (cos * dx + sin * dz) / self.axes[0], (cos * dz - sin * dx) / self.axes[1]
         radius = torch.hypot(a, b)
         outline = torch.ones_like(radius)
-        near = radius < 2  # the rest lies outside whatever the harmonics, and is most of an image
+        near = radius < 2  # most points lie further out, outside of any outline
         outline[near] = self._relative_radius(a[near], b[near], radius[near])
         return (outline - radius) * math.sqrt(self.axes[0] * self.axes[1])
 

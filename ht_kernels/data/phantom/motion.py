@@ -31,10 +31,9 @@ def origin(config: Phantom, frame: int, x: Tensor, z: Tensor) -> tuple[Tensor, T
 def moved(config: Phantom, frame: int, fields: Tensor, tissue: Tensor) -> tuple[Tensor, Tensor]:
     """Scatterers and echogenicity of frame 0 as they lie in another frame.
 
-    Bilinear interpolation smooths scatterers, by how much depends on where between samples a point lies; it is undone
-    for what passes the point-spread function, so that speckle keeps its power. Echoes of a scatterer turn by
-    4 pi / wavelength times its way along the beam, so speckle decorrelates where tissue is deformed, as it does in a
-    scanner.
+    Bilinear interpolation smooths scatterers, most of all halfway between samples. What this takes from the power of
+    speckle is given back. The phase of a scatterer's echo turns by 4 pi / wavelength times its way along the beam, so
+    speckle decorrelates where tissue is deformed, as it does in a scanner.
 
     Args:
         config: the phantom.

@@ -1,4 +1,4 @@
-"""Where beams lie and where pixels lie: linear and sector scans, and the way from one to the other.
+"""Where beams and pixels lie in linear and sector scans, and the maps between them.
 
 Beam coordinates (u, v) run from -1 to 1, u across the lines and v along them, as ``grid_sample`` has them. Space is
 (x, z) in mm: x to the right, z down, the origin in the middle of the probe's face.

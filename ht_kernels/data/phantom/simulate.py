@@ -1,4 +1,4 @@
-"""A phantom and a seed to images with masks: one image, or a clip that moves."""
+"""From a phantom and a seed to images with masks: one image, or a clip that moves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def clip(config: Phantom, seed: int, frames: int) -> list[Sample]:
     """A clip of a phantom whose tissue moves as ``config.motion`` says; its first frame is that of ``simulate``.
 
     Raises:
-        InputError: less than one frame was asked for.
+        InputError: fewer than one frame was asked for.
     """
     if frames < 1:
         raise InputError(f"a clip of {frames} frames was asked for, expected 1 or more")
@@ -83,7 +83,7 @@ def _frames(config: Phantom, seed: int) -> Iterator[Sample]:
         if frame > 0:
             if others is None:
                 others = scatterers(speckles, *fields.shape)
-            # Two independent fields in quadrature: always of power 1, all changed after a quarter turn.
+            # Cosine and sine mix two independent fields: the power stays 1, and after a quarter turn all has changed.
             turn = math.pi / 2 * frame / config.motion.decorrelation
             field, background = moved(config, frame, fields * math.cos(turn) + others * math.sin(turn), tissue)
             if lesion is not None:

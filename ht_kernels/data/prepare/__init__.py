@@ -32,7 +32,7 @@ class Report:
         splits: number of images by split.
         exact: (left out, kept) of images with the same pixels.
         near: pairs of images that look nearly the same; they share a split.
-        left_out: why, by image.
+        left_out: for each image left out, why.
         checksums: the file of checksums.
     """
 
@@ -86,10 +86,10 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0)
 
 
 def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:
-    """Items without exact duplicates, and the group of each: its patient's, and that of near duplicates."""
+    """Items without exact duplicates, and the group of each, which joins a patient's images and near duplicates."""
     kept: dict[str, Item] = {}
     hashes = []
-    # What the download tests on stays; so does, of the rest, what comes first.
+    # Of images with the same pixels the first is kept, and those of the download's own test split come first.
     for item in sorted(download.items, key=lambda item: item.split != "test"):
         image = read_gray(item.image)
         original = kept.setdefault(pixel_hash(image), item)
@@ -110,7 +110,11 @@ def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]
 
 
 def _splits(items: list[Item], groups: list[int], seed: int, report: Report) -> dict[str, str]:
-    """Split by name. Prescribed splits hold; what would straddle them is left out where it would be trained on."""
+    """The split of each image by name; prescribed splits are kept.
+
+    Where a prescribed image lies in a later split (val, test) than others of its group, those others are left out, so
+    that nothing is tested on that resembles what was trained on.
+    """
     drawn = split_groups(groups, [item.label for item in items], seed)
     held_out: dict[int, str] = {}
     for item, group in zip(items, groups, strict=True):

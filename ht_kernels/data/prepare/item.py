@@ -1,4 +1,4 @@
-"""One image of a download, with all that preparation has to know about it."""
+"""One image of a download, with all that its preparation needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Item:
         image: where it lies in the download.
         mask: reads or draws its mask.
         label: 0, 1, ... or None where the download has none.
-        group: images of one group stay in one split: a patient's.
+        group: images of one group, such as those of a patient, stay in one split.
         split: the split that the download itself prescribes, or None.
     """
 

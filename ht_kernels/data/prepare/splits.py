@@ -1,4 +1,4 @@
-"""Splits in which no group of images straddles two of them."""
+"""Splits that keep each group of images together."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Groups:
 
 
 def split_groups(groups: Sequence[int], labels: Sequence[int | None], seed: int) -> list[str]:
-    """A split for each image: shares as in :data:`SHARES`, in each label as in all, whole groups only.
+    """A split for each image; groups stay whole, and each label is divided by :data:`SHARES` as nearly as they allow.
 
-    Groups in random order, each to the split that is least filled with the label of its first image.
+    Groups are taken in random order. Each goes to the split that is least filled with the label of its first image.
     """
     members: dict[int, list[int]] = {}
     for i, group in enumerate(groups):

@@ -6,19 +6,18 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ht_kernels.errors import InputError
 
-from ..layout import read_gray, read_labels, read_text
+from ..layout import read_labels, read_mask, read_text
 from .item import Download, Item
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+_BLACK = 127
+"""Gray value up to which a mask is black. Masks are stored as JPEG, which leaves grays along their edges."""
 
 
 def read(source: Path) -> Download:
-    """The images of both parts: the test set stays the test set, training and validation are those of fold 0.
+    """The images of both parts. The test set stays the test set, and fold 0 divides the other part.
 
     Without ``tn3k-trainval-fold0.json`` the first part is split anew. Labels come from label4trainval.csv and
     label4test.csv where both are there. Its authors chose one image per patient and view, so each is its own group.
@@ -52,7 +51,7 @@ def read(source: Path) -> Download:
                 split = splits[int(path.stem)]
             name = f"tn3k_{part}_{path.stem}.png"
             prescribed = None if part == "trainval" and not splits else split
-            mask = partial(_mask, masks / path.name)
+            mask = partial(read_mask, masks / path.name, above=_BLACK)
             download.items.append(Item(name, path, mask, labels.get(path.name), group=name, split=prescribed))
     return download
 
@@ -66,13 +65,3 @@ def _fold(path: Path) -> dict[int, str]:
         raise InputError(
             f'{path} is no fold of TN3K ({error}); expected {{"train": [0, ...], "val": [...]}}'
         ) from error
-
-
-def _mask(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask stored as JPEG: around its edges the values are neither black nor white."""
-    if not path.is_file():
-        raise InputError(f"the mask {path} of {image} is missing")
-    mask = read_gray(path)
-    if mask.size != size:
-        raise InputError(f"the mask {path} has (width, height) {mask.size}, but its image {image} {size}")
-    return (np.asarray(mask) > 127).astype(np.uint8)

@@ -14,7 +14,7 @@ from ..layout import SPLITS, TASKS, image_path, mask_path
 
 
 def write_image(root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-    """An image (H, W) uint8 and its mask (H, W) uint8, 0 or 1, which is written as black and white."""
+    """Write an image (H, W) uint8, and its mask (H, W) uint8, 0 or 1, in black and white."""
     for path, pixels in ((image_path(root, name), image), (mask_path(root, name), mask * np.uint8(255))):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
@@ -27,9 +27,9 @@ def write_splits(
     labels: Mapping[str, int],
     captions: Mapping[str, str] | None = None,
 ) -> None:
-    """The lists of names, and the labels and captions where there are any.
+    """Write the lists of names, and the labels and captions where there are any.
 
-    Written after the images, for these lists are what makes a data set.
+    They are to be written after the images: a data set is there when its lists are.
 
     Args:
         root: the folder with ``all``.
@@ -57,7 +57,7 @@ def write_splits(
 
 
 def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
-    """SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file."""
+    """Write the SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file written."""
     files = [path(root, name) for name in names for path in (image_path, mask_path)]
     files += [path for task in TASKS for path in sorted((root / task / dataset).glob("*"))]
     target = root / f"{dataset}.sha256"

@@ -1,0 +1,105 @@
+"""The application: a stream over a source, written into a folder as a video, masks and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ht_kernels import environment
+from ht_kernels.errors import InputError
+from ht_kernels.files import output_folder
+
+from .dicom_seg import write_segmentation
+from .live import LiveSource
+from .sinks import MaskSink, VideoSink
+from .sources import USUAL_FPS, Source
+from .stream import Shown, Stream
+from .view import View
+
+
+def record(
+    source: Source | LiveSource,
+    stream: Stream,
+    output: str | Path,
+    *,
+    weights: str | None = None,
+    view: View | None = None,
+    dicom_seg: bool = False,
+    watch: Callable[[Shown], None] | None = None,
+) -> dict[str, Any]:
+    """Run a stream over a source and write what it shows; returns the report.
+
+    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, ``latency.png`` and
+    ``report.json``. They appear when the stream ends or is stopped, and not at all when an exception ends it.
+
+    Args:
+        source: what to read.
+        stream: the model, ready to run.
+        output: the folder, made where there is none.
+        weights: what the report calls the model's weights.
+        view: shows each overlay to browsers, too.
+        dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
+        watch: called with each frame after it was written.
+
+    Raises:
+        InputError: the input is damaged, the output cannot be written, or ``dicom_seg`` was asked for and the source is
+            not a DICOM clip or is played live.
+        KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
+    """
+    from . import chart  # needs matplotlib, which the rest of this package does not
+
+    if dicom_seg and (source.kind != "dicom" or stream.live):
+        raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
+    with output_folder(output) as folder:
+        video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
+        segmented: list[Any] = []
+        try:
+            for shown in stream.run(source):
+                if view is not None:
+                    view.write(shown.overlay)
+                video.write(shown.overlay)
+                if shown.mask is not None:
+                    masks.write(shown.mask, shown.index)
+                if dicom_seg:
+                    segmented.append(shown.mask)
+                if watch is not None:
+                    watch(shown)
+        finally:
+            video.close()
+        report = _report(source, stream, weights)
+        if not report["frames"]:
+            raise KeyboardInterrupt
+        if dicom_seg and not report["interrupted"]:
+            write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
+        (folder / "latency.png").write_bytes(chart.draw(report))
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:
+    """What was read, what came of it and how long it took, and what computed it."""
+    facts = environment.describe()
+    return {
+        "input": {
+            "path": str(source.path),
+            "kind": source.kind,
+            "fps": source.fps,
+            "height": source.size[0],
+            "width": source.size[1],
+        },
+        **stream.report(),
+        "weights": weights,
+        "threads": torch.get_num_threads(),
+        "cpu": facts["cpu"],
+        "gpus": facts["gpus"],
+        "versions": {
+            "ht_kernels": facts["ht_kernels"],
+            "python": facts["python"],
+            **{name: found for name, found in facts["packages"].items() if found},
+        },
+        "interrupted": stream.stopped,
+    }
