@@ -53,8 +53,8 @@ def adapter(
         return dispatch.run(case, asked, _train, x, folded, layout, keep, dropout)
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
-        ours = asked == dispatch.choices.asked  # not by the caller
-        return dispatch.run(case, asked, _infer, x, folded, layout, autocast, ours)
+        choices = dispatch.choices.count if asked == dispatch.choices.asked else None  # None: the caller's choice
+        return dispatch.run(case, asked, _infer, x, folded, layout, autocast, choices)
     name = dispatch.choose(case, asked)
     folded = on_grid(folded, layout.grid)
     if name == "reference":  # whoever watches sees what it is made of
@@ -63,13 +63,13 @@ def adapter(
     return operators.adapter(name, x, folded, nothing, layout, autocast, False, asked is not None)
 
 
-def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, remember: bool) -> Tensor:
-    """Without gradients, on what is kept of the weights."""
+def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None) -> Tensor:
+    """Without gradients, on what is kept of the weights; remembered for calls like it, unless ``choices`` is None."""
     backend, kept = dispatch.BACKENDS[name], prepared(folded)
     made = kept.by(backend, folded, x.dtype, layout.grid)
     out: Tensor = backend.infer(made, x, layout, autocast)
-    if remember:
-        kept.remember(x, layout, dispatch.choices.count, backend, made)
+    if choices is not None:
+        kept.remember(x, layout, choices, backend, made)
     return out
 
 
