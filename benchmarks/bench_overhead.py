@@ -1,4 +1,5 @@
-"""Work in Python per call of an adapter on a GPU, beside launches that do nothing; and per way to register an operator.
+"""Work in Python per call of an adapter, beside kernels that do nothing; what keeping packed weights saves; and what
+each way to register an operator costs.
 
 The tokens are one image of ViT-B/16. Needs no GPU.
 """
@@ -14,19 +15,31 @@ import torch
 from torch import Tensor
 
 import ht_kernels as ht
+from ht_kernels.backends import core
+from ht_kernels.folding import FoldedAdapter
 from ht_kernels.functional import ht_adapter
 
 GRID = (14, 14)
 
 
-def _no_launch(*arguments: object) -> None:
-    pass
+class NoKernels:
+    """In the place of the CPU's kernels."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def forward(self, *arguments: object) -> None:
+        pass
 
 
-@pytest.mark.benchmark(group="per call")
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
 @pytest.mark.parametrize("way", ["HTAdapter", "ht_adapter"])
-def test_call(benchmark: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    no_driver.replace(monkeypatch, _no_launch)
+@pytest.mark.benchmark(group="per call, kernels that do nothing")
+def test_call(benchmark: Any, monkeypatch: pytest.MonkeyPatch, backend: str, way: str) -> None:
+    if backend == "cuda":
+        no_driver.replace(monkeypatch, lambda *arguments: None)
+    else:
+        monkeypatch.setattr(core.module, "CpuAdapter", NoKernels)
     adapter = ht.HTAdapter(768).eval()
     x = torch.randn(1, 197, 768)
     with torch.no_grad():
@@ -36,6 +49,18 @@ def test_call(benchmark: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None
             "ht_adapter": lambda: ht_adapter(x, folded, GRID),
         }
         benchmark(calls[way])
+
+
+@pytest.mark.parametrize("weights", ["kept", "packed for each call"])
+@pytest.mark.benchmark(group="an adapter on the CPU")
+def test_packing(benchmark: Any, weights: str) -> None:
+    x = torch.randn(1, 197, 768)
+    with torch.no_grad():
+        folded = ht.HTAdapter(768).eval().folded()
+        if weights == "kept":
+            benchmark(ht_adapter, x, folded, GRID)
+        else:
+            benchmark(lambda: ht_adapter(x, FoldedAdapter(*folded), GRID))
 
 
 @pytest.mark.benchmark(group="per operator")

@@ -41,12 +41,12 @@ def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) ->
 def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
     """The adapter of ``x`` (B, N, D), with the strides of ``x``."""
     out = torch.empty_like(x)
-    batch_stride, token_stride, stride = x.stride()
-    if stride != 1 or out.stride() != x.stride():
+    if not x.is_contiguous():
         _forward(prepared, x, layout, None, out, 0, 0)
         return out
+    batch_stride, token_stride, _ = x.stride()
     prepared.forward(
-        x.shape[0],
+        x.size(0),
         *layout,
         x.dtype is torch.bfloat16,
         (x.data_ptr(), batch_stride, token_stride),

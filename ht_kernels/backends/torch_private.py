@@ -12,12 +12,18 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether a transform of ``torch.func`` is under way. ``torch.func`` has no function that tells."""
+
+
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_tracing_state: Callable[[], object] = torch._C._get_tracing_state
+_is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 
 def current_stream(index: int) -> int:
@@ -35,11 +41,11 @@ def is_watched(x: Tensor) -> bool:
     """
     return (
         type(x) is not Tensor
-        or torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._autograd._profiler_enabled()
+        or is_compiling()
+        or _modes() > 0
+        or in_function_transform()
+        or _tracing_state() is not None
+        or _is_profiled()
     )
 
 

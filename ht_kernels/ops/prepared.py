@@ -38,7 +38,9 @@ class Stamp:
         self.tensors = held if self.known else []
         self.versions = [torch_private.version(t) for t in self.tensors]
         self.addresses = [t.data_ptr() for t in self.tensors]
-        self.strides = [(t, t.stride()) for t in self.tensors if _has_equal_sides(t)]
+        squares = [t for t in self.tensors if _has_equal_sides(t)]
+        self.squares = [t for t in squares if t.is_contiguous()]  # their transposes are not
+        self.strides = [(t, t.stride()) for t in squares if not t.is_contiguous()]
         self.storages = [t.untyped_storage() for t in self.tensors]
 
     def holds(self) -> bool:
@@ -47,6 +49,7 @@ class Stamp:
             self.known
             and [t._version for t in self.tensors] == self.versions
             and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
+            and all(map(Tensor.is_contiguous, self.squares))
             and all(t.stride() == strides for t, strides in self.strides)
         )
 
