@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.backends import reference
@@ -13,7 +12,7 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, on_grid
 
 from . import dispatch, operators
-from .prepared import prepared
+from .prepared import infer, is_captured
 
 
 def adapter_again(x: Tensor, folded: FoldedAdapter, layout: Layout) -> Tensor | None:
@@ -22,7 +21,7 @@ def adapter_again(x: Tensor, folded: FoldedAdapter, layout: Layout) -> Tensor | 
     its checks and its choice of a backend need not be made again.
     """
     kept = folded.prepared
-    if kept is None or is_watched(x):
+    if kept is None or is_watched(x) or is_captured(x):
         return None
     found = kept.recall(x, layout, dispatch.choices.count)
     if found is None or not kept.is_current():
@@ -49,47 +48,15 @@ def adapter(
         if folded.down_weight.dtype != folded.down_bias.dtype:
             folded = reference.prepare(folded, x.dtype, layout.grid)
         if torch.compiler.is_compiling():
-            return _train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
-        return dispatch.run(case, asked, _train, x, folded, layout, keep, dropout)
+            return operators.train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
+        return dispatch.run(case, asked, operators.train, x, folded, layout, keep, dropout)
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
         choices = dispatch.choices.count if asked == dispatch.choices.asked else None  # None: the caller's choice
-        return dispatch.run(case, asked, _infer, x, folded, layout, autocast, choices)
+        return dispatch.run(case, asked, infer, x, folded, layout, autocast, choices)
     name = dispatch.choose(case, asked)
     folded = on_grid(folded, layout.grid)
     if name == "reference":  # whoever watches sees what it is made of
         return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
-    nothing = Training(None, None, 0.0, x.dtype)
-    return operators.adapter(name, x, folded, nothing, layout, autocast, False, asked is not None)
-
-
-def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None) -> Tensor:
-    """Without gradients, on what is kept of the weights; remembered for calls like it, unless ``choices`` is None."""
-    backend, kept = dispatch.BACKENDS[name], prepared(folded)
-    made = kept.by(backend, folded, x.dtype, layout.grid)
-    out: Tensor = backend.infer(made, x, layout, autocast)
-    if choices is not None:
-        kept.remember(x, layout, choices, backend, made)
-    return out
-
-
-def _train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
-    """With gradients and dropout; Triton draws dropout itself, from a seed of torch's generator."""
-    folded = on_grid(folded, layout.grid)
-    seed = None
-    if keep is None and dropout > 0:
-        if name == "triton":
-            seed = torch.randint(1 << 62, (1,), device=x.device)
-        else:
-            ones = x.new_ones(*x.shape[:2], folded.up_weight.shape[1], dtype=folded.down_bias.dtype)
-            keep = F.dropout(ones, dropout)
-    if name == "reference":
-        return reference.adapter(x, folded, layout, keep)
-    training = Training(keep, seed, dropout, _product_dtype(x))
-    return operators.adapter(name, x, folded, training, layout, False, True, True)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    training = Training(None, None, 0.0, x.dtype)
+    return operators.adapter(name, x, folded, training, layout, autocast, train=False, forced=asked is not None)

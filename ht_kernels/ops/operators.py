@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ht_kernels.backends import reference
 from ht_kernels.backends.call import Case, Layout, Training
-from ht_kernels.folding import OPTIONAL, FoldedAdapter
+from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
 from . import dispatch
 
@@ -53,6 +55,28 @@ def adapter(
     return out
 
 
+def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
+    """With gradients and dropout; Triton draws dropout itself, from a seed of torch's generator."""
+    folded = on_grid(folded, layout.grid)
+    seed = None
+    if keep is None and dropout > 0:
+        if name == "triton":
+            seed = torch.randint(1 << 62, (1,), device=x.device)
+        else:
+            ones = x.new_ones(*x.shape[:2], folded.up_weight.shape[1], dtype=folded.down_bias.dtype)
+            keep = F.dropout(ones, dropout)
+    if name == "reference":
+        return reference.adapter(x, folded, layout, keep)
+    training = Training(keep, seed, dropout, _product_dtype(x))
+    return adapter(name, x, folded, training, layout, autocast=False, train=True, forced=True)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, training, layout, (autocast, train, name, forced) = _unpack(rest)
     if train:
@@ -62,11 +86,11 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return out, *state
     bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
     case = Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, False, spectral)
-    out = dispatch.run(case, name if forced else None, infer, x, folded, layout, autocast)
+    out = dispatch.run(case, name if forced else None, _infer, x, folded, layout, autocast)
     return out, *(x.new_empty((0,)) for _ in range(3))
 
 
-def infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
+def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
     """The adapter without gradients by backend ``name``, on weights of which nothing is kept."""
     backend = dispatch.BACKENDS[name]
     out: Tensor = backend.infer(backend.prepare(folded, x.dtype, layout.grid), x, layout, autocast)

@@ -18,6 +18,8 @@ from ht_kernels.backends import torch_private
 from ht_kernels.backends.call import Layout
 from ht_kernels.folding import FoldedAdapter, on_grid
 
+from .dispatch import BACKENDS
+
 _MOST_CALLS = 64
 """Shapes of calls that are remembered for one set of weights."""
 
@@ -74,12 +76,12 @@ class Prepared:
 
     def by(self, backend: ModuleType, folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> Any:
         """What ``backend`` made of the weights for tokens of ``dtype``; of a mask, for a grid."""
+        if is_captured(folded.up_weight):
+            return backend.prepare(on_grid(folded, grid), dtype, grid)
         key = backend, dtype, None if folded.mask is None else grid
         made = self._by.get(key)
         if made is not None:
             return made
-        if is_captured(folded.up_weight):
-            return backend.prepare(on_grid(folded, grid), dtype, grid)
         with self._lock:
             made = backend.prepare(on_grid(folded, grid), dtype, grid)
             wait_for(folded.up_weight)
@@ -107,6 +109,16 @@ def prepared(folded: FoldedAdapter) -> Prepared:
     return kept
 
 
+def infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None) -> Tensor:
+    """Without gradients, on what is kept of the weights; remembered for calls like it, unless ``choices`` is None."""
+    backend, kept = BACKENDS[name], prepared(folded)
+    made = kept.by(backend, folded, x.dtype, layout.grid)
+    out: Tensor = backend.infer(made, x, layout, autocast)
+    if choices is not None:
+        kept.remember(x, layout, choices, backend, made)
+    return out
+
+
 def guard(folded: FoldedAdapter) -> FoldedAdapter:
     """``folded``, from now on taken for unchanged: its owner makes another when it changes."""
     folded.prepared = Prepared(folded, guarded=True)
@@ -114,8 +126,8 @@ def guard(folded: FoldedAdapter) -> FoldedAdapter:
 
 
 def is_captured(t: Tensor) -> bool:
-    """Whether a CUDA graph is being captured on the GPU of ``t``: what a capture makes has no values before a replay,
-    so it is not kept."""
+    """Whether a CUDA graph is being captured on the GPU of ``t``. What a capture makes has no values before a replay, so
+    it is not kept; and what is kept may be freed before a replay, so a capture does not use it."""
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
