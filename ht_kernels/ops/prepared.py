@@ -22,6 +22,8 @@ from .dispatch import BACKENDS
 
 _MOST_CALLS = 64
 """Shapes of calls that are remembered for one set of weights."""
+_MOST_MADE = 16
+"""Backends, dtypes and grids of a mask for which one set of weights is kept."""
 
 
 class Stamp:
@@ -83,9 +85,13 @@ class Prepared:
         if made is not None:
             return made
         with self._lock:
-            made = backend.prepare(on_grid(folded, grid), dtype, grid)
-            wait_for(folded.up_weight)
-            self._by[key] = made
+            made = self._by.get(key)  # another thread may have been here
+            if made is None:
+                made = backend.prepare(on_grid(folded, grid), dtype, grid)
+                wait_for(folded.up_weight)
+                if len(self._by) >= _MOST_MADE:
+                    self._by.clear()
+                self._by[key] = made
         return made
 
     def remember(self, x: Tensor, layout: Layout, choices: int, backend: ModuleType, made: Any) -> None:
@@ -126,8 +132,11 @@ def guard(folded: FoldedAdapter) -> FoldedAdapter:
 
 
 def is_captured(t: Tensor) -> bool:
-    """Whether a CUDA graph is being captured on the GPU of ``t``. What a capture makes has no values before a replay, so
-    it is not kept; and what is kept may be freed before a replay, so a capture does not use it."""
+    """Whether a CUDA graph is being captured on the GPU of ``t``.
+
+    What a capture makes has no values before a replay, so it is not kept. What is kept may be freed before a replay, so
+    a capture does not use it.
+    """
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
