@@ -55,14 +55,13 @@ def ht_adapter(
 
     Formula: :class:`ht_kernels.folding.FoldedAdapter`.
     """
-    layout = Layout(*grid, prefix_tokens, eps)
     if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
-        out = adapter_again(x, folded, layout)
+        out = adapter_again(x, folded, *grid, prefix_tokens, eps)
         if out is not None:
             return out
     _check_folded(folded, x)
     _check(x, folded, grid, prefix_tokens, keep)
-    return adapter(x, folded, layout, keep, dropout, asked_for(backend))
+    return adapter(x, folded, Layout(*grid, prefix_tokens, eps), keep, dropout, asked_for(backend))
 
 
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:

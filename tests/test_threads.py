@@ -21,7 +21,6 @@ import ht_kernels as ht
 from ht_kernels import deploy
 from ht_kernels.backends import cpu
 from ht_kernels.nn import HTAdapter, adapter
-from ht_kernels.ops import adapter as ops_adapter
 from ht_kernels.ops import dispatch, prepared
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -158,7 +157,7 @@ def test_a_capture_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         expected = shared(x, (3, 2))
         kept = shared._cache
         with monkeypatch.context() as patch:
-            for module in (adapter, prepared, ops_adapter):
+            for module in (adapter, prepared):
                 patch.setattr(module, "is_captured", lambda t: True)
             other = tokens((2, 2), 1)
             assert torch.equal(shared(other, (2, 2)), new()(other, (2, 2)))

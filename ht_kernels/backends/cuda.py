@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -131,23 +132,29 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    source = x if _fits(x) else x.clone(memory_format=torch.contiguous_format)
-    target = out if _fits(out) else torch.empty_like(source)
-    if x.device.index == torch.cuda.current_device():
-        _launch(prepared, source, target, layout, autocast)
+    source, target = _fitting(x), _fitting(out)
+    if source is None:
+        x = x.clone(memory_format=torch.contiguous_format)
+        source = core.tokens(x)
+    result = out
+    if target is None:
+        result = torch.empty_like(x)
+        target = core.tokens(result)
+    memory = prepared.workspace(x.size(0), layout)
+    index = prepared.device.index
+    call = (x.size(0), *layout, autocast or gpu.may_round(), source, target, memory.data_ptr())
+    if index == torch.cuda.current_device():
+        _launch(prepared, call, index)
     else:
-        with torch.cuda.device(x.device.index):
-            _launch(prepared, source, target, layout, autocast)
-    return out if target is out else out.copy_(target)
+        with torch.cuda.device(index):
+            _launch(prepared, call, index)
+    return out if result is out else out.copy_(result)
 
 
-def _launch(prepared: CudaAdapter, x: Tensor, out: Tensor, layout: Layout, autocast: bool) -> None:
-    memory = prepared.workspace(x.shape[0], layout)
-    stream = torch_private.current_stream(x.device.index)
-    tf32 = autocast or gpu.may_round()
-    tokens = core.tokens(x), core.tokens(out)
+def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> None:
+    """Add the kernels to the current stream of the current device."""
     try:
-        prepared.launches.forward(x.shape[0], *layout, tf32, *tokens, memory.data_ptr(), stream)
+        prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 10
     except RuntimeError as error:
         raise BackendError(str(error)) from error
 
@@ -170,7 +177,8 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
             raise BackendError(str(error)) from error
 
 
-def _fits(t: Tensor) -> bool:
-    """Whether rows start at multiples of 16 bytes, as the kernels load them."""
-    batch_stride, token_stride, stride = t.stride()
-    return stride == 1 and batch_stride % 8 == 0 and token_stride % 8 == 0 and t.data_ptr() % gpu.ALIGNMENT == 0
+def _fitting(t: Tensor) -> tuple[int, int, int] | None:
+    """``ht_tokens`` of ``t``; None unless its rows start at multiples of 16 bytes, as the kernels load them."""
+    tokens = address, batch_stride, token_stride = core.tokens(t)
+    fits = t.stride(2) == 1 and not (batch_stride % 8 or token_stride % 8 or address % gpu.ALIGNMENT)
+    return tokens if fits else None

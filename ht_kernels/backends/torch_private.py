@@ -26,7 +26,7 @@ _tracing_state: Callable[[], object] = torch._C._get_tracing_state
 _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 
-def current_stream(index: int) -> int:
+def current_stream(index: int | None) -> int:
     """The current CUDA stream as an address, in a tenth of the time of ``torch.cuda.current_stream``, which makes an
     object."""
     return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import is_
 from typing import Any
 
 import torch
@@ -166,12 +165,14 @@ class _Kept:
             for name, parameter in module._parameters.items()
             if parameter is not None
         ]
-        self.places = [(parameters, name) for parameters, name, _ in found]
+        self.found = found
         self.stamp = Stamp(parameter for *_, parameter in found)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
         self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)
 
     def is_current(self) -> bool:
-        found = [parameters[name] for parameters, name in self.places]
-        return self.stamp.holds() and all(map(is_, found, self.stamp.tensors))
+        for parameters, name, parameter in self.found:
+            if parameters[name] is not parameter:
+                return False
+        return self.stamp.holds()

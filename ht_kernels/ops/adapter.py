@@ -12,23 +12,30 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, on_grid
 
 from . import dispatch, operators
-from .prepared import infer, is_captured
+from .prepared import infer
 
 
-def adapter_again(x: Tensor, folded: FoldedAdapter, layout: Layout) -> Tensor | None:
+def adapter_again(
+    x: Tensor, folded: FoldedAdapter, height: int, width: int, prefix_tokens: int, eps: float
+) -> Tensor | None:
     """The adapter without gradients by what served the last call like this one; None where there was none, where
     somebody watches, or where it fails. A call like this has the same weights and the shape, dtype and device of x, so
     its checks and its choice of a backend need not be made again.
     """
     kept = folded.prepared
-    if kept is None or is_watched(x) or is_captured(x):
+    if kept is None or is_watched(x):
         return None
-    found = kept.recall(x, layout, dispatch.choices.count)
+    found = kept.recall(x, height, width, prefix_tokens, eps, dispatch.choices.count)
     if found is None or not kept.is_current():
         return None
-    backend, made = found
+    backend, made, layout = found
+    autocast = False
+    if x.is_cuda:
+        if torch.cuda.is_current_stream_capturing():  # what is kept may be freed before a replay
+            return None
+        autocast = torch.is_autocast_enabled("cuda")
     try:
-        out: Tensor = backend.infer(made, x, layout, x.is_cuda and torch.is_autocast_enabled("cuda"))
+        out: Tensor = backend.infer(made, x, layout, autocast)
     except (BackendError, torch.OutOfMemoryError):  # met again in adapter(), which reports it and falls back
         return None
     return out

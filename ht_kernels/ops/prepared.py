@@ -54,7 +54,7 @@ class Stamp:
             and [t._version for t in self.tensors] == self.versions
             and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
             and all(map(Tensor.is_contiguous, self.squares))
-            and all(t.stride() == strides for t, strides in self.strides)
+            and (not self.strides or all(t.stride() == strides for t, strides in self.strides))
         )
 
 
@@ -69,7 +69,7 @@ class Prepared:
     def __init__(self, folded: FoldedAdapter, guarded: bool) -> None:
         self.stamp = None if guarded else Stamp(t for t in folded if t is not None)
         self._by: dict[tuple[Any, ...], Any] = {}
-        self._calls: dict[tuple[Any, ...], tuple[ModuleType, Any]] = {}
+        self._calls: dict[tuple[Any, ...], tuple[ModuleType, Any, Layout]] = {}
         self._lock = threading.Lock()  # one thread at a time makes what calls need
 
     def is_current(self) -> bool:
@@ -100,11 +100,13 @@ class Prepared:
             return
         if len(self._calls) >= _MOST_CALLS:
             self._calls.clear()
-        self._calls[x.shape, x.dtype, x.device, layout, choices] = backend, made
+        self._calls[(x.shape, x.dtype, x.device, *layout, choices)] = backend, made, layout
 
-    def recall(self, x: Tensor, layout: Layout, choices: int) -> tuple[ModuleType, Any] | None:
-        """The backend that ran a call like this one, and what it made; None when there was none."""
-        return self._calls.get((x.shape, x.dtype, x.device, layout, choices))
+    def recall(
+        self, x: Tensor, height: int, width: int, prefix_tokens: int, eps: float, choices: int
+    ) -> tuple[ModuleType, Any, Layout] | None:
+        """The backend that ran a call like this one, what it made, and the layout; None when there was none."""
+        return self._calls.get((x.shape, x.dtype, x.device, height, width, prefix_tokens, eps, choices))
 
 
 def prepared(folded: FoldedAdapter) -> Prepared:
