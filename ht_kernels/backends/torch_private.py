@@ -29,7 +29,7 @@ _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 def current_stream(index: int | None) -> int:
     """The current CUDA stream as an address, in a tenth of the time of ``torch.cuda.current_stream``, which makes an
     object."""
-    return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return]
+    return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return,arg-type]
 
 
 def is_watched(x: Tensor) -> bool:
