@@ -7,6 +7,8 @@ import re
 import pytest
 from test_docs import PAGES, ROOT, is_there, named_files
 
+from ht_kernels.video.stream import STAGES
+
 PAGE = PAGES["docs/architecture.md"]
 MOST_HOPS = 10
 
@@ -64,11 +66,9 @@ def test_the_walk_of_x() -> None:
 
 
 def test_the_walk_of_a_frame() -> None:
-    steps = rows(section("The walk of a frame"))
-    assert [step[0] for step in steps][0] == "decode" and steps[-1][0] == "sink"
-    from ht_kernels.video.stream import STAGES
-
-    assert [step[0] for step in steps if step[0] != "hand over"] == list(STAGES)
+    """Its steps are the stages that a stream reports."""
+    steps = [step[0] for step in rows(section("The walk of a frame"))]
+    assert [step for step in steps if step != "hand over"] == list(STAGES)
 
 
 @pytest.mark.parametrize("title", re.findall(r"^## (Add an? .*)$", PAGE, re.MULTILINE))
