@@ -26,6 +26,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _WITH_PYTHON = sorted(name for name, text in PAGES.items() if "\n```python\n" in text)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page", _WITH_PYTHON)
 def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a page from top to bottom, with the names of those above."""

@@ -11,6 +11,8 @@ from test_docs import ROOT
 
 EXAMPLES = ROOT / "examples"
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def run(name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """What a program prints."""
@@ -50,7 +52,7 @@ def test_live(
 
 
 def test_periodic_interference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = "--count", "8", "--steps", "60"
+    small = "--count", "8", "--steps", "40"
     said = run("periodic_interference.py", *small, monkeypatch=monkeypatch, capsys=capsys)
     decibels = {line[:16].strip(): float(line[16:].split()[0]) for line in said.splitlines() if " dB" in line}
     assert decibels["spectral filter"] > decibels["gain"] + 1
