@@ -87,7 +87,7 @@ def test_links_and_files_exist(page: str) -> None:
 def test_tests_exist(page: str) -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(test_\w+)`", PAGES[page]):
-        assert f"def {name}" in written, name
+        assert f"def {name}(" in written, name
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
