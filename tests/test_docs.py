@@ -90,6 +90,22 @@ def test_tests_exist(page: str) -> None:
         assert f"def {name}(" in written, name
 
 
+def test_the_readme_says_of_speed_what_the_benchmarks_page_says() -> None:
+    """Each row's ratios stand in one row there, in a section of the same commit."""
+    rows = re.findall(r"^\| (.*[\d.]+x .*) \| ([0-9a-f]{7}) \|$", PAGES["README.md"], re.MULTILINE)
+    assert len(rows) == 5
+    sections = PAGES["docs/benchmarks.md"].split("\n## ")
+    for row, commit in rows:
+        ratios = set(re.findall(r"[\d.]+x", row))
+        lines = [line for part in sections if f"Commit {commit}" in part for line in part.splitlines()]
+        assert any(ratios <= set(re.findall(r"[\d.]+x", line)) for line in lines if line.startswith("|")), row
+
+
+def test_the_picture_is_small() -> None:
+    """GitHub shows it to everyone who passes by."""
+    assert 10_000 < (ROOT / "docs/images/front.png").stat().st_size < 200_000
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_c_blocks_compile(tmp_path: Path) -> None:
     blocks = [block[2] for text in PAGES.values() for block in _BLOCK.finditer(text) if block[1] == "c"]
