@@ -101,6 +101,12 @@ def test_the_readme_says_of_speed_what_the_benchmarks_page_says() -> None:
         assert any(ratios <= set(re.findall(r"[\d.]+x", line)) for line in lines if line.startswith("|")), row
 
 
+def test_versions_agree() -> None:
+    newest = re.search(r"^## \[([\d.]+)\]", PAGES["CHANGELOG.md"], re.MULTILINE)
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert newest and cited and newest[1] == cited[1] == ht_kernels.__version__
+
+
 def test_the_picture_is_small() -> None:
     """GitHub shows it to everyone who passes by."""
     assert 10_000 < (ROOT / "docs/images/front.png").stat().st_size < 200_000
