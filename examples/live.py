@@ -12,10 +12,9 @@ import argparse
 import threading
 from pathlib import Path
 
-from ht_kernels.video.example import example_clip
-
 import ht_kernels as ht
 from ht_kernels.deploy.manifest import is_exported
+from ht_kernels.video.example import example_clip
 from ht_kernels.weights import PHANTOM
 
 
