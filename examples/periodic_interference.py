@@ -3,7 +3,7 @@
 Line noise and grating stripes are added to images; a gain per channel, the published frequency filter, and a spectral
 filter learn to give back the clean image; both are then tried on images they have not seen.
 
-    python examples/periodic_interference.py [--images FOLDER] [--output periodic_interference.png]
+    python examples/periodic_interference.py [--images FOLDER] [--count 160] [--steps 400] [--output PNG]
 """
 
 from __future__ import annotations
@@ -57,18 +57,20 @@ def decibels(got: Tensor, clean: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="ultrasound images (default: phantoms)")
+    parser.add_argument("--count", type=int, default=160, metavar="N", help="how many images")
+    parser.add_argument("--steps", type=int, default=400, metavar="N", help="of training")
     parser.add_argument("--output", type=Path, default=Path("periodic_interference.png"), metavar="PNG")
     args = parser.parse_args()
 
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    images = clean_images(args.images, 160)
+    images = clean_images(args.images, args.count)
     held_out = len(images) // 4
     seen, unseen = images[held_out:], images[:held_out]
     gain = torch.nn.Parameter(torch.ones(1))
     spectral = SpectralFilter(1, "full", (SIDE, SIDE))
     optimizer = torch.optim.Adam([gain, *spectral.parameters()], lr=0.02)
-    for _ in range(400):
+    for _ in range(args.steps):
         clean = seen[torch.randint(len(seen), (16,), generator=generator)]
         striped = with_stripes(clean, generator)
         loss = (gain * striped - clean).square().mean() + (spectral(striped) - clean).square().mean()

@@ -2,7 +2,7 @@
 
 Every function here is an identity in exact arithmetic and differentiable in its inputs, so kernels need gradients
 only for what they see and autograd carries them on to the published parameters. Low-precision parameters are folded
-in float32. This file imports nothing but torch.
+in float32. This file imports nothing but torch. docs/algebra.md has the numbered identities, each with its proof.
 
 Notation: D token width, C bottleneck width, R pyramid width, K classes, S number of scales kept apart (1 or 3).
 """
@@ -150,15 +150,14 @@ def on_grid(folded: FoldedAdapter, grid: tuple[int, int]) -> FoldedAdapter:
 def fourier_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """What makes ``irfft2(M * rfft2(S))`` a few products of small real matrices, in float64.
 
-    Returns:
-        - ``rows`` (2V, W), V = W // 2 + 1: cos(2 pi v j / W), then -sin(2 pi v j / W);
-        - ``columns`` (2H, 2H): the complex transform over the height, ``[[cos, sin], [-sin, cos]]``;
-        - ``share`` (V,): 1 / (H W) for column 0 and, when W is even, the last one; 2 / (H W) for those between, which
-          stand for two frequencies.
+    With the real and imaginary parts of a spectrum stacked, the filter is ``rows' columns' (share * M) columns rows``:
+    the transform, and its transpose as the inverse. The sines of columns 0 and W / 2 are zero, so imaginary parts there
+    have no effect, as in ``irfft2``. Here V = W // 2 + 1.
 
-        With the real and imaginary parts of a spectrum stacked, the filter is
-        ``rows' columns' (share * M) columns rows``: the transform, and its transpose as the inverse. The sines of
-        columns 0 and W / 2 are zero, so imaginary parts there have no effect, as in ``irfft2``.
+    Returns:
+        ``rows`` (2V, W): cos(2 pi v j / W), then -sin(2 pi v j / W); ``columns`` (2H, 2H): the complex transform over
+        the height, ``[[cos, sin], [-sin, cos]]``; ``share`` (V,): 1 / (H W) for column 0 and, when W is even, the last
+        one; 2 / (H W) for those between, which stand for two frequencies.
     """
 
     def angles(n: int, m: int) -> Tensor:

@@ -59,7 +59,7 @@ class MultiScale(nn.Module):
 
 
 class PublishedAdapter(nn.Module):
-    """What the four variants share: DESIGN's formula from LayerNorm to residual.
+    """What the four variants share: the formula of docs/algebra.md, from LayerNorm to residual.
 
     Args:
         dim: token width D.

@@ -1,5 +1,4 @@
-// The spectral filter inside the adapter, F = irfft2(M * rfft2(S)), and its gradients; DESIGN: section "The spectral
-// filter".
+// The spectral filter inside the adapter, F = irfft2(M * rfft2(S)), and its gradients; see docs/algebra.md.
 //
 // Forward: reads S from h and writes F to the padded grid that the convolution reads, 8 H W C bytes in the cache.
 // Backward: reads S and dy and writes what S gets through the filter, 12 H W C bytes in the cache. Members of a team

@@ -1,4 +1,4 @@
-// The spectral filter: out = irfft2(M * rfft2(x)) of images, DESIGN: section "The spectral filter".
+// The spectral filter: out = irfft2(M * rfft2(x)) of images, see docs/algebra.md.
 //
 // Reads x once and writes out once, 4 BCHW bytes in 16-bit types, and reads the mask once per image, after the first
 // image from L2. It takes 4 H V (W + 2H) multiply-adds a channel, V = W/2 + 1.

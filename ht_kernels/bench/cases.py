@@ -40,7 +40,7 @@ class Case:
         group: what is computed, in words.
         batch: images per call.
         build: makes the call of one implementation, given the batch.
-        bytes: floor of memory traffic per call (DESIGN section 4), 0 where none is defined.
+        bytes: floor of memory traffic per call (docs/kernels.md), 0 where none is defined.
         flops: matrix arithmetic per call, 0 where none is defined.
     """
 
