@@ -12,14 +12,14 @@
 namespace ht {
 namespace HT_ISA {
 
-inline void forward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
+inline void forward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
                         ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h,
                         float* stats, void* workspace, int threads) {
   const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
   run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads);
 }
 
-inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
+inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
                          const ht_tokens& grad_out, const ht_tokens& x, const float* keep, const float* h,
                          const float* stats, const ht_tokens& grad_x, const ht_adapter_weights& grads, void* workspace,
                          int threads) {
@@ -36,8 +36,8 @@ inline void backward_any(const ht_adapter_shape& shape, const ht_adapter_weights
                                          ht::isa::prepare,            \
                                          ht::isa::forward_workspace,  \
                                          ht::isa::backward_workspace, \
-                                         ht::isa::forward_any,        \
-                                         ht::isa::backward_any,       \
+                                         ht::isa::forward,        \
+                                         ht::isa::backward,       \
                                          ht::isa::filter_workspace,   \
                                          ht::isa::spectral_filter,    \
                                          ht::isa::spectral_filter_backward};

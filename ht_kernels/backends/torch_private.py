@@ -7,7 +7,7 @@ from this file.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -49,13 +49,13 @@ def is_watched(x: Tensor) -> bool:
     )
 
 
-def version(t: Tensor) -> int:
-    """How often ``t`` was written in place. Autograd counts it, and documents the name without its underscore nowhere.
+def versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each was written in place, which autograd counts and no public name tells.
 
     Raises:
-        RuntimeError: ``t`` was made in inference mode, where nothing is counted.
+        RuntimeError: a tensor was made in inference mode, where nothing is counted.
     """
-    return t._version
+    return [t._version for t in tensors]
 
 
 def constant_for_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:

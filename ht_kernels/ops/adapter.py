@@ -12,7 +12,6 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, on_grid
 
 from . import dispatch, operators
-from .prepared import infer
 
 
 def adapter_again(
@@ -56,11 +55,10 @@ def adapter(
             folded = reference.prepare(folded, x.dtype, layout.grid)
         if torch.compiler.is_compiling():
             return operators.train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
-        return dispatch.run(case, asked, operators.train, x, folded, layout, keep, dropout)
+        return dispatch.run(case, asked, lambda name: operators.train(name, x, folded, layout, keep, dropout))
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
-        choices = dispatch.choices.count if asked == dispatch.choices.asked else None  # None: the caller's choice
-        return dispatch.run(case, asked, infer, x, folded, layout, autocast, choices)
+        return dispatch.infer(case, asked, x, folded, layout, autocast)
     name = dispatch.choose(case, asked)
     folded = on_grid(folded, layout.grid)
     if name == "reference":  # whoever watches sees what it is made of

@@ -12,14 +12,18 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ht_kernels.backends import cpu, cuda, reference
-from ht_kernels.backends.call import Case, FilterCase
+from ht_kernels.backends.call import Case, FilterCase, Layout
 from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError, InputError
+from ht_kernels.folding import FoldedAdapter
+
+from . import prepared
 
 log = logging.getLogger("ht_kernels")
 _T = TypeVar("_T")
@@ -108,8 +112,17 @@ def choose(case: Case | FilterCase, asked: str | None = None, without: Collectio
     raise AssertionError("the reference backend runs every case")
 
 
-def run(case: Case | FilterCase, asked: str | None, attempt: Callable[..., _T], *arguments: Any) -> _T:
-    """``attempt(name, *arguments)`` with the backend for ``case``.
+def infer(case: Case, asked: str | None, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
+    """The adapter without gradients, as :func:`run` does it.
+
+    Who ran it is remembered for calls like it, unless the caller named the backend.
+    """
+    count = choices.count if asked == choices.asked else None
+    return run(case, asked, lambda name: prepared.infer(BACKENDS[name], x, folded, layout, autocast, count))
+
+
+def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]) -> _T:
+    """``attempt(name)`` with the backend for ``case``.
 
     A backend that fails is retired on that device, one that finds too little memory is passed over in this call, and
     the next takes over; a backend that was ``asked`` for by name raises instead.
@@ -122,7 +135,7 @@ def run(case: Case | FilterCase, asked: str | None, attempt: Callable[..., _T], 
     while True:
         name = choose(case, asked, failed)
         try:
-            return attempt(name, *arguments)
+            return attempt(name)
         except (BackendError, torch.OutOfMemoryError) as error:
             if asked is not None or name == "reference":
                 raise

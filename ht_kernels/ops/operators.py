@@ -86,7 +86,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return out, *state
     bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
     case = Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, False, spectral)
-    out = dispatch.run(case, name if forced else None, _infer, x, folded, layout, autocast)
+    out = dispatch.run(case, name if forced else None, lambda name: _infer(name, x, folded, layout, autocast))
     return out, *(x.new_empty((0,)) for _ in range(3))
 
 

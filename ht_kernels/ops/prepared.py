@@ -18,8 +18,6 @@ from ht_kernels.backends import torch_private
 from ht_kernels.backends.call import Layout
 from ht_kernels.folding import FoldedAdapter, on_grid
 
-from .dispatch import BACKENDS
-
 _MOST_CALLS = 64
 """Shapes of calls that are remembered for one set of weights."""
 _MOST_MADE = 16
@@ -40,7 +38,7 @@ class Stamp:
             type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in held
         )
         self.tensors = held if self.known else []
-        self.versions = [torch_private.version(t) for t in self.tensors]
+        self.versions = torch_private.versions(self.tensors)
         self.addresses = [t.data_ptr() for t in self.tensors]
         squares = [t for t in self.tensors if _has_equal_sides(t)]
         self.squares = [t for t in squares if t.is_contiguous()]  # their transposes are not
@@ -51,7 +49,7 @@ class Stamp:
         """Whether all are as they were; False where that cannot be told."""
         return (
             self.known
-            and [t._version for t in self.tensors] == self.versions
+            and torch_private.versions(self.tensors) == self.versions
             and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
             and all(map(Tensor.is_contiguous, self.squares))
             and (not self.strides or all(t.stride() == strides for t, strides in self.strides))
@@ -117,9 +115,14 @@ def prepared(folded: FoldedAdapter) -> Prepared:
     return kept
 
 
-def infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None) -> Tensor:
-    """Without gradients, on what is kept of the weights; remembered for calls like it, unless ``choices`` is None."""
-    backend, kept = BACKENDS[name], prepared(folded)
+def infer(
+    backend: ModuleType, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None
+) -> Tensor:
+    """The adapter without gradients by ``backend``, on what is kept of the weights.
+
+    It is remembered for calls like it, unless ``choices`` is None.
+    """
+    kept = prepared(folded)
     made = kept.by(backend, folded, x.dtype, layout.grid)
     out: Tensor = backend.infer(made, x, layout, autocast)
     if choices is not None:

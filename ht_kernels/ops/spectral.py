@@ -23,7 +23,7 @@ def spectral_filter(x: Tensor, mask: Tensor, asked: str | None) -> Tensor:
     case = FilterCase(x.device, x.dtype, (x.shape[2], x.shape[3]), needs_grad)
     if torch.compiler.is_compiling():
         return _filter(dispatch.choose(case, asked), x, mask)
-    return dispatch.run(case, asked, _filter, x, mask)
+    return dispatch.run(case, asked, lambda name: _filter(name, x, mask))
 
 
 def _filter(name: str, x: Tensor, mask: Tensor) -> Tensor:
