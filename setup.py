@@ -1,7 +1,7 @@
-"""Builds ht_kernels._C with CMake; everything else about the package is in pyproject.toml.
+"""Builds ht_kernels._C with CMake. Everything else about the package is in pyproject.toml.
 
-Environment: HT_KERNELS_CUDA, HT_KERNELS_CUDA_ARCHS and TENSORRT_ROOT (see CMakeLists.txt), CXX,
-CMAKE_BUILD_PARALLEL_LEVEL.
+These environment variables have an effect: HT_KERNELS_CUDA, HT_KERNELS_CUDA_ARCHS and TENSORRT_ROOT (see
+CMakeLists.txt), CXX, and CMAKE_BUILD_PARALLEL_LEVEL.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ CMAKE_MINIMUM = (3, 24)
 
 
 def find_tools(name: str) -> list[str]:
-    """Paths of a tool: on PATH, and beside a Python whose environment is not activated."""
+    """The paths of a tool: on PATH, and in the folder of this Python, whose environment may not be activated."""
     found = (shutil.which(name), shutil.which(name, path=sysconfig.get_path("scripts")))
     return list(dict.fromkeys(path for path in found if path))
 
 
 def find_cmake() -> str:
-    """The first CMake that is new enough."""
+    """The path of the first CMake that is new enough.
+
+    Raises:
+        PlatformError: there is none.
+    """
     seen = []
     for cmake in find_tools("cmake"):
         output = subprocess.run([cmake, "--version"], capture_output=True, text=True).stdout
@@ -43,7 +47,7 @@ def find_cmake() -> str:
 
 
 def check_compiler() -> None:
-    """Say in one sentence what CMake would say in thirty lines."""
+    """Raise PlatformError with one sentence if there is no C++ compiler. CMake's own message has thirty lines."""
     asked = os.environ.get("CXX")
     if asked:
         if not shutil.which(asked.split()[0]):
@@ -56,7 +60,7 @@ def check_compiler() -> None:
 
 
 def check_headers() -> None:
-    """Linux distributions package Python's own headers apart."""
+    """Raise PlatformError if Python's headers are missing; many Linux distributions have them in a separate package."""
     include = Path(sysconfig.get_path("include"))
     if not (include / "Python.h").exists():
         raise PlatformError(
@@ -66,7 +70,7 @@ def check_headers() -> None:
 
 
 class CMakeBuild(build_ext):
-    """Builds the one extension with CMake and installs it where setuptools expects it."""
+    """Builds the extension with CMake, and installs it where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
         check_compiler()
@@ -76,8 +80,8 @@ class CMakeBuild(build_ext):
 
         build = Path(self.build_temp).resolve() / "cmake"
         prefix = Path(self.get_ext_fullpath(ext.name)).resolve().parents[1]
-        # All that may differ from the last build is given, for CMake keeps what it was told before: with build
-        # isolation each build has its own Python environment, gone at the next one.
+        # Everything that can differ between builds is passed explicitly, because CMake caches values of earlier builds.
+        # In particular, with build isolation each build has its own temporary Python environment.
         configure = [
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

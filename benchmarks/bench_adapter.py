@@ -1,4 +1,4 @@
-"""The adapter: published, eager and under torch.compile, against ht_kernels."""
+"""Benchmarks of the adapter: the published one, eager and under torch.compile, against ht_kernels."""
 
 from __future__ import annotations
 

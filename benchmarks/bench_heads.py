@@ -1,4 +1,4 @@
-"""The heads: published, eager and under torch.compile, against ht_kernels."""
+"""Benchmarks of the heads: the published ones, eager and under torch.compile, against ht_kernels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Work in Python per call of an adapter, beside kernels that do nothing; what keeping packed weights saves; and what
-each way to register an operator costs.
+"""Benchmarks of overhead: the Python code of an adapter call, packing weights, and ways to register an operator.
 
-The tokens are one image of ViT-B/16. Needs no GPU.
+The first replaces the kernels by ones that do nothing, so only Python code is timed. The tokens are one image of
+ViT-B/16. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRID = (14, 14)
 
 
 class NoKernels:
-    """In the place of the CPU's kernels."""
+    """A replacement for the CPU kernels that does nothing."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -66,7 +66,7 @@ def test_packing(benchmark: Any, weights: str) -> None:
 @pytest.mark.benchmark(group="per operator")
 @pytest.mark.parametrize("way", ["function", "Library.define", "custom_op"])
 def test_operator(benchmark: Any, way: str) -> None:
-    """An operator of 15 tensors, as the adapter has, that returns new memory."""
+    """Time an operator that takes 15 tensors, as many as the adapter's weights, and returns a new one."""
     names = [f"t{i}" for i in range(15)]
     tensors = [torch.randn(4) for _ in names]
 

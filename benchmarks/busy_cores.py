@@ -1,8 +1,8 @@
 """The folded model on cores that other programs use too: ``python -m benchmarks.busy_cores``, half a minute.
 
-ViT-Tiny/16 segments frames one by one while 0, 1, 2 and 4 processes each keep a core busy. How torch's threads wait for
-each other is read from the environment when OpenMP loads, so compare runs: as it is, ``GOMP_SPINCOUNT=1000`` and
-``OMP_NUM_THREADS=1``.
+ViT-Tiny/16 segments frames one by one while 0, 1, 2 and 4 other processes each keep a core busy. When OpenMP loads, it
+reads from the environment how its threads wait for each other. So compare three runs of this program: without changes,
+with ``GOMP_SPINCOUNT=1000``, and with ``OMP_NUM_THREADS=1``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 import ht_kernels as ht
 
 _SECONDS = 5.0
-"""Per number of processes."""
+"""The time to measure with each number of processes."""
 
 
 def main() -> int:
-    """Print milliseconds per frame, p50 and p95."""
+    """Print the milliseconds per frame, as p50 and p95, for each number of busy processes."""
     torch.manual_seed(0)
     folded = ht.fold(ht.HTCLIP("timm/vit_tiny_patch16_224").eval())
     frame = torch.randint(0, 256, (1, 1, *folded.image_size), dtype=torch.uint8)
@@ -28,7 +28,7 @@ def main() -> int:
         programs = [multiprocessing.get_context("spawn").Process(target=_burn, daemon=True) for _ in range(busy)]
         for program in programs:
             program.start()
-        time.sleep(4.0 if busy else 0.0)  # until they have started
+        time.sleep(4.0 if busy else 0.0)  # wait until they have started
         times = _follow(folded, frame)
         for program in programs:
             program.kill()
@@ -40,7 +40,7 @@ def main() -> int:
 
 @torch.inference_mode()
 def _follow(folded: ht.deploy.FoldedHTCLIP, frame: torch.Tensor) -> list[float]:
-    """Seconds of each frame, sorted."""
+    """The seconds that each frame took, sorted."""
     folded(frame)
     times = []
     end = time.perf_counter() + _SECONDS

@@ -1,4 +1,4 @@
-"""Shared by the suite: one benchmark per implementation, grouped by case so that pytest-benchmark compares them."""
+"""The fixture of the benchmark suite. There is one benchmark per implementation, grouped by case to be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ht_kernels.bench.cases import Case
 
 @pytest.fixture
 def compare(benchmark: Any) -> Callable[[Case, str], None]:
-    """Time one implementation of a case; compilation happens before the clock starts."""
+    """Time one implementation of a case. A first call, which compiles, is not timed."""
 
     def run(case: Case, implementation: str) -> None:
         benchmark.group = str(case)

@@ -1,4 +1,4 @@
-"""What a benchmark measured: figures in JSON, and a table in Markdown beside them."""
+"""Writing the results of a benchmark: figures in JSON, and a table in Markdown beside them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ht_kernels.files import make_folder, write_whole
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], table: Sequence[str], **facts: Any) -> None:
-    """Write ``path`` (``*.json``) and ``*.md`` beside it, each whole.
+    """Write ``path`` (``*.json``) and a ``*.md`` file beside it. Each file appears complete or not at all.
 
     Args:
-        path: its folder is made where there is none.
-        rows: figures, as JSON can hold them.
-        table: lines of Markdown.
-        facts: what else the document says, beside the commit and the environment.
+        path: the JSON file; its folder is made if missing.
+        rows: the figures, as values that JSON can hold.
+        table: the lines of the Markdown file.
+        facts: further entries of the JSON document, in addition to the commit and the environment.
 
     Raises:
         InputError: a file cannot be written.

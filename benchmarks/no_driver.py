@@ -1,4 +1,4 @@
-"""A CUDA backend whose kernels do nothing, on tensors of the CPU: what is left of a call is its work in Python."""
+"""A CUDA backend whose kernels do nothing, on CPU tensors. Only the Python code of a call is left to time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from ht_kernels.folding import FoldedAdapter
 
 
 def replace(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., Any]) -> None:
-    """Until the test ends, ``cuda`` takes every call without gradients, and ``launch(weights, *arguments)`` stands for
-    its launches."""
+    """Replace the launches of the backend ``cuda`` by ``launch(weights, *arguments)`` until the test ends.
+
+    The backend then accepts every call without gradients, on CPU tensors.
+    """
 
     class Launches:
         def __init__(self, weights: FoldedAdapter, dtype: int) -> None:

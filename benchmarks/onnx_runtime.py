@@ -1,8 +1,9 @@
-"""ONNX Runtime of the published graph, as torch.onnx exports it with its Fourier transforms, against our export.
+"""The published graph in ONNX Runtime, exported by torch.onnx with its Fourier transforms, against our export.
 
 ``python -m benchmarks.onnx_runtime --output DIR`` writes onnx_runtime.json, and a table beside it in Markdown, in three
-minutes. Both graphs have the same weights and take the same frame in uint8; they and our kernels run in turn in one
-process, on as many threads each. torch.onnx needs onnxscript, which the package does not: pip install onnxscript.
+minutes. Both graphs have the same weights and take the same uint8 frame. They and our kernels run in turn in one
+process, each on the same number of threads. torch.onnx needs onnxscript, which the package itself does not need: pip
+install onnxscript.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from . import figures
 
 BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
 _BURST = 0.5
-"""Seconds."""
+"""The length of a burst of calls in seconds; see :func:`_burst`."""
 LABELS = {"published": "ONNX Runtime, published graph", "ours": "ONNX Runtime, our graph", "kernels": "our kernels"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 for bad input, also where onnxscript is missing."""
+    """Run the benchmark. Return exit status 0, or 2 for bad input or if onnxscript is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.onnx_runtime", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for onnx_runtime.json and .md")
     parser.add_argument("--seconds", type=float, default=60, help="to time each model (default: %(default)s)")
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class FromFrames(nn.Module):
-    """The published model behind what it does to a frame, gray uint8 (1, 1, H, W)."""
+    """The published model with its preprocessing in front. It takes a gray uint8 frame (1, 1, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -75,7 +76,11 @@ class FromFrames(nn.Module):
 
 
 def measure(backbone: str, seconds: float) -> dict[str, Any]:
-    """Seconds per frame of each, the operators of both graphs, and how far logits are from the published model's."""
+    """Measure both graphs and our kernels on one model.
+
+    Returns the seconds per frame of each, the operators of both graphs, and the largest errors of the logits against
+    the published model.
+    """
     torch.manual_seed(0)
     model = ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval()
     for adapter in adapters(model.tower).values():
@@ -120,8 +125,11 @@ def _session(path: Path, frame: Tensor) -> Call:
 
 
 def _burst(call: Call) -> tuple[Call, int]:
-    """Calls for half a second, and how many: threads of ONNX Runtime and of torch go on spinning for milliseconds after
-    a call, on the cores that the next one needs."""
+    """Return a burst of calls that takes half a second, and the number of calls in it.
+
+    After a call, the threads of ONNX Runtime and of torch keep spinning for milliseconds on cores that the next call
+    needs. In a burst, this affects only the first calls.
+    """
     start = time.perf_counter()
     call()
     count = max(1, round(_BURST / (time.perf_counter() - start)))
@@ -129,7 +137,7 @@ def _burst(call: Call) -> tuple[Call, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The figures in Markdown: milliseconds per frame, medians."""
+    """The lines of a Markdown table of the figures, with medians in milliseconds per frame."""
     lines = [f"| | {' | '.join(LABELS.values())} | our graph over the published | DFT nodes | nodes |"]
     lines += ["|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:

@@ -1,8 +1,8 @@
-"""Training steps, published against ours: images a second, peak memory, and the loss of both from the same weights.
+"""Training steps, published against ours: images per second, peak memory, and the losses from the same weights.
 
 ``python -m benchmarks.training --output training.json`` writes the figures, and a table beside them in Markdown. A step
-is forward, the published loss, backward and AdamW, in float32; adapters and heads are trained. Steps are timed in turn
-in one process; memory is that of a process each.
+consists of forward, the published loss, backward and AdamW, in float32. Adapters and heads are trained. Steps are timed
+in turn in one process; memory is measured in a separate process for each model.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SHIPPED = "shipped weights"
 BACKBONE = "timm/vit_tiny_patch16_224"
 
 _BATCHES = 4
-"""Batches that the loss is followed on, over and over."""
+"""The number of batches that are used over and over to follow the loss."""
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 for bad input."""
+    """Run the benchmark. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--batch", type=int, default=8, help="images of a step (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="to time each model (default: %(default)s)")
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(name: str, batch: int, seconds: float, steps: int, device: torch.device) -> dict[str, Any]:
-    """Figures of one model; ``name`` is a backbone's or :data:`SHIPPED`."""
+    """Measure one model. ``name`` is the name of a backbone or :data:`SHIPPED`."""
     both = pair(build(name), device)
     batches = phantoms(batch, device)
     seconds_per_step = speed(both, batches[0], seconds, device)
@@ -80,7 +80,7 @@ def measure(name: str, batch: int, seconds: float, steps: int, device: torch.dev
 
 
 def build(name: str) -> HTCLIP:
-    """A model for training, the same every time."""
+    """Make a model for training. Its weights are the same every time."""
     torch.manual_seed(0)
     model = HTCLIP.from_checkpoint(PHANTOM) if name == SHIPPED else HTCLIP(name)
     prepare(model, "ht")
@@ -88,12 +88,12 @@ def build(name: str) -> HTCLIP:
 
 
 def pair(model: HTCLIP, device: torch.device) -> dict[str, nn.Module]:
-    """``published`` and ``ours``, of the same weights."""
+    """The published model and ours, with the same weights."""
     return {"published": PublishedHTCLIP.like(model).to(device), "ours": model.to(device)}
 
 
 def phantoms(batch: int, device: torch.device) -> Batches:
-    """Batches of simulated images (B, 3, S, S) and their masks (B, S, S)."""
+    """Make batches of simulated images (B, 3, S, S) and their masks (B, S, S)."""
     examples = simulate_examples(_BATCHES * batch, seed=0)
     images = (examples.images.float() / 255).expand(-1, 3, -1, -1)
     halves = zip(images.split(batch), examples.targets.long().split(batch), strict=True)
@@ -103,14 +103,14 @@ def phantoms(batch: int, device: torch.device) -> Batches:
 def speed(
     models: dict[str, nn.Module], batch: tuple[Tensor, Tensor], seconds: float, device: torch.device
 ) -> dict[str, float]:
-    """Seconds of a step of each model: medians, taken in turn."""
+    """Time steps of the models in turn, and return the median seconds of a step of each model."""
     calls = {kind: _stepper(model, batch) for kind, model in models.items()}
     timings = interleave(calls, 1, device, seconds)
     return {kind: timing.median for kind, timing in timings.items()}
 
 
 def follow(model: nn.Module, batches: Batches, steps: int) -> list[float]:
-    """The loss of every step, without dropout."""
+    """Train without dropout, and return the loss of every step."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -119,7 +119,7 @@ def follow(model: nn.Module, batches: Batches, steps: int) -> list[float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The figures in Markdown."""
+    """The lines of a Markdown table of the figures."""
     lines = ["| | images/s, published | ours | | peak memory, published | ours | | loss apart by at most, of |"]
     lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
@@ -151,7 +151,7 @@ def _stepper(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Call:
 
 
 def _memory(name: str, kind: str, batch: int, device: torch.device) -> int:
-    """Bytes that training steps add to a fresh process that holds the model, at their peak."""
+    """The peak memory, in bytes, that training steps add to a new process that already holds the model."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         return fresh.submit(_peak, name, kind, batch, device).result()
 
@@ -170,7 +170,7 @@ def _peak(name: str, kind: str, batch: int, device: torch.device) -> int:
 
 
 def _resident(which: str) -> int:
-    """Bytes of this process in memory: ``VmRSS`` now, ``VmHWM`` at their peak."""
+    """The resident memory of this process in bytes: ``VmRSS`` is the current value, ``VmHWM`` the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
 

@@ -1,8 +1,9 @@
-"""Video on this machine: frames a second, and the time from a frame of the source to its overlay.
+"""Video on this machine: frames per second, and the time from a frame of the source to its overlay.
 
 ``python -m benchmarks.video --output DIR`` writes video.json, and a table beside it in Markdown, in two minutes. The
-clip is pydicom's, 240x320, over and over. Every model runs it twice: as a file, every frame with its mask as fast as it
-goes; and live at 30 frames a second, where the newest frame wins and no frame waits for the model.
+source is pydicom's example clip, 240x320, repeated. Every model processes it twice: as a file, where every frame gets
+its mask, as fast as possible; and live at 30 frames per second, where the model takes the newest frame and no frame
+waits for the model.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
 FPS = 30.0
 
 _STALE = 10.0
-"""Seconds: no mask is left out for its age, which is what is measured."""
+"""The age in seconds from which masks are withheld. It is so large that none is, because the age itself is measured."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 for bad input."""
+    """Run the benchmark. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for video.json and video.md")
     parser.add_argument("--seconds", type=float, default=28, help="of each run (default: %(default)s)")
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(backbone: str, seconds: float) -> dict[str, Any]:
-    """The reports of a model's two runs."""
+    """Run a model twice, as a file and live, and return the reports of both runs."""
     torch.manual_seed(0)
     folded = ht.fold(ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval())
     row: dict[str, Any] = {"model": backbone, "backend": folded.backend()}
@@ -67,7 +68,7 @@ def measure(backbone: str, seconds: float) -> dict[str, Any]:
 
 
 def endless() -> Source:
-    """The clip over and over, decoded every time."""
+    """A source that repeats the clip without end, and decodes it every time."""
     clip = open_file(example_clip())
 
     def decode() -> Iterator[Frame]:
@@ -78,7 +79,7 @@ def endless() -> Source:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """The figures in Markdown; latencies in milliseconds."""
+    """The lines of a Markdown table of the figures, with latencies in milliseconds."""
     lines = [
         "| | file: frames/s | source to overlay, p50 | p95 | p99 | live: masks/s | its frame to overlay, p50 | p95 "
     ]

@@ -1,5 +1,5 @@
 # The folded weights are listed once in Python, as fields of a NamedTuple in ht_kernels/folding.py, and once in C, as
-# HT_ADAPTER_WEIGHTS. A build with two different lists would read one weight for another.
+# HT_ADAPTER_WEIGHTS. If the lists differed, the compiled code would take one weight for another, so the build fails.
 function(check_weights python_file c_header)
   file(READ "${python_file}" python)
   file(READ "${c_header}" header)

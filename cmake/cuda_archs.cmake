@@ -1,14 +1,14 @@
-# Which architectures the CUDA kernels are compiled for, as values of CMAKE_CUDA_ARCHITECTURES.
+# Chooses the architectures that the CUDA kernels are compiled for, as values of CMAKE_CUDA_ARCHITECTURES.
 #
-# By itself it prints them: cmake -D NVCC=/usr/local/cuda/bin/nvcc -D WANTED=auto -P cmake/cuda_archs.cmake
+# Run as a script, it prints them: cmake -D NVCC=/usr/local/cuda/bin/nvcc -D WANTED=auto -P cmake/cuda_archs.cmake
 cmake_minimum_required(VERSION 3.24)
 
-# What the kernels are written for. Thor is 101 to CUDA 12 and 110 to CUDA 13; machine code of 10.0 and 12.0 runs on
-# GPUs of 10.3 and 12.1 too.
+# The architectures that the kernels support. Thor is 101 in CUDA 12 and 110 in CUDA 13. 10.3 and 12.1 are not listed,
+# because these GPUs run the machine code for 10.0 and 12.0.
 set(HT_OLDEST_ARCH 75)
 set(HT_ARCHS 75 80 86 87 89 90 100 101 110 120)
 
-# Architectures that this nvcc compiles for, ascending, and its version.
+# Returns the architectures that this nvcc can compile for, in ascending order, and its version.
 function(ask_nvcc nvcc known_variable version_variable)
   execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE list ERROR_QUIET)
   string(REGEX MATCHALL "compute_[0-9]+" known "${list}")
@@ -24,8 +24,8 @@ function(ask_nvcc nvcc known_variable version_variable)
   set(${version_variable} "${CMAKE_MATCH_1}" PARENT_SCOPE)
 endfunction()
 
-# Compute capabilities of the GPUs that are here, 89 for 8.9, ascending: by the driver's tool, which some systems of
-# Jetson lack, or by the one that comes with nvcc.
+# Returns the compute capabilities of this machine's GPUs in ascending order, such as 89 for 8.9. They come from the
+# driver's nvidia-smi, which some Jetson systems lack, or from the tool that comes with nvcc.
 function(find_gpus nvcc gpus_variable)
   set(gpus "")
   find_program(smi nvidia-smi NO_CACHE)
@@ -53,7 +53,8 @@ function(find_gpus nvcc gpus_variable)
   set(${gpus_variable} ${gpus} PARENT_SCOPE)
 endfunction()
 
-# Machine code for each of reals, and PTX of the newest, from which a driver makes code for GPUs that come after it.
+# Returns architectures for machine code for all of reals, and for PTX of the newest of them. From PTX, drivers make
+# machine code for newer GPUs.
 function(with_ptx reals archs_variable)
   if(reals)
     list(POP_BACK reals newest)
@@ -63,7 +64,8 @@ function(with_ptx reals archs_variable)
   set(${archs_variable} ${reals} PARENT_SCOPE)
 endfunction()
 
-# For these GPUs: machine code where nvcc knows them, PTX of the newest that it does know for one that is newer.
+# Chooses architectures for the given GPUs: machine code for a GPU that nvcc knows, and for a newer GPU the PTX of the
+# newest architecture that nvcc knows.
 function(choose_for_gpus gpus known version archs_variable why_variable)
   set(reals "")
   set(ptx "")
@@ -95,7 +97,8 @@ function(choose_for_gpus gpus known version archs_variable why_variable)
   set(${why_variable} "${without}" PARENT_SCOPE)
 endfunction()
 
-# Machine code for Ampere and Ada, and PTX, from which drivers make code for what came later and, from 7.5, for Turing.
+# Chooses few architectures that serve all GPUs: machine code of 8.0 for Ampere and Ada, PTX of 8.0 for later GPUs, and
+# PTX of 7.5 for Turing.
 function(choose_without_gpu known archs_variable)
   set(archs "")
   foreach(arch 75-virtual 80)
@@ -123,10 +126,11 @@ function(check_asked archs known version nvcc)
   endforeach()
 endfunction()
 
-# Sets archs_variable, and why_variable to a sentence about the choice; without archs, it says why there are none.
-#   auto    the GPUs that are here; without any, few architectures that serve all GPUs
-#   all     everything that nvcc and the kernels know, for wheels
-#   a list  just these
+# Sets archs_variable to the architectures for wanted, and why_variable to the reason for the choice, or to the reason
+# why there are no architectures.
+#   auto    for the GPUs of this machine; if it has none, few architectures that serve all GPUs
+#   all     all architectures that nvcc and the kernels support, for wheels
+#   a list  exactly these
 function(choose_cuda_archs wanted nvcc archs_variable why_variable)
   ask_nvcc("${nvcc}" known version)
   if(wanted STREQUAL "all")

@@ -1,4 +1,5 @@
-# Sets variable to why CUDA cannot be compiled here: that there is no nvcc, or what it says of an empty program.
+# Sets variable to the reason why CUDA cannot be compiled here: either there is no nvcc, or nvcc fails on an empty
+# program with the given message.
 function(find_why_no_cuda variable)
   find_program(nvcc NAMES "$ENV{CUDACXX}" nvcc PATHS "$ENV{CUDA_PATH}/bin" NO_CACHE)
   if(NOT nvcc)

@@ -1,4 +1,4 @@
-"""Hybrid-tuning of CLIP for ultrasound, on compiled kernels."""
+"""Hybrid-tuning of CLIP for ultrasound, with fused kernels."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
     "video",
 ]
 
-# Imported at first use: these need open_clip, timm, Pillow or PyAV.
+# These are imported at first use, because they need optional packages: open_clip, timm, Pillow or PyAV.
 _LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "data": "", "deploy": "", "video": ""}
 
 
 def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
-    """The inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`."""
+    """Return the inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`."""
     from .deploy import folded
 
     return folded.fold(model, dtype)

@@ -1,4 +1,4 @@
-"""``python -m ht_kernels`` is the command ``ht-kernels``."""
+"""``python -m ht_kernels`` runs the command ``ht-kernels``."""
 
 from ht_kernels.cli import main
 

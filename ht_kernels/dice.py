@@ -1,4 +1,4 @@
-"""The Dice coefficient, by which masks are compared."""
+"""The Dice coefficient of two masks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 
 def dice(one: Any, other: Any) -> float:
-    """Twice the area that two regions share, over the sum of their areas: 0 where they are apart, 1 where they agree.
+    """Twice the area that two regions share, divided by the sum of their areas.
 
-    The regions are boolean arrays or tensors of one shape. The coefficient of two empty regions is nan.
+    It is 0 if the regions do not overlap, 1 if they are equal, and nan if both are empty. The regions are boolean
+    arrays or tensors of the same shape.
     """
     area = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / area if area else math.nan

@@ -1,4 +1,4 @@
-"""What is installed and what the machine is: for ``ht-kernels info``, reports and bug reports."""
+"""A description of the machine and the installed packages, for ``ht-kernels info``, reports and bug reports."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Everything below, as plain values that JSON can hold."""
+    """Everything that this file finds out, as plain values that JSON can hold."""
     return {
         "ht_kernels": ht_kernels.__version__,
         "location": str(Path(ht_kernels.__file__).parent),
@@ -61,7 +61,7 @@ def describe() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The source tree's commit, with ``-dirty`` for changed files; None when installed without one."""
+    """The commit of the source tree, with ``-dirty`` if files were changed; None if the package runs from elsewhere."""
     source = Path(__file__).resolve().parents[1]
     if not (source / ".git").exists():
         return None
@@ -81,7 +81,7 @@ def commit() -> str | None:
 
 
 def cpu() -> dict[str, Any]:
-    """Model, logical cores, torch's threads, and the instruction set torch uses."""
+    """The CPU's model and number of logical cores, and torch's number of threads and instruction set."""
     return {
         "model": _cpu_model(),
         "cores": os.cpu_count(),
@@ -91,9 +91,9 @@ def cpu() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Of each GPU that torch sees: name, compute capability, memory, and why the CUDA kernels were not built for it.
+    """The name, compute capability and memory of each GPU that torch sees.
 
-    ``without_cuda_kernels`` is None where they were.
+    ``without_cuda_kernels`` is the reason why the CUDA kernels do not run on the GPU, or None if they do.
     """
     if not torch.cuda.is_available():
         return []
@@ -111,7 +111,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def compiled_core() -> dict[str, Any]:
-    """How ``ht_kernels._C`` was built and its instruction set here; ``{"error": reason}`` where it does not load."""
+    """How ``ht_kernels._C`` was built, and the instruction set it uses; ``{"error": reason}`` if it does not load."""
     try:
         module = importlib.import_module("ht_kernels._C")
     except ImportError as error:
@@ -121,7 +121,7 @@ def compiled_core() -> dict[str, Any]:
 
 
 def backends() -> dict[str, str | None]:
-    """For each backend, best first: None where it can run a float32 adapter here, else why not."""
+    """For each backend, best first: None if it can run a float32 adapter here, else the reason why it cannot."""
     devices = [torch.device("cuda")] if torch.cuda.is_available() else []
     cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in [*devices, torch.device("cpu")]]
     reasons = {name: [backend.can_run(case) for case in cases] for name, backend in BACKENDS.items()}
@@ -129,14 +129,14 @@ def backends() -> dict[str, str | None]:
 
 
 def missing_extras() -> dict[str, list[str]] | None:
-    """For each optional extra that is not complete, the packages it lacks; None when not installed as a package."""
+    """For each incomplete optional extra, the packages that are missing; None if ht-kernels itself is not installed."""
     try:
         requirements = importlib.metadata.requires("ht-kernels") or []
     except importlib.metadata.PackageNotFoundError:
         return None
     missing: dict[str, list[str]] = {}
     for requirement in requirements:
-        # Extras made of other extras name this package itself.
+        # An extra that combines other extras requires ht-kernels itself, so ht-kernels is skipped.
         match = re.match(r"([A-Za-z0-9._-]+).*;\s*extra == ['\"]([\w-]+)['\"]", requirement)
         if match and match[1] != "ht-kernels" and version(match[1]) is None:
             missing.setdefault(match[2], []).append(match[1])

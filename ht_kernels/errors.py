@@ -1,20 +1,20 @@
-"""The errors that a user can mend, and what of another library's error goes into their messages."""
+"""The errors that a user can do something about, and functions that put other libraries' errors into messages."""
 
 
 class InputError(ValueError):
-    """Bad input from outside: a file, a checkpoint, an option.
+    """Bad input from outside, such as a file, a checkpoint or an option.
 
-    The message is one sentence or two: what came, what was expected, what to do. The command line prints it without
-    a traceback and exits with status 2.
+    The message is a sentence or two that says what came, what was expected, and what to do. The command line prints it
+    without a traceback and exits with status 2.
     """
 
 
 class BackendError(RuntimeError):
-    """A backend that was asked for by name cannot run a call; the message says why."""
+    """A backend or a device cannot run a call; the message says why."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class where it has no message."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and the bytes of tables and pictures that go into them."""
+"""Writing files and folders that appear complete or not at all, and the bytes of tables and pictures for them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 def write_whole(path: Path, content: bytes, what: str) -> None:
-    """Write a file through a temporary one beside it, over a file of that name from before.
+    """Write a file so that it appears complete or not at all. An existing file is replaced.
 
-    ``what`` names it in the error: "the checkpoint".
+    The content goes into a temporary file beside ``path``, which is then renamed. ``what`` names the file in the error
+    message, as in "the checkpoint".
 
     Raises:
         InputError: the file cannot be written.
@@ -39,7 +40,7 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
 
 
 def read_whole(path: Path, what: str) -> bytes:
-    """The content of a file; ``what`` names it in the error.
+    """Return the content of a file. ``what`` names the file in the error message.
 
     Raises:
         InputError: the file is missing or cannot be read.
@@ -51,10 +52,10 @@ def read_whole(path: Path, what: str) -> bytes:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,14 +65,14 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def output_folder(path: str | Path) -> Iterator[Path]:
-    """A folder whose content appears under its final names only when everything is written.
+    """Write a folder whose content appears only when all of it is written.
 
     ``with output_folder(path) as folder:`` gives a hidden folder beside the final one. When the block ends, the entries
-    of the hidden folder take their places, over entries of the same name from before. When the block raises, also by
-    an interrupt, the hidden folder vanishes and the final one stays as it was.
+    of the hidden folder are moved to the final folder, where they replace entries of the same name. If the block
+    raises, also by an interrupt, the hidden folder is removed and the final folder does not change.
 
     Raises:
-        InputError: the path is a file, or cannot be written; every OSError of the block counts as that.
+        InputError: ``path`` is a file or cannot be written, or the block raises an OSError.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -80,7 +81,7 @@ def output_folder(path: str | Path) -> Iterator[Path]:
         raise InputError(f"the output folder {path} cannot be written")
     parent = path.absolute().parent
     try:
-        if not parent.exists():  # of a file in its place mkdtemp says that it is no directory
+        if not parent.exists():  # if it is a file, mkdtemp raises a clear error below
             parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
         try:
@@ -94,7 +95,7 @@ def output_folder(path: str | Path) -> Iterator[Path]:
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A table in CSV: a header with every name that a row has, then the rows; what a row lacks is left empty."""
+    """A table as CSV. The header has the names of all rows; a cell is empty if its row lacks the name."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
     table.writeheader()
@@ -103,7 +104,7 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """A matplotlib figure as the bytes of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

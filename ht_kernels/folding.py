@@ -1,10 +1,11 @@
 """Folding: identities that turn the published mathematics into less work with the same result.
 
-Every function here is an identity in exact arithmetic and differentiable in its inputs, so kernels need gradients
-only for what they see and autograd carries them on to the published parameters. Low-precision parameters are folded
-in float32. This file imports nothing but torch. docs/algebra.md has the numbered identities, each with its proof.
+Every function here is an identity in exact arithmetic and differentiable in its inputs. So kernels compute gradients
+only of the folded weights, and autograd carries them on to the published parameters. Parameters in low precision are
+folded in float32. This file imports nothing but torch. docs/algebra.md has the numbered identities, each with its proof.
 
-Notation: D token width, C bottleneck width, R pyramid width, K classes, S number of scales kept apart (1 or 3).
+Notation: D is the token width, C the bottleneck width, R the pyramid width, K the number of classes, and S the number
+of scales whose kernels stay separate: 3 if an image chooses its own scale weights, else 1.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNEL_SIZE = 7
-"""Side of the one depthwise kernel that the 3x3, 5x5 and 7x7 kernels become."""
+"""The side of the depthwise kernel into which the 3x3, 5x5 and 7x7 kernels are merged."""
 
 
 class _Weights(NamedTuple):
-    """The one list of folded weights in Python: schemas of operators and all that loops over weights come from it.
+    """The only list of folded weights in Python. Operator schemas, and all code that loops over weights, use it.
 
     ``HT_ADAPTER_WEIGHTS`` in csrc/include/ht_kernels.h is the same list for C. The build compares the two.
     """
@@ -44,10 +45,10 @@ class _Weights(NamedTuple):
 
 
 class FoldedAdapter(_Weights):
-    """One adapter as the kernels see it; float32, or float64 for a float64 adapter.
+    """The weights of an adapter as the kernels take them, in float32, or in float64 for a float64 adapter.
 
     With ``mean`` and ``rstd`` the LayerNorm statistics of a token and ``w`` (S,) the scale weights of an image,
-    the adapter is::
+    the adapter computes::
 
         h   = down_weight @ (x * (rstd * norm_gain + skip_gain) - mean * rstd * norm_gain) + down_bias
         K   = sum_s w[s] * scale_kernels[s]                     (C, 7, 7); the spatial residual is its centre tap
@@ -55,7 +56,7 @@ class FoldedAdapter(_Weights):
         m   = [h_prefix, mix_weight @ Y + mix_bias]
         out = x + up_weight @ gelu(m) + up_bias
 
-    With a spectral ``mask``, the kernels have no residual in them, and
+    With a spectral ``mask``, ``scale_kernels`` do not contain the residual, and
     ``Y = depthwise(irfft2(mask * rfft2(S)), K) + S + ...``.
 
     ``w`` is 1 when S = 1. When S = 3 it is
@@ -63,26 +64,26 @@ class FoldedAdapter(_Weights):
     """
 
     prepared: Any = None
-    """What backends made of these weights: see :mod:`ht_kernels.ops.prepared`. No field: a copy starts without."""
+    """The prepared weights of the backends; see :mod:`ht_kernels.ops.prepared`. Copies start without this attribute."""
 
     def __reduce__(self) -> Any:
         return FoldedAdapter, tuple(self)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> FoldedAdapter:
-        """Every weight that is there, changed."""
+        """Apply ``change`` to every weight that is not None."""
         return FoldedAdapter(*(None if t is None else change(t) for t in self))  # type: ignore[arg-type]
 
 
 MATRICES = ("down_weight", "mix_weight", "up_weight")
-"""Fields that kernels on a GPU take in the dtype of 16-bit tokens."""
+"""The fields that GPU kernels take in the dtype of the tokens, when tokens are 16-bit."""
 OPTIONAL = tuple(name for name, kind in get_type_hints(_Weights).items() if type(None) in get_args(kind))
-"""Fields that may be None: those of the noise estimator, which is there when S = 3, and the mask."""
+"""The fields that may be None: the weights of the noise estimator, which exists when S = 3, and the mask."""
 
 
 def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
-    """``folded`` with ``down_weight``, ``mix_weight`` and ``up_weight`` in ``dtype``; the rest keeps its precision.
+    """Return ``folded`` with ``down_weight``, ``mix_weight`` and ``up_weight`` cast to ``dtype``.
 
-    Kernels on a GPU multiply matrices in the dtype of 16-bit tokens; cast once, they need not be cast at every call.
+    GPU kernels multiply matrices in the dtype of 16-bit tokens. If the matrices are cast once, no call has to do it.
     """
     return folded._replace(
         down_weight=folded.down_weight.to(dtype),
@@ -92,7 +93,7 @@ def cast_matrices(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
 
 
 def at_least_float32(t: Tensor) -> Tensor:
-    """``t`` in float32, or as it is in float64."""
+    """Return ``t`` in float32, or unchanged if it is float64."""
     return t if t.dtype == torch.float64 else t.float()
 
 
@@ -103,11 +104,12 @@ def pad_kernel(kernel: Tensor) -> Tensor:
 
 
 def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None, residual: bool = True) -> Tensor:
-    """Stack 3x3, 5x5 and 7x7 kernels as (3, C, 7, 7), each with the frequency gain and the residual in it.
+    """Stack 3x3, 5x5 and 7x7 kernels as (3, C, 7, 7), and fold the frequency gain and the residual into each.
 
     A gain per channel commutes with the Fourier transform, ``irfft2(a * rfft2(S)) = a * S``, so it scales the
-    kernels (identity 1). The residual ``+ S`` is a one at the centre tap (identity 2); it may go into every scale
-    because the scale weights sum to one. Behind a spectral filter it may not: there the convolution sees F, not S.
+    kernels (identity 1). The residual ``+ S`` is a one at the centre tap (identity 2). It can be added to every scale,
+    because the scale weights sum to one. With a spectral filter, the convolution reads F instead of S, so the residual
+    cannot be folded: pass ``residual=False``.
     """
     stack = torch.stack([pad_kernel(at_least_float32(k)) for k in kernels])
     if gain is not None:
@@ -120,17 +122,17 @@ def merge_scales(kernels: Iterable[Tensor], gain: Tensor | None, residual: bool 
 
 
 def mask_pairs(mask: Tensor) -> Tensor:
-    """A real or complex mask as real and imaginary parts, in a new last dimension of 2."""
+    """Return a real or complex mask as real and imaginary parts in a new last dimension of size 2."""
     if mask.is_complex():
         return torch.view_as_real(mask.resolve_conj())
     return torch.stack([mask, torch.zeros_like(mask)], -1)
 
 
 def radial_mask(curve: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The real mask (C, H, W // 2 + 1) of curves (C, R), R at least 2, over the radius of a frequency.
+    """Return the real mask (C, H, W // 2 + 1) that curves (C, R) over the radius of a frequency give; R is at least 2.
 
-    The R values of a curve lie at equal steps from radius 0 to that of the corner, sqrt(1/2) cycles per patch, with
-    straight lines between them.
+    The R values of a curve lie at equal steps from radius 0 to the radius of the highest frequency, sqrt(1/2) cycles
+    per patch. Between them the curve is interpolated linearly.
     """
     rows = torch.fft.fftfreq(grid[0], dtype=curve.dtype, device=curve.device)
     columns = torch.fft.rfftfreq(grid[1], dtype=curve.dtype, device=curve.device)
@@ -141,23 +143,24 @@ def radial_mask(curve: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def on_grid(folded: FoldedAdapter, grid: tuple[int, int]) -> FoldedAdapter:
-    """``folded`` with a radial mask spread over the frequencies of a grid; others stay as they are."""
+    """Return ``folded`` with a radial mask expanded to the frequencies of ``grid``. Any other mask is not changed."""
     if folded.mask is None or folded.mask.dim() != 2:
         return folded
     return folded._replace(mask=mask_pairs(radial_mask(folded.mask, grid)))
 
 
 def fourier_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What makes ``irfft2(M * rfft2(S))`` a few products of small real matrices, in float64.
+    """Return matrices that turn ``irfft2(M * rfft2(S))`` into a few products of small real matrices, in float64.
 
-    With the real and imaginary parts of a spectrum stacked, the filter is ``rows' columns' (share * M) columns rows``:
-    the transform, and its transpose as the inverse. The sines of columns 0 and W / 2 are zero, so imaginary parts there
-    have no effect, as in ``irfft2``. Here V = W // 2 + 1.
+    With the real and imaginary parts of a spectrum stacked, the filter is ``rows' columns' (share * M) columns rows``,
+    where ``'`` is the transpose: the transform, the mask, and the transposed transform as the inverse. The sines of
+    columns 0 and W / 2 are zero, so imaginary parts there have no effect, as in ``irfft2``. Here V = W // 2 + 1.
 
     Returns:
-        ``rows`` (2V, W): cos(2 pi v j / W), then -sin(2 pi v j / W); ``columns`` (2H, 2H): the complex transform over
-        the height, ``[[cos, sin], [-sin, cos]]``; ``share`` (V,): 1 / (H W) for column 0 and, when W is even, the last
-        one; 2 / (H W) for those between, which stand for two frequencies.
+        ``rows`` (2V, W), the transform over the width: cos(2 pi v j / W), then -sin(2 pi v j / W); ``columns``
+        (2H, 2H), the complex transform over the height: ``[[cos, sin], [-sin, cos]]``; and ``share`` (V,), the weight
+        of each column of the spectrum: 1 / (H W) for column 0 and, when W is even, for the last column, 2 / (H W) for
+        the columns between, each of which stands for two frequencies.
     """
 
     def angles(n: int, m: int) -> Tensor:
@@ -188,27 +191,30 @@ def noise_weights(folded: FoldedAdapter, pooled: Tensor) -> Tensor:
 
 
 def image_kernels(folded: FoldedAdapter, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """One depthwise kernel per image: (B, C, 7, 7) and its bias (B, C), from scale weights (B, S) (identity 2)."""
+    """Merge the scales by their weights (B, S) into one depthwise kernel per image, (B, C, 7, 7), and its bias (B, C).
+
+    This is identity 2.
+    """
     return torch.einsum("bs,schw->bchw", weights, folded.scale_kernels), weights @ folded.scale_bias
 
 
 def add_residual(weight: Tensor) -> Tensor:
-    """``I + W``: a square matrix product and its residual as one matrix (identity 4)."""
+    """Return ``I + W``, which computes a square matrix product and its residual at once (identity 4)."""
     return weight + torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)
 
 
 def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Identity 5 for kernels that multiply the raw x: ``Wa``, ``Wb`` (C, D) and ``rowsum(Wa)`` (C,).
+    """Return ``Wa``, ``Wb`` (C, D) and ``rowsum(Wa)`` (C,), for kernels that multiply x before it is normalized.
 
-    ``h = rstd * (Wa x - mean * rowsum(Wa)) + Wb x + down_bias``. A backend that rounds Wa must take the row sum
-    from the rounded matrix, or the mean does not cancel.
+    By identity 5, ``h = rstd * (Wa x - mean * rowsum(Wa)) + Wb x + down_bias``. A backend that rounds Wa must take the
+    row sum of the rounded matrix; otherwise the mean does not cancel.
     """
     wa = down_weight * norm_gain
     return wa, down_weight * skip_gain, wa.sum(-1)
 
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
-    """Fold any module with the published adapter's parameter names (identities 1 to 5)."""
+    """Fold an adapter (identities 1 to 5): any module whose parameters have the published names."""
     p = {name: at_least_float32(t) for name, t in adapter.named_parameters()}
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
@@ -226,7 +232,7 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
         hidden_bias = p["adapter_conv.noise_estimator.1.bias"]
         score_weight = p["adapter_conv.noise_estimator.3.weight"].flatten(1)
         score_bias = p["adapter_conv.noise_estimator.3.bias"]
-    else:  # equal weights: one kernel for every image
+    else:  # the scale weights are equal for every image, so one kernel serves all
         kernels, bias = kernels.mean(0, keepdim=True), bias.mean(0, keepdim=True)
     return FoldedAdapter(
         down_weight=down_weight,
@@ -248,17 +254,16 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
 
 
 def blocks_to_run(feature_layers: Iterable[int]) -> int:
-    """How many leading blocks a head that reads ``feature_layers`` (0-based) needs; the rest are dead (identity 6)."""
+    """The number of blocks to run for a head that reads the blocks ``feature_layers``, counted from 0 (identity 6)."""
     return max(feature_layers) + 1
 
 
 class FoldedLevel(NamedTuple):
-    """One pyramid level, for a token x::
+    """The weights of one pyramid level. For a token x, the level computes::
 
         last_weight @ gelu(hidden_weight @ normalize(reduce_weight @ x + reduce_bias) + hidden_bias)
 
-    ``normalize`` is LayerNorm without affine parameters. The row count of ``last_weight`` is K with the 1x1 head
-    folded in, else R.
+    ``normalize`` is LayerNorm without affine parameters. ``last_weight`` has K rows if a head is folded in, else R.
     """
 
     reduce_weight: Tensor  # (R, D)
@@ -272,17 +277,19 @@ class FoldedLevel(NamedTuple):
 def fold_pyramid(
     reduces: Iterable[nn.Module], blocks: Iterable[nn.Module], head_weight: Tensor | None, head_bias: Tensor | None
 ) -> tuple[list[FoldedLevel], Tensor]:
-    """Fold a feature pyramid and the linear map behind it (identities 7 and 8).
+    """Fold a feature pyramid and the linear head after it (identities 7 and 8).
+
+    LayerNorm's affine parameters are folded into the Linear that follows it.
 
     Args:
         reduces: one Linear(D, R) per level.
-        blocks: per level ``LayerNorm(R), Linear(R, R), GELU, Linear(R, R)``.
-        head_weight: (K, R) of the linear map applied to the summed levels, or None for the identity.
-        head_bias: (K,) or None.
+        blocks: ``LayerNorm(R), Linear(R, R), GELU, Linear(R, R)`` per level.
+        head_weight: the weight (K, R) of the head, which is applied to the sum of the levels; None for no head.
+        head_bias: the bias (K,) of the head, or None.
 
     Returns:
-        The levels, and the bias (K or R,) to add once to their sum: the last Linear's biases of all levels, through
-        the head. LayerNorm's affine parameters move into the Linear behind it.
+        The levels, and the bias (K or R,) to add once to their sum. It combines the biases of the last Linear of every
+        level with the head.
     """
     levels: list[FoldedLevel] = []
     bias: Tensor | None = None if head_bias is None else at_least_float32(head_bias)
@@ -319,18 +326,19 @@ def fold_patch_embedding(
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> tuple[Tensor, Tensor]:
-    """Patch embedding that takes raw pixel values (identity 9).
+    """Fold the normalization of pixels into the patch embedding, which then takes raw pixel values (identity 9).
 
-    ``conv((scale * pixel - mean) / std)`` becomes one convolution of the pixel values. Exact because patches do not
-    overlap and are not padded.
+    ``conv((scale * pixel - mean) / std)`` becomes one convolution of the pixel values. This is exact, because patches
+    are not padded.
 
     Args:
-        weight: (D, 3, p, p). bias: (D,) or None.
-        gray: the three input channels are one image repeated; the result then takes one channel.
-        scale, mean, std: the preprocessing to fold in; the defaults are the published one, pixel / 255.
+        weight: the weight (D, 3, p, p) of the patch embedding.
+        bias: its bias (D,), or None.
+        gray: fold the three input channels, which hold the same image, into one.
+        scale, mean, std: the normalization to fold; the defaults are the published one, pixel / 255.
 
     Returns:
-        Weight (D, 1 or 3, p, p) and bias (D,).
+        The weight (D, 1 or 3, p, p) and the bias (D,).
     """
     weight = at_least_float32(weight)
     std_t = torch.tensor(std, dtype=weight.dtype, device=weight.device).view(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""The public functions: they check arguments, and hand them to :mod:`ht_kernels.ops`."""
+"""The public functions. They check their arguments and pass them on to :mod:`ht_kernels.ops`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .ops.spectral import spectral_filter as filter_images
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FORMS = ("full", "shared", "radial")
-"""Forms of a spectral mask."""
+"""The forms of a spectral mask."""
 
 
 def ht_adapter(
@@ -34,26 +34,26 @@ def ht_adapter(
     """The Hybrid-tuning adapter on folded weights, differentiable in ``x`` and in every folded weight.
 
     Args:
-        x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row. Any strides, so a transposed
-            sequence-first tensor may be passed as it is. float32, bfloat16, float16 or float64.
+        x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row; float32, bfloat16, float16 or
+            float64. ``x`` may have any strides, so a sequence-first tensor can be passed transposed.
         folded: weights from :func:`ht_kernels.folding.fold_adapter`: float64 for float64 ``x``, else float32. Without
             gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.folding.cast_matrices`).
-        grid: (H, W) of the patch grid.
-        prefix_tokens: P; these skip the spatial part.
+        grid: the patch grid (H, W).
+        prefix_tokens: the number P of prefix tokens, which skip the spatial part.
         eps: LayerNorm's epsilon.
         keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection; None to draw them.
-        dropout: p, the probability of a 0 where ``keep`` is None; drawn from torch's generator.
-        backend: force a backend by name; it then never falls back.
+        dropout: the probability p of a zero when the factors are drawn, from torch's generator.
+        backend: the name of a backend to use, without falling back to another; None for the best that can run the call.
 
     Returns:
         A tensor with the shape, dtype and strides of ``x``.
 
     Raises:
-        ValueError: a shape or grid does not fit; TypeError: a dtype does not fit. The message names the argument,
-            what came and what was expected.
-        BackendError: a backend asked for by name cannot run this call.
+        ValueError: a shape or the grid does not fit. The message names the argument, what came and what was expected.
+        TypeError: a dtype does not fit; the message is of the same kind.
+        BackendError: the backend asked for by name cannot run this call.
 
-    Formula: :class:`ht_kernels.folding.FoldedAdapter`.
+    :class:`ht_kernels.folding.FoldedAdapter` gives the formula.
     """
     if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
         out = adapter_again(x, folded, *grid, prefix_tokens, eps)
@@ -65,26 +65,27 @@ def ht_adapter(
 
 
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:
-    """A mask over frequencies, ``irfft2(mask * rfft2(x))``, differentiable in both arguments.
+    """Apply a mask over frequencies, ``irfft2(mask * rfft2(x))``. Differentiable in both arguments.
 
-    As in ``torch.fft.irfft2``, imaginary parts that a real image cannot have, in column 0 and, when W is even, in the
-    last one, are dropped. The gradient of a complex mask follows torch's convention.
+    The spectrum of a real image is real in certain places of column 0 and, when W is even, of the last column. As in
+    ``torch.fft.irfft2``, imaginary parts there are dropped. The gradient of a complex mask follows torch's convention.
 
     Args:
         x: images (B, C, H, W); float32, bfloat16, float16 or float64.
-        mask: complex128 or float64 for float64 ``x``, else complex64 or float32.
-            ``full``: (C, H, W // 2 + 1), a mask per channel; ``shared``: (1, H, W // 2 + 1), one for all channels;
-            ``radial``: (C, R), real, R at least 2: values at equal steps of the radius from frequency zero to the
-            highest, sqrt(1/2) cycles per pixel, with straight lines between them; it fits any H and W.
-        form: which of these.
-        backend: force a backend by name; it then never falls back.
+        mask: complex128 or float64 for float64 ``x``, else complex64 or float32. Its shape depends on ``form``.
+        form: ``full`` for one mask per channel, (C, H, W // 2 + 1); ``shared`` for one mask for all channels,
+            (1, H, W // 2 + 1); ``radial`` for a real mask (C, R), R at least 2, that fits any H and W. The R values of
+            a radial mask lie at equal steps of the radius, from frequency zero to the highest frequency, sqrt(1/2)
+            cycles per pixel, with linear interpolation between them.
+        backend: the name of a backend to use, without falling back to another; None for the best that can run the call.
 
     Returns:
-        (B, C, H, W), the dtype of ``x``.
+        The filtered images (B, C, H, W), in the dtype of ``x``.
 
     Raises:
-        ValueError: a shape does not fit, or the form is unknown; TypeError: a dtype does not fit.
-        BackendError: a backend asked for by name cannot run this call.
+        ValueError: a shape does not fit, or the form is unknown.
+        TypeError: a dtype does not fit.
+        BackendError: the backend asked for by name cannot run this call.
     """
     _check_filter(x, mask, form)
     grid = (x.shape[2], x.shape[3])
@@ -93,15 +94,15 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise convolution with a kernel per image, zero padded, differentiable in all arguments (identity 2).
+    """Zero-padded depthwise convolution with a kernel per image (identity 2). Differentiable in all arguments.
 
     Args:
         s: images (B, C, H, W).
-        kernels: (B, C, k, k), k odd; :func:`ht_kernels.folding.image_kernels` makes them for an adapter.
-        bias: (B, C).
+        kernels: kernels (B, C, k, k), k odd; :func:`ht_kernels.folding.image_kernels` makes them for an adapter.
+        bias: biases (B, C).
 
     Returns:
-        (B, C, H, W).
+        The convolved images (B, C, H, W).
 
     Raises:
         ValueError: a shape does not fit.
@@ -122,17 +123,17 @@ def feature_pyramid(
     """The feature pyramid on folded levels, differentiable in the features and in every folded weight.
 
     Args:
-        features: one (B, N, D) per level, patch tokens only; any strides. Computed in the dtype of the levels.
-        levels, bias: from :func:`ht_kernels.folding.fold_pyramid`.
-        pool: return the mean over tokens, taken before the last matrix product (identity 8).
+        features: the patch tokens (B, N, D) for each level, with any strides. They are cast to the dtype of the levels.
+        levels, bias: folded levels and bias from :func:`ht_kernels.folding.fold_pyramid`.
+        pool: return the mean over tokens, which is taken before the last matrix product (identity 8).
 
     Returns:
-        (B, N, K), or (B, K) when pooled; K is R where no head was folded in. The dtype of the levels.
+        Scores (B, N, K), or (B, K) with ``pool``, in the dtype of the levels. K is R if no head was folded in.
 
     Raises:
         ValueError: the number of features, or the shape of one, does not fit.
 
-    Formula: :class:`ht_kernels.folding.FoldedLevel`, summed over levels.
+    :class:`ht_kernels.folding.FoldedLevel` gives the formula of a level; the levels are summed.
     """
     if len(features) != len(levels):
         raise ValueError(f"features must have one tensor per level, got {len(features)} for {len(levels)} levels")
@@ -173,7 +174,7 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
 
 
 def _check_mask(mask: Tensor, channels: int, grid: tuple[int, int]) -> None:
-    """The mask of a folded adapter: pairs of numbers, or radial."""
+    """Check the mask of a folded adapter, which holds pairs of real and imaginary parts, or radial curves."""
     frequencies = (grid[0], grid[1] // 2 + 1, 2)
     radial = mask.dim() == 2 and mask.shape[0] == channels and mask.shape[1] >= 2
     if not radial and mask.shape not in ((channels, *frequencies), (1, *frequencies)):
@@ -229,7 +230,7 @@ def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
         "mix_bias": (bottleneck,),
         "up_weight": (dim, bottleneck),
         "up_bias": (dim,),
-        "mask": None if folded.mask is None else tuple(folded.mask.shape),  # its shape goes with the grid: _check
+        "mask": None if folded.mask is None else tuple(folded.mask.shape),  # _check compares it with the grid
     }
     for name, weight in folded._asdict().items():
         shape = shapes[name]

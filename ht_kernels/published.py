@@ -1,7 +1,7 @@
-"""The published mathematics, computed literally: the oracle in tests, the baseline in benchmarks.
+"""The published mathematics, computed literally: the oracle in tests and the baseline in benchmarks.
 
-Source: Qu et al., "Hybrid-tuning", arXiv 2506.08849, and the code published with it. Every step is taken as
-written there, the Fourier transform included, so nothing in this file is fast and nothing should be made so.
+The source is Qu et al., "Hybrid-tuning", arXiv 2506.08849, and the code published with it. Every step is computed as
+written there, including the Fourier transform. So nothing in this file is fast, and nothing should be made faster.
 Parameter names are those of published checkpoints.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 
 class MultiScale(nn.Module):
-    """The spatial part: frequency gain, noise weights, three depthwise convolutions, projector.
+    """The spatial part: frequency gain, noise weights, three depthwise convolutions and the projector.
 
-    Input and output (B, C, H, W).
+    It maps (B, C, H, W) to the same shape.
     """
 
     def __init__(self, channels: int, frequency: bool, noise: bool) -> None:
@@ -52,14 +52,14 @@ class MultiScale(nn.Module):
         return m
 
     def filtered(self, s: Tensor) -> Tensor:
-        """The frequency filter."""
+        """Apply the frequency filter to ``s`` (B, C, H, W)."""
         spectrum = torch.fft.rfft2(s) * self.freq_filter.view(1, -1, 1, 1)
         image: Tensor = torch.fft.irfft2(spectrum, s=s.shape[-2:])
         return image
 
 
 class PublishedAdapter(nn.Module):
-    """What the four variants share: the formula of docs/algebra.md, from LayerNorm to residual.
+    """The computation that the four variants share: the formula of docs/algebra.md, from LayerNorm to residual.
 
     Args:
         dim: token width D.
@@ -96,7 +96,7 @@ class BaselineAdapter(PublishedAdapter):
 
 
 class NoiseAwareAdapter(PublishedAdapter):
-    """Variant ``noise_aware``: each image weighs the three scales by its estimated noise."""
+    """Variant ``noise_aware``: the weights of the three scales depend on the estimated noise of the image."""
 
     noise = True
 
@@ -123,13 +123,12 @@ VARIANTS: dict[str, type[PublishedAdapter]] = {
 
 
 class PublishedHTCLIP(nn.Module):
-    """HTCLIP computed the published way.
+    """HTCLIP, computed as in the published code; :meth:`like` makes it.
 
-    Every block of the tower runs, with unfused adapters; the final norm runs though no head reads it; segmentation
+    All blocks of the tower run, with unfused adapters. The final norm runs although no head reads it. Segmentation
     upsamples all pyramid channels before the 1x1 convolution.
 
     ``model(images)`` takes floating-point images (B, 3, H, W) in [0, 1] and returns logits (B, K, H, W) or (B, K).
-    Made by :meth:`like`.
     """
 
     def __init__(self, tower: Any, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential) -> None:
@@ -144,7 +143,7 @@ class PublishedHTCLIP(nn.Module):
 
     @classmethod
     def like(cls, model: Any) -> PublishedHTCLIP:
-        """The same weights, copied from an ``HTCLIP``, and its mode (training or evaluation)."""
+        """Make a model with copies of the weights of an ``HTCLIP``, in the same mode (training or evaluation)."""
         tower = copy.deepcopy(model.tower)
         config = model.config
         if config.task == "segmentation":
@@ -165,17 +164,17 @@ class PublishedHTCLIP(nn.Module):
             published.adapters[str(i)] = adapter.train(ours.training).requires_grad_(weight.requires_grad)
             del block.mona
             block._forward_hooks.clear()
-            vars(block).pop("forward", None)  # published code replaces it to call the adapter
+            vars(block).pop("forward", None)  # published code replaces forward to call the adapter
         return published.train(model.training)
 
     def train(self, mode: bool = True) -> PublishedHTCLIP:
-        """Set the mode of adapters and heads; the frozen tower stays in evaluation mode, where CLIP's do the same."""
+        """Set the mode of adapters and heads. The frozen tower stays in evaluation mode."""
         super().train(mode)
         self.visual.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) for segmentation, (B, K) for classification."""
+        """Return logits (B, K, H, W) for segmentation or (B, K) for classification."""
         tower = self.tower
         x = tower.embed(images)
         activations = []

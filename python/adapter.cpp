@@ -9,7 +9,8 @@ namespace py = pybind11;
 
 namespace {
 
-// Folded weights, and what the forward reads of them: packed at the first forward, for a backward needs none of it.
+// Folded weights, and the same weights packed for the forward. They are packed at the first forward, because a backward
+// does not need them packed.
 class CpuAdapter {
  public:
   CpuAdapter(py::object folded, std::int64_t height, std::int64_t width)
@@ -47,7 +48,7 @@ class CpuAdapter {
   }
 
  private:
-  py::object folded_;  // keeps the weights where they are
+  py::object folded_;  // keeps the weights alive, to which weights_ points
   ht_adapter_weights weights_;
   ht_adapter_shape shape_;
   std::once_flag once_;

@@ -1,4 +1,4 @@
-// The adapter on the GPU; compiled where the CUDA kernels are.
+// The adapter on the GPU. This file is compiled only in builds with CUDA kernels.
 
 #include "arguments.h"
 
@@ -28,7 +28,7 @@ class CudaAdapter {
   }
 
  private:
-  py::object folded_;  // keeps the weights where they are
+  py::object folded_;  // keeps the weights alive, to which weights_ points
   ht_adapter_weights_cuda weights_;
   ht_adapter_shape shape_;
   ht_dtype dtype_;

@@ -1,4 +1,5 @@
-// What Python passes: tensors come as addresses, for the caller holds them and knows dtype, shape and strides.
+// The arguments that Python passes. Tensors are passed as addresses: the caller keeps them alive, and has checked their
+// dtypes, shapes and strides.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -23,7 +24,8 @@ inline ht_tokens tokens(const TokensArgument& t) { return {pointer<void>(static_
 
 inline ht_filter_shape filter_shape(const FilterSizes& s) { return {s[0], s[1], s[2], s[3], s[4]}; }
 
-// Addresses of the tensors that an object has under the names of the weights; NULL for None. Weights is either struct.
+// Reads the addresses of the weights, which are attributes of a Python object with the weights' names. None becomes
+// NULL. Weights is ht_adapter_weights or ht_adapter_weights_cuda.
 template <class Weights>
 Weights read_weights(const pybind11::object& folded) {
   Weights weights{};
@@ -37,7 +39,7 @@ Weights read_weights(const pybind11::object& folded) {
   return weights;
 }
 
-// The sizes that folded weights have; batch, grid, prefix tokens and eps are a call's.
+// The sizes that follow from folded weights. The other fields, batch, grid, prefix tokens and eps, are left at 0.
 inline ht_adapter_shape read_shape(const pybind11::object& folded) {
   const auto side = [&](const char* name, int dimension) {
     const pybind11::object tensor = folded.attr(name);
@@ -49,7 +51,7 @@ inline ht_adapter_shape read_shape(const pybind11::object& folded) {
   return shape;
 }
 
-// `shape` for one call.
+// `shape` with the sizes of a call filled in.
 inline ht_adapter_shape for_call(ht_adapter_shape shape, std::int64_t batch, std::int64_t height, std::int64_t width,
                                  std::int64_t prefix_tokens, float eps) {
   shape.batch = batch, shape.grid_height = height, shape.grid_width = width;

@@ -1,4 +1,4 @@
-// The spectral filter on the GPU; compiled where the CUDA kernels are.
+// The spectral filter on the GPU. This file is compiled only in builds with CUDA kernels.
 
 #include "arguments.h"
 

@@ -1,4 +1,4 @@
-// The memory that kernels on the CPU work in.
+// Workspaces of the CPU kernels.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@ using Memory = std::unique_ptr<void, FreeMemory>;
 
 inline Memory new_memory(std::size_t bytes) { return Memory(::operator new(bytes, std::align_val_t{64})); }
 
-// Memory of the calling thread, kept for the next call and grown where that needs more: to map and clear fresh pages
-// would take as long as a small adapter.
+// Returns the workspace of the calling thread, with at least `bytes` bytes. It is kept for later calls, because mapping
+// and clearing fresh pages would take as long as a small adapter.
 inline void* workspace(std::size_t bytes) {
   thread_local Memory memory;
   thread_local std::size_t size = 0;

@@ -1,4 +1,4 @@
-"""Build, check and time everything on the GPU at hand; see the package."""
+"""Build, check and time everything on the current GPU; see the package."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from .plan import BUDGET, NAMES
 
 
 def main() -> int:
-    """Exit status 0; 1 when something computed wrong, failed, was cut off or is missing; 2 for bad input; 130 when
-    interrupted."""
+    """Run the benchmark, and return the exit status.
+
+    The status is 0; 1 if a result is wrong or a section failed, was cut off or is missing; 2 for bad input; 130 if
+    interrupted.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="for results; what is missing there is done"
@@ -53,7 +56,7 @@ def main() -> int:
 
     from . import report, runner
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that what runs is ended, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # ends the running section too
     start = time.monotonic()
     try:
         documents = runner.run(args.output, args.only, args.budget, args.dry_run, functools.partial(print, flush=True))

@@ -1,4 +1,4 @@
-"""The adapter at ViT-B/16 sizes: the published module and ours, with the same parameters, and tokens for them."""
+"""Adapters to time at ViT-B/16 sizes: the published module and ours with the same parameters, and their tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .setting import Row, Setting
 
 
 class Sizes:
-    """Sizes of what is timed: ViT-B/16 at 224x224; in a dry run the smallest that mean the same."""
+    """The sizes to time: ViT-B/16 at 224x224, or, in a dry run, the smallest sizes that run the same code."""
 
     def __init__(self, dry: bool) -> None:
         self.dim, self.bottleneck, self.grid = (32, 8, (2, 3)) if dry else (DIM, BOTTLENECK, GRID)
@@ -28,7 +28,7 @@ class Sizes:
 
 
 def pair(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, ht.HTAdapter]:
-    """The published adapter and ours in ``dtype``, every parameter away from where training starts."""
+    """The published adapter and ours in ``dtype``, with the same random changes to all initial parameters."""
     torch.manual_seed(0)
     theirs = published.HybridAdapter(sizes.dim, sizes.bottleneck).eval()
     shake(theirs)
@@ -38,7 +38,7 @@ def pair(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
 
 
 def tokens(sizes: Sizes, batch: int, dtype: torch.dtype, setting: Setting) -> list[Tensor]:
-    """Inputs to go through in turn. Those of a single frame stay in L2, where the block before leaves them too."""
+    """Inputs to use in turn. With batch 1 they all fit into L2, where in a model the preceding block leaves tokens."""
     generator = torch.Generator(setting.device).manual_seed(1)
 
     def make() -> Tensor:
@@ -57,7 +57,7 @@ def compare(
     inputs: list[Tensor],
     setting: Setting,
 ) -> Row:
-    """A row with the times of the published adapter, called ``name``, and of ours, plain and as graphs."""
+    """Time the published adapter, called ``name``, and ours, plain and as CUDA graphs; return a row."""
     functions = {
         name: over(lambda x: theirs(x, sizes.grid, sizes.prefix), inputs),
         "ours": over(lambda x: ours(x, sizes.grid, sizes.prefix), inputs),

@@ -1,8 +1,8 @@
-"""The published code under torch.compile beside ours: adapter and model, plain and as CUDA graphs.
+"""The published code under torch.compile against ours: adapter and model, plain and as CUDA graphs.
 
-Compiling takes longest, and so this comes last. Each item starts from an empty compiler: what torch.compile keeps of
-earlier shapes would make it fall back to eager after a few. Should it compile a function a second time all the same,
-that is an error and not a time.
+This section comes last, because compiling takes longest. Each item starts with an empty compiler cache; otherwise
+torch.compile would fall back to eager after a few shapes. If torch.compile still compiles a function a second time, the
+item fails.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from . import adapter, model
 from .setting import Item, Row, Setting
 
 MODES = ("default", "max-autotune-no-cudagraphs")
-"""Of torch.compile. Graphs are captured by us, for all alike."""
+"""The modes of torch.compile. Both are without CUDA graphs, because we capture all implementations in the same way."""
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """The default mode of everything first, then the mode that searches."""
+    """Yield all items with the default mode, and then all with max-autotune."""
     assert setting.backend is not None
     ht.set_backend(setting.backend)
     for mode in MODES:
@@ -46,7 +46,7 @@ def _adapter(batch: int, mode: str, setting: Setting) -> list[Row]:
 
 @contextmanager
 def _compiled(module: nn.Module, mode: str) -> Iterator[nn.Module]:
-    """``module`` compiled for the shapes it meets first, and for no others."""
+    """A context with ``module`` compiled for the shapes of its first call; other shapes raise."""
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield torch.compile(module, dynamic=False, mode=mode)

@@ -1,6 +1,6 @@
-"""Builds the compiled core: for the GPU at hand alone, in a dry run with the CUDA kernels emulated on the CPU.
+"""Builds the compiled core for the current GPU only, or, in a dry run, with the CUDA kernels emulated on the CPU.
 
-Must end before another section imports ``ht_kernels``. Without it the Triton kernels are still measured.
+This section must end before another section imports ``ht_kernels``. If it fails, the Triton kernels are still measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def items(setting: Setting) -> Iterator[Item]:
 def _for_this_gpu() -> list[Row]:
     major, minor = torch.cuda.get_device_capability()
     environment = {**os.environ, "HT_KERNELS_CUDA": "1", "HT_KERNELS_CUDA_ARCHS": f"{major}{minor}"}
-    for old in (ROOT / "ht_kernels").glob("_C*.so"):  # if the build fails, nothing else is measured in its place
+    for old in (ROOT / "ht_kernels").glob("_C*.so"):  # if the build fails, no old build is measured instead
         old.unlink()
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     start = time.perf_counter()

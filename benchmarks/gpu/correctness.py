@@ -1,6 +1,7 @@
-"""One backend on the GPU against the published mathematics in float64, per dtype and shape: adapters and filters.
+"""Adapters and spectral filters of one GPU backend against the published mathematics in float64, per dtype and shape.
 
-Triton runs with one tile per kernel, for a search would compile dozens and a wrong one would take the blame.
+Triton runs with one tile per kernel. A search would compile dozens of tiles, and a fault in one of them could show in
+any check.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from . import limits, low_precision, spectral
 from .setting import Item, Row, Setting
 
 Shape = tuple[str, int, int, int, tuple[int, int], int]
-"""Variant, with the form of a spectral filter behind a plus; batch, D, C, grid, prefix tokens."""
+"""The variant, with "+" and the form of a spectral filter if there is one; then batch, D, C, grid and prefix tokens."""
 
 SHAPES: tuple[Shape, ...] = (
     ("hybrid", 1, 768, 64, (14, 14), 1),
@@ -45,7 +46,7 @@ DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.floa
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """One adapter shape each, then one shape of the spectral filter each, with all dtypes."""
+    """Yield an item, with all dtypes, for each shape of an adapter, and then for each shape of the spectral filter."""
     for seed, shape in enumerate(DRY_SHAPES if setting.dry else SHAPES):
         yield words(shape), lambda seed=seed, shape=shape: check(shape, seed, setting)
     for seed, shape in enumerate(spectral.shapes(setting)):
@@ -59,7 +60,7 @@ def words(shape: Shape) -> str:
 
 
 def one_tile(backend: str | None):
-    """A context in which a backend that searches for tiles does not."""
+    """A context in which Triton does not search for tiles. For other backends it has no effect."""
     if backend != "triton":
         return nullcontext()
     from ht_kernels.backends.triton import tuning
@@ -68,8 +69,10 @@ def one_tile(backend: str | None):
 
 
 def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
-    """One row per dtype: the relative L2 error of ``out - x``, what was allowed, and whether it gave the same bits
-    twice."""
+    """Check an adapter in each dtype, and return a row per dtype.
+
+    A row holds the relative L2 error of ``out - x``, the limit, and whether two calls gave the same bits.
+    """
     _, _, _, _, grid, prefix = shape
     adapter, plain, x = case(shape, seed, setting.device)
     rows = []
@@ -95,7 +98,7 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether products and convolutions in float32 may round to TF32; cuDNN's do unless told not to."""
+    """A context that allows or forbids TF32 in float32 products and convolutions; cuDNN uses TF32 by default."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
@@ -107,8 +110,12 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 
 def case(shape: Shape, seed: int, device: torch.device) -> tuple[nn.Module, nn.Module, Tensor]:
-    """An adapter with random parameters, the published one that runs in every dtype, which is the same but for a
-    spectral filter, and tokens with channels far larger than the rest, as CLIP has them."""
+    """Return the adapter to check, a published adapter to compare with, and tokens.
+
+    The adapters have random parameters. They are the same object unless the variant has a spectral filter; then the
+    published adapter has a gain instead. Its error in each dtype sets the limit. As in CLIP, some channels of the
+    tokens are far larger than the others.
+    """
     variant, batch, dim, bottleneck, grid, prefix = shape
     torch.manual_seed(seed)
     variant, _, form = variant.partition("+")
@@ -135,7 +142,7 @@ def _compare(
     adapter: nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, backend: str | None, exact: Tensor, limit: float
 ) -> Row:
     folded = fold_adapter(adapter)
-    poison = torch.full_like(x, float("nan"))  # the allocator may hand this memory to the output next
+    poison = torch.full_like(x, float("nan"))  # the allocator may reuse this memory for the output
     del poison
     try:
         with one_tile(backend):

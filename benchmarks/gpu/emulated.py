@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source on the CPU, for a dry run: their threads run one after the other (tests/cpp)."""
+"""The source of the CUDA kernels, compiled for the CPU, for a dry run: threads run one after the other (tests/cpp)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def folder(output: Path) -> Path:
-    """Where the module is built."""
+    """The folder in which the module is built."""
     return output / "emulated"
 
 
@@ -20,7 +20,7 @@ def build(output: Path) -> None:
     """Build the module with CMake.
 
     Raises:
-        RuntimeError: CMake, pybind11 or the compiler is missing, or fails.
+        RuntimeError: CMake, pybind11 or the compiler is missing or fails.
     """
     build = folder(output)
     cmake = [sys.executable, "-m", "cmake"]
@@ -32,7 +32,7 @@ def build(output: Path) -> None:
 
 
 def load(path: Path) -> ModuleType:
-    """A compiled core by its path."""
+    """Import the compiled core at ``path``."""
     spec = importlib.util.spec_from_file_location("_C", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,14 +41,14 @@ def load(path: Path) -> ModuleType:
 
 
 def path(output: Path) -> Path | None:
-    """The module's file, once it is built."""
+    """The path of the module's file, or None if it is not built."""
     return next(folder(output).glob("_C*.so"), None)
 
 
 def use(output: Path) -> None:
-    """Let the backend ``cuda`` run tensors of the CPU by the emulated kernels, in this process, for good.
+    """Make the backend ``cuda`` run CPU tensors with the emulated kernels, for the rest of this process.
 
-    Without them, which is when the build failed, nothing changes.
+    If the kernels are not built, because the build failed, nothing changes.
     """
     file = path(output)
     if file is None:
@@ -61,7 +61,7 @@ def use(output: Path) -> None:
     from ht_kernels.backends.call import Case, FilterCase
 
     def reason(case: Case | FilterCase) -> str | None:
-        """As the backend's own, but for the device."""
+        """The reason as the backend itself gives it, except that the device is not checked."""
         if case.needs_grad:
             return "it is for inference: it has no gradients and no dropout"
         return None if case.dtype in cuda.DTYPES else f"it does not compute {case.dtype}"

@@ -1,4 +1,4 @@
-"""Gradients of adapters and spectral filters on the GPU against those of the published mathematics in float64."""
+"""Gradients of adapters and spectral filters on the GPU against the published mathematics in float64."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """One adapter shape each with all dtypes, then one shape of the spectral filter each."""
+    """Yield an item for each adapter shape, with all dtypes, and then for each shape of the spectral filter."""
     for seed, shape in enumerate(DRY_SHAPES if setting.dry else SHAPES):
         name = f"gradients of the {correctness.words(shape)}"
         yield name, lambda seed=seed, shape=shape: _check(shape, seed, setting)
@@ -35,9 +35,10 @@ def items(setting: Setting) -> Iterator[Item]:
 
 
 def _check(shape: correctness.Shape, seed: int, setting: Setting) -> list[Row]:
-    """One row per dtype: the relative L2 error over all gradients together, parameters and tokens.
+    """Check the gradients in each dtype, and return a row per dtype.
 
-    Each is weighed by the size of the exact one, so that small ones count as much as large ones.
+    The error is the root mean square of the relative L2 errors of the gradients of all parameters and of the tokens, so
+    small gradients count as much as large ones.
     """
     variant, _, dim, bottleneck, grid, prefix = shape
     published, _, x = correctness.case(shape, seed, setting.device)
@@ -76,7 +77,7 @@ def _check(shape: correctness.Shape, seed: int, setting: Setting) -> list[Row]:
 
 
 def _gradients(module: nn.Module, x: Tensor, gradient: Tensor, grid: tuple[int, int], prefix: int) -> list[Tensor]:
-    """Of the tokens and of all parameters, in the order in which published modules hold them."""
+    """The gradients of the tokens and of all parameters, in the order of ``module.parameters()``."""
     leaf = x.detach().requires_grad_()
     parameters = list(module.parameters())
     return list(torch.autograd.grad(module(leaf, grid, prefix), [leaf, *parameters], gradient))

@@ -1,8 +1,8 @@
-"""A few small calls of every CUDA kernel, without torch: what compute-sanitizer watches.
+"""A few small calls of every CUDA kernel without torch, for compute-sanitizer to watch.
 
-``python kernels_alone.py PATH_OF_C cupy|numpy``. Imports CuPy and the compiled core alone, which start in seconds under
-the tools; memory comes from cudaMalloc piece by piece, so that a tool knows where each piece ends. Inputs are random,
-outputs start as NaN; it fails when one is left. With NumPy the core must have its kernels emulated.
+``python kernels_alone.py PATH_OF_C cupy|numpy`` imports only CuPy and the compiled core, which start in seconds under
+the tools. Each array has its own cudaMalloc, so that a tool knows where it ends. Inputs are random, and outputs are
+filled with NaN; the program fails if a NaN is left. With NumPy, the core must have emulated kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2  # ht_dtype
 NAMES = {FLOAT32: "float32", BFLOAT16: "bfloat16", FLOAT16: "float16"}
 
-# batch, D, C, hidden, scales, H, W, prefix, masks; few tiles that are whole, many edges.
+# batch, D, C, hidden, scales, H, W, prefix, masks. The sizes are chosen so that most tiles are cut off at an edge.
 ADAPTERS = (
     (2, 96, 24, 6, 3, 5, 9, 1, 0),
     (1, 64, 64, 0, 1, 3, 3, 0, 0),
@@ -31,17 +31,17 @@ FILTERS = ((2, 11, 5, 8, 11), (1, 2, 37, 31, 1), (1, 1, 1, 1, 1))
 
 
 class Memory:
-    """Arrays where the kernels find them."""
+    """Allocates arrays in the memory that the kernels use, and keeps them alive."""
 
     def __init__(self, library: str) -> None:
         self.arrays = importlib.import_module(library)
         self.random = np.random.default_rng(0)
         self.kept: list[Any] = []
         if library == "cupy":
-            self.arrays.cuda.set_allocator(None)  # no pool
+            self.arrays.cuda.set_allocator(None)  # no pool: every array gets its own cudaMalloc
 
     def place(self, host: np.ndarray) -> Any:
-        """A copy of ``host``; it lives as long as this object."""
+        """Copy ``host``, and keep the copy alive."""
         if self.arrays is np:
             room = np.empty(host.nbytes + 64, np.uint8)
             start = -room.ctypes.data % 64
@@ -53,12 +53,12 @@ class Memory:
         return array
 
     def normal(self, *shape: int, dtype: int = FLOAT32) -> int:
-        """Where random numbers of a shape lie."""
+        """Allocate random numbers, and return their address."""
         values = self.random.standard_normal(shape).astype(np.float32) / 10
         return self.address(self.place(bits(values, dtype)))
 
     def room(self, size: int) -> int:
-        """Where ``size`` bytes lie that nobody has written."""
+        """Allocate ``size`` bytes of uninitialised memory, and return the address."""
         garbage = np.full(size, 0xFF, np.uint8)
         array = self.place(garbage) if self.arrays is np else self.arrays.empty(size, np.uint8)
         self.kept.append(array)
@@ -72,21 +72,21 @@ class Memory:
 
 
 def bits(values: np.ndarray, dtype: int) -> np.ndarray:
-    """float32 numbers in ``dtype``; bfloat16 as the upper halves of their bits."""
+    """Convert float32 numbers to ``dtype``. bfloat16 numbers are uint16, the upper halves of the float32 bits."""
     if dtype == BFLOAT16:
         return (values.view(np.uint32) >> 16).astype(np.uint16)
     return values if dtype == FLOAT32 else values.astype(np.float16)
 
 
 def numbers(stored: np.ndarray, dtype: int) -> np.ndarray:
-    """The float32 numbers that :func:`bits` stored."""
+    """Convert the result of :func:`bits` back to float32."""
     if dtype == BFLOAT16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored.astype(np.float32)
 
 
 class Weight:
-    """A weight in memory of the GPU, as the compiled core reads one."""
+    """A weight in GPU memory, with the attributes that the compiled core reads from a tensor."""
 
     def __init__(self, address: int, shape: tuple[int, ...]) -> None:
         self.address, self.shape = address, shape
@@ -96,7 +96,7 @@ class Weight:
 
 
 def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int, tf32: bool) -> None:
-    """One call; raises AssertionError when a part of the result was not written."""
+    """Call the adapter once. Raises AssertionError if a part of the result was not written."""
     batch, dim, channels, hidden, scales, height, width, prefix, masks = sizes
     tokens = prefix + height * width
     shapes: dict[str, tuple[int, ...] | None] = {
@@ -133,7 +133,7 @@ def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype:
 
 
 def run_filter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int) -> None:
-    """One call of the spectral filter by itself; as :func:`run_adapter`."""
+    """Call the spectral filter once. Raises AssertionError if a part of the result was not written."""
     batch, channels, height, width, masks = sizes
     x = memory.normal(batch, channels, height, width, dtype=dtype)
     mask = memory.normal(masks, height, width // 2 + 1, 2)

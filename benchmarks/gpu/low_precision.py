@@ -1,7 +1,7 @@
-"""The published code as one runs it on a GPU in 16 bits.
+"""The published code as one would run it on a GPU in 16 bits.
 
-torch has no Fourier transform in bfloat16, and in float16 only for powers of two, so published models in 16 bits take
-the transform in float32. That cast is all that is added here.
+torch has no Fourier transform in bfloat16, and in float16 only for powers of two. So published models in 16 bits must
+compute the transform in float32. This file adds that cast and nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Float32Transform(nn.Module):
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a published adapter, or of a model with such adapters, with parameters in ``dtype``."""
+    """Return a copy of a published adapter, or of a model with such adapters, with parameters in ``dtype``."""
     module = copy.deepcopy(module).to(dtype)
     if dtype in (torch.float16, torch.bfloat16):
         for part in list(module.modules()):

@@ -1,4 +1,4 @@
-"""What figures depend on beside the code: GPU, driver, versions, commit."""
+"""A description of the machine and the versions on which the results depend: GPU, driver, packages, commit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ht_kernels import environment
 
 
 def same(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
-    """Whether two facts are of one machine, commit and kind of run; the day may differ."""
+    """Whether two descriptions agree in everything except the date."""
     return one is not None and other is not None and {**one, "date": None} == {**other, "date": None}
 
 
 def facts(dry: bool) -> dict[str, Any]:
-    """Of this process; ``dry`` says that nothing runs on the GPU."""
+    """The description for this process. ``dry`` says that nothing runs on the GPU."""
     return {
         "dry_run": dry,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),

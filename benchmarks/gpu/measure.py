@@ -1,4 +1,4 @@
-"""Interleaved timing with CUDA events, plain and as CUDA graphs, and the ceilings of the GPU."""
+"""Interleaved timing with CUDA events, of plain calls and CUDA graphs, and the measurement of the GPU's limits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Call = Callable[[], object]
 WARM_UP = 3
 MAX_ROUNDS = 200
 ROTATED_BYTES = 160 * 2**20
-"""Inputs of large batches rotate through this much memory, more than any L2 holds."""
+"""The bytes of memory through which the inputs of large batches rotate. This is more than any L2 cache holds."""
 COPY = "copy of x"
 
 
 def over(function: Callable[[Tensor], object], inputs: Collection[Tensor]) -> Call:
-    """One call of ``function`` per input, without gradients.
+    """Return a call that applies ``function`` to each input, without gradients, and returns all results.
 
-    It returns all results, and whoever times it keeps them until the next results are there: so results go to memory
-    that no store has just brought into L2, as in a model.
+    The timing code keeps these results until it has the next ones. So the next results go to other memory, which is not
+    already in L2, as in a model.
     """
 
     def call() -> list[object]:
@@ -38,7 +38,7 @@ def over(function: Callable[[Tensor], object], inputs: Collection[Tensor]) -> Ca
 
 
 def rotated(make: Callable[[], Tensor], device: torch.device) -> list[Tensor]:
-    """As many inputs as fill ``ROTATED_BYTES``; one on the CPU."""
+    """Make as many inputs as fill ``ROTATED_BYTES``; on the CPU, make one."""
     first = make()
     count = -(-ROTATED_BYTES // first.nbytes) if device.type == "cuda" else 1
     return [first, *(make() for _ in range(count - 1))]
@@ -54,15 +54,15 @@ def compare(
     graphs: Collection[str] = (),
     **facts: object,
 ) -> Row:
-    """A row with the times of ``functions`` in turn.
+    """Time ``functions`` in turn, and return a row with the times.
 
     Args:
-        what: is compared, in words.
-        functions: by name; one that does not run is reported and left out.
-        results: how many results a call makes; its time is divided by that.
-        floor: a copy of the inputs, of the same size and in the same order: what memory alone costs.
-        graphs: names of functions that are timed as CUDA graphs, too; the floor always is. Only on a GPU.
-        facts: what else the row says.
+        what: what is compared, in words.
+        functions: the functions to time, by name. One that fails is reported and left out.
+        results: the number of results that a call makes, by which its time is divided.
+        floor: a call that only copies the same inputs in the same order. Its time is the cost of memory traffic.
+        graphs: the names of functions to time as CUDA graphs too, on a GPU. The floor is always timed as a graph too.
+        facts: further entries of the row.
     """
     calls: dict[str, Call] = {}
     failed = {}
@@ -70,7 +70,7 @@ def compare(
     def add(name: str, make: Callable[[], Call]) -> None:
         try:
             calls[name] = make()
-        except Exception as error:  # one implementation that does not run must not cost the others' figures
+        except Exception as error:  # the other implementations are timed even if one does not run
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
 
     for name, function in {**functions, **({COPY: floor} if floor else {})}.items():
@@ -88,7 +88,7 @@ def compare(
 
 
 def _interleave_in(setting: Setting, calls: Mapping[str, Call], results: int) -> dict[str, Timing]:
-    """As few rounds as make a median in a dry run, where a call of an interpreted kernel takes a second."""
+    """Call :func:`interleave`; in a dry run with only two rounds, because an interpreted kernel takes a second."""
     if setting.dry:
         return interleave(calls, results, setting.device, setting.seconds, rounds=2, warm_up=0)
     return interleave(calls, results, setting.device, setting.seconds)
@@ -107,9 +107,10 @@ def interleave(
     rounds: int = 5,
     warm_up: int = WARM_UP,
 ) -> dict[str, Timing]:
-    """Time ``calls`` in turn, A B C A B C ...; seconds per result, on a GPU between two events around the call.
+    """Time ``calls`` in turn, A B C A B C ..., and return seconds per result. On a GPU, events around a call time it.
 
-    Spends ``seconds`` on all of them and makes at least ``rounds``, after ``warm_up`` that do not count.
+    After ``warm_up`` rounds that do not count, at least ``rounds`` rounds are made, and more until ``seconds`` have
+    passed.
     """
     kept: dict[str, object] = {}
     for _ in range(warm_up):
@@ -131,7 +132,7 @@ def interleave(
 
 
 def _timed(call: Call, device: torch.device) -> tuple[float, object]:
-    """Seconds of a call, and its result."""
+    """The seconds that a call took, and its result."""
     if device.type != "cuda":
         start = time.perf_counter()
         result = call()
@@ -146,7 +147,7 @@ def _timed(call: Call, device: torch.device) -> tuple[float, object]:
 
 
 def latencies(call: Callable[[], Tensor], frames: int) -> list[float]:
-    """Seconds from the call to its result in host memory, ``frames`` times: what a scanner sees."""
+    """Measure ``frames`` times the seconds from a call to its result in host memory: the latency that a user sees."""
     values = []
     for _ in range(frames):
         start = time.perf_counter()
@@ -156,7 +157,7 @@ def latencies(call: Callable[[], Tensor], frames: int) -> list[float]:
 
 
 def graphed(call: Call) -> Call:
-    """``call`` captured as one CUDA graph; its results stay where the graph writes them."""
+    """Capture ``call`` as one CUDA graph, and return a call that replays it, each time into the same results."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
@@ -175,8 +176,11 @@ def graphed(call: Call) -> Call:
 
 
 def ceilings(setting: Setting) -> list[Row]:
-    """What the GPU can do: bytes per second of a copy far larger than the caches, read plus written, and operations
-    per second of large matrix products through torch, on random numbers."""
+    """Measure the limits of the GPU, and return them as a row.
+
+    They are the bytes per second, read plus written, of a copy far larger than the caches, and the operations per
+    second of large matrix products of random numbers in torch.
+    """
     device, cuda = setting.device, setting.device.type == "cuda"
     source = torch.randint(0, 256, (2**30 if cuda else 2**20,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

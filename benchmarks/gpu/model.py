@@ -1,4 +1,4 @@
-"""The whole segmentation model on ViT-B/16: a uint8 frame in, a mask out."""
+"""Timings of the whole segmentation model on ViT-B/16, from uint8 frames to masks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def batches(setting: Setting) -> tuple[int, ...]:
 
 
 def build(setting: Setting) -> ht.HTCLIP:
-    """A hybrid model whose adapters do something: their parameters are moved away from where training starts."""
+    """A hybrid model with random changes to the adapters' initial parameters, so that the adapters have an effect."""
     torch.manual_seed(0)
     options = {"task": "segmentation", "num_classes": 2, "variant": "hybrid"}
     if setting.dry:
@@ -42,10 +42,10 @@ def build(setting: Setting) -> ht.HTCLIP:
 
 
 def against_eager(batch: int, setting: Setting) -> list[Row]:
-    """Ours, the published model, and the tower that both carry.
+    """Time our model, the published model in eager mode, and the tower without adapters and heads.
 
-    ``tower`` is the frozen tower alone, all blocks; ``read blocks`` is the tower up to the last block that a head
-    reads, without adapters and heads: what the model costs more than that is the cost of Hybrid-tuning.
+    ``tower`` is the frozen tower with all blocks. ``read blocks`` is the folded tower up to the last block that a head
+    reads; the difference between it and our model is the cost of Hybrid-tuning.
     """
     parts = _Parts(setting, batch)
     functions = {
@@ -64,7 +64,7 @@ def against_compiled(
     mode: str,
     setting: Setting,
 ) -> list[Row]:
-    """Ours and the published model under ``compiled(model, mode)``."""
+    """Time our model and the published model under torch.compile, as ``compiled(model, mode)`` makes it."""
     parts = _Parts(setting, batch)
     with compiled(parts.theirs, mode) as model:
         functions = {f"published, compile ({mode})": _published(model), "ours": _ours(parts.folded)}
@@ -73,7 +73,7 @@ def against_compiled(
 
 
 def latency(setting: Setting) -> list[Row]:
-    """Milliseconds from a frame in host memory to its mask there, one frame at a time."""
+    """Measure the milliseconds from a frame in host memory to its mask in host memory, one frame at a time."""
     model = build(setting)
     folded = ht.fold(model, DTYPE).to(setting.device)
     torch.manual_seed(2)
@@ -91,7 +91,7 @@ def latency(setting: Setting) -> list[Row]:
 
 
 class _Parts:
-    """The published model and ours in bfloat16, and frames for them."""
+    """The published model and ours in bfloat16, and input frames."""
 
     def __init__(self, setting: Setting, batch: int) -> None:
         self.model = build(setting)
@@ -108,8 +108,10 @@ class _Parts:
 
     @torch.no_grad()
     def agreement(self) -> Row:
-        """On how many pixels masks in bfloat16 differ from those of the published model in float64. Ours may differ on
-        ``limits.SLACK`` times as many as the published model's, and on one pixel more."""
+        """Count the pixels on which masks in bfloat16 differ from masks of the published model in float64.
+
+        Our masks may differ on ``limits.SLACK`` times as many pixels as the published model's masks, plus one.
+        """
         frames = self.inputs[0]
         expected = _published(low_precision.in_dtype(self.published, torch.float64))(frames)
         theirs, ours = (_differing(f(frames), expected) for f in (_published(self.theirs), _ours(self.folded)))
@@ -152,7 +154,7 @@ def _ours(folded: FoldedHTCLIP) -> Callable[[Tensor], Tensor]:
 
 
 def _tower(tower: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The frozen tower, all blocks and the final norm, without adapters."""
+    """The frozen tower with all blocks and the final norm, without adapters."""
 
     def call(frames: Tensor) -> Tensor:
         x = tower.embed((frames.to(DTYPE) / 255).expand(-1, 3, -1, -1))

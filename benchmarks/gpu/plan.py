@@ -1,4 +1,4 @@
-"""The sections in order, and the share of the budget that each is worth."""
+"""The sections in order, and each section's share of the time budget."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Section:
     """One section.
 
     Attributes:
-        name: as in ``--only`` and in the names of files.
-        share: its part of the budget, in proportion to that of the others; what it leaves
-            goes to those behind it.
-        module: of this package; its ``items(setting)`` gives what the section does.
-        backend: the backend that the whole section is about, or None.
+        name: the name for ``--only`` and for files.
+        share: the share of the budget, relative to the shares of the other sections. Time that a section does not use
+            goes to the sections after it.
+        module: the module of this package whose ``items(setting)`` yields the items of the section.
+        backend: the backend that the section tests, or None.
     """
 
     name: str
@@ -36,7 +36,7 @@ SECTIONS = (
 
 NAMES = tuple(section.name for section in SECTIONS)
 BUDGET = 540.0
-"""Seconds for everything, where a command may take ten minutes."""
+"""The default budget in seconds. It fits into ten minutes, a common limit for one command."""
 
 
 def find(name: str) -> Section:

@@ -1,4 +1,4 @@
-"""What came of a run as a table in Markdown: what went wrong first, then checks, then times."""
+"""The report of a run in Markdown: an overview, everything that went wrong, and each section's checks and times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .measure import COPY
 from .plan import NAMES
 
 Documents = Mapping[str, dict[str, Any]]
-"""What the sections left, by name."""
+"""The results of the sections, by name."""
 _HOW_TO_READ = (
     'Where times are compared, "over X" is how many times as fast as X a row is, and the last column is the share of '
     "its time that a copy of the inputs takes."
@@ -23,12 +23,12 @@ _NOT_RUN: dict[str, Any] = {"status": "not run", "seconds": 0.0, "items": []}
 
 
 def write(documents: Documents, output: Path) -> None:
-    """Write results.md, whole."""
+    """Write results.md, which appears complete or not at all."""
     write_whole(output / "results.md", ("\n".join(table(documents)) + "\n").encode(), "the table")
 
 
 def table(documents: Documents) -> list[str]:
-    """The lines of the table."""
+    """The lines of the report."""
     lines = [*_machines(documents), "", "| section | what came of it | seconds |", "|---|---|--:|"]
     for name in NAMES:
         document = documents.get(name, _NOT_RUN)
@@ -43,7 +43,7 @@ def table(documents: Documents) -> list[str]:
 
 
 def wrong(documents: Documents, cut_off: bool = True) -> list[str]:
-    """All that failed or is not as it should be, a line each; with ``cut_off`` also sections that did not end."""
+    """A line for everything that failed or gave a wrong result; with ``cut_off`` also for sections that did not end."""
     lines = []
     for name in NAMES:
         document = documents.get(name, _NOT_RUN)
@@ -78,7 +78,7 @@ def _wrong_row(row: dict[str, Any]) -> list[str]:
 
 
 def _machines(documents: Documents) -> list[str]:
-    """The machine; where sections ran on different ones or commits, each with its sections."""
+    """The lines that describe the machine. If sections ran on several machines or commits, each is named with them."""
     found: dict[str, list[str]] = {}
     for name, document in documents.items():
         if machine := document["machine"]:
@@ -124,7 +124,7 @@ def _section(document: dict[str, Any]) -> list[str]:
 
 
 def _checks(rows: list[dict[str, Any]]) -> list[str]:
-    """How many checks passed, and per dtype the largest error of ours as a share of what is allowed."""
+    """The number of checks that passed and, for each dtype, our largest error as a share of its limit."""
     if not rows:
         return []
     ran = [row for row in rows if "error" in row]
@@ -151,8 +151,11 @@ def _agreement(row: dict[str, Any]) -> str:
 
 
 def _timing(row: dict[str, Any]) -> list[str]:
-    """Milliseconds, slowest first, the ratio to each published implementation of the same kind, plain or graph, and
-    what share of the time a copy of the inputs takes."""
+    """A table of the times in milliseconds, slowest first.
+
+    It has the speed-up over each published implementation, and the time of a copy of the inputs as a share of each
+    time.
+    """
     medians = {name: timing["median"] for name, timing in row["timings"].items()}
     baselines = [name for name in medians if name.startswith(("published", "torch.fft"))]
     lines = [f"### {row['what']}{', ' + row['backend'] if row.get('backend') else ''}", ""]

@@ -1,8 +1,8 @@
-"""Starts the sections, each in a process of its own, keeps the budget, and writes down what came of them.
+"""Runs each section in its own process, keeps the time budget, and writes the results.
 
 A section's process appends a line to ``SECTION.jsonl`` when it starts an item and when it ends one. When the section
-ends, in whatever way, these lines become ``SECTION.json``, and ``results.md`` is made anew from all of those. What was
-not done is done by the next call on the same directory.
+ends, for whatever reason, these lines are collected in ``SECTION.json``, and ``results.md`` is rewritten from all
+sections' files. The next call on the same directory does what is missing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .section import Lines, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 10.0
-"""Seconds below which a section is not started: its imports take as long."""
+"""A section is not started with fewer seconds than this, because its imports alone take about as long."""
 
 Document = dict[str, Any]
 
@@ -37,24 +37,23 @@ Document = dict[str, Any]
 def run(
     output: Path, only: Collection[str], budget: float, dry: bool, say: Callable[[str], None]
 ) -> dict[str, Document]:
-    """Run what is missing of the sections, or those named in ``only`` from their beginning.
+    """Run the sections, or the rest of them, that are missing; or run the sections in ``only`` from their beginning.
 
-    What was done on another machine, at another commit or in a rehearsal counts as missing.
-
-    A call that is interrupted leaves documents and table of what it has done.
+    Results from another machine, another commit or a dry run count as missing. If the call is interrupted, the results
+    so far and a table of them are on disk.
 
     Returns:
-        The documents of all sections that have one, by name.
+        The documents of all sections that have results, by name.
 
     Raises:
-        InputError: another call works on the same directory.
+        InputError: another call is using the same directory.
         OSError: the directory cannot be written.
     """
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     with (output / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when this process ends, however it does
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when this process ends, for whatever reason
         except BlockingIOError as error:
             raise InputError(f"another call works on {output}: wait for its end, or name another folder") from error
         documents = read(output, say)
@@ -73,8 +72,8 @@ def _run(
     dry: bool,
     say: Callable[[str], None],
 ) -> None:
-    """As :func:`run`, from the ``documents`` that are there on, to which it adds."""
-    for section in SECTIONS:  # of a call that was killed
+    """Do the work of :func:`run`. New results are added to ``documents``, which holds the existing ones."""
+    for section in SECTIONS:  # collect the lines that a killed call left
         if section.name not in documents and (output / f"{section.name}.jsonl").exists():
             documents[section.name] = _close(output, section, "cut off with the whole call")
     here = machine.facts(dry)
@@ -90,7 +89,7 @@ def _run(
             continue
         limit = max(LEAST, left * section.share / sum(other.share for other in pending[index:]))
         say(f"{section.name}: at most {limit:.0f} s")
-        if section.name in only:  # what was there must not stand in for what this call does not end
+        if section.name in only:  # old results must not remain if this call is cut off
             documents.pop(section.name, None)
             for kind in ("json", "jsonl"):
                 (output / f"{section.name}.{kind}").unlink(missing_ok=True)
@@ -110,7 +109,7 @@ def _is_done(document: Document | None, here: dict[str, Any]) -> bool:
 
 
 def read(output: Path, say: Callable[[str], None] = print) -> dict[str, Document]:
-    """The documents in a directory, by section; ``say`` is told of files that are none."""
+    """Read the documents in a directory, by section. ``say`` receives a line for each damaged file."""
     documents = {}
     for section in SECTIONS:
         path = output / f"{section.name}.json"
@@ -131,9 +130,9 @@ def _is_document(value: Any) -> bool:
 
 
 def _run_section(output: Path, section: Section, limit: float, dry: bool) -> Document:
-    """Run a section in processes of its own until it is through or ``limit`` seconds are over.
+    """Run a section in its own process until it is done or ``limit`` seconds have passed.
 
-    A process that dies takes one item with it; another one goes on with the items behind that.
+    If the process dies, the current item has failed, and another process continues with the next item.
     """
     start = time.monotonic()
     path = output / f"{section.name}.jsonl"
@@ -158,7 +157,7 @@ def _run_section(output: Path, section: Section, limit: float, dry: bool) -> Doc
 
 
 def _process(output: Path, section: Section, limit: float, dry: bool, log: Any) -> int | None:
-    """The exit status of one process of a section; None when it had to be ended."""
+    """Run one process of a section. Return its exit status, or None if it was killed after ``limit`` seconds."""
     command = [sys.executable, "-m", "benchmarks.gpu.section", section.name, "--output", str(output)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if dry:
@@ -171,7 +170,7 @@ def _process(output: Path, section: Section, limit: float, dry: bool, log: Any) 
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         return None
-    finally:  # also when this program is interrupted, and for what the process left: nothing goes on on the GPU
+    finally:  # kill the process and its children, also if this program is interrupted, so that the GPU is free
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -182,7 +181,7 @@ _SIGNAL_AT_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def _end_with_parent() -> None:
-    """In a new process: be a group, so that what it starts ends with it, and end when this program is killed."""
+    """Prepare a new process: make it the leader of a group that can be killed at once, and end it with its parent."""
     os.setpgrp()
     _libc.prctl(_SIGNAL_AT_DEATH_OF_PARENT, signal.SIGKILL)
 
@@ -198,7 +197,7 @@ def _append(path: Path, line: Document) -> None:
 
 
 def _close(output: Path, section: Section, status: str, seconds: float = 0.0) -> Document:
-    """Make the document of a section from its lines; the lines stay while something is missing."""
+    """Write the document of a section from its lines. The file of lines is deleted if the section is done."""
     path = output / f"{section.name}.jsonl"
     lines: Lines = read_lines(path)
     document = {

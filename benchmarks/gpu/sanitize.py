@@ -1,6 +1,6 @@
-"""compute-sanitizer over small calls of every CUDA kernel, where it is installed: all four tools, on our kernels only.
+"""compute-sanitizer, if installed, on small calls of every CUDA kernel, with all four tools and on our kernels only.
 
-In a dry run the same calls are made to the emulated kernels, and there is no tool.
+A dry run makes the same calls to the emulated kernels, without a tool.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .setting import Item, Row, Setting
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SECONDS = 30.0
-"""For one tool, and for the calls without one."""
+"""The time limit for one tool, and for the calls without a tool."""
 OUR_KERNELS = "kns=ht4cuda"
-"""What their mangled names hold."""
+"""compute-sanitizer's filter for our kernels: a part of their mangled names."""
 SCRIPT = Path(__file__).with_name("kernels_alone.py")
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """One tool each; the calls without a tool first, for what they cannot do no tool can watch."""
+    """Yield the calls without a tool, and then an item for each tool. If the former fail, the tools would fail too."""
     yield "calls without a tool", lambda: _calls(setting)
     for tool in TOOLS if not setting.dry else ():
         yield tool, lambda tool=tool: _watch(tool)
@@ -59,7 +59,7 @@ def _watch(tool: str) -> list[Row]:
         try:
             said = process.communicate(timeout=SECONDS)[0][-1500:]
         except subprocess.TimeoutExpired:
-            for pid in [*_descendants(process.pid), process.pid]:  # the calls go on in a process of their own
+            for pid in [*_descendants(process.pid), process.pid]:  # the calls run in a child process
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             return [{**row, "passed": False, "output": f"cut off after {SECONDS:.0f} s"}]
@@ -68,10 +68,10 @@ def _watch(tool: str) -> list[Row]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Processes that a process started, and those that these started."""
+    """The ids of all children of a process, of their children, and so on."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process may have ended meanwhile
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
     found = [pid]
     for one in found:
@@ -80,7 +80,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _compiled_core() -> Path | None:
-    """The file of ``ht_kernels._C``; looked up and not loaded."""
+    """The path of the file of ``ht_kernels._C``, which is not loaded; None if there is none."""
     import ht_kernels
 
     return next(Path(ht_kernels.__file__).parent.glob("_C*.so"), None)

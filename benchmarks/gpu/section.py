@@ -1,7 +1,8 @@
-"""One section in a process of its own: ``python -m benchmarks.gpu.section NAME --output DIR``.
+"""Runs one section in its own process: ``python -m benchmarks.gpu.section NAME --output DIR``.
 
-Appends lines of JSON to ``NAME.jsonl``: what the machine is; an item as it starts; its rows, or its error, as it ends.
-Items that have ended there before are not done again, if they ended on the same machine and commit.
+It appends lines of JSON to ``NAME.jsonl``: a description of the machine, the name of each item when it starts, and the
+item's rows or its error when it ends. Items that the file already holds are not run again, if they ran on the same
+machine and commit.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from . import machine
 from .plan import NAMES, find
 
 BROKEN = 3
-"""Exit status of a process on a GPU in which an item failed. An illegal access or a capture that broke off would spoil
-what comes after it, so another process goes on."""
+"""The exit status of a process on a GPU after an item failed. An illegal access or a broken capture would make later
+items fail too, so another process continues with them."""
 
 
 @dataclass
 class Lines:
-    """What the lines of a section say."""
+    """The content of a section's file of lines.
+
+    ``results`` holds the items that have ended, and ``under_way`` the name of an item that has started but not ended.
+    """
 
     machine: dict[str, Any] | None = None
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -35,7 +39,7 @@ class Lines:
 
 
 def read_lines(path: Path) -> Lines:
-    """The lines of a file, which need not exist; what is damaged is left out, such as a last one that was cut off."""
+    """Read a file of lines, which need not exist. Damaged lines, such as a last line that was cut off, are ignored."""
     lines = Lines()
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -71,7 +75,7 @@ def main() -> int:
     from .setting import Setting
 
     with path.open("a") as file:
-        file.write("\n")  # the last line of a process that was ended may have no end
+        file.write("\n")  # the last line of a killed process may be incomplete
 
         def write(line: dict[str, Any]) -> None:
             file.write(json.dumps(line, default=str) + "\n")
@@ -87,14 +91,14 @@ def main() -> int:
             start = time.perf_counter()
             try:
                 result: dict[str, Any] = {"rows": find_rows()}
-            except Exception as error:  # an item that fails must not cost the others
+            except Exception as error:  # the other items run even if one fails
                 traceback.print_exc()
                 result = {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
             seconds = round(time.perf_counter() - start, 2)
             write({"item": name, "seconds": seconds, **result})
             print(f"  {name}: {'FAILED' if 'error' in result else f'{seconds:.1f} s'}", flush=True)
             if _failed(result) and not setting.dry:
-                os._exit(BROKEN)  # whatever this process does next may fail for the same reason
+                os._exit(BROKEN)  # the error may make later items in this process fail too
     return 0
 
 

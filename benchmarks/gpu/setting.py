@@ -1,4 +1,4 @@
-"""What a section is given: where it runs, and for how long it measures."""
+"""The types that sections share: their setting, and the rows and items that they yield."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 Row = dict[str, Any]
-"""One thing that was found, as JSON holds it; ``kind`` says what it is: check, timing, latency, tool or build."""
+"""One result, as JSON can hold it. ``kind`` is build, check, tool, ceilings, timing, agreement or latency."""
 
 Item = tuple[str, Callable[[], list[Row]]]
-"""A name, and what finds the rows."""
+"""The name of an item, and the function that computes its rows."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Setting:
     """Where and how a section runs.
 
     Attributes:
-        output: the directory of results.
-        backend: that the section is about, or None.
-        dry: on the CPU, on the smallest shapes: Triton's interpreter, and the CUDA kernels emulated.
-        seconds: to spend on one comparison of times.
+        output: the directory for results.
+        backend: the backend that the section tests, or None.
+        dry: run on the CPU with the smallest shapes, using Triton's interpreter and emulated CUDA kernels.
+        seconds: the time to spend on one comparison of times.
     """
 
     output: Path

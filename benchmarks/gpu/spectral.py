@@ -1,4 +1,4 @@
-"""The spectral filter by itself, ``irfft2(mask * rfft2(x))``, against torch.fft."""
+"""Checks and timings of the spectral filter by itself, ``irfft2(mask * rfft2(x))``, against torch.fft."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import limits, measure
 from .setting import Row, Setting
 
 Shape = tuple[int, int, tuple[int, int]]
-"""Batch, channels, grid."""
+"""Batch, channels and grid."""
 
 _SHAPES: tuple[Shape, ...] = (
     (32, 64, (14, 14)),
@@ -29,12 +29,12 @@ _DRY: tuple[Shape, ...] = ((1, 2, (2, 3)),)
 
 
 def shapes(setting: Setting) -> tuple[Shape, ...]:
-    """To check."""
+    """The shapes to check."""
     return _DRY if setting.dry else _SHAPES
 
 
 def timed(setting: Setting) -> tuple[Shape, ...]:
-    """To time."""
+    """The shapes to time."""
     return _DRY if setting.dry else _TIMED
 
 
@@ -45,7 +45,10 @@ def words(shape: Shape) -> str:
 
 @torch.no_grad()
 def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
-    """Rows as of :func:`benchmarks.gpu.correctness.check`; torch.fft in float32, rounded, is the published way."""
+    """Check the filter in each dtype, and return rows like those of :func:`benchmarks.gpu.correctness.check`.
+
+    The published computation is torch.fft in float32, with the result rounded to the dtype.
+    """
     from .correctness import one_tile
 
     x, mask = _inputs(shape, setting, seed)
@@ -68,7 +71,7 @@ def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
 
 
 def check_gradients(shape: Shape, seed: int, setting: Setting) -> list[Row]:
-    """The same for the gradients of x and of the mask in float32, the larger error of both."""
+    """Check the gradients of x and of the mask in float32, and return a row with the larger error of both."""
     from .correctness import one_tile
 
     x, mask = _inputs(shape, setting, seed)
@@ -85,7 +88,7 @@ def check_gradients(shape: Shape, seed: int, setting: Setting) -> list[Row]:
 
 
 def forward(shape: Shape, dtype: torch.dtype, setting: Setting) -> list[Row]:
-    """Seconds per call of each implementation, without gradients."""
+    """Time each implementation without gradients."""
     x, mask = _inputs(shape, setting, 0)
     inputs = measure.rotated(lambda: torch.randn_like(x).to(dtype), setting.device)
     functions = {
@@ -105,7 +108,7 @@ def forward(shape: Shape, dtype: torch.dtype, setting: Setting) -> list[Row]:
 
 
 def training(shape: Shape, dtype: torch.dtype, setting: Setting) -> list[Row]:
-    """Seconds of forward and backward."""
+    """Time the forward and backward of each implementation."""
     x, mask = _inputs(shape, setting, 0)
     x = x.to(dtype)
     functions = {
@@ -135,7 +138,7 @@ def _inputs(shape: Shape, setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_fft(x: Tensor, mask: Tensor) -> Tensor:
-    """torch has no transform of these sizes in 16 bits."""
+    """The filter by torch.fft. 16-bit ``x`` is cast to float32, because torch has no 16-bit transforms of all sizes."""
     wide = x if x.dtype == torch.float64 else x.float()
     return torch.fft.irfft2(torch.fft.rfft2(wide) * mask, s=x.shape[-2:]).to(x.dtype)
 
@@ -145,7 +148,7 @@ def _ours(backend: str | None) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _gradients(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """Of x and mask; that of the result is x."""
+    """The gradients of x and mask. The gradient of the result is set to x."""
     leaves = x.detach().requires_grad_(), mask.detach().requires_grad_()
     return torch.autograd.grad(function(*leaves), leaves, x)
 

@@ -1,6 +1,6 @@
-"""Times of one backend, as modules and as CUDA graphs of them, beside the published code as it is.
+"""Timings of one backend, plain and as CUDA graphs, against the published code in eager mode.
 
-The published code under torch.compile is timed in :mod:`benchmarks.gpu.baselines`, for compiling takes long.
+:mod:`benchmarks.gpu.baselines` times the published code under torch.compile, because compiling takes long.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .setting import Item, Row, Setting
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """Ceilings, adapters, spectral filters, and for CUDA the whole model, for Triton training."""
+    """Yield the GPU's limits, adapters and spectral filters; then training for Triton, or the whole model for CUDA."""
     assert setting.backend is not None
-    ht.set_backend(setting.backend)  # it never falls back, so no other backend is timed unnoticed
+    ht.set_backend(setting.backend)  # a backend set by name never falls back to another one
     yield "ceilings", lambda: measure.ceilings(setting)
     low, wide = (torch.bfloat16, torch.float32)
     sizes = adapter.Sizes(setting.dry)
@@ -52,8 +52,10 @@ def _adapter(batch: int, dtype: torch.dtype, setting: Setting) -> list[Row]:
 
 
 def _training(batch: int, setting: Setting) -> list[Row]:
-    """Forward and backward in float32, the dtype that the published Fourier transform has; dropout is off, so that
-    both compute the same."""
+    """Time forward and backward in float32, which the published Fourier transform needs.
+
+    Dropout is off, so that both implementations compute the same.
+    """
     sizes = adapter.Sizes(setting.dry)
     theirs, ours = adapter.pair(sizes, torch.float32, setting.device)
     x = adapter.tokens(sizes, batch, torch.float32, setting)[0].requires_grad_()

@@ -1,4 +1,4 @@
-"""The comparison's command; see the package."""
+"""Compare training methods on real ultrasound images; see the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .runs import Run, Setting
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 for bad input."""
+    """Run the comparison. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_data", description=__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
     parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")

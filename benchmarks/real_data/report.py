@@ -1,4 +1,4 @@
-"""What came of the comparison: results.csv with every run, a table in Markdown and a chart."""
+"""The report of the comparison: results.csv with every run, a table in Markdown and a chart."""
 
 from __future__ import annotations
 
@@ -35,14 +35,21 @@ _NOTE = (
 
 
 def write(rows: Sequence[Row], planned: int, times: Times, output: Path) -> None:
-    """Write results.csv, results.md and chart.png, each whole; ``planned`` runs were asked for."""
+    """Write results.csv, results.md and chart.png. Each file appears complete or not at all.
+
+    ``planned`` is the number of runs that were asked for.
+    """
     write_whole(output / "results.csv", _csv(rows), "the results")
     write_whole(output / "results.md", ("\n".join(table(rows, planned, times)) + "\n").encode(), "the table")
     write_whole(output / "chart.png", draw(rows), "the chart")
 
 
 def table(rows: Sequence[Row], planned: int, times: Times) -> list[str]:
-    """The results in Markdown: for each share of the training split, a row a method, mean and deviation over seeds."""
+    """The lines of the report in Markdown.
+
+    For each share of the training split there is a table with a row per method, with means and standard deviations over
+    seeds.
+    """
     setting, first = rows[0]["setting"], rows[0]
     passes = f"{setting['epochs']} passes over the training split, or as many images of a share of it"
     lines = [
@@ -72,7 +79,7 @@ def table(rows: Sequence[Row], planned: int, times: Times) -> list[str]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """How the two hybrids did against the best of the others that start without the shipped adapters."""
+    """A sentence that compares the two hybrids with the best other method that starts without the shipped adapters."""
     means = {m.name: statistics.mean(r["dice"] for r in runs) for m, runs in _by_method(rows) if not m.keep}
     labels = {m.name: m.label for m in METHODS}
     others = {name: mean for name, mean in means.items() if not name.startswith("hybrid")}
@@ -88,7 +95,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> bytes:
-    """Mean test Dice of each method as a bar for each share of the data, every seed as a dot."""
+    """Draw a bar for the mean test Dice of each method and share of the data, and a dot for each seed."""
     figure = Figure(figsize=(9, 5.4), layout="constrained", dpi=120)
     axes = figure.subplots()
     ratios = [ratio for ratio in RATIOS if any(row["ratio"] == ratio for row in rows)]
@@ -112,7 +119,7 @@ def draw(rows: Sequence[Row]) -> bytes:
 
 
 def _by_method(rows: Sequence[Row]) -> list[tuple[Method, list[Row]]]:
-    """The methods that have rows, in their order, with them."""
+    """The methods that have rows, in the order of ``METHODS``, each with its rows."""
     found = ((method, [row for row in rows if row["method"] == method.name]) for method in METHODS)
     return [(method, runs) for method, runs in found if runs]
 

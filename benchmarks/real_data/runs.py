@@ -1,4 +1,4 @@
-"""One run: a method trained on a share of the training split, then measured on the test split."""
+"""The runs of the comparison. A run trains a method on a share of the training split and measures the test split."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ht_kernels.train.metrics import predict, score, summarize
 from ht_kernels.weights import PHANTOM
 
 RATIOS = (100, 20, 5)
-"""Shares of the training split in percent, in the order of the runs."""
+"""The shares of the training split in percent, in the order of the runs."""
 
 _CLASSES = ("background", "lesion")
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained beside the heads, and which adapters there are.
+    """A method: what is trained besides the heads, and which adapters the model has.
 
     Attributes:
-        name: in files.
-        label: in tables.
-        method: of :class:`ht_kernels.train.Recipe`.
-        keep: the adapters that come with the shipped weights are kept.
-        options: of HTCLIP, for new adapters.
+        name: the name in files.
+        label: the name in tables.
+        method: the ``method`` of :class:`ht_kernels.train.Recipe`.
+        keep: whether the adapters of the shipped weights are kept.
+        options: arguments of HTCLIP for new adapters.
     """
 
     name: str
@@ -63,12 +63,13 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for every run.
+    """The options that are the same for every run.
 
     Attributes:
-        epochs: passes over the whole training split; a share of it is passed more often, for as many images in all.
-        learning_rate: at the start of the cosine.
-        batch: images of one step.
+        epochs: the number of passes over the whole training split. A run on a share of it makes more passes, so that
+            every run sees about the same number of images.
+        learning_rate: the learning rate at the start of the cosine schedule.
+        batch: the number of images in a step.
     """
 
     epochs: int
@@ -89,7 +90,7 @@ class Run:
         return f"{self.ratio}-{self.method.name}-{self.seed}"
 
     def recipe(self, setting: Setting) -> Recipe:
-        """As many steps and validations at every share of the data."""
+        """The recipe of the run. Every share of the data gets about the same number of steps and validations."""
         times = 100 // self.ratio
         return Recipe(
             method=self.method.method,
@@ -105,7 +106,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Data:
-    """The splits, and which test images have a near duplicate in the training split."""
+    """The splits, and the names of the test images that have a near duplicate in the training split (``seen``)."""
 
     train: Examples
     val: Examples
@@ -114,7 +115,7 @@ class Data:
 
 
 def order(seeds: int) -> Iterator[Run]:
-    """All methods of a seed, then the next seed; then the same with fewer images."""
+    """Yield all runs: for each share of the data, largest first, and for each seed, all methods."""
     for ratio in RATIOS:
         for seed in range(seeds):
             for method in METHODS:
@@ -123,7 +124,7 @@ def order(seeds: int) -> Iterator[Run]:
 
 @functools.cache
 def read(root: Path, dataset: str) -> Data:
-    """The data set, in the memory of this process, at the shipped model's size."""
+    """Read the data set into memory, at the image size of the shipped model."""
     train, val, test = (read_examples(SegmentationDataset(root, dataset, split)) for split in ("train", "val", "test"))
     hashes = [difference_hash(Image.fromarray(np.asarray(image[0]))) for image in [*test.images, *train.images]]
     seen = {test.names[i] for i, j in near_duplicates(hashes) if i < len(test) <= j}
@@ -131,14 +132,18 @@ def read(root: Path, dataset: str) -> Data:
 
 
 def start(method: Method, seed: int) -> HTCLIP:
-    """The model that a run begins with, its trainable parameters not yet chosen."""
+    """Make the model that a run starts with. Its trainable parameters are not chosen yet."""
     torch.manual_seed(seed)
     classes = {"task": "segmentation", "num_classes": len(_CLASSES), "class_names": _CLASSES}
     return start_from(PHANTOM, method.method, method.keep, **classes, **method.options)
 
 
 def do(run: Run, setting: Setting, data: Data, output: Path) -> dict[str, Any]:
-    """Train and measure, or read what was measured before; a row of results.csv."""
+    """Do a run, or read its result if it was done before, and return its row of results.csv.
+
+    Raises:
+        InputError: the earlier result has another setting.
+    """
     folder = output / "runs" / run.name
     done = folder / "result.json"
     if done.exists():
@@ -172,13 +177,13 @@ def do(run: Run, setting: Setting, data: Data, output: Path) -> dict[str, Any]:
 
 
 def finished(output: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The rows of the runs that are done."""
+    """The rows of the finished runs."""
     files = [output / "runs" / run.name / "result.json" for run in runs]
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def _test(checkpoint: Path, data: Data) -> dict[str, float]:
-    """Mean Dice and IoU on the test split, and on what of it has no near duplicate in the training split."""
+    """Mean Dice and IoU on the test split, and on the test images without a near duplicate in the training split."""
     model = HTCLIP.from_checkpoint(checkpoint)
     indices = range(len(data.test))
     rows = score(data.test, indices, predict(model, data.test, indices, 32, "cpu"), len(_CLASSES), surfaces=False)

@@ -1,4 +1,4 @@
-"""What a pass over the training split costs, published against ours: steps of the model, timed in turn."""
+"""The time of a pass over the training split, for the published model and ours, from steps that are timed in turn."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Times = dict[str, dict[str, float]]
 
 
 def measure(data: Data, setting: Setting, seconds: float, output: Path) -> Times:
-    """Seconds of a pass for each method, ``published`` and ``ours``; a spectral filter has no published counterpart.
+    """Measure the seconds of a pass for each method, under ``published`` and ``ours``.
 
-    Augmentation is left out, which both do alike.
+    A method with a spectral filter has no published counterpart. Augmentation is not included, because it is the same
+    for both.
     """
     images = (data.train.images[: setting.batch].float() / 255).expand(-1, 3, -1, -1).contiguous()
     batch = images, data.train.targets[: setting.batch].long()
@@ -42,7 +43,7 @@ def measure(data: Data, setting: Setting, seconds: float, output: Path) -> Times
 
 
 def read(output: Path) -> Times:
-    """What was measured before; nothing where it was not."""
+    """Read the times that were measured before; the result is empty if there are none."""
     path = output / FILE
     times: Times = json.loads(path.read_text()) if path.exists() else {}
     return times

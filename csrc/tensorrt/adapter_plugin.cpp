@@ -9,11 +9,11 @@ using namespace nvinfer1;
 
 namespace {
 
-constexpr int kX = 0;  // then the folded weights that are there
+constexpr int kX = 0;  // the input x; the folded weights follow
 
 constexpr bool same(const char* a, const char* b) { return *a == *b && (!*a || same(a + 1, b + 1)); }
 
-// Which input a weight is; 0 where it is not there.
+// The index of a weight among the inputs; 0 if the adapter does not have the weight.
 constexpr int place(const char* name, int inputs) {
   int next = 1;
   for (const Weight& weight : kWeights) {
@@ -133,7 +133,7 @@ int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDes
                                void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
   ht_dtype dtype;
   if (!to_dtype(in[kX].type, dtype)) return -1;
-  // The first side of a weight that may not be there; 0 then.
+  // The first dimension of an optional weight; 0 if the adapter does not have it.
   const auto side = [&](const char* name) {
     const int input = place(name, inputs_);
     return input ? in[input].dims.d[0] : 0;

@@ -1,7 +1,8 @@
-// The adapter as a TensorRT plugin, on the CUDA kernels; TensorRT 10 and 11.
+// The adapter as a plugin for TensorRT 10 and 11. It runs the CUDA kernels.
 //
-// Inputs: x (B, N, D) in float32, float16 or bfloat16, then the folded weights in the order of
-// HT_ADAPTER_WEIGHTS, those that are there. Output: x's shape and type.
+// The inputs are x (B, N, D) in float32, float16 or bfloat16, and then the folded weights that the adapter has, in the
+// order of HT_ADAPTER_WEIGHTS: matrices in the type of x, all others in float32. The output has the shape and type of
+// x. The attributes are grid_height, grid_width, prefix_tokens (integers) and eps (float).
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -14,15 +15,15 @@
 namespace ht {
 namespace tensorrt {
 
-// The name of a node in ONNX files.
+// The operator type of the plugin's nodes in ONNX files.
 constexpr const char* kName = "adapter_inference";
 constexpr const char* kNamespace = "ht_kernels";
 constexpr const char* kVersion = "1";
 
-// What a folded weight is, as an input.
+// A folded weight as an input of the plugin.
 struct Weight {
   const char* name;
-  bool is_matrix;  // in the type of x
+  bool is_matrix;  // a matrix has the type of x, any other weight is float32
   When when;
 };
 
@@ -38,7 +39,7 @@ constexpr int count(When when) {
   return found;
 }
 
-// The number of inputs tells which weights there are.
+// The number of inputs determines which weights the adapter has.
 constexpr int kAlways = 1 + count(When::ALWAYS), kNoise = count(When::NOISE), kMasked = count(When::MASKED);
 constexpr bool is_masked(int inputs) { return inputs == kAlways + kMasked || inputs == kAlways + kNoise + kMasked; }
 constexpr bool is_several_scales(int inputs) {
@@ -49,7 +50,7 @@ constexpr bool is_there(When when, int inputs) {
   return when == When::ALWAYS || (when == When::NOISE ? is_several_scales(inputs) : is_masked(inputs));
 }
 
-// What a node says besides its inputs.
+// The attributes of a node.
 struct Settings {
   int32_t grid_height = 0, grid_width = 0, prefix_tokens = 0;
   float eps = 1e-5f;
@@ -91,7 +92,7 @@ class AdapterPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  // Sizes of a call; its batch is that of `x`, which may be -1 while building.
+  // The sizes of a call. The batch comes from `x` and may be -1 while an engine is built.
   ht_adapter_shape shape(const nvinfer1::Dims& x, const nvinfer1::Dims& kernels, int64_t hidden,
                          int64_t masks) const noexcept;
 

@@ -1,4 +1,4 @@
-// How TensorRT finds the plugin: IPluginRegistry::loadLibrary looks for the two functions at the end.
+// The factory of the plugin. IPluginRegistry::loadLibrary looks for the two exported functions at the end of this file.
 
 #include <cstring>
 #include <new>
@@ -52,7 +52,7 @@ IPluginV3* AdapterPluginCreator::createPlugin(const char*, const PluginFieldColl
   Settings settings;
   for (int32_t i = 0; fields && i < fields->nbFields; ++i) {
     const PluginField& field = fields->fields[i];
-    bool good = true;  // other fields, such as plugin_version, are not ours
+    bool good = true;  // fields with other names, such as plugin_version, are ignored
     if (!std::strcmp(field.name, "grid_height")) good = read(field, settings.grid_height);
     if (!std::strcmp(field.name, "grid_width")) good = read(field, settings.grid_width);
     if (!std::strcmp(field.name, "prefix_tokens")) good = read(field, settings.prefix_tokens);

@@ -1,10 +1,11 @@
 """The backends. Each is a module with the same functions; :mod:`ht_kernels.ops.dispatch` chooses among them.
 
-- ``can_run(case)`` and ``can_filter(case)``: None when it can, else the reason in words.
-- ``prepare(folded, dtype, grid)``: what it needs of a set of folded weights for tokens of a dtype, made once and kept.
-- ``infer(prepared, x, layout, autocast)``: the adapter without gradients.
-- ``empty_state``, ``forward``, ``backward``: the adapter with gradients and dropout, for backends that have them.
-- ``spectral_filter``, ``spectral_filter_backward``: the filter by itself.
+- ``can_run(case)`` and ``can_filter(case)`` return None if the backend can run the case, else the reason in words.
+- ``prepare(folded, dtype, grid)`` returns the prepared weights: the folded weights in the form that the backend needs
+  for tokens of a dtype. They are made once and kept.
+- ``infer(prepared, x, layout, autocast)`` computes the adapter without gradients.
+- ``empty_state``, ``forward`` and ``backward``, in backends that can train, are for gradients and dropout.
+- ``spectral_filter`` and ``spectral_filter_backward`` compute the spectral filter by itself.
 
-None imports another.
+No backend imports another.
 """

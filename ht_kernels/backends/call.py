@@ -1,4 +1,4 @@
-"""What a call is: the case that a backend says yes or no to, and what it gets beside tensors and weights."""
+"""Descriptions of a call: the case by which a backend is chosen, and the arguments other than tokens and weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Case(NamedTuple):
-    """What a backend needs to know to say whether it can run one adapter call."""
+    """The properties of an adapter call by which a backend decides whether it can run the call."""
 
     device: torch.device
     dtype: torch.dtype
@@ -17,14 +17,14 @@ class Case(NamedTuple):
     bottleneck: int
     grid: tuple[int, int]
     prefix_tokens: int
-    needs_grad: bool  # or dropout, which only training has
-    spectral: bool = False
-    keeps: bool = False  # the caller brings dropout factors
-    named: bool = False  # the caller, or the process, asked for this backend by name
+    needs_grad: bool  # whether the call needs gradients or dropout
+    spectral: bool = False  # whether the adapter has a spectral filter
+    keeps: bool = False  # whether the caller passes dropout factors
+    named: bool = False  # whether the caller or the process asked for this backend by name
 
 
 class FilterCase(NamedTuple):
-    """The same for one call of the spectral filter."""
+    """The properties of a call of the spectral filter, with the same meanings as in :class:`Case`."""
 
     device: torch.device
     dtype: torch.dtype
@@ -34,7 +34,7 @@ class FilterCase(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How tokens lie in x (B, P + H*W, D), and the LayerNorm's epsilon."""
+    """The layout of the tokens in x (B, P + H*W, D), and the epsilon of the LayerNorm."""
 
     height: int
     width: int
@@ -48,18 +48,19 @@ class Layout(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What a call with gradients or dropout has besides.
+    """The additional arguments of a call with gradients or dropout.
 
-    Dropout comes as ``keep``, factors (B, N, C), or is drawn by the kernel from ``seed``, one int64 on the device of x,
-    with ``dropout`` as the probability of a zero. Both are None without dropout.
+    Dropout is given either as ``keep``, factors (B, N, C), or as ``seed``, one int64 on the device of x, from which the
+    kernel draws zeros with probability ``dropout``. Without dropout, both are None. On a GPU, ``dtype`` is the dtype of
+    matrix products and of the bottleneck that is kept for the backward pass.
     """
 
     keep: Tensor | None
     seed: Tensor | None
     dropout: float
-    dtype: torch.dtype  # of matrix products and of the bottleneck that is kept, on a GPU
+    dtype: torch.dtype
 
 
 def unit_stride(t: Tensor) -> Tensor:
-    """``t`` (B, N, D) with its last dimension contiguous, as every kernel reads and writes tokens."""
+    """Return ``t`` (B, N, D) with a contiguous last dimension, as all kernels need it for tokens."""
     return t if t.stride(2) == 1 else t.contiguous()

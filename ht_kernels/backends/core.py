@@ -1,4 +1,4 @@
-"""The compiled module ``ht_kernels._C``, or why there is none; and tokens as it takes them."""
+"""The compiled module ``ht_kernels._C``, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from . import torch_private
 __all__ = ["missing", "module", "tokens", "transforms_reason"]
 
 missing = ""
-"""Why there is no compiled module; empty where there is one."""
+"""The reason why the compiled module cannot be used; empty if it can."""
 try:
-    # After torch: the kernels then find its OpenMP library loaded and share its threads.
+    # Imported after torch, so that the kernels use the OpenMP library that torch has loaded, and share its threads.
     from ht_kernels import _C as module
 except ImportError as error:
     missing = f"the compiled core ht_kernels._C could not be imported ({error})"
@@ -26,13 +26,13 @@ else:
 
 
 def transforms_reason() -> str | None:
-    """Why no compiled backend can run inside a function transform, or None outside of one."""
+    """The reason why compiled backends cannot run inside a torch.func transform, or None outside of a transform."""
     if torch_private.in_function_transform():
         return "torch.func does not see through its operators"
     return None
 
 
 def tokens(t: Tensor) -> tuple[int, int, int]:
-    """``ht_tokens`` of ``t`` (B, N, D): address, stride of images, stride of tokens."""
+    """The ``ht_tokens`` of ``t`` (B, N, D): its address, its batch stride and its token stride, in elements."""
     batch_stride, token_stride, _ = t.stride()
     return t.data_ptr(), batch_stride, token_stride

@@ -1,4 +1,4 @@
-"""The compiled CUDA backend: kernels behind ``ht_kernels._C`` for inference, in float32, float16 and bfloat16."""
+"""The compiled CUDA backend: kernels in ``ht_kernels._C`` for inference in float32, float16 and bfloat16."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from . import core, gpu, torch_private
 from .call import Case, FilterCase, Layout
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""What the kernels compute, as ``ht_dtype``."""
+"""The dtypes that the kernels support, with their ``ht_dtype`` values."""
 _MAX_BOTTLENECK = 128
 MAX_SIDE = 64
-"""Of a grid with a spectral filter."""
+"""The largest side of a grid on which the kernels compute a spectral filter."""
 NO_KERNELS = "this build has no CUDA kernels: no nvcc that works was found, or HT_KERNELS_CUDA=0, when it was built"
 _OLDEST = (7, 5)
-_TEGRA = {(8, 7), (10, 1), (11, 0)}  # Orin, and Thor by its two names: other GPUs do not run their machine code
+_TEGRA = {(8, 7), (10, 1), (11, 0)}  # Orin, and Thor under its two numbers
 
 
 def can_run(case: Case) -> str | None:
@@ -44,7 +44,7 @@ def can_filter(case: FilterCase) -> str | None:
 
 
 def _reason(case: Case | FilterCase) -> str | None:
-    """Why no kernel can run ``case``, the GPU aside."""
+    """The reason why no kernel can run ``case``, or None. The GPU's architecture is not checked here."""
     if core.missing:
         return core.missing
     if not hasattr(core.module, "CudaAdapter"):
@@ -70,11 +70,12 @@ def _device_reason(index: int | None) -> str | None:
 
 
 def architecture_reason(archs: Sequence[str], capability: tuple[int, int]) -> str | None:
-    """Why a build for ``archs`` does not run on a GPU of compute capability ``capability``; None when it does.
+    """The reason why a build for ``archs`` does not run on a GPU with this compute capability, or None if it does.
 
-    ``archs`` are CMake's: ``90-real`` is machine code for 9.x from 9.0 on, ``90-virtual`` is PTX, from which the driver
-    makes machine code for any newer GPU, ``90`` is both; the suffix ``a`` stands for that GPU alone, ``f`` for its
-    family. Machine code for Jetson runs there alone, and Jetson runs no other.
+    ``archs`` are written as for CMake. ``90-real`` is machine code, which runs on 9.0 and later 9.x. ``90-virtual`` is
+    PTX, from which the driver makes machine code for 9.0 and any later GPU. ``90`` is both. With the suffix ``a`` the
+    code runs only on this compute capability, with ``f`` only on this family. Machine code for Jetson runs only on
+    Jetson, and Jetson runs no other machine code.
     """
     if not archs:
         return NO_KERNELS
@@ -101,7 +102,7 @@ def _serves(arch: str, capability: tuple[int, int]) -> bool:
 
 
 class CudaAdapter:
-    """Folded weights as the kernels take them, for tokens of one dtype; and what is known of calls by their shape."""
+    """Prepared weights for tokens of one dtype, and the sizes of the workspaces of calls, by their shape."""
 
     def __init__(self, folded: FoldedAdapter, dtype: torch.dtype) -> None:
         self.weights = gpu.ready(folded, dtype)  # the compiled object holds their addresses only
@@ -110,7 +111,7 @@ class CudaAdapter:
         self.workspaces: dict[tuple[int, Layout], int] = {}
 
     def workspace(self, batch: int, layout: Layout) -> Tensor:
-        """Memory that a call needs."""
+        """Allocate the workspace of a call: memory that the kernels use between their launches."""
         size = self.workspaces.get((batch, layout))
         if size is None:
             size = self.workspaces[batch, layout] = self.launches.workspace(batch, *layout)
@@ -118,13 +119,15 @@ class CudaAdapter:
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> CudaAdapter:
-    """The matrices in the dtype of tokens, all weights aligned, and their addresses for launches."""
+    """Prepare the weights: cast the matrices to the dtype of tokens, align all weights, and pass on their addresses."""
     return CudaAdapter(folded, dtype)
 
 
 def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter of ``x`` (B, N, D), with the strides of ``x``. ``autocast`` lets tensor cores round float32 products,
-    as ``torch.set_float32_matmul_precision`` does.
+    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``.
+
+    ``autocast`` allows tensor cores to round the factors of float32 products, as
+    ``torch.set_float32_matmul_precision("high")`` does.
 
     Raises:
         BackendError: the driver refused the launch.
@@ -160,7 +163,7 @@ def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> 
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
-    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2).
+    """Write the filtered ``x`` to ``out`` (B, C, H, W), contiguous. ``mask`` is (C or 1, H, W // 2 + 1, 2).
 
     Raises:
         BackendError: the driver refused the launch.
@@ -178,7 +181,10 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
 
 
 def _fitting(t: Tensor) -> tuple[int, int, int] | None:
-    """``ht_tokens`` of ``t``; None unless its rows start at multiples of 16 bytes, as the kernels load them."""
+    """The ``ht_tokens`` of ``t``, or None if the kernels cannot read ``t`` as it is.
+
+    Tokens must be contiguous and start at multiples of 16 bytes.
+    """
     tokens = address, batch_stride, token_stride = core.tokens(t)
     fits = t.stride(2) == 1 and not (batch_stride % 8 or token_stride % 8 or address % gpu.ALIGNMENT)
     return tokens if fits else None

@@ -1,4 +1,4 @@
-"""What the backends on a GPU do alike: folded weights as their kernels take them."""
+"""Functions that both GPU backends share."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 from ht_kernels.folding import MATRICES, FoldedAdapter
 
 ALIGNMENT = 16
-"""Bytes of one load."""
+"""The size of one load in bytes. Kernels need weights to start at multiples of it."""
 
 
 def ready(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
-    """Folded weights contiguous and aligned, the three matrices in ``dtype``, the rest in float32."""
+    """Make folded weights contiguous and aligned, with the three matrices in ``dtype`` and the others in float32."""
     narrow = {name: aligned(getattr(folded, name).to(dtype)) for name in MATRICES}
     return folded.map(lambda t: aligned(t.float()))._replace(**narrow)
 
 
 def aligned(t: Tensor) -> Tensor:
-    """``t`` contiguous, from a multiple of 16 bytes on."""
+    """Return ``t``, or a copy of it, contiguous and starting at a multiple of 16 bytes."""
     t = t.contiguous()
     return t.clone() if t.data_ptr() % ALIGNMENT else t
 
 
 def may_round() -> bool:
-    """Whether tensor cores may round float32 products: ``torch.set_float32_matmul_precision`` says so."""
+    """Whether ``torch.set_float32_matmul_precision`` allows tensor cores to round the factors of float32 products."""
     return torch.get_float32_matmul_precision() != "highest"

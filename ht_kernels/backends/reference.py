@@ -1,6 +1,7 @@
-"""The folded adapter in plain torch: every device, every dtype, the fallback, and what export traces.
+"""The reference backend: the folded adapter in plain torch, for every device and dtype.
 
-Autograd differentiates it; the compiled backends are tested against it.
+It is the fallback for all cases that no other backend can run, and what torch.export traces. Autograd differentiates
+it. The compiled backends are tested against it.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ from .call import Case, FilterCase, Layout
 
 
 def can_run(case: Case) -> str | None:
-    """None: it runs every case."""
+    """Return None, because this backend can run every case."""
     return None
 
 
 def can_filter(case: FilterCase) -> str | None:
-    """None: it runs every case."""
+    """Return None, because this backend can run every case."""
     return None
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> FoldedAdapter:
-    """The weights, all in float32, or float64."""
+    """Return the weights with the three matrices cast to the dtype of the others, float32 or float64."""
     return cast_matrices(folded, folded.down_bias.dtype)
 
 
 def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter of ``x`` (B, N, D)."""
+    """Compute the adapter of ``x`` (B, N, D)."""
     return adapter(x, prepared, layout)
 
 
 def down_project(x: Tensor, folded: FoldedAdapter, eps: float) -> Tensor:
-    """Bottleneck ``h`` (B, N, C) of tokens ``x`` (B, N, D): LayerNorm, both gammas and project1."""
+    """Compute the bottleneck ``h`` (B, N, C) of tokens ``x`` (B, N, D): LayerNorm, both gammas and project1."""
     mean = x.mean(-1, keepdim=True)
     centered = x - mean
     rstd = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
@@ -44,11 +45,11 @@ def down_project(x: Tensor, folded: FoldedAdapter, eps: float) -> Tensor:
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
-    """Depthwise convolution with one kernel per image: see :func:`ht_kernels.functional.dynamic_depthwise`."""
+    """Depthwise convolution with one kernel per image; see :func:`ht_kernels.functional.dynamic_depthwise`."""
     batch, channels, height, width = s.shape
     if batch == 0:
         return s
-    # Images become groups of one convolution.
+    # One convolution computes all images: every channel of every image is a group.
     image = s.reshape(1, batch * channels, height, width)
     kernel = kernels.flatten(0, 1).unsqueeze(1)
     y = F.conv2d(image, kernel, bias.flatten(), padding=kernels.shape[-1] // 2, groups=batch * channels)
@@ -57,7 +58,7 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
 def spectral_filter(x: Tensor, mask: Tensor) -> Tensor:
     """``irfft2(mask * rfft2(x))`` of ``x`` (B, C, H, W); ``mask`` (C or 1, H, W // 2 + 1, 2)."""
-    if x.numel() == 0:  # no transform of nothing
+    if x.numel() == 0:  # torch.fft refuses empty tensors
         return x * mask.sum()
     spectrum = torch.fft.rfft2(x) * torch.view_as_complex(mask.contiguous())
     filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
@@ -65,7 +66,7 @@ def spectral_filter(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
-    """Spatial part: ``h`` (B, N, C) to ``m`` (B, N, C); prefix tokens pass unchanged."""
+    """The spatial part, from ``h`` (B, N, C) to ``m`` (B, N, C). Prefix tokens pass through unchanged."""
     prefix, patches = h[:, :prefix_tokens], h[:, prefix_tokens:]
     s = patches.transpose(1, 2).reshape(h.shape[0], h.shape[2], *grid)
     f = s if folded.mask is None else spectral_filter(s, folded.mask)
@@ -80,9 +81,9 @@ def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: 
 
 
 def adapter(x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None = None) -> Tensor:
-    """The whole adapter, differentiable; ``keep`` (B, N, C) holds dropout factors.
+    """The whole adapter, differentiable. ``keep`` (B, N, C) holds dropout factors.
 
-    Computes in the dtype of ``folded`` (float32 or float64) and returns the dtype of ``x``.
+    It computes in the dtype of ``folded``, float32 or float64. The result has the dtype of ``x``.
     """
     wide = x.to(folded.up_weight.dtype)
     m = F.gelu(mix(down_project(wide, folded, layout.eps), folded, layout.grid, layout.prefix_tokens))

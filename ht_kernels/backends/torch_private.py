@@ -1,7 +1,7 @@
-"""The private names of torch that the package uses, each because no public one does the same.
+"""All private names of torch that the package uses. For each of them, no public name does the same.
 
-Tried with torch 2.14.1. A name that a later torch lacks shows at import, or at the first call, as an AttributeError
-from this file.
+They were tried with torch 2.14.1. If a later torch lacks one of them, importing or calling this file raises an
+AttributeError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
-"""Whether a transform of ``torch.func`` is under way. ``torch.func`` has no function that tells."""
+"""Whether the call is inside a transform of ``torch.func``, which has no public function to find this out."""
 
 
 _modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
@@ -27,17 +27,19 @@ _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 
 def current_stream(index: int | None) -> int:
-    """The current CUDA stream as an address, in a tenth of the time of ``torch.cuda.current_stream``, which makes an
-    object."""
+    """The address of the current CUDA stream.
+
+    This takes a tenth of the time of ``torch.cuda.current_stream``, which makes an object.
+    """
     return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return,arg-type]
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether somebody has to see an operator on ``x``: a compiler, a tracer, a mode, a transform, a profiler, a tensor
-    subclass.
+    """Whether a call on ``x`` must go through a torch operator, because something observes operators.
 
-    Public are ``torch.compiler.is_compiling`` and ``type``. The modes of ``__torch_dispatch__``, the state of
-    ``torch.jit.trace`` and that of the profiler can be set, but not read, by public names.
+    This is the case for a tensor subclass, and inside a compiler, a tracer, a mode, a transform or a profiler. The
+    public names of torch tell about compilers only: they can set the modes of ``__torch_dispatch__``, the state of
+    ``torch.jit.trace`` and the state of the profiler, but not read them.
     """
     return (
         type(x) is not Tensor
@@ -50,18 +52,18 @@ def is_watched(x: Tensor) -> bool:
 
 
 def versions(tensors: Iterable[Tensor]) -> list[int]:
-    """How often each was written in place, which autograd counts and no public name tells.
+    """The number of times each tensor was written in place. Autograd counts them, but has no public name for the count.
 
     Raises:
-        RuntimeError: a tensor was made in inference mode, where nothing is counted.
+        RuntimeError: a tensor was made in inference mode, in which writes are not counted.
     """
     return [t._version for t in tensors]
 
 
 def constant_for_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """``function`` with its result kept, and run rather than traced by torch.compile.
+    """Decorate a function so that its results are cached, and torch.compile calls it instead of tracing it.
 
-    As ``torch.compiler.assume_constant_result``, which would import the compiler along with this package.
+    ``torch.compiler.assume_constant_result`` also does the latter, but it would import the compiler with this package.
     """
     cached = functools.cache(function)
 

@@ -1,5 +1,5 @@
-"""Speed, measured fairly: every implementation of a case in one process, in turn, with quartiles.
+"""Speed measurement: all implementations of a case are timed in turn, in one process, and reported with quartiles.
 
-``cases`` says what is timed, ``measure`` how, ``runner`` does it, ``report`` and ``chart`` show what came of it.
+``cases`` defines what is timed, ``measure`` how, and ``runner`` does it; ``report`` and ``chart`` show the results.
 ``ht-kernels bench`` and the pytest-benchmark suite in benchmarks/ share the cases.
 """

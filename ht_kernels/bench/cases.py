@@ -1,7 +1,7 @@
-"""What is timed, on ViT-B/16 sizes: the adapter, the heads and the whole segmentation model.
+"""The benchmark cases, on ViT-B/16 sizes: the adapter, the heads and the whole segmentation model.
 
-Each case has three implementations of one result: ``eager`` and ``compile`` are the published way of computing it,
-plain and under torch.compile, ``ours`` is this package's.
+Each case has three implementations that compute the same result: ``eager`` is the published computation, ``compile`` is
+the same under torch.compile, and ``ours`` is this package.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison; every implementation has the same weights and the same input.
+    """One comparison. All implementations have the same weights and the same input.
 
     Attributes:
         part: ``adapter``, ``heads`` or ``model``.
         group: what is computed, in words.
-        batch: images per call.
-        build: makes the call of one implementation, given the batch.
-        bytes: floor of memory traffic per call (docs/kernels.md), 0 where none is defined.
-        flops: matrix arithmetic per call, 0 where none is defined.
+        batch: the number of images per call.
+        build: makes the call of an implementation, given the batch and the name of the implementation.
+        bytes: the least memory traffic of a call, in bytes: every input is read and every output written once
+            (docs/kernels.md). 0 if it is not defined for the case.
+        flops: the floating-point operations of the matrix products in a call; 0 if not defined for the case.
     """
 
     part: str
@@ -52,7 +53,7 @@ class Case:
     flops: int = 0
 
     def calls(self, names: Collection[str] = IMPLEMENTATIONS) -> dict[str, Call]:
-        """The implementations, ready to run and without what torch.compile kept of earlier cases."""
+        """Make the calls of the implementations. Code that torch.compile cached for earlier cases is dropped first."""
         torch.compiler.reset()
         return {name: self.build(self.batch, name) for name in names}
 
@@ -61,7 +62,7 @@ class Case:
 
 
 def cases(part: str | None = None, batches: Collection[int] | None = None) -> list[Case]:
-    """All cases, or those of one part, or those of some batch sizes."""
+    """All cases, or only the cases of one part or of some batch sizes."""
     everything = [*_adapter_cases(), *_heads_cases(), *_model_cases()]
     return [c for c in everything if part in (None, c.part) and (batches is None or c.batch in batches)]
 
@@ -69,8 +70,9 @@ def cases(part: str | None = None, batches: Collection[int] | None = None) -> li
 def _adapter_cases() -> Iterator[Case]:
     for backward in (False, True):
         for batch in (1, 8, 32):
-            # Forward reads x and writes out; two products of D x C. Backward reads x and the gradient of out and
-            # writes that of x; each product comes back twice, for its input and for its weight.
+            # The forward reads x, writes out and has two products with a D x C matrix. The backward reads x and the
+            # gradient of out, writes the gradient of x, and has two products for each of the forward's: one for the
+            # gradient of its input and one for the gradient of its weight.
             tensors, products = (5, 6) if backward else (2, 2)
             yield Case(
                 "adapter",
@@ -109,7 +111,7 @@ def _adapter(batch: int, name: str) -> tuple[nn.Module, Callable[..., Tensor], T
         ours = ht.HTAdapter(DIM, BOTTLENECK, "hybrid")
         ours.load_state_dict(adapter.state_dict())
         adapter = ours
-    # Dropout is off, also with gradients, so that the implementations can be compared.
+    # Dropout is off even with gradients, so that the results of the implementations can be compared.
     adapter.eval()
     torch.manual_seed(1)
     return adapter, _maybe_compile(adapter, name), torch.randn(batch, TOKENS, DIM)
@@ -121,7 +123,7 @@ def _adapter_inference(batch: int, name: str) -> Call:
 
 
 class _MaskedMultiScale(published.MultiScale):
-    """The published spatial part with a mask over frequencies in place of the gain."""
+    """The published spatial part, with a mask over frequencies instead of the gain per channel."""
 
     mask: Tensor
 
@@ -161,7 +163,7 @@ def _adapter_training(batch: int, name: str) -> Call:
 
 
 class _PublishedHeads(nn.Module):
-    """Three pyramid levels, summed, upsampled at full width, then projected to classes."""
+    """The published computation: three pyramid levels are summed, upsampled at full width, and projected to classes."""
 
     def __init__(self, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential) -> None:
         super().__init__()
@@ -201,7 +203,7 @@ def _model(batch: int, name: str) -> Call:
     if name == "ours":
         folded = ht.fold(model)
         return _without_gradients(lambda: folded(frames))
-    # The published preprocessing, which the folded model contains; here it is not part of the time.
+    # The published preprocessing is not timed, although the folded model includes it.
     images = (frames / 255).expand(-1, 3, -1, -1).contiguous()
     function = _maybe_compile(published.PublishedHTCLIP.like(model), name)
     return _without_gradients(lambda: function(images))

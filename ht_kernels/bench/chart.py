@@ -1,4 +1,4 @@
-"""The chart: grouped bars on a logarithmic axis, with the floors in it."""
+"""The chart of the results: grouped bars on a logarithmic axis, with lines for the floors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .runner import Result, milliseconds, times
 
 COLORS = {"eager": "#b4b8bd", "compile": "#6c8ebf", "ours": "#c8501e"}
 FLOORS: dict[str, Literal["dotted", "solid"]] = {"memory floor": "dotted", "float32 arithmetic floor": "solid"}
-"""The floors of :meth:`ht_kernels.bench.runner.Limits.floors`, and how the chart draws them."""
+"""The line style of each floor of :meth:`ht_kernels.bench.runner.Limits.floors`."""
 
 
 def draw(results: list[Result], facts: dict[str, Any]) -> bytes:
-    """Grouped bars on a logarithmic axis, one panel per group, with the floors as lines across each batch size."""
+    """Draw the chart as a PNG file, with a panel per group of cases; the floors are lines across each batch size."""
     groups = list(dict.fromkeys(result.case.group for result in results))
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)

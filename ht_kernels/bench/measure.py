@@ -1,4 +1,4 @@
-"""Interleaved timing, and the two limits of the machine that bound it."""
+"""Interleaved timing, and the measurement of the machine's memory bandwidth and arithmetic peak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 Call = Callable[[], object]
 
 SAMPLE_SECONDS = 0.005
-"""Calls shorter than this are repeated within one sample, so that the clock's own cost does not count."""
+"""The duration of a sample. Shorter calls are repeated within a sample, so that the cost of reading the clock does not
+matter."""
 
 MIN_SAMPLES = 5
 MAX_SAMPLES = 200
@@ -20,7 +21,7 @@ MAX_SAMPLES = 200
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: median and quartiles of ``samples`` samples of ``calls`` calls each."""
+    """Seconds per call: the median and the quartiles of ``samples`` samples of ``calls`` calls each."""
 
     median: float
     lower: float
@@ -30,11 +31,11 @@ class Timing:
 
 
 def interleave(calls: Mapping[str, Call], seconds: float) -> dict[str, Timing]:
-    """Time ``calls`` in turn, A B C A B C ..., so that what else the machine does meets them all alike.
+    """Time ``calls`` in turn, A B C A B C ..., so that other load on the machine affects all of them alike.
 
     Args:
-        calls: what to time, by name; each is called twice before anything counts.
-        seconds: time to spend on all of them; at least ``MIN_SAMPLES`` samples of each are taken.
+        calls: the calls to time, by name. Each is first called twice without being counted.
+        seconds: the time to spend on all calls together; at least ``MIN_SAMPLES`` samples of each are taken.
     """
     repeats = {}
     for name, call in calls.items():
@@ -55,14 +56,14 @@ def interleave(calls: Mapping[str, Call], seconds: float) -> dict[str, Timing]:
 
 
 def copy_bandwidth() -> float:
-    """Bytes per second, read plus written, of a copy far larger than the caches."""
+    """Measure the bytes per second, read plus written, of a copy that is far larger than the caches."""
     source = torch.ones(64 * 2**20)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: target.copy_(source))
 
 
 def float32_peak() -> float:
-    """Floating-point operations per second of a large float32 matrix product: what the library reaches, not theory."""
+    """Measure the floating-point operations per second that torch reaches in a large float32 matrix product."""
     size = 2048
     a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
     return 2 * size**3 / _fastest(lambda: torch.mm(a, b, out=out))

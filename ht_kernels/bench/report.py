@@ -1,4 +1,4 @@
-"""What came of a run: a table, results.json and chart.png."""
+"""The report of a run: a table, results.json and chart.png."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .runner import Limits, Result, milliseconds, times
 
 
 def table(results: list[Result]) -> list[str]:
-    """The results as aligned lines: milliseconds per call, medians."""
+    """The results as aligned lines of text, with the median of each implementation in milliseconds per call."""
     baselines = [name for name in IMPLEMENTATIONS if name != "ours"]
     header = ["", *[LABELS[name] for name in IMPLEMENTATIONS], *[f"over {name}" for name in baselines], "floor"]
     rows = [header]
@@ -31,7 +31,7 @@ def table(results: list[Result]) -> list[str]:
 
 
 def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
-    """Write results.json and chart.png into ``directory``, each whole or not at all.
+    """Write results.json and chart.png into ``directory``. Each file appears complete or not at all.
 
     Raises:
         InputError: the folder or a file cannot be written.

@@ -1,4 +1,4 @@
-"""Runs the cases: checks that the implementations agree, then times them."""
+"""The runner: it checks that the implementations of a case agree, and then times them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from .cases import LABELS, Case
 from .measure import Timing, copy_bandwidth, float32_peak, interleave
 
 TOLERANCE = 1e-4
-"""Largest relative L2 difference from the published result at which a time still counts."""
+"""The largest allowed relative L2 difference from the published result. Beyond it, timing would be meaningless."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine can do, measured in the same run: bytes per second copied, float32 operations per second."""
+    """The limits of this machine, measured in the same run.
+
+    ``bandwidth`` is in bytes per second, read plus written; ``flops`` is in float32 operations per second.
+    """
 
     bandwidth: float
     flops: float
@@ -30,7 +33,7 @@ class Limits:
         return cls(copy_bandwidth(), float32_peak())
 
     def floors(self, case: Case) -> dict[str, float]:
-        """Seconds below which no implementation of ``case`` can get here; empty where none is defined."""
+        """The least times in seconds that any implementation of ``case`` needs on this machine, by name."""
         floors = {}
         if case.bytes:
             floors["memory floor"] = case.bytes / self.bandwidth
@@ -41,12 +44,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """One case: a timing and a difference from eager for each implementation, and the floors.
+    """The result of one case.
 
     Attributes:
-        timings: seconds per call, by implementation.
-        differences: relative L2 difference from the eager result, by implementation.
-        floors: seconds per call.
+        case: the case.
+        timings: the timing of each implementation, in seconds per call.
+        differences: the relative L2 difference of each implementation's result from the eager result.
+        floors: the least possible times of a call, in seconds; see :meth:`Limits.floors`.
     """
 
     case: Case
@@ -55,18 +59,20 @@ class Result:
     floors: dict[str, float]
 
     def ratio(self, baseline: str) -> float | None:
-        """How many times faster ours is than ``baseline``."""
+        """The speed-up of ``ours`` over ``baseline``, or None if ``baseline`` was not timed."""
         return self.timings[baseline].median / self.timings["ours"].median if baseline in self.timings else None
 
 
 def run(
     cases: Collection[Case], names: Collection[str], seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Result], Limits]:
-    """Measure the limits, then every case; ``say`` is told a line after each.
+    """Measure the limits of the machine, and then every case.
 
     Args:
-        names: implementations; ``compile`` is left out where torch.compile does not work.
-        seconds: time per case.
+        cases: the cases to measure.
+        names: the implementations to time. ``compile`` is left out if torch.compile does not work.
+        seconds: the time to spend on each case.
+        say: receives a line of output for the limits and after each case.
     """
     limits = Limits.measure()
     say(f"threads: {torch.get_num_threads()}; backends: {', '.join(available_backends())}")
@@ -86,7 +92,7 @@ def run_case(case: Case, names: Collection[str], seconds: float, limits: Limits)
     """Check that the implementations agree, then time them.
 
     Raises:
-        RuntimeError: an implementation differs from eager by more than ``TOLERANCE``: its time would mean nothing.
+        RuntimeError: the result of an implementation differs from the eager result by more than ``TOLERANCE``.
     """
     calls = case.calls(names)
     results: dict[str, Tensor] = {name: call().detach().double().clone() for name, call in calls.items()}
@@ -101,20 +107,20 @@ def run_case(case: Case, names: Collection[str], seconds: float, limits: Limits)
 
 
 def times(ratio: float) -> str:
-    """A ratio in words: ``6.1x``."""
+    """Format a ratio, as in ``6.1x``."""
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, to three digits."""
+    """Format ``seconds`` as milliseconds, with three digits."""
     value = 1e3 * seconds
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _why_not_compile() -> str | None:
-    """None where torch.compile works; it needs a C++ compiler at run time."""
+    """The reason why torch.compile does not work here, such as a missing C++ compiler; None if it works."""
     try:
         torch.compile(torch.sin)(torch.ones(16))
-    except Exception as error:  # whatever it is, the other implementations can still be timed
+    except Exception as error:  # whatever the reason, the other implementations can be timed
         return first_line(error)
     return None

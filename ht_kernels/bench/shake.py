@@ -1,4 +1,4 @@
-"""Random parameters for what is compared: a new adapter passes its input on almost unchanged, whatever it computes."""
+"""Random parameters for comparisons. A new adapter changes its input so little that errors would not show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _STEP = 0.02
 
 @torch.no_grad()
 def shake(module: nn.Module) -> None:
-    """Add to every parameter, in place, normal random numbers of standard deviation 0.02 from torch's generator."""
+    """Add normal random numbers of standard deviation 0.02, from torch's generator, to every parameter in place."""
     for parameter in module.parameters():
         parameter.add_(_STEP * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""CLIP: towers, injection of adapters, HTCLIP, checkpoints."""
+"""CLIP models: towers, injection and acceleration of adapters, HTCLIP, and checkpoints."""
 
 from .acceleration import AccelerateReport, accelerate
 from .htclip import HTCLIP, HTCLIPConfig

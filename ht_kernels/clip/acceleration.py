@@ -1,4 +1,4 @@
-"""The drop-in: a model built by the published code gets this library's adapters, in place."""
+"""The drop-in replacement: the adapters of a model built by the published code run on this library's kernels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ht_kernels.published import VARIANTS, PublishedAdapter
 from .mona import BatchFirstAdapter, SequenceFirstMona
 
 _TOLERANCE = 1e-9
-"""Relative L2 error allowed in float64, where both ways of computing agree to rounding."""
+"""The allowed relative L2 error in float64, in which both implementations must agree up to rounding."""
 
 _FLOAT32_TOLERANCE = 1e-5
-"""The same in float32; in lower precision half as much more than theirs has."""
+"""The allowed relative L2 error in float32. In lower precision, 1.5 times the published adapter's error is allowed."""
 
 _GRID, _BATCH = (3, 2), 2
 _OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
 class Swapped(NamedTuple):
-    """An adapter that now runs on the kernels."""
+    """An adapter that runs on the kernels after :func:`accelerate`."""
 
     name: str
     variant: str
@@ -35,18 +35,18 @@ class Swapped(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A module that looks like an adapter and stays as it was."""
+    """A module that looks like an adapter but was not changed, and the reason."""
 
     name: str
     reason: str
 
 
 class AccelerateReport(NamedTuple):
-    """What :func:`accelerate` did; prints as a table.
+    """The result of :func:`accelerate`; it prints as a table.
 
     Attributes:
-        swapped: adapters that now run on the kernels, by their names in the model.
-        left: modules that look like adapters and stay as they were, with the reason in words.
+        swapped: the adapters that run on the kernels, with their names in the model.
+        left: the modules that look like adapters but were not changed, with the reasons.
     """
 
     swapped: tuple[Swapped, ...]
@@ -63,22 +63,22 @@ class AccelerateReport(NamedTuple):
 
 
 def accelerate(model: nn.Module) -> AccelerateReport:
-    """Let the published adapters in a model run on this library's kernels.
+    """Make the published adapters in a model run on this library's kernels, in place.
 
-    Adapters are recognised by their parameters, not by their classes, so the code that made them is not imported. An
-    adapter stays the same object with the same Parameters, hooks and names; only its class changes. So optimizers
-    made before, names and filters on names, and functions that hold the adapter all keep working; ``isinstance`` of the
-    class it had no longer holds.
+    An adapter is recognised by its parameters, not by its class, so the published code is not imported. The adapter
+    stays the same object with the same Parameters, hooks and names; only its class changes. Optimizers, filters on
+    parameter names and functions that hold the adapter keep working, but ``isinstance`` with its old class is false.
 
-    A copy of each is tried first, on random tokens in float64 and in its own dtype, in evaluation and in training mode.
-    It is left alone where the results differ, and where somebody watches its inner parts, which are no longer called
-    one by one. Like any :class:`ht_kernels.HTAdapter`, it then keeps folded weights in evaluation mode.
+    First, a copy of each adapter is compared with this library's adapter, on random tokens, in float64 and in its own
+    dtype, in evaluation and in training mode. If the results differ, the adapter is not changed. An adapter with hooks
+    on its submodules is not changed either, because the kernels do not call submodules one by one. Like any
+    :class:`ht_kernels.HTAdapter`, an accelerated adapter caches its folded weights in evaluation mode.
 
     Args:
-        model: anything that contains adapters: a CLIP model, a task model around it, a wrapper around that.
+        model: a module that contains adapters, such as a CLIP model, or a task model or a wrapper around one.
 
     Returns:
-        What was swapped, and what was left and why.
+        The adapters that were swapped, and the modules that were not, with the reasons.
     """
     swapped: list[Swapped] = []
     left: list[Left] = []
@@ -103,7 +103,7 @@ def _looks_like_adapter(module: nn.Module) -> bool:
 
 
 def _variant(module: Any) -> str:
-    """The variant whose parameters a module has, or the reason why it has none's."""
+    """The variant whose parameters a module has, or the reason why it has the parameters of no variant."""
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     weight = shapes.get("project1.weight", ())
     if len(weight) != 2:
@@ -126,7 +126,7 @@ def _variant(module: Any) -> str:
 
 
 def _swap(module: Any, variant: str) -> str | None:
-    """Change the class of a module to ours, or say why not."""
+    """Change the class of a module to one of ours and return None, or return the reason why this is not possible."""
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module"
     if "forward" in vars(module):
@@ -147,7 +147,7 @@ def _swap(module: Any, variant: str) -> str | None:
         return f"its forward takes ({', '.join(takes)}), expected tokens and their patch grid"
     forms = (HTAdapter,) if takes[1] == "grid" else (SequenceFirstMona, BatchFirstAdapter)
     device, threads = module.project1.weight.device, torch.get_num_threads()
-    torch.set_num_threads(1)  # a trial is small: on a busy machine its threads would mostly wait for each other
+    torch.set_num_threads(1)  # trials are small, and on a busy machine threads would mostly wait
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             form: type[HTAdapter] | None = next(
@@ -164,13 +164,13 @@ def _swap(module: Any, variant: str) -> str | None:
 
 
 class _Trial:
-    """A published adapter and one of our forms of it, copies both, on the same random tokens."""
+    """A comparison of a copy of a published adapter with a copy that has one of our classes, on the same tokens."""
 
     def __init__(self, module: Any, form: type[HTAdapter], variant: str) -> None:
         self.module, self.form, self.variant = module, form, variant
         weight = module.project1.weight
         self.device, self.dtype, self.dim = weight.device, weight.dtype, weight.shape[1]
-        # Seeded apart, so that a trial is the same every time.
+        # A generator with a fixed seed makes every trial the same, and does not disturb the global one.
         self.generator = torch.Generator().manual_seed(0)
 
     def passes(self) -> bool:
@@ -179,10 +179,10 @@ class _Trial:
         exact = self._change(theirs, x, _GRID)
         if exact is None or not self._agrees_as_it_is(x.to(self.dtype), exact):
             return False
-        for parameter in theirs.parameters():  # as made, an adapter hides its LayerNorm behind a gain of 1e-6
+        for parameter in theirs.parameters():  # a new adapter's gamma of 1e-6 would hide errors in its LayerNorm
             parameter.add_(0.1 * self._random(*parameter.shape))
         ours = self._ours(theirs)
-        for training, dropout in (False, 0.0), (True, 0.0), (True, 1.0):  # nothing else may be random in training
+        for training, dropout in (False, 0.0), (True, 0.0), (True, 1.0):  # with dropout at 0 or 1, nothing is random
             for adapter in (theirs, ours):
                 adapter.train(training).dropout.p = dropout
             expected = self._change(theirs, x, _GRID)
@@ -192,16 +192,16 @@ class _Trial:
         return expected is None or _error(self._change(ours.eval(), square, None), expected) <= _TOLERANCE
 
     def _agrees_as_it_is(self, x: Tensor, exact: Tensor) -> bool:
-        """In its own precision, ours is as near to the exact change as theirs, or nearer."""
+        """Whether, in the adapter's own dtype, our error against the float64 result ``exact`` is small enough."""
         theirs = _copy(self.module).eval()
         expected = self._change(theirs, x, _GRID)
-        if expected is None:  # Fourier transforms know no bfloat16
+        if expected is None:  # torch has no Fourier transform in bfloat16
             return True
         got = self._change(self._ours(theirs), x, _GRID)
         return _error(got, exact) <= max(_FLOAT32_TOLERANCE, 1.5 * _error(expected, exact))
 
     def _change(self, adapter: Any, x: Tensor, grid: tuple[int, int] | None) -> Tensor | None:
-        """What an adapter adds to tokens (B, N, D), in float64; None where it cannot be called so."""
+        """The change that an adapter makes to tokens (B, N, D), in float64, or None if the call fails."""
         grids = () if grid is None else (grid,)
         try:
             sequence_first = self.form is SequenceFirstMona
@@ -220,7 +220,7 @@ class _Trial:
 
 
 def _copy(module: Any) -> Any:
-    """A copy that nobody watches. A hook may belong to half the program, so hooks are not copied first."""
+    """A copy of a module without hooks. Hooks are left out because they may refer to large parts of the program."""
     hooks = {
         id(value): type(value)()
         for part in module.modules()
@@ -231,7 +231,7 @@ def _copy(module: Any) -> Any:
 
 
 def _error(got: Tensor | None, expected: Tensor) -> float:
-    """Relative L2 error; infinite without a result or with a wrong shape."""
+    """The relative L2 error; infinite if there is no result or its shape is wrong."""
     if got is None or got.shape != expected.shape:
         return math.inf
     return float((got - expected).norm() / expected.norm().clamp_min(1e-30))

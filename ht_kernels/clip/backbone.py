@@ -1,7 +1,8 @@
-"""Towers by name: open_clip, the Hugging Face hub, a local folder, timm.
+"""Loading towers by name, from open_clip, the Hugging Face hub, a local folder or timm.
 
-The text tower is built only when asked for: dense tasks read nothing of it, and one such as BiomedCLIP's needs
-another package and another download. The hub is contacted only for a name or a pretrained tag that says so.
+The text tower is built only if asked for, because segmentation and classification do not use it, and some text towers,
+such as BiomedCLIP's, need another package and another download. The hub is contacted only if the name starts with
+``hf-hub:`` or ``pretrained`` is the tag of weights that must be downloaded.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safeten
 
 
 class VisionOnly(nn.Module):
-    """A CLIP model without its text tower; ``visual`` keeps the name it has in CLIP models and checkpoints."""
+    """A CLIP model without its text tower. Its only child is named ``visual``, as in CLIP models and checkpoints."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image embeddings, not normalised."""
+        """Return the image embeddings (B, E), not normalised."""
         embeddings: Tensor = self.visual(images)
         return embeddings
 
@@ -38,19 +39,20 @@ class VisionOnly(nn.Module):
 def load_backbone(
     name: str, pretrained: str | None = None, image_size: int | None = None, text: bool = False
 ) -> nn.Module:
-    """The vision tower called ``name``, or with ``text`` the whole CLIP model.
+    """Load the vision tower called ``name``, or, with ``text``, the whole CLIP model.
 
     Args:
         name: an open_clip name (``ViT-B-16``), ``hf-hub:ORG/REPO``, ``local-dir:FOLDER`` (a folder with
             ``open_clip_config.json`` and the weights), or ``timm/NAME``.
-        pretrained: a tag that open_clip or timm knows, the path of a file, or None: random weights, or for
-            ``hf-hub:`` and ``local-dir:`` the weights that lie there.
-        image_size: side of the images; the position embedding is resampled where it differs.
-        text: build the text tower too; open_clip then knows the preprocessing of the images as well.
+        pretrained: a tag that open_clip or timm knows, or the path of a weights file. With None, ``hf-hub:`` and
+            ``local-dir:`` models get the weights that lie there, and all others random weights.
+        image_size: the side of the images in pixels. If it differs from the weights', the position embedding is
+            resampled.
+        text: build the text tower too, and set open_clip's preprocessing on the model.
 
     Raises:
-        InputError: an unknown name or tag, no connection to the hub, a file that cannot be read or does not fit, or
-            ``text`` of a model that has no text tower.
+        InputError: the name or tag is unknown, the hub cannot be reached, a file cannot be read or does not fit, or
+            ``text`` is true for a model without a text tower.
     """
     if name.startswith("timm/"):
         if text:
@@ -61,7 +63,11 @@ def load_backbone(
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file or a torch file that holds tensors only; nothing in it is executed."""
+    """Read a state dict from a safetensors file or from a torch file that holds only tensors. No code is executed.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or holds something else.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
@@ -155,7 +161,7 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, t
 
 
 def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
-    """Both towers, with random weights."""
+    """Build a CLIP model, vision and text tower, with random weights."""
     from open_clip.model import CLIP, CustomTextCLIP
 
     text = dict(config.pop("text_cfg"))
@@ -166,13 +172,13 @@ def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
     kind = CustomTextCLIP if config.pop("custom_text", False) or "hf_model_name" in text else CLIP
     try:
         model: nn.Module = kind(**config, text_cfg=text)
-    except Exception as error:  # open_clip says what its text towers lack in several ways
+    except Exception as error:  # open_clip raises different exceptions for missing packages
         raise InputError(f"the towers of {name} cannot be built ({first_line(error)})") from error
     return model
 
 
 def _set_preprocessing(model: nn.Module, name: str, schema: str, place: str, pretrained: str | None) -> None:
-    """Note at the model what its images go through, as open_clip does: mean, standard deviation, resizing."""
+    """Set the preprocessing of images (mean, standard deviation, resizing) on the model, as open_clip does."""
     from open_clip import get_pretrained_cfg  # type: ignore[import-untyped]
     from open_clip.model import set_model_preprocess_cfg
     from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
@@ -186,18 +192,21 @@ def _set_preprocessing(model: nn.Module, name: str, schema: str, place: str, pre
 
 
 def _name_text(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the names that the text tower has."""
+    """Rename the text tower's tensors in a state dict to the names that the model uses."""
     from open_clip.model import convert_to_custom_text_state_dict
 
     if not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    # Of older versions of transformers; counts, not weights.
+    # Older versions of transformers saved this buffer of position indices. It is no weight, and newer models lack it.
     state.pop("text.transformer.embeddings.position_ids", None)
     return state
 
 
 def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:
-    """Path of the weights file, downloaded when asked for by name, and whether they were trained with QuickGELU."""
+    """The path of the weights file, downloaded if necessary, and whether the weights were trained with QuickGELU.
+
+    The path is None for random weights; the second value is None if it is not known.
+    """
     library = open_clip(f"backbone {name}")
     from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
 

@@ -1,11 +1,11 @@
-"""Checkpoints: our format, and the two that published code writes.
+"""Checkpoints: our format, and the two formats that the published code writes.
 
-Ours is one safetensors file: adapters, pyramid and head (for contrastive the mean and standard deviation of pixels
-instead) by their state-dict names, and under ``ht_kernels`` in the
-metadata a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP. Of the tower it has what was
-trained, which of a frozen one is nothing.
+Our format is one safetensors file. It holds the adapters, the pyramid and the head under their state-dict names; a
+contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. The tower's
+weights are stored only if they were trained, so a frozen tower takes no space. The metadata holds, under the key
+``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP.
 
-Nothing in a checkpoint is executed: torch files are read with ``weights_only``.
+No code in a checkpoint is executed: torch files are read with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _KEY = "ht_kernels"
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _LEVELS = (3, 6, 9)
-"""Feature layers of published models."""
+"""The feature layers of published models, whose checkpoints do not name them."""
 
 
 def save(model: HTCLIP, path: str | Path) -> None:
-    """Write what was trained, and the configuration; the file appears whole or not at all.
+    """Write the trained tensors and the configuration. The file appears complete or not at all.
 
     Raises:
         InputError: the file cannot be written.
@@ -49,7 +49,8 @@ def save(model: HTCLIP, path: str | Path) -> None:
     import ht_kernels
 
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": vars(model.config)}
-    # Cloned, because safetensors takes no tensors that share memory, as those of a shared adapter do.
+    # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
+    # several blocks share.
     tensors = {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in _trained(model).items()
     }
@@ -57,11 +58,10 @@ def save(model: HTCLIP, path: str | Path) -> None:
 
 
 def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
-    """The form that published code writes for a task model: ``reduces``, ``blocks``, the head, ``mona``.
+    """Return the weights in the form that the published code writes: ``reduces``, ``blocks``, the head, and ``mona``.
 
-    A contrastive model has ``mona`` alone.
-
-    ``torch.save`` it; published code and :func:`load` read it.
+    A contrastive model has only ``mona``. Write the result with ``torch.save``; the published code and :func:`load` can
+    read the file.
     """
     names = [name for name in ("reduces", "blocks", *_HEADS) if hasattr(model, name)]
     parts = {name: getattr(model, name).state_dict() for name in names}
@@ -70,19 +70,20 @@ def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
 
 
 def load(path: str | Path, **overrides: Any) -> HTCLIP:
-    """A model from a checkpoint.
+    """Make a model from a checkpoint.
 
     Args:
-        path: our format; or a torch file with an adapter-only state dict; or one with ``{"reduces", "blocks",
-            "seg_head" | "cls_head", "mona"}``, or the state dict of a whole task model, whose tower is not read.
-        overrides: arguments of HTCLIP, over those that the file names or shows. A published file does not name
-            its tower: give ``backbone`` and ``pretrained``. One with two heads does not name its ``task``.
+        path: a file in our format, or a torch file with one of these: a state dict of adapters only;
+            ``{"reduces", "blocks", "seg_head" | "cls_head", "mona"}``; the state dict of a whole task model, whose
+            tower is not read.
+        overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
+            ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
             ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does.
 
-    A ``backbone`` that is a module is given adapters in place before the tensors are compared with it.
+    A ``backbone`` that is a module gets its adapters, in place, before the file's tensors are compared with it.
 
     Raises:
-        InputError: the file is missing, damaged, of another format, holds code, or does not fit the model.
+        InputError: the file is missing, damaged or of another format, holds code, or does not fit the model.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +104,10 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
 
 
 def _trained(model: HTCLIP) -> dict[str, Tensor]:
-    """By name: adapters, pyramid, head, and what of the tower the caller made trainable or a checkpoint brought."""
+    """The tensors to save, by name: adapters, pyramid and head, and the trained weights of the tower.
+
+    A weight of the tower counts as trained if it is trainable or came from a checkpoint.
+    """
     trainable = {name for name, p in model.named_parameters() if p.requires_grad} | model.trained_before
     return {
         name: tensor
@@ -133,7 +137,7 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
         raise InputError(f"{path} is damaged: its '{_KEY}' metadata is not what HTCLIP.save writes") from error
     if form != FORMAT:
         raise InputError(f"{path} has checkpoint format {form}, and this version reads format {FORMAT}")
-    # What the tensors show comes first, so that no damaged number makes a model of another size.
+    # Compare the configuration with the tensors before building, so that a damaged number cannot build a huge model.
     for name, shown in _read(path, _split(tensors)).items():
         if name in ("variant", "bottleneck", "task", "num_classes", "reduce_dim") and config.get(name) != shown:
             raise InputError(
@@ -201,7 +205,7 @@ def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
 
 
 def _split(state: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
-    """The state dict of a task model, whatever stands in front of its names, in the parts of a published checkpoint."""
+    """Split the state dict of a task model into the parts of a published checkpoint. Names may have any prefix."""
     parts: dict[str, dict[Any, Any]] = {"mona": dict(state)}
     first = next((n for n in state if isinstance(n, str) and re.search(r"(?:^|\.)reduces\.0\.weight$", n)), None)
     if first is not None:
@@ -214,14 +218,14 @@ def _split(state: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
 
 
 def _read(path: Path, content: Mapping[str, Any], task: str | None = None) -> dict[str, Any]:
-    """Arguments of HTCLIP, read off the tensors."""
+    """The arguments of HTCLIP that can be read from the tensors."""
     parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
     groups = _group_adapters(path, content.get("mona"))
     return {**_read_adapters(path, groups), **_read_parts(path, parts, task)}
 
 
 def _group_adapters(path: Path, mona: Any) -> dict[int, dict[str, Tensor]]:
-    """The tensors of each adapter by block; other entries are somebody else's."""
+    """The tensors of each adapter, by block. Entries with other names are ignored."""
     groups: dict[int, dict[str, Tensor]] = {}
     for name, tensor in mona.items() if isinstance(mona, dict) else ():
         match = _ADAPTER_NAME.search(str(name))
@@ -237,7 +241,11 @@ def _group_adapters(path: Path, mona: Any) -> dict[int, dict[str, Tensor]]:
 
 
 def _plain(path: Path, name: Any, tensor: Any) -> Tensor:
-    """A tensor of finite numbers that are all in the file, or an error."""
+    """Return ``tensor`` if it is a dense floating-point tensor with finite values that lie in the file.
+
+    Raises:
+        InputError: it is something else.
+    """
     if not isinstance(tensor, Tensor):
         raise InputError(f"{path} has a {type(tensor).__name__} under {name}, expected a tensor")
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
@@ -249,7 +257,7 @@ def _plain(path: Path, name: Any, tensor: Any) -> Tensor:
 
 
 def _read_adapters(path: Path, groups: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Any]:
-    """Variant, bottleneck and blocks, read off the tensors."""
+    """Variant, bottleneck, blocks and spectral form, read from the tensors."""
     if not groups:
         return {}
     found = set()
@@ -279,7 +287,7 @@ def _read_adapters(path: Path, groups: Mapping[int, Mapping[str, Tensor]]) -> di
 
 
 def _form(group: Mapping[str, Tensor]) -> str | None:
-    """The form of an adapter's spectral mask; None without one."""
+    """The form of an adapter's spectral mask, or None if it has no mask."""
     mask = group.get("adapter_conv.spectral.mask")
     if mask is None:
         return None
@@ -289,7 +297,7 @@ def _form(group: Mapping[str, Tensor]) -> str | None:
 
 
 def _read_parts(path: Path, parts: dict[str, Any], task: str | None) -> dict[str, Any]:
-    """Task, classes and pyramid, read off the tensors."""
+    """Task, number of classes, pyramid width and feature layers, read from the tensors."""
     if not parts:
         return {}
     heads = [name for name in _HEADS if name in parts]
@@ -328,16 +336,20 @@ def _build(path: Path, config: dict[str, Any]) -> HTCLIP:
 
 
 def _adapter_prefixes(model: HTCLIP) -> dict[int, str]:
-    """Where the adapter of each block is in the model's state dict."""
+    """The prefix of each adapter's names in the model's state dict, by block."""
     names = {id(module): name for name, module in model.named_modules()}
     return {block: f"{names[id(adapter)]}." for block, adapter in adapters(model.tower).items()}
 
 
 def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool = True) -> None:
-    """Load tensors into a model that has all of them, and must get all that was trained."""
+    """Load tensors into a model. The model must have all of them, and each of its trained tensors must be among them.
+
+    With ``heads=False``, only tensors of adapters must be among them.
+    """
     hidden = "cls_head.5.weight" in tensors
     if model.config.task == "classification" and heads and hidden != hasattr(model.cls_head, "5"):
-        # The two forms go with the code that trained the model, and any tower can have either.
+        # The published code for OpenAI's CLIP and its code for other towers have different heads. A checkpoint may
+        # combine either head with any tower.
         like = next(model.cls_head.parameters())
         head = ClassificationHead(model.config.reduce_dim, model.config.num_classes, hidden)
         model.cls_head = head.to(like.device, like.dtype)

@@ -1,4 +1,4 @@
-"""HTCLIP: a frozen CLIP tower with Hybrid-tuning adapters, and a feature pyramid and a head or the text tower."""
+"""HTCLIP: a frozen CLIP tower with Hybrid-tuning adapters, and a feature pyramid and head or the text tower."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ TASKS = ("segmentation", "classification", "contrastive")
 
 @dataclass(frozen=True)
 class HTCLIPConfig:
-    """What :class:`HTCLIP` was made from: ``HTCLIP(**vars(config))`` makes another one.
+    """The arguments of an :class:`HTCLIP`: ``HTCLIP(**vars(config))`` makes another one.
 
-    ``backbone`` is None when the caller passed a module. ``image_size`` is the tower's, None where it is not square.
-    A contrastive model has no head: ``num_classes`` and ``reduce_dim`` are 0, and ``feature_layers`` is empty.
+    ``backbone`` is None if the caller passed a module. ``image_size`` is the tower's image size, or None if the images
+    are not square. For a contrastive model, which has no head, ``num_classes`` and ``reduce_dim`` are 0 and
+    ``feature_layers`` is empty.
     """
 
     backbone: str | None
@@ -49,7 +50,7 @@ class HTCLIPConfig:
 
 
 class PartCount(NamedTuple):
-    """Parameters of one part of a model."""
+    """The numbers of trainable and of all parameters in one part of a model."""
 
     part: str
     trainable: int
@@ -57,7 +58,7 @@ class PartCount(NamedTuple):
 
 
 class TrainableSummary(tuple[PartCount, ...]):
-    """One :class:`PartCount` per part and one for the whole; prints as a table."""
+    """A :class:`PartCount` for each part of a model and one for the whole model. It prints as a table."""
 
     def __str__(self) -> str:
         lines = [f"{'part':<10}{'trainable':>14}{'parameters':>14}"]
@@ -66,42 +67,42 @@ class TrainableSummary(tuple[PartCount, ...]):
 
 
 class HTCLIP(nn.Module):
-    """A frozen CLIP vision tower, an adapter behind its blocks, and a segmentation or classification head.
+    """A frozen CLIP vision tower with an adapter after each block, and a segmentation or classification head.
 
-    ``model(images)`` takes floating-point images (B, 3, H, W), or gray (B, 1, H, W), with values in [0, 1] and the
-    tower's image size; it returns logits (B, K, H, W) or (B, K). Blocks behind the last feature layer are not run.
-    The tower stays frozen and in evaluation mode, whatever ``train()`` says.
+    ``model(images)`` takes floating-point images of the tower's image size, RGB (B, 3, H, W) or gray (B, 1, H, W), with
+    values in [0, 1]. It returns logits, (B, K, H, W) for segmentation or (B, K) for classification. Blocks after the
+    last feature layer are not run. ``train()`` does not affect the tower, which is frozen and in evaluation mode.
 
-    ``task="contrastive"`` keeps the whole CLIP model, its text tower frozen, and has no head: ``model(images)`` is
-    :meth:`encode_image`, behind all blocks, the final norm and the projection; :meth:`encode_text` is what it is
-    compared with. Images then go through the CLIP model's own preprocessing: :meth:`preprocess` resizes, and
-    ``encode_image`` takes mean and standard deviation off.
+    ``task="contrastive"`` keeps the whole CLIP model, with the text tower frozen, and has no head. Then all blocks, the
+    final norm and the projection are run, ``model(images)`` is :meth:`encode_image`, and the embeddings can be compared
+    with those of :meth:`encode_text`. The CLIP model's own preprocessing applies: :meth:`preprocess` resizes an image,
+    and ``encode_image`` normalizes it by mean and standard deviation.
 
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
 
     Args:
         backbone: an open_clip name, ``hf-hub:ORG/REPO``, ``local-dir:FOLDER``, ``timm/NAME``
-            (:func:`ht_kernels.clip.backbone.load_backbone`), or a module you hold: a CLIP model or a vision tower.
-            A module is changed in place: frozen, and given adapters unless it has them. For ``contrastive`` it must
-            have a text tower.
-        pretrained: a tag, the path of a weights file, or None; only with a name.
-        task: ``segmentation``, ``classification`` or ``contrastive``, which takes no notice of the arguments of heads:
+            (:func:`ht_kernels.clip.backbone.load_backbone`), or a module: a CLIP model or a vision tower. A module is
+            changed in place: it is frozen, and gets adapters unless it has them. For ``contrastive`` it must have a
+            text tower.
+        pretrained: a tag, the path of a weights file, or None. Only for a backbone given by name.
+        task: ``segmentation``, ``classification`` or ``contrastive``. ``contrastive`` ignores the arguments of heads:
             ``num_classes``, ``reduce_dim``, ``feature_layers`` and ``class_names``.
-        num_classes: K.
-        variant: adapter variant.
-        bottleneck: adapter width.
-        reduce_dim: pyramid width R.
-        feature_layers: blocks that the pyramid reads, 0-based, increasing.
-        adapter_layers: blocks that get an adapter, as for :func:`ht_kernels.inject`.
-        image_size: side of the square images; None for the tower's own.
-        class_names: K names, kept in the configuration.
-        spectral: form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
+        num_classes: the number of classes K.
+        variant: the variant of the adapters.
+        bottleneck: the bottleneck width C of the adapters.
+        reduce_dim: the width R of the pyramid.
+        feature_layers: the blocks that the pyramid reads, as increasing indices from 0.
+        adapter_layers: the blocks that get an adapter, as for :func:`ht_kernels.inject`.
+        image_size: the side of the square images in pixels; None for the tower's own image size.
+        class_names: the names of the K classes, stored in the configuration.
+        spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
-        InputError: the backbone or its weights cannot be had, the tower is not a vision transformer, or it has no text
-            tower and the task needs one.
+        InputError: the backbone or its weights cannot be loaded, the tower is not a vision transformer, or the task
+            needs a text tower and the backbone has none.
     """
 
     reduces: nn.ModuleList
@@ -154,7 +155,7 @@ class HTCLIP(nn.Module):
         if adapter_layers is not None and not isinstance(adapter_layers, int):
             adapter_layers = tuple(adapter_layers)
         tokenizer = find_tokenizer(backbone) if contrastive else None  # before the backbone is changed
-        # Heads are drawn before adapters, so that under one seed they are the same whatever the adapters.
+        # Heads are initialised before adapters, so that one seed gives the same heads for every kind of adapter.
         parts: dict[str, nn.Module] = {}
         if not contrastive:
             parts["reduces"], parts["blocks"] = pyramid(tower.dim, reduce_dim, len(layers))
@@ -180,7 +181,7 @@ class HTCLIP(nn.Module):
 
         self.clip_model = clip_model
         self.tower = tower
-        self.trained_before: frozenset[str] = frozenset()  # of the tower, from a checkpoint: saved again
+        self.trained_before: frozenset[str] = frozenset()  # tower weights that a checkpoint set
         for name, part in parts.items():
             setattr(self, name, part)
         if tokenizer is not None:
@@ -214,26 +215,26 @@ class HTCLIP(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **overrides: Any) -> HTCLIP:
-        """A model from our checkpoint format or a published one; see :func:`ht_kernels.clip.checkpoint.load`."""
+        """Load a checkpoint in our format or a published one; see :func:`ht_kernels.clip.checkpoint.load`."""
         from .checkpoint import load
 
         return load(path, **overrides)
 
     def to_spectral(self, form: str) -> HTCLIP:
-        """Give every adapter a spectral filter for its gain, in place; see :meth:`ht_kernels.HTAdapter.to_spectral`."""
+        """Replace every adapter's gain by a spectral filter, in place; see :meth:`ht_kernels.HTAdapter.to_spectral`."""
         for adapter in adapters(self.tower).values():
             adapter.to_spectral(form, self.tower.grid)
         self.config = replace(self.config, spectral=form)
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write adapters, heads and configuration; see :func:`ht_kernels.clip.checkpoint.save`."""
+        """Write adapters, heads and configuration to a file; see :func:`ht_kernels.clip.checkpoint.save`."""
         from .checkpoint import save
 
         save(self, path)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) for segmentation, (B, K) for classification; embeddings (B, E) for contrastive."""
+        """Return logits (B, K, H, W) for segmentation, logits (B, K) for classification, or embeddings (B, E)."""
         if self.config.task == "contrastive":
             return self.encode_image(images)
         features = self.features(images)
@@ -241,13 +242,13 @@ class HTCLIP(nn.Module):
             head = self.seg_head
             scores = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, head.weight, head.bias))
             return head.forward(scores, self.tower.grid, self.tower.image_size)
-        # Dropout stands between the pyramid and the head here, so only the pooling is moved.
+        # Dropout between the pyramid and the head prevents folding the head, so only the pooling is moved forward.
         pooled = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, None, None), pool=True)
         logits: Tensor = self.cls_head(pooled)
         return logits
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Patch tokens (B, H*W, D) behind each feature layer."""
+        """Return the patch tokens (B, H*W, D) after each feature layer."""
         tower = self.tower
         x = tower.embed(self._pixels(images))
         features = []
@@ -259,21 +260,24 @@ class HTCLIP(nn.Module):
 
     @property
     def depth(self) -> int:
-        """How many blocks are run: those up to the last feature layer, or all of them for ``contrastive``."""
+        """The number of blocks that are run: those up to the last feature layer, or all for ``contrastive``."""
         layers = self.config.feature_layers
         return blocks_to_run(layers) if layers else len(self.tower.blocks)
 
     def preprocess(self, image: Image) -> Tensor:
-        """An image of any size and mode as ``encode_image`` takes it, (3, H, W) RGB in [0, 1].
+        """Turn an image of any size and mode into RGB (3, H, W) in [0, 1], as :meth:`encode_image` takes it.
 
-        Resized, and cropped if it was so, as for the CLIP model in its own training.
+        The image is resized, and cropped if the CLIP model's preprocessing does so.
         """
         self._need_text("preprocess")
         pixels: Tensor = self._resize(image)
         return pixels
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Embeddings (B, E) of unit length, of images as ``model(images)`` takes them; at least float32."""
+        """Return the embeddings (B, E) of images, of unit length, in float32 or float64.
+
+        ``images`` are as for ``model(images)``.
+        """
         self._need_text("encode_image")
         pixels = self._pixels(images)
         mean, std = (t.to(pixels.dtype).view(3, 1, 1) for t in (self.pixel_mean, self.pixel_std))
@@ -281,11 +285,11 @@ class HTCLIP(nn.Module):
         return _unit(clip_model.encode_image((pixels - mean) / std))
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Embeddings (B, E) of unit length, at least float32.
+        """Return the embeddings (B, E) of sentences, of unit length, in float32 or float64.
 
         Args:
-            texts: sentences, or their tokens (B, L) int64. A model around a module reads sentences as OpenAI's CLIP
-                does; where that is wrong, set ``model.tokenizer`` or pass tokens.
+            texts: sentences, or their tokens (B, L) int64. If the backbone was passed as a module, sentences are
+                tokenized as for OpenAI's CLIP; if that is wrong for it, set ``model.tokenizer`` or pass tokens.
         """
         self._need_text("encode_text")
         if not isinstance(texts, Tensor):
@@ -300,7 +304,7 @@ class HTCLIP(nn.Module):
             raise ValueError(f"{method} goes with task='contrastive', and this model is for {self.config.task}")
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """Images, checked, as (B, 3, H, W) in the tower's dtype."""
+        """Check images, and return them as (B, 3, H, W) in the tower's dtype."""
         tower = self.tower
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
             height, width = tower.image_size
@@ -310,7 +314,7 @@ class HTCLIP(nn.Module):
         return images.to(tower.patch_embedding.weight.dtype).expand(-1, 3, -1, -1)
 
     def train(self, mode: bool = True) -> HTCLIP:
-        """Set the mode of heads and of adapters that are trained; what is frozen stays in evaluation mode."""
+        """Set the mode of the heads and of the adapters that are trained. Frozen parts stay in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
         for adapter in adapters(self.tower).values():
@@ -318,7 +322,7 @@ class HTCLIP(nn.Module):
         return self
 
     def trainable_summary(self) -> TrainableSummary:
-        """Trainable and total parameters of tower, adapters, pyramid, head and all of them."""
+        """Count the trainable and all parameters of tower, adapters, pyramid, head and the whole model."""
         in_adapters = list(dict.fromkeys(p for a in adapters(self.tower).values() for p in a.parameters()))
         others = set(in_adapters)
         parts = {"tower": [p for p in self.clip_model.parameters() if p not in others], "adapters": in_adapters}

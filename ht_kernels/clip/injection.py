@@ -1,4 +1,4 @@
-"""New adapters in a frozen tower."""
+"""Injection of new adapters into a frozen tower."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def inject(
     layers: int | Iterable[int] | None = None,
     spectral: str | None = None,
 ) -> nn.Module:
-    """Freeze a CLIP model and put a new adapter behind the blocks of its vision tower, in place.
+    """Freeze a CLIP model and add a new adapter after blocks of its vision tower, in place.
 
-    ``encode_image`` uses the adapters from then on. They are the only trainable parameters, under the published
-    names: ``blocks.{i}.mona.clip_mona.*`` or ``resblocks.{i}.mona.clip_mona.*`` batch first,
-    ``resblocks.{i}.mona.*`` in the original OpenAI package.
+    ``encode_image`` then uses the adapters, and they are the only trainable parameters. They have the published names:
+    ``blocks.{i}.mona.clip_mona.*`` or ``resblocks.{i}.mona.clip_mona.*`` in towers that are batch first, and
+    ``resblocks.{i}.mona.*`` in those of the original OpenAI package.
 
     Args:
-        clip_model: a CLIP model, its vision tower, or a bare timm vision transformer.
+        clip_model: a CLIP model, its vision tower, or a timm vision transformer.
         variant: ``baseline``, ``noise_aware``, ``freq_enhanced`` or ``hybrid``.
-        bottleneck: adapter width.
-        layers: None for every block, an int for the first so many, or the indices of blocks.
-        spectral: form of the spectral filter, for the tower's patch grid; None for a gain per channel.
+        bottleneck: the bottleneck width C of the adapters.
+        layers: None for every block, a number n for the first n blocks, or the indices of blocks.
+        spectral: the form of the spectral filter on the tower's patch grid; None for a gain per channel.
 
     Returns:
         ``clip_model``.
 
     Raises:
         InputError: the vision tower is not a vision transformer.
-        ValueError: an unknown variant or form, a block that does not exist, or one that has an adapter.
+        ValueError: the variant or form is unknown, or a block does not exist or already has an adapter.
     """
     tower = find_tower(clip_model)
     chosen = _choose(layers, len(tower.blocks))
@@ -47,7 +47,7 @@ def inject(
     if taken:
         raise ValueError(f"blocks {taken} already have an adapter; inject into a model without adapters")
     like = tower.patch_embedding.weight
-    # Adapters compute in float32 inside a half-precision tower and keep their parameters so.
+    # In a half-precision tower, adapters keep their parameters, and compute, in float32.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     monas = [_new(tower, variant, bottleneck, spectral).to(like.device, dtype) for _ in chosen]
     clip_model.requires_grad_(False)
@@ -69,7 +69,7 @@ def adapters(tower: Tower) -> dict[int, HTAdapter]:
 
 
 def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
-    # A module-level function, so that models with adapters can be copied, pickled and compiled.
+    # This hook is a module-level function so that models with adapters can be copied, pickled and compiled.
     adapted: Tensor = block.mona(output)
     return adapted
 

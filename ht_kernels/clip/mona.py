@@ -1,6 +1,6 @@
-"""The adapter in the two forms that published checkpoints know: batch first and sequence first.
+"""The adapter in the two forms that published checkpoints have: batch first and sequence first.
 
-Published code calls the adapter of a block ``mona`` and passes the patch grid as ``hw_shapes``.
+The published code calls the adapter of a block ``mona`` and passes the patch grid as ``hw_shapes``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ht_kernels.nn import HTAdapter
 def _layout(
     tokens: int, hw_shapes: tuple[int, int] | None, grid: tuple[int, int] | None, prefix_tokens: int
 ) -> tuple[tuple[int, int], int]:
-    """Grid and prefix tokens of one call: the argument, else the default, else a square without prefix tokens."""
+    """Grid and prefix tokens of a call: ``hw_shapes`` if given, else ``grid``, else a square without prefix tokens."""
     if hw_shapes is not None:
         return hw_shapes, prefix_tokens
     if grid is not None:
@@ -25,15 +25,15 @@ def _layout(
 
 
 class BatchFirstMona(nn.Module):
-    """An adapter behind a block with tokens (B, N, D), under the name ``clip_mona``.
+    """A module that holds the adapter of a block under the name ``clip_mona``, for tokens (B, N, D).
 
-    ``mona(x, hw_shapes=None)`` returns the shape of ``x``. ``hw_shapes`` is the patch grid (H, W); without it
-    ``grid`` is used, and without that the tokens are a square grid with no prefix tokens, as published.
+    ``mona(x, hw_shapes=None)`` maps ``x`` to the same shape. ``hw_shapes`` is the patch grid (H, W), by default
+    ``grid``. If both are None, the tokens are a square grid without prefix tokens, as in the published code.
 
     Args:
-        adapter: the adapter, kept as it is.
+        adapter: the adapter to hold.
         grid: default patch grid (H, W).
-        prefix_tokens: tokens before the patch grid.
+        prefix_tokens: the number of tokens before the patch grid.
     """
 
     def __init__(self, adapter: HTAdapter, grid: tuple[int, int] | None = None, prefix_tokens: int = 1) -> None:
@@ -49,14 +49,14 @@ class BatchFirstMona(nn.Module):
 
 
 class _HwShapesAdapter(HTAdapter):
-    """An adapter called as published code calls its own: ``adapter(x, hw_shapes=None)``.
+    """An adapter that is called as in the published code: ``adapter(x, hw_shapes=None)``.
 
-    Called like :class:`BatchFirstMona`.
+    ``hw_shapes`` means the same as for :class:`BatchFirstMona`.
 
     Args:
         dim, bottleneck, variant, spectral, dropout: as for :class:`ht_kernels.HTAdapter`.
-        grid: default patch grid (H, W), and that of the spectral filter.
-        prefix_tokens: tokens before the patch grid.
+        grid: default patch grid (H, W); also the grid of the spectral filter.
+        prefix_tokens: the number of tokens before the patch grid.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class _HwShapesAdapter(HTAdapter):
 
 
 class SequenceFirstMona(_HwShapesAdapter):
-    """An adapter behind a block of the original OpenAI CLIP package, with tokens (N, B, D).
+    """The adapter of a block in the original OpenAI CLIP package, for tokens (N, B, D).
 
-    The tokens are adapted through a transposed view; nothing is copied.
+    The adapter works on a transposed view of the tokens, so nothing is copied.
     """
 
     def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:  # type: ignore[override]
@@ -87,7 +87,7 @@ class SequenceFirstMona(_HwShapesAdapter):
 
 
 class BatchFirstAdapter(_HwShapesAdapter):
-    """The same with tokens (B, N, D), without the name ``clip_mona`` between."""
+    """An adapter for tokens (B, N, D) that is itself the ``mona`` of a block, without a ``clip_mona`` inside."""
 
     def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:  # type: ignore[override]
         """Adapt tokens (B, N, D)."""

@@ -1,4 +1,4 @@
-"""open_clip, which is an extra: nothing but named CLIP models and text needs it."""
+"""Importing open_clip, an optional dependency that only CLIP models given by name, and text, need."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ht_kernels.errors import InputError
 
 
 def open_clip(what: str) -> Any:
-    """The module, for ``what``, such as "backbone ViT-B-16".
+    """Import open_clip, and return the module. ``what`` names what needs it, such as "backbone ViT-B-16".
 
     Raises:
-        InputError: it is not installed.
+        InputError: open_clip is not installed.
     """
     try:
         return importlib.import_module("open_clip")

@@ -1,4 +1,4 @@
-"""What a CLIP model with a text tower brings beside its weights: its tokenizer and its image preprocessing."""
+"""The tokenizer and the image preprocessing that belong to a CLIP model with a text tower."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Tokenizer = Callable[[list[str]], Tensor]
-"""Sentences to tokens (B, L) int64."""
+"""A function from sentences to tokens (B, L) int64."""
 
 
 _RESIZED = {
@@ -23,11 +23,15 @@ _RESIZED = {
     "longest": "shrunk until the longer side fits, and filled up, to",
     "squash": "resized, aspect ratio not kept, to",
 }
-"""In words, by open_clip's name."""
+"""Descriptions of open_clip's resize modes, by their names."""
 
 
 class Preprocessing(NamedTuple):
-    """``resize`` takes an image to (3, S, S) RGB in [0, 1], as ``words`` say; ``mean`` and ``std`` are by channel."""
+    """The preprocessing of images.
+
+    ``resize`` turns an image into RGB (3, S, S) with values in [0, 1], and ``words`` describes how. ``mean`` and
+    ``std`` hold a value per channel.
+    """
 
     words: str
     resize: Callable[[Image], Tensor]
@@ -36,10 +40,10 @@ class Preprocessing(NamedTuple):
 
 
 def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
-    """The tokenizer of a CLIP model by name, or OpenAI's in the context length of a module.
+    """The tokenizer of a CLIP model given by name; for a module, OpenAI's tokenizer with the module's context length.
 
     Raises:
-        InputError: it has no text tower, or its tokenizer cannot be had.
+        InputError: the model has no text tower, or its tokenizer cannot be loaded.
     """
     library = open_clip("the tokenizer of a CLIP model")
     if isinstance(backbone, nn.Module):
@@ -51,18 +55,18 @@ def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
         return library.tokenizer.SimpleTokenizer(context_length=getattr(backbone, "context_length", 77))  # type: ignore[no-any-return]
     try:
         return library.get_tokenizer(backbone)  # type: ignore[no-any-return]
-    except Exception as error:  # of transformers or the hub, of many kinds
+    except Exception as error:  # transformers and the hub raise many kinds of exceptions
         raise InputError(f"the tokenizer of {backbone} cannot be had ({first_line(error)})") from error
 
 
 def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Preprocessing:
-    """What open_clip noted at the model when it was made, else what OpenAI's CLIP does."""
+    """The preprocessing that open_clip set on the model when it made it; otherwise that of OpenAI's CLIP."""
     open_clip("the preprocessing of a CLIP model")
     from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # type: ignore[import-untyped]
 
     noted = getattr(clip_model.visual, "preprocess_cfg", {})
     chosen = {**merge_preprocess_dict(PreprocessCfg(), noted), "size": image_size}
-    # Mean and standard deviation are the model's work, so that folding reaches them.
+    # The model itself normalizes by mean and standard deviation, so that folding can include it.
     plain = PreprocessCfg(**{**chosen, "mean": (0.0,) * 3, "std": (1.0,) * 3})
     words = f"{_RESIZED[chosen['resize_mode']]} {image_size[0]}x{image_size[1]} ({chosen['interpolation']})"
     resize = image_transform_v2(plain, is_train=False)

@@ -1,6 +1,6 @@
-"""Vision towers: one view of the three structures that CLIP models come in.
+"""Vision towers: one interface to the structures of open_clip, timm and the original OpenAI package.
 
-A tower is recognised by its structure, so neither open_clip nor timm nor the original OpenAI package is imported.
+A tower is recognised by its structure, so none of these packages is imported.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ht_kernels.errors import InputError
 
 
 class Tower(ABC):
-    """A view of a vision tower; it owns nothing and changes nothing.
+    """A view of a vision tower, which it does not change.
 
     Attributes:
         visual: the module with patch embedding, blocks and final norm.
         patch_embedding: the convolution that embeds patches.
-        pre_norm: the module between position embedding and first block; often an identity.
+        pre_norm: the module between position embedding and first block, often an identity.
         blocks: the transformer blocks.
-        batch_first: blocks take (B, N, D); otherwise (N, B, D).
+        batch_first: whether blocks take (B, N, D) rather than (N, B, D).
         dim: token width D.
-        prefix_tokens: tokens before the patch grid: CLS, registers.
+        prefix_tokens: the number of tokens before the patch grid, such as CLS and registers.
         grid: patch grid (H, W).
-        image_size: (height, width) of the images it takes.
+        image_size: (height, width) of the images that the tower takes.
     """
 
     def __init__(self, visual: nn.Module, patch_embedding: nn.Conv2d, pre_norm: nn.Module, blocks: nn.Sequential):
@@ -41,25 +41,25 @@ class Tower(ABC):
         self.image_size = (0, 0)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the tokens that the first block takes."""
+        """Turn images (B, 3, H, W) into the tokens that the first block takes."""
         patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         x: Tensor = self.pre_norm(self.place(patches))
         return x if self.batch_first else x.transpose(0, 1)
 
     @abstractmethod
     def place(self, patches: Tensor) -> Tensor:
-        """Embedded patches (B, H*W, D) to tokens (B, N, D): adds prefix tokens and positions, and nothing else."""
+        """Turn embedded patches (B, H*W, D) into tokens (B, N, D): add prefix tokens and the position embedding."""
 
     @abstractmethod
     def finish(self, x: Tensor) -> Tensor:
-        """What the published code computes behind the last block and no dense head reads: the final norm."""
+        """Apply the final norm. The published code computes it, but no segmentation or classification head reads it."""
 
     def tokens(self, x: Tensor) -> Tensor:
-        """The output of a block as (B, N, D)."""
+        """Return the output of a block as (B, N, D)."""
         return x if self.batch_first else x.transpose(0, 1)
 
     def patches(self, x: Tensor) -> Tensor:
-        """The output of a block as patch tokens (B, H*W, D)."""
+        """Return the patch tokens (B, H*W, D) in the output of a block."""
         return self.tokens(x)[:, self.prefix_tokens :]
 
 
@@ -85,7 +85,7 @@ class ClipTower(Tower):
 
 
 class TimmTower(Tower):
-    """timm's ``VisionTransformer``, bare or as the trunk of an open_clip model."""
+    """timm's ``VisionTransformer``, alone or as the trunk of an open_clip model."""
 
     def __init__(self, visual: Any) -> None:
         super().__init__(visual, visual.patch_embed.proj, visual.norm_pre, visual.blocks)
@@ -105,7 +105,7 @@ class TimmTower(Tower):
 
 
 def find_tower(model: nn.Module) -> Tower:
-    """The vision tower of a CLIP model, of an open_clip vision tower, or of a bare timm vision transformer.
+    """The vision tower in a CLIP model, an open_clip vision tower or a timm vision transformer.
 
     Raises:
         InputError: the vision tower is not a plain vision transformer, for example a ResNet or ConvNeXt.

@@ -1,4 +1,4 @@
-"""Deployment: the folded model, CUDA graphs of it, export and its check, and sessions over them all."""
+"""Deployment: the folded model, its CUDA graphs, export to ONNX and TensorRT with a check, and sessions to run them."""
 
 from __future__ import annotations
 

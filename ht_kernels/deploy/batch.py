@@ -1,4 +1,4 @@
-"""How many frames a deployed model takes at once."""
+"""The batch sizes that a deployed model accepts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ht_kernels.errors import InputError
 
 
 def batch_range(batch: Any) -> tuple[int, int, int]:
-    """Smallest, usual and largest number of frames, from these three or from one number that stands for all.
+    """Return the (smallest, usual, largest) batch size; ``batch`` is such a tuple, or one number for all three.
 
     Raises:
-        InputError: it is neither.
+        InputError: ``batch`` is neither.
     """
     batches = batch if isinstance(batch, tuple) else (batch,) * 3
     if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:

@@ -1,4 +1,4 @@
-"""What takes long to make is made once: a folder per key in the user's cache, safe between processes."""
+"""A cache on disk for results that take long to make: one folder per key, safe to share between processes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def cache_folder() -> Path:
 def cached(
     key: Mapping[str, Any], make: Callable[[Path], None], good: Callable[[Path], bool], root: Path | None = None
 ) -> Path:
-    """The folder of ``key``, made by ``make`` unless it is there and ``good``.
+    """Return the folder for ``key``. ``make`` fills it first, unless it exists and ``good`` accepts it.
 
-    Of several processes that ask at once, one makes it and the others wait; a folder appears whole or not at all.
+    If several processes ask at once, one makes the folder and the others wait. A folder appears complete or not at all.
 
     Args:
-        key: all that the content depends on, as JSON can hold it.
-        make: fills the empty folder it is given.
-        good: whether a folder from before can be used.
-        root: of all folders; default :func:`cache_folder`.
+        key: everything that the content depends on, as values that JSON can hold.
+        make: fills the empty folder that it is given.
+        good: says whether an existing folder can be used.
+        root: the parent of all folders; default :func:`cache_folder`.
 
     Raises:
         InputError: the cache cannot be written.
@@ -41,7 +41,7 @@ def cached(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, by a crash too
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
             if folder.is_dir() and good(folder):
                 return folder
             hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))

@@ -1,7 +1,8 @@
-"""Engines of TensorRT, and of TensorRT for RTX, built from an exported ONNX file.
+"""Engines for TensorRT and for TensorRT for RTX, built from an exported ONNX file.
 
-TensorRT for RTX builds for GPUs that are not there; TensorRT builds for the one that is. One shim serves TensorRT 10,
-11 and RTX: networks are strongly typed in all of them, precision being in the graph.
+TensorRT for RTX can build for GPUs that this machine does not have; TensorRT builds for the GPU of this machine. The
+same code serves TensorRT 10, TensorRT 11 and TensorRT for RTX, because all of them accept strongly typed networks,
+which take each precision from the graph.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ht_kernels.files import write_whole
 from .manifest import Manifest, manifest_path, read_manifest, sha256, write_manifest
 
 RUNTIMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
-"""By the name of the package."""
+"""The name of each runtime in messages, by the name of its Python package."""
 
 
 def build_engine(
@@ -32,22 +33,24 @@ def build_engine(
     targets: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Write an engine and its manifest beside it.
+    """Write an engine, and its manifest beside it.
 
     Args:
-        onnx: a file of :func:`ht_kernels.deploy.export_onnx`, its manifest beside it: the batch range is read there.
-        path: appears whole or not at all; its manifest is ``path`` with ``.json`` behind it.
-        runtime: ``tensorrt``, for the GPU that is here, or ``tensorrt_rtx``, for the ``targets``.
-        targets: compute capabilities, such as ``["sm_86", "sm_89"]``; for ``tensorrt_rtx`` only, which needs them.
-        progress: called with the name of each phase that starts, from any thread.
+        onnx: a file written by :func:`ht_kernels.deploy.export_onnx`. Its manifest, which holds the range of batch
+            sizes, must lie beside it.
+        path: the engine to write; the file appears complete or not at all. The manifest is ``path`` plus ``.json``.
+        runtime: ``tensorrt`` builds for the GPU of this machine, ``tensorrt_rtx`` for the ``targets``.
+        targets: compute capabilities, such as ``["sm_86", "sm_89"]``. ``tensorrt_rtx`` needs at least one;
+            ``tensorrt`` accepts none.
+        progress: called with the name of each phase when it starts, from any thread.
 
     Returns:
-        The manifest.
+        The manifest of the engine.
 
     Raises:
         InputError: the runtime is not installed, does not know a target or refuses the graph; the graph needs the
-            plugin, and it was not built; or a file does not fit or cannot be written.
-        BackendError: ``tensorrt``, and there is no GPU.
+            plugin, which this build lacks; or a file has a wrong name, does not fit its manifest or cannot be written.
+        BackendError: ``runtime`` is ``tensorrt`` and there is no GPU.
     """
     onnx, path = Path(onnx), Path(path)
     if runtime not in RUNTIMES:
@@ -66,7 +69,7 @@ def build_engine(
         load_plugin(trt, runtime)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # TensorRT 11 has nothing else
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # absent in TensorRT 11
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx.read_bytes()):
@@ -106,7 +109,7 @@ def gpu_target() -> str:
     """The compute capability of the current GPU, such as ``sm_86``.
 
     Raises:
-        BackendError: there is none.
+        BackendError: there is no GPU.
     """
     if not torch.cuda.is_available():
         raise BackendError("there is no NVIDIA GPU")
@@ -115,10 +118,10 @@ def gpu_target() -> str:
 
 
 def import_runtime(runtime: str) -> Any:
-    """The package of a runtime.
+    """Import the Python package of a runtime, and return it.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: the package cannot be imported.
     """
     try:
         return importlib.import_module(runtime)
@@ -130,15 +133,15 @@ def import_runtime(runtime: str) -> Any:
 
 
 def plugin_library() -> Path:
-    """Where a build with TensorRT's SDK puts the plugin."""
+    """The path where a build with TensorRT's SDK puts the plugin."""
     return Path(ht_kernels.__file__).parent / "libht_kernels_tensorrt.so"
 
 
 def load_plugin(trt: Any, runtime: str) -> None:
-    """Make the plugin known to TensorRT, before a graph or an engine that needs it is read.
+    """Register the plugin with TensorRT. Call it before reading a graph or an engine that needs the plugin.
 
     Raises:
-        InputError: the runtime has no plugins, or this build has none.
+        InputError: the runtime supports no plugins, or this build has no plugin.
     """
     if runtime == "tensorrt_rtx":
         raise InputError("TensorRT for RTX has no plugins: export the model without the plugin, or use TensorRT")

@@ -1,7 +1,7 @@
-"""The inference model: every identity of folding applied to an HTCLIP.
+"""The inference model: an HTCLIP with every identity of :mod:`ht_kernels.folding` applied.
 
-It holds buffers only, shares nothing with the model it came from, takes raw pixels, and runs no block that
-nothing reads.
+The folded model holds buffers only and shares no memory with the HTCLIP. It takes raw pixels, and it leaves out the
+blocks whose output the task does not use.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from .pooled import Pooled
 
 
 class FoldedHTCLIP(nn.Module):
-    """An HTCLIP for inference; made by :func:`fold`.
+    """An HTCLIP for inference; :func:`fold` makes it.
 
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
-    with values 0 to 255, or floating point with values in [0, 1] as the HTCLIP takes them. It returns logits in
-    float32 (float64 for a float64 model): (B, K, *output_size) for segmentation, where None means ``image_size``, or
-    (B, K) for classification; for a contrastive model embeddings (B, E) of unit length, of the images alone.
+    with values 0 to 255, or floating point with values in [0, 1], as the HTCLIP does. For segmentation it returns
+    logits (B, K, *output_size), where None means ``image_size``; for classification logits (B, K); for a contrastive
+    model the embeddings (B, E) of the images, of unit length. Results are float32 (float64 for a float64 model).
 
     Attributes:
         config: the configuration of the HTCLIP.
         image_size: (height, width) of the frames.
         grid: patch grid (H, W).
-        result: what it gives, ``logits`` or ``embeddings``.
-        width: of the result: K or E.
-        resizing: what an image goes through to become a frame, in words.
-        pixel_mean, pixel_std: of pixels in [0, 1], by channel, where the model takes them off.
+        result: the kind of result: ``logits`` or ``embeddings``.
+        width: the number of values of the result: K or E.
+        resizing: how an image is resized to a frame, in words.
+        pixel_mean, pixel_std: mean and standard deviation by channel, of pixels in [0, 1], with which the model
+            normalizes its frames; 0 and 1 if it does not normalize them.
     """
 
     position: Tensor
@@ -73,7 +74,8 @@ class FoldedHTCLIP(nn.Module):
         scaled: dict[str, Any] = {"mean": self.pixel_mean, "std": self.pixel_std}
         weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False, **scaled)
         gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True, **scaled)
-        # Placing adds prefix tokens and positions, so what it makes of zeros is all it adds.
+        # tower.place prepends the prefix tokens and adds the position embedding. Of zero patches, it returns the sum of
+        # everything that it adds.
         position = tower.place(torch.zeros(1, tower.grid[0] * tower.grid[1], tower.dim).to(embedding.weight))
         position = position.to(weight.dtype)
         position[:, tower.prefix_tokens :] += bias
@@ -105,7 +107,7 @@ class FoldedHTCLIP(nn.Module):
         self.eval()
 
     def _round(self, dtype: torch.dtype) -> None:
-        """Tokens and matrices in ``dtype``, the rest in float32."""
+        """Cast tokens and matrices to ``dtype``, and all other tensors to float32."""
         self.float()
         for name in ("patch_weight", "gray_patch_weight", "position"):
             setattr(self, name, getattr(self, name).to(dtype))
@@ -117,12 +119,12 @@ class FoldedHTCLIP(nn.Module):
             adapter.round_matrices(dtype)
 
     def forward(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Logits of frames; see the class.
+        """Compute the logits or embeddings of frames, as the class describes.
 
         Raises:
-            InputError: the frames have another shape, there are none, or a value is not finite.
-            TypeError: the frames are neither uint8 nor floating point.
-            ValueError: the frames are on another device, or ``output_size`` came without segmentation.
+            InputError: ``frames`` has a wrong shape, is empty, or has a value that is not finite.
+            TypeError: ``frames`` is neither uint8 nor floating point.
+            ValueError: ``frames`` is on another device, or ``output_size`` is given for a task other than segmentation.
         """
         if frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
@@ -130,7 +132,7 @@ class FoldedHTCLIP(nn.Module):
         return self.compute(frames, output_size)
 
     def compute(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Logits of frames that :meth:`check` has seen; nothing here waits for a GPU."""
+        """Compute the result for frames that :meth:`check` has accepted. Nothing here waits for a GPU."""
         x, prefix = self.embed(frames), self.prefix_tokens
         scores, pool, feature = self.pyramid_bias, self.classifier is not None, 0
         for i, block in enumerate(self.blocks):
@@ -150,10 +152,10 @@ class FoldedHTCLIP(nn.Module):
         return logits
 
     def backend(self) -> str | None:
-        """Which backend runs the adapters; None where there are none.
+        """The name of the backend that runs the adapters, or None if the model has no adapters.
 
         Raises:
-            BackendError: the one asked for by name cannot.
+            BackendError: the backend that the user named cannot run them.
         """
         for adapter in self.adapters.values():
             folded = adapter.values()  # type: ignore[operator]
@@ -165,7 +167,7 @@ class FoldedHTCLIP(nn.Module):
         return None
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Frames to the tokens (B, N, D) that the first block takes."""
+        """Turn frames into the tokens (B, N, D) that the first block takes."""
         weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
         pixels = frames.to(torch.promote_types(frames.dtype, weight.dtype))
         if frames.is_floating_point():
@@ -177,12 +179,12 @@ class FoldedHTCLIP(nn.Module):
 
     @staticmethod
     def classes(logits: Tensor) -> Tensor:
-        """The class of each pixel (B, H, W), or of each frame (B,), uint8; with a single class, where it is likely."""
+        """The class of each pixel (B, H, W) or frame (B,), as uint8. With a single class, 1 where its logit is > 0."""
         best = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
         return best.to(torch.uint8)
 
     def check(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> None:
-        """Raise what calling the model raises for wrong arguments, but for the device."""
+        """Raise what :meth:`forward` raises for wrong arguments, except for the device, which is not checked."""
         if output_size is not None and self.config.task != "segmentation":
             raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
         height, width = self.image_size
@@ -194,25 +196,25 @@ class FoldedHTCLIP(nn.Module):
             return
         if not frames.is_floating_point():
             raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
-        # A compiled or exported model keeps no check that depends on values.
+        # torch.compile and torch.export cannot keep a check that depends on values.
         if not torch.compiler.is_compiling() and not frames.isfinite().all():
             raise InputError("frames has values that are not finite (NaN or infinity)")
 
 
 @torch.no_grad()
 def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
-    """The inference model of an HTCLIP, equal to it in exact arithmetic.
+    """Return the inference model of an HTCLIP, which equals it in exact arithmetic.
 
-    ``model`` is left as it is. The folded model computes in float32, or float64 for a float64 model.
+    ``model`` is not changed. The folded model computes in float32, or in float64 if ``model`` is float64.
 
     Args:
         model: the model to fold.
-        dtype: float16 or bfloat16 for a GPU: tokens and matrices are then rounded to it, after folding. Sums of
+        dtype: float16 or bfloat16, for a GPU. Tokens and matrices are rounded to ``dtype`` after folding. The sums in
             matrix products, LayerNorm's statistics, the softmax, the noise estimator and the logits stay in float32.
 
     Raises:
-        TypeError: ``model`` is not an HTCLIP, or ``dtype`` is none of these two.
-        InputError: its tower has blocks of another form than pre-norm attention and MLP.
+        TypeError: ``model`` is not an HTCLIP, or ``dtype`` is not float16, bfloat16 or None.
+        InputError: a block of the tower is not pre-norm attention and a two-layer MLP.
     """
     if not isinstance(model, HTCLIP):
         raise TypeError(f"model must be an HTCLIP, got {type(model).__name__}")
@@ -222,7 +224,7 @@ def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
 
 
 class _Tensors(nn.Module):
-    """A named tuple of tensors and numbers, its tensors as buffers."""
+    """A named tuple of tensors and numbers, with the tensors registered as buffers."""
 
     def __init__(self, values: Any) -> None:
         super().__init__()
@@ -235,10 +237,10 @@ class _Tensors(nn.Module):
                 setattr(self, name, value)
 
     def values(self) -> Any:
-        """The tuple; kept, because looking 15 buffers up takes as long as launching an adapter on a GPU."""
+        """The named tuple; cached, because looking up 15 buffers takes as long as launching an adapter on a GPU."""
         if torch.compiler.is_compiling():
             return self.kind(*(getattr(self, name) for name in self.kind._fields))
-        kept = self.kept  # another thread may forget it
+        kept = self.kept  # read once: another thread may set it to None
         if kept is None or kept[0] is not self._buffers[self.kind._fields[0]]:  # load_state_dict(assign=True)
             kept = self.kept = self.kind(*(getattr(self, name) for name in self.kind._fields))
         return kept
@@ -254,7 +256,7 @@ class _Adapter(_Tensors):
         self.eps = float(adapter.norm.eps)
 
     def round_matrices(self, dtype: torch.dtype) -> None:
-        """Keep the three matrices in ``dtype``, so that a GPU need not cast them at every call."""
+        """Cast the three matrices to ``dtype`` once, so that no call has to cast them on the GPU."""
         for name, tensor in cast_matrices(self.values(), dtype)._asdict().items():
             setattr(self, name, tensor)
         self.kept = None
@@ -264,7 +266,7 @@ class _Adapter(_Tensors):
 
 
 class _Norm(nn.Module):
-    """LayerNorm with its parameters as buffers."""
+    """A LayerNorm whose parameters are buffers."""
 
     weight: Tensor
     bias: Tensor
@@ -280,7 +282,7 @@ class _Norm(nn.Module):
 
 
 class _BlockParts(NamedTuple):
-    """Where a block keeps what; ``scale`` is a LayerScale or None."""
+    """The modules and weights of a block, under the same names for every tower. A scale is a LayerScale or None."""
 
     heads: int
     norm1: Any
@@ -296,11 +298,12 @@ class _BlockParts(NamedTuple):
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block on tokens (B, N, D), which it changes in place: no residual is copied or added.
+    """A pre-norm transformer block. It updates tokens (B, N, D) in place, so residuals need no copy and no addition.
 
-    The affine part of each LayerNorm is folded into the matrix behind it, LayerScale into the matrix before it. Of the
-    biases behind the first norm only the query's is left: a bias of the keys adds the same to all scores of a query,
-    which the softmax does not see, and one of the values passes the attention, whose weights sum to one, unchanged.
+    The affine part of each LayerNorm is folded into the matrix that follows it, and each LayerScale into the matrix
+    before it. Of the query, key and value biases, only the query bias is left. The key bias adds the same number to all
+    scores of a query, which the softmax cancels. The value bias passes through the attention unchanged, because the
+    attention weights sum to one, and is folded into the output bias.
     """
 
     qkv_weight: Tensor
@@ -353,7 +356,7 @@ class _Block(nn.Module):
 
 
 class _GeluInPlace(nn.Module):
-    """GELU that overwrites its input: the widest tensor of a block needs no second copy."""
+    """GELU that overwrites its input, so that the widest tensor of a block is not held twice."""
 
     def __init__(self, approximate: str) -> None:
         super().__init__()
@@ -365,7 +368,7 @@ class _GeluInPlace(nn.Module):
 
 
 def _read_block(block: Any) -> _BlockParts | None:
-    """The parts of a block of open_clip, the OpenAI package or timm; None when it computes something else."""
+    """The parts of a block from open_clip, the OpenAI package or timm, or None if the block computes something else."""
     attention: Any = getattr(block, "attn", None)
     mlp: Any = getattr(block, "mlp", None)
     if isinstance(attention, nn.MultiheadAttention):
@@ -427,7 +430,7 @@ def _before_scale(scale: Any, linear: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fold_classifier(head: nn.Sequential) -> nn.Sequential:
-    """A copy of a classification head without dropout, its parameters as buffers."""
+    """A copy of a classification head without dropout and with its parameters as buffers."""
     layers = copy.deepcopy([layer for layer in head if isinstance(layer, nn.Linear | nn.ReLU)])
     for layer in layers:
         for name, parameter in list(layer.named_parameters()):

@@ -1,4 +1,4 @@
-"""The gate: what was exported, run on real frames, against the folded model in torch."""
+"""The gate: it runs an exported model on real frames and compares the results with the folded model in torch."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _FRAMES_AT_ONCE = 4
-"""Of a model with a dynamic batch."""
+"""Batch size for the folded model, and for ONNX files with a dynamic batch."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an export must keep.
+    """The limits that an exported model must keep.
 
     Attributes:
-        cosine: smallest cosine similarity of the logits of a frame.
-        relative: largest error of a logit, over the largest logit of the frame.
-        agreement: smallest share of pixels (frames, for classification) with torch's class, on average.
-        dice: smallest Dice coefficient of the masks, on average.
-        stream: largest relative L2 error of the residual stream behind a block; only to say where an error began.
+        cosine: smallest allowed cosine similarity of the logits of any frame.
+        relative: largest allowed error of a logit, relative to the largest logit of the frame.
+        agreement: smallest allowed share of pixels (for classification, frames) that get the same class as in torch,
+            on average over frames.
+        dice: smallest allowed Dice coefficient of the masks, on average over frames.
+        stream: relative L2 error of the residual stream above which a place counts as the origin of an error. It does
+            not decide whether the model passes.
     """
 
     cosine: float
@@ -54,29 +56,31 @@ THRESHOLDS = {
     "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, stream=5e-3),
     "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, stream=5e-2),
 }
-"""By precision: errors five to ten times those of ViT-Tiny and ViT-B/16 with random weights on a real clip (fp16:
-relative 1.4e-3, stream 8e-4; bf16: 1.7e-2, 6e-3), as trained towers have larger values."""
+"""The default limits, by precision. They are five to ten times the errors measured on a real clip with ViT-Tiny and
+ViT-B/16 with random weights (fp16: relative 1.4e-3, stream 8e-4; bf16: relative 1.7e-2, stream 6e-3), because trained
+towers have larger values."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """How an exported model compares with torch; ``mean`` and ``worst`` are over frames.
+    """The comparison of an exported model with the folded model in torch; ``mean`` and ``worst`` are over frames.
 
     Attributes:
-        sha256: of the file that ran.
-        runtime: what ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
-        precision: of its matrix products.
-        frames: how many were compared.
-        cosine, absolute_error, relative_error: of the logits or embeddings, on the worst frame; see
-            :class:`Thresholds`. None where the file gives masks only.
-        agreement_mean, agreement_worst: share of pixels with torch's class, or of frames for classification; None for
-            embeddings.
-        dice_mean, dice_worst: of the masks, averaged over the classes in a frame; None for classification.
-        thresholds: what was asked for.
-        failures: a sentence per threshold missed; none when it passed.
-        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``, or ``engine``,
-            which does not show what is inside; None when it passed.
-        stream: relative L2 error behind each place, when an ONNX file failed.
+        sha256: the hash of the file that ran.
+        runtime: the runtime that ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
+        precision: the precision of its matrix products.
+        frames: the number of frames compared.
+        cosine, absolute_error, relative_error: errors of the logits or embeddings on the worst frame; see
+            :class:`Thresholds`. None if the file returns masks only.
+        agreement_mean, agreement_worst: share of pixels (for classification, frames) that get the same class as in
+            torch. None for embeddings.
+        dice_mean, dice_worst: Dice coefficient of the masks, averaged over the classes in a frame. None except for
+            segmentation.
+        thresholds: the limits that applied.
+        failures: a sentence for each limit exceeded; empty if the model passed.
+        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``. It is ``engine``
+            for an engine, whose intermediate tensors cannot be read, and None if the model passed.
+        stream: relative L2 error of the residual stream after each place, if an ONNX file failed; otherwise None.
     """
 
     sha256: str
@@ -97,14 +101,14 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every threshold was kept."""
+        """Whether the model kept every limit."""
         return not self.failures
 
     def write(self, path: Path, engine: Report | None = None) -> None:
-        """As JSON, with the report on the engine that was built from the ONNX file where it ran.
+        """Write the report as JSON. ``engine`` is the report on the engine built from this ONNX file, if it ran.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         values = {"passed": self.passed, **asdict(self)}
         if engine is not None:
@@ -114,16 +118,17 @@ class Report:
 
 
 def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, thresholds: Thresholds | None = None) -> Report:
-    """Run an exported model in ONNX Runtime on the CPU, against the folded model it came from.
+    """Run an exported model in ONNX Runtime on the CPU, and compare it with the folded model that it came from.
 
-    16-bit types are emulated, summed in float32 and rounded behind every node, as tensor cores do: ONNX Runtime itself
-    has no bfloat16 products on a CPU, and leaves out roundings between float16 nodes, which hides an overflow.
+    16-bit types are emulated as tensor cores compute: sums are in float32, and the result of every node is rounded.
+    ONNX Runtime's own CPU kernels would not do: they have no bfloat16 products, and between float16 nodes they skip
+    roundings, which hides overflows.
 
     Args:
         folded: the model, folded in float32.
         path: the ONNX file.
-        frames: uint8 (B, C, H, W), real ones: B any number, C as the file was exported for.
-        thresholds: default: those of the file's precision.
+        frames: real frames (B, C, H, W) uint8; B is any number, C is what the file was exported for.
+        thresholds: the limits to keep; default: the entry of ``THRESHOLDS`` for the precision of the file.
 
     Raises:
         InputError: the file cannot be run, or the frames do not fit.
@@ -168,13 +173,13 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
 def check_session(
     folded: FoldedHTCLIP, path: str | Path, frames: Tensor, thresholds: Thresholds | None = None
 ) -> Report:
-    """Run a file as :meth:`ht_kernels.deploy.Session.open` does, an engine on its GPU, against the folded model.
+    """Run a file in a :class:`ht_kernels.deploy.Session`, and compare it with the folded model.
 
-    Args and thresholds as for :func:`check_onnx`.
+    An engine runs on its GPU. The arguments are those of :func:`check_onnx`.
 
     Raises:
         InputError: the file does not fit its manifest, or the frames do not fit.
-        BackendError: it does not run here.
+        BackendError: the file cannot run on this machine.
     """
     path = Path(path)
     manifest = read_manifest(manifest_path(path))
@@ -213,7 +218,7 @@ def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Array:
 
 
 def _precision(model: ModelProto) -> str:
-    """Of the matrix products."""
+    """The precision of the matrix products of a model."""
     from onnx import TensorProto
 
     types = {tensor.data_type for tensor in model.graph.initializer}
@@ -221,7 +226,10 @@ def _precision(model: ModelProto) -> str:
 
 
 def _compare(name: str, expected: Array, logits: Array | None, mask: Array | None) -> dict[str, Any]:
-    """What a report says, from logits (B, K, ...) or masks or both, or embeddings (B, E), and the worst frame."""
+    """The measured fields of a :class:`Report`, and the index of the worst frame under ``worst``.
+
+    ``logits`` holds logits (B, K, ...) or embeddings (B, E). Logits, masks or both may be given.
+    """
     count = len(expected)
     cosine = error = relative = None
     if logits is not None:
@@ -254,7 +262,7 @@ def _compare(name: str, expected: Array, logits: Array | None, mask: Array | Non
 
 
 def _dice(a: Array, b: Array) -> float:
-    """Mean over the classes in either mask."""
+    """The Dice coefficient of two masks, averaged over the classes that occur in either."""
     return float(np.mean([dice(a == k, b == k) for k in np.union1d(a, b)]))
 
 
@@ -273,7 +281,7 @@ def _failures(measured: dict[str, Any], thresholds: Thresholds) -> tuple[str, ..
 
 
 def _stream_errors(folded: FoldedHTCLIP, model: ModelProto, frame: Tensor) -> dict[str, float]:
-    """Relative L2 error of the residual stream behind each place, in the order of computation."""
+    """The relative L2 error of the residual stream after each place, in the order of computation."""
     expected = _stream(folded, frame)
     got = _run(model, [f"{place}.out" for place in expected], frame)
     return {
@@ -283,7 +291,7 @@ def _stream_errors(folded: FoldedHTCLIP, model: ModelProto, frame: Tensor) -> di
 
 
 def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
-    """The residual stream (1, N, D) behind each place of the folded model, by the names of the graph."""
+    """The residual stream (1, N, D) of the folded model after each place, by the place's name in the ONNX graph."""
     tokens: dict[str, Array] = {}
 
     def keep(place: str, x: Tensor) -> None:
@@ -304,7 +312,7 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
 
 
 def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, Array]:
-    """The named tensors of a model, by ONNX Runtime."""
+    """Run a model in ONNX Runtime, and return the tensors named ``names``."""
     import onnx
     import onnxruntime
 
@@ -322,13 +330,16 @@ def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, A
             filled = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
             results = session.run(names, {"frames": filled.cpu().numpy()})
             parts.append([result[: len(part)] for result in results])
-    except Exception as error:  # its exceptions have no common class but this
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
         raise InputError(f"ONNX Runtime cannot run the export: {on_one_line(error)}") from error
     return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 
 def _emulate(model: ModelProto) -> None:
-    """Rewrite 16-bit types in place: constants as they are rounded, computed in float32, rounded behind every node."""
+    """Rewrite a 16-bit model in place so that it computes in float32 and rounds the result of every node.
+
+    Constants become float32 with the values that they have in 16 bits.
+    """
     from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
     graph = model.graph

@@ -1,4 +1,4 @@
-"""The folded model as CUDA graphs: a frame costs one copy and one launch, however many kernels the model has."""
+"""The folded model as CUDA graphs: a call costs one copy and one launch, however many kernels the model has."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .folded import FoldedHTCLIP
 from .static_input import StaticInput
 
 WARM_UP = 3
-"""Runs before a capture: libraries load, Triton tunes and a backend that fails gives way, none of which may happen
-while a graph is captured."""
+"""The number of plain runs before a capture. In these runs libraries load, Triton tunes its kernels, and a backend that
+fails is replaced by the next. None of this may happen while a graph is captured."""
 
 _capturing = threading.Lock()
 
@@ -29,23 +29,28 @@ _capturing = threading.Lock()
 class GraphRunner:
     """Runs a folded model on a GPU, captured as one CUDA graph per shape of frames.
 
-    ``runner(frames, output_size=None)`` takes frames as the model does, on any GPU or in host memory, pinned or not,
-    which the caller may refill at once. It returns the model's logits, or its masks, on the caller's current stream;
-    they are the caller's own. A graph is captured at the first call of a shape, which takes as long as a few plain
-    runs; :meth:`warm_up` does it ahead. It computes with the weights that the model had then: writing into them in
-    place is seen, replacing them (``model.to``) needs a new runner.
+    ``runner(frames, output_size=None)`` takes the frames that the model takes, from any GPU or from host memory, pinned
+    or not; the caller may refill host memory as soon as the call returns. The runner returns logits or masks on the
+    caller's current stream, in a tensor that no later call overwrites.
 
-    Safe to call from any number of threads, on any streams; they take turns, on the GPU too. While a graph is captured,
-    no thread may wait for the whole GPU (``torch.cuda.synchronize``): CUDA refuses that, and the capture with it.
+    The first call with a new shape captures its graph, which takes as long as a few plain runs; :meth:`warm_up`
+    captures it in advance. A graph refers to the weight tensors that the model had at that time. It sees values written
+    into these tensors in place, but after the tensors are replaced (``model.to``) a new runner is needed.
+
+    Any number of threads may call the runner, on any streams. The calls take turns, on the GPU too. While a graph is
+    captured, no thread may wait for the whole GPU (``torch.cuda.synchronize``): CUDA would refuse the wait and end the
+    capture with an error.
 
     Args:
         model: a folded model on a GPU.
-        masks: return classes (B, H, W) uint8 for segmentation, (B,) for classification, in place of logits.
-        max_graphs: shapes kept at a time; the one unused for longest goes, and is captured again when it comes back.
+        masks: return the classes instead of the logits: (B, H, W) uint8 for segmentation, (B,) uint8 for
+            classification.
+        max_graphs: the number of graphs to keep. Beyond it, the graph unused for longest is dropped; if its shape comes
+            again, it is captured again.
 
     Raises:
         BackendError: the model is not on a GPU.
-        ValueError: ``max_graphs`` is less than 1, or ``masks`` are asked of a contrastive model.
+        ValueError: ``max_graphs`` is less than 1, or ``masks`` is true for a contrastive model.
     """
 
     def __init__(self, model: FoldedHTCLIP, *, masks: bool = False, max_graphs: int = 8) -> None:
@@ -60,17 +65,18 @@ class GraphRunner:
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
         self._device = device
-        # cuBLAS keeps memory for each stream, which all graphs captured on it work in. So there is one stream, and no
-        # two graphs run at once.
+        # cuBLAS keeps one workspace per stream, and all graphs captured on the stream share it. All graphs are captured
+        # on this one stream, so no two of them may run at once.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Logits or masks of frames; see the class.
+        """Return the logits or masks of frames, as the class describes.
 
         Raises:
-            InputError, TypeError, ValueError: the frames are not what the model takes.
+            InputError, TypeError, ValueError: the model does not accept the frames; see
+                :meth:`ht_kernels.deploy.FoldedHTCLIP.forward`.
             BackendError: the graph could not be captured.
         """
         self.model.check(frames, output_size)
@@ -82,7 +88,7 @@ class GraphRunner:
         self(torch.zeros(shape, dtype=torch.uint8), output_size)
 
     def _graph(self, frames: Tensor, output_size: tuple[int, int] | None) -> _Graph:
-        # What the model computes with is read when a graph is captured, so a change asks for another graph.
+        # A graph keeps the settings of the moment it was captured, so other settings need another graph.
         settings = asked_for(), torch.get_float32_matmul_precision()
         key = tuple(frames.shape), frames.dtype, output_size, settings
         graph = self._graphs.pop(key, None)
@@ -102,10 +108,10 @@ class GraphRunner:
 
 @contextmanager
 def _capture_alone() -> Iterator[None]:
-    """Time for a warm-up and a capture.
+    """Keep other captures and the garbage collector away during a warm-up and a capture.
 
-    CUDA captures one graph at a time in a process, and refuses what a finalizer may do, or the warm-up of another
-    graph, which waits for the whole GPU when Triton searches for tiles.
+    CUDA captures one graph at a time in a process. During a capture it refuses calls that a finalizer may make, and the
+    wait for the whole GPU that the warm-up of another graph makes when Triton searches for tiles.
     """
     with _capturing:
         collects = gc.isenabled()
@@ -118,14 +124,14 @@ def _capture_alone() -> Iterator[None]:
 
 
 class _Graph:
-    """One captured call, with its static input and output; made and called on the current device.
+    """One captured call with its static input and output. It is made and called on the current device.
 
     Args:
-        function: what to capture.
-        like: frames of the shape and dtype to capture it for.
-        weights: what the function reads besides, where they are now.
-        stream: to capture on.
-        done: recorded behind every replay of a graph of this stream.
+        function: the function to capture.
+        like: frames of the shape and dtype to capture the function for.
+        weights: all other tensors that the function reads; the graph keeps them alive at their addresses.
+        stream: the stream to capture on.
+        done: an event, recorded after every replay of any graph captured on ``stream``.
     """
 
     def __init__(
@@ -137,19 +143,19 @@ class _Graph:
         done: torch.cuda.Event,
     ) -> None:
         self.done, self.weights = done, weights
-        weakref.finalize(self, done.synchronize)  # a replay still to come uses all of this, on whatever stream
+        weakref.finalize(self, done.synchronize)  # a queued replay still uses this memory
         device, caller = stream.device, torch.cuda.current_stream()
         self.input = StaticInput(tuple(like.shape), like.dtype, device)
         self.graph = torch.cuda.CUDAGraph()
         stream.wait_stream(caller)
         stream.wait_event(done)
         try:
-            # A folded model has its precision from folding. torch.cuda.graph alone leaves its stream the current one
-            # when the end of a capture fails.
+            # Folding has already set the precision, so autocast is off. torch.cuda.stream restores the current stream
+            # even if the end of the capture fails; torch.cuda.graph alone does not.
             with torch.autocast("cuda", enabled=False), torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
                     function(self.input.frames)
-                # Other threads, such as one that decodes video, go on calling CUDA meanwhile.
+                # "thread_local" lets other threads, such as a video decoder, call CUDA during the capture.
                 with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                     self.output = function(self.input.frames)
         except torch.OutOfMemoryError as error:
@@ -164,8 +170,8 @@ class _Graph:
         caller.wait_stream(stream)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        result = torch.empty_like(self.output)  # not of the graph's memory, which the next replay writes
-        torch.cuda.current_stream().wait_event(self.done)  # the last call may have been on another stream
+        result = torch.empty_like(self.output)  # a copy, because the next replay overwrites the graph's output
+        torch.cuda.current_stream().wait_event(self.done)  # the previous call may have used another stream
         self.input.fill(frames)
         self.graph.replay()
         result.copy_(self.output)

@@ -1,4 +1,4 @@
-"""What stands beside an exported file: what it is, what it takes and gives, and the hash that says it is that file."""
+"""The manifest beside an exported file: what the file is, its inputs and outputs, and a hash that identifies it."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _PACKAGES = ("torch", "onnx", "onnxruntime")
 
 @dataclass(frozen=True)
 class Manifest:
-    """Of an ONNX file, or of an engine built from one.
+    """The description of an ONNX file, or of an engine built from one.
 
     Attributes:
-        format: version of this form.
+        format: the version of the manifest format.
         kind: ``onnx``, ``tensorrt`` or ``tensorrt_rtx``.
-        file: its name, in the same folder.
-        sha256: of the file.
-        onnx_sha256: of the ONNX file it is or was built from.
-        targets: compute capabilities of an engine, such as ``sm_86``.
-        versions: of ht_kernels and the libraries that took part.
-        opset: of ONNX.
-        precision: of matrix products.
-        plugin: whether adapters are nodes for the TensorRT plugin, not standard operators.
+        file: the name of the described file, which lies in the same folder.
+        sha256: the hash of the described file.
+        onnx_sha256: the hash of the ONNX file: the described file itself, or the one that an engine was built from.
+        targets: compute capabilities that an engine was built for, such as ``sm_86``; empty for an ONNX file.
+        versions: versions of ht_kernels and of the libraries used, by package name.
+        opset: the version of the ONNX operator set.
+        precision: the precision of matrix products: ``fp32``, ``fp16`` or ``bf16``.
+        plugin: whether adapters are nodes for the TensorRT plugin instead of standard operators.
         task: ``segmentation``, ``classification`` or ``contrastive``.
-        num_classes: K; 0 for contrastive.
-        class_names: one per class, or None.
-        batch: smallest, usual and largest number of frames at once.
-        input_name, input_type, input_shape: of the frames; the batch stands as ``batch`` where it is dynamic.
-        output_name, output_type, output_shape: of the result.
-        preprocessing: what to do to a frame before it goes in, in words.
-        pixel_scale, pixel_mean, pixel_std: what the graph itself does to pixel values:
-            ``(pixel * scale - mean) / std``, mean and standard deviation by channel.
+        num_classes: the number of classes K; 0 for a contrastive model.
+        class_names: the name of each class, or None.
+        batch: smallest, usual and largest batch size.
+        input_name, input_type, input_shape: the input, frames. A dynamic batch size is written as ``batch``.
+        output_name, output_type, output_shape: the output, written the same way.
+        preprocessing: what to do with a frame before passing it in, in words.
+        pixel_scale, pixel_mean, pixel_std: how the graph itself normalizes pixel values:
+            ``(pixel * scale - mean) / std``, with mean and standard deviation by channel.
     """
 
     format: int
@@ -76,17 +76,17 @@ class Manifest:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of a file lies: ``model.json`` for ``model.onnx``, ``model.engine.json`` for an engine."""
+    """The path of a file's manifest: ``model.json`` for ``model.onnx``, ``model.engine.json`` for ``model.engine``."""
     return _stem(path).with_name(f"{_stem(path).name}.json")
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a file is one that a manifest describes, and not a checkpoint; nothing is read."""
+    """Whether a file is an exported model rather than a checkpoint. Only names are looked at, no file is read."""
     return path.suffix == ".onnx" or manifest_path(path).is_file()
 
 
 def report_path(path: Path) -> Path:
-    """Where the gate's report on a file lies: ``model.report.json`` or ``model.engine.report.json``."""
+    """The path of the gate's report on a file: ``model.report.json`` or ``model.engine.report.json``."""
     return _stem(path).with_name(f"{_stem(path).name}.report.json")
 
 
@@ -95,7 +95,7 @@ def _stem(path: Path) -> Path:
 
 
 def sha256(content: bytes) -> str:
-    """As the manifest has it."""
+    """The SHA-256 hash of ``content`` in hexadecimal, as manifests hold it."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -109,7 +109,7 @@ def describe(
     channels: int,
     plugin: bool,
 ) -> Manifest:
-    """The manifest of an ONNX file with this content."""
+    """The manifest of the ONNX file at ``path`` with this ``content``."""
     from .onnx_graph import OPSET
 
     height, width = folded.image_size
@@ -149,17 +149,18 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the manifest beside ``path``, the exported file.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the manifest cannot be written.
     """
     content = json.dumps(asdict(manifest), indent=2) + "\n"
     write_whole(manifest_path(path), content.encode(), "the manifest")
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """The manifest at ``path`` (``*.json``), checked, and the hash of its file with it.
+    """Read and check the manifest at ``path`` (``*.json``), including the hash of the file that it describes.
 
     Raises:
-        InputError: it is missing, damaged or of another format, or its file is missing or another one.
+        InputError: the manifest is missing, damaged or of another format, or the file that it describes is missing or
+            has another hash.
     """
     path = Path(path)
     content = read_whole(path, "the manifest")
@@ -192,7 +193,10 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Fields whose value cannot be, and what they should be: buffers are allocated and masks named after them."""
+    """Yield the name of each field with an impossible value, and the value expected.
+
+    The fields are checked because buffers are allocated, and masks are named, by them.
+    """
     low, usual, high = manifest.batch
     if not 1 <= low <= usual <= high <= _LARGEST_BATCH:
         yield "batch", f"1 to {_LARGEST_BATCH} frames, not falling"
@@ -215,7 +219,7 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "output_type", "uint8 of a mask, else float32"
     pixels = rest[1:] if manifest.task == "segmentation" else []
     width = {"logits": [manifest.num_classes], "mask": []}.get(manifest.output_name)
-    if width is None:  # of embeddings, any
+    if width is None:  # embeddings may have any width
         width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
     if manifest.output_shape != (count, *width, *pixels) or len(manifest.output_shape) == 1:
         yield "output_shape", f"the shape of {manifest.output_name} of {manifest.num_classes} classes"
@@ -234,7 +238,7 @@ def _check_file(manifest: Manifest, path: Path) -> None:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON, its lists as tuples, is of a type."""
+    """Whether a value from JSON, with lists converted to tuples, has the type ``hint``."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return any(_is(value, one) for one in inner)

@@ -1,4 +1,4 @@
-"""Export of the folded model to an ONNX file with its manifest."""
+"""Export of the folded model to an ONNX file with a manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 RESULTS = ("logits", "mask", "embeddings")
 
 _LARGEST = 2**31 - 2**24
-"""Bytes of weights; protobuf ends at 2**31, and the nodes need some."""
+"""The largest size of the weights in bytes. A protobuf message ends at 2**31 bytes, and the nodes need some of them."""
 
 
 def export_onnx(
@@ -30,28 +30,30 @@ def export_onnx(
     channels: int = 1,
     plugin: bool = False,
 ) -> Manifest:
-    """Write ``path`` (``*.onnx``) and its manifest beside it (``*.json``).
+    """Write the model to ``path`` (``*.onnx``), and a manifest beside it (``*.json``).
 
-    The graph takes ``frames``, uint8 (B, channels, H, W) with values 0 to 255, and gives ``logits``, float32
-    (B, K, H, W) for segmentation or (B, K) for classification; or ``mask``, uint8 (B, H, W), the class of each pixel;
-    or for a contrastive model ``embeddings``, float32 (B, E), of unit length.
+    The graph takes ``frames`` (B, channels, H, W) uint8 with values 0 to 255. It returns one of these:
+
+    - ``logits`` float32, (B, K, H, W) for segmentation or (B, K) for classification;
+    - ``mask`` (B, H, W) uint8, the class of each pixel, for segmentation;
+    - ``embeddings`` (B, E) float32 of unit length, for a contrastive model.
 
     Args:
         folded: a model folded in float32 or float64.
-        path: appears whole or not at all.
-        precision: of matrix products: ``fp32``, ``fp16`` or ``bf16``.
-        batch: B, or (smallest, usual, largest) for a dynamic B; the range stands in the manifest.
-        output: ``logits``, ``mask`` or ``embeddings``; None for what the model gives.
+        path: the file to write; it appears complete or not at all.
+        precision: the precision of matrix products: ``fp32``, ``fp16`` or ``bf16``.
+        batch: B, or (smallest, usual, largest) for a dynamic B. The manifest records the range.
+        output: ``logits``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
         channels: 1 for gray frames, 3 for RGB.
-        plugin: adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with our plugin runs; their
-            tokens are then in the precision of matrix products.
+        plugin: write adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with the plugin of
+            ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products.
 
     Returns:
         The manifest.
 
     Raises:
-        TypeError: ``folded`` is not a folded model, or was folded into 16 bits.
-        InputError: an argument or the model does not fit, or a file cannot be written.
+        TypeError: ``folded`` is not a folded model, or was folded to a 16-bit dtype.
+        InputError: an argument is wrong, the model cannot be exported, or a file cannot be written.
     """
     try:
         import onnx
@@ -78,7 +80,7 @@ def export_onnx(
 def _check(
     folded: FoldedHTCLIP, path: Path, precision: str, batch: object, output: str | None, channels: int
 ) -> tuple[int, int, int]:
-    """The range of B, everything else being right."""
+    """Check the arguments, and return the range of B."""
     if not isinstance(folded, FoldedHTCLIP):
         raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
     if folded.position.dtype not in (torch.float32, torch.float64):

@@ -1,4 +1,4 @@
-"""Building a strongly typed ONNX graph node by node, every node under a name that says where it belongs."""
+"""A builder for strongly typed ONNX graphs. Every node gets a name that says which part of the model it belongs to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from ht_kernels.errors import InputError
 
 OPSET = 20
-"""The first with Gelu; what TensorRT 10 and later read."""
+"""The version of the ONNX operator set: the first with Gelu, and one that TensorRT 10 and later can read."""
 
 PLUGIN_DOMAIN = "ht_kernels"
-"""Of the one operator that is not ONNX's own, where it is asked for."""
+"""The domain of the adapter node for the TensorRT plugin, the only operator that is not standard ONNX."""
 
 FLOAT = TensorProto.FLOAT
 _TORCH: dict[int, torch.dtype] = {
@@ -26,12 +26,12 @@ _TORCH: dict[int, torch.dtype] = {
 
 
 class Graph:
-    """Nodes, constants and the type of every tensor; tensors are strings, their names.
+    """The nodes and constants of a graph, and the type of every tensor. A tensor is represented by its name.
 
-    A node's only output bears the node's name unless ``output`` says otherwise.
+    A node with one output gives it its own name, unless ``output`` names it.
 
     Args:
-        narrow: ONNX type of matrix products: FLOAT, FLOAT16 or BFLOAT16.
+        narrow: the ONNX type of matrix products: FLOAT, FLOAT16 or BFLOAT16.
     """
 
     def __init__(self, narrow: int) -> None:
@@ -43,7 +43,7 @@ class Graph:
     def add(
         self, op: str, name: str, *inputs: str, output: str | None = None, to: int | None = None, **attributes: Any
     ) -> str:
-        """One node; ``to`` is the type of its output where that differs from its input's."""
+        """Add a node, and return its output. ``to`` is the type of the output if it differs from the first input's."""
         output = output or name
         if op == "Cast":
             attributes["to"] = to
@@ -52,34 +52,37 @@ class Graph:
         return output
 
     def cast(self, x: str, to: int) -> str:
-        """``x`` in the type ``to``, cast at most once."""
+        """Return ``x`` in the type ``to``. Each tensor is cast to a type at most once."""
         if self.types[x] == to:
             return x
         name = f"{x}/to_{TensorProto.DataType.Name(to).lower()}"
         return name if name in self.types else self.add("Cast", name, x, to=to)
 
     def split(self, name: str, x: str, sizes: Sequence[int], axis: int) -> list[str]:
-        """``x`` in pieces along ``axis``."""
+        """Split ``x`` into pieces of the given sizes along ``axis``."""
         outputs = [f"{name}.{i}" for i in range(len(sizes))]
         self._nodes.append(helper.make_node("Split", [x, self.integers(sizes)], outputs, name=name, axis=axis))
         self.types.update(dict.fromkeys(outputs, self.types[x]))
         return outputs
 
     def reshape(self, name: str, x: str, *shape: int) -> str:
-        """``x`` with its batch kept and the rest as ``shape``."""
+        """Reshape ``x`` to (B, *shape); the batch dimension is kept."""
         return self.add("Reshape", name, x, self.integers((0, *shape)))
 
     def linear(
         self, name: str, x: str, weight: Tensor, bias: Tensor | None, product: int | None = None, result: int = FLOAT
     ) -> str:
-        """``x`` times ``weight`` (out, in) transposed, in the type ``product`` (default: narrow); then the bias."""
+        """Return ``x @ weight.T + bias``, with ``weight`` (out, in).
+
+        The product is computed in the type ``product`` (default: ``narrow``); the bias is added in the type ``result``.
+        """
         product = self.narrow if product is None else product
         y = self.add("MatMul", name, self.cast(x, product), self.constant(f"{name}.weight", weight.t(), product))
         y = self.cast(y, result)
         return y if bias is None else self.add("Add", f"{name}/bias", y, self.constant(f"{name}.bias", bias, result))
 
     def normalize(self, name: str, x: str, width: int, eps: float, weight: Tensor | None = None) -> str:
-        """LayerNorm over the last axis, in float32; a ``weight`` of ones where none is given, as ONNX wants one."""
+        """LayerNorm over the last axis, in float32, without bias. ONNX requires a weight, so the default is ones."""
         scale = (
             self.constant(f"ones.{width}", torch.ones(width))
             if weight is None
@@ -88,10 +91,10 @@ class Graph:
         return self.add("LayerNormalization", name, self.cast(x, FLOAT), scale, axis=-1, epsilon=eps)
 
     def constant(self, name: str, value: Tensor, to: int = FLOAT) -> str:
-        """A weight, rounded to the type ``to``.
+        """Add a weight, rounded to the type ``to``, as a constant.
 
         Raises:
-            InputError: a value is too large for that type.
+            InputError: a value is too large for the type.
         """
         if name not in self._constants:
             rounded = value.detach().to("cpu", _TORCH[to]).contiguous()
@@ -104,13 +107,13 @@ class Graph:
         return name
 
     def integers(self, values: Sequence[int]) -> str:
-        """A constant list of integers: a shape, axes, sizes."""
+        """Add a list of integers, such as a shape, axes or sizes, as a constant."""
         name = "integers." + "x".join(str(value) for value in values)
         self._constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], list(values))
         return name
 
     def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto], producer_version: str) -> ModelProto:
-        """The finished model."""
+        """Return the finished model."""
         graph = helper.make_graph(self._nodes, "ht_kernels", inputs, outputs, list(self._constants.values()))
         opsets = [helper.make_opsetid("", OPSET)]
         version = helper.find_min_ir_version_for(opsets)

@@ -1,10 +1,11 @@
-"""The folded model as an ONNX graph, built from its weights operator by operator; nothing is traced.
+"""The folded model as an ONNX graph, built operator by operator from the folded weights, without tracing.
 
-Matrix products and the patch embedding are in the precision asked for (the embedding in float32 for bfloat16). The
-residual stream, LayerNorm, softmax, the noise estimator, the depthwise convolutions and the last map to logits are in
-float32 whatever the precision is: CLIP's residual stream has channels that 16 bits do not hold beside the others.
+Matrix products and the patch embedding are in the precision asked for (with bfloat16, the patch embedding is in
+float32). The residual stream, LayerNorm, softmax, the noise estimator, the depthwise convolutions and the last product
+before the logits are always in float32, because some channels of CLIP's residual stream are so large that 16 bits
+cannot hold them together with the others.
 
-The residual stream has known names: ``embedding.out``, then ``blocks.{i}.out`` and ``adapters.{i}.out``.
+The tensors of the residual stream are named ``embedding.out``, ``blocks.{i}.out`` and ``adapters.{i}.out``.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ from .onnx_graph import FLOAT, PLUGIN_DOMAIN, Graph
 
 _NARROW = {"fp32": FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _PIXEL_SCALE = 256.0
-"""Pixels are divided by it and weights multiplied: exact, and keeps folded weights out of float16's subnormals."""
+"""Pixels are divided by this power of two, and patch weights are multiplied by it. This is exact, and it keeps the
+folded weights out of float16's subnormal range."""
 
 
 def build(
     folded: FoldedHTCLIP, precision: str, batches: tuple[int, int, int], output: str, channels: int, plugin: bool
 ) -> ModelProto:
-    """The model of :func:`ht_kernels.deploy.onnx.export_onnx`, whose arguments these are, ``batches`` as a range.
+    """Build the ONNX model for :func:`ht_kernels.deploy.onnx.export_onnx`.
+
+    The arguments are those of that function; ``batches`` is (smallest, usual, largest).
 
     Raises:
-        InputError: an activation has no ONNX operator, or a weight is too large for the precision.
+        InputError: an activation is not known to the export, a weight is too large for the precision, or the plugin
+            does not support the grid.
     """
     g = Graph(_NARROW[precision])
     g.types["frames"] = TensorProto.UINT8
@@ -71,17 +76,17 @@ def build(
 
 
 def _embed(g: Graph, folded: FoldedHTCLIP, channels: int) -> str:
-    """Patch embedding, prefix tokens and positions, pre-norm."""
+    """Patch embedding, prefix tokens, position embedding and pre-norm."""
     weight = folded.gray_patch_weight if channels == 1 else folded.patch_weight
     scale = g.constant("embedding/pixels.scale", torch.tensor(1 / _PIXEL_SCALE))
     pixels = g.add("Mul", "embedding/pixels", g.cast("frames", FLOAT), scale)
-    product = FLOAT if g.narrow == TensorProto.BFLOAT16 else g.narrow  # Conv has bfloat16 from opset 22 on
+    product = FLOAT if g.narrow == TensorProto.BFLOAT16 else g.narrow  # Conv takes bfloat16 only from opset 22 on
     kernel = g.constant("embedding/patches.weight", weight * _PIXEL_SCALE, product)
     strides = list(weight.shape[-2:])
     patches = g.add("Conv", "embedding/patches", g.cast(pixels, product), kernel, strides=strides)
     rows = g.reshape("embedding/flatten", g.cast(patches, FLOAT), weight.shape[0], folded.grid[0] * folded.grid[1])
     x = g.add("Transpose", "embedding/tokens", rows, perm=[0, 2, 1])
-    if folded.prefix_tokens:  # zeros in front: the prefix tokens stand in the positions
+    if folded.prefix_tokens:  # with zeros: folded.position contains the prefix tokens
         x = g.add("Pad", "embedding/prefix", x, g.integers((0, folded.prefix_tokens, 0, 0, 0, 0)))
     normed = folded.pre_norm is not None
     position = g.constant("embedding.position", folded.position)
@@ -107,7 +112,7 @@ def _block(g: Graph, scope: str, block: Any, x: str) -> str:
 
 
 def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
-    """MatMul, Softmax, MatMul; the scores' scale is in the query's weights."""
+    """Attention as MatMul, Softmax and MatMul. The scale of the scores is folded into the query's weights."""
     tokens_shape = (block.heads, inner // block.heads)
     scale = tokens_shape[1] ** -0.5
     weight = torch.cat([block.qkv_weight[:inner] * scale, block.qkv_weight[inner:]])
@@ -126,7 +131,7 @@ def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
 
 
 def _activation(g: Graph, name: str, activation: nn.Module, x: str) -> str:
-    """The activation of an MLP, known by what it computes: GELU, its tanh form, or QuickGELU."""
+    """The activation of an MLP: GELU, GELU with tanh, or QuickGELU. Which one it is, is found by comparing values."""
     probe = torch.linspace(-6, 6, 97)
     got = activation(probe.clone())
     for approximate in ("none", "tanh"):
@@ -140,7 +145,7 @@ def _activation(g: Graph, name: str, activation: nn.Module, x: str) -> str:
 
 
 def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
-    """See :class:`ht_kernels.folding.FoldedAdapter`."""
+    """One adapter with standard operators; :class:`ht_kernels.folding.FoldedAdapter` documents the computation."""
     patches = grid[0] * grid[1]
     channels, dim = adapter.down_weight.shape
     normed = g.normalize(f"{scope}/norm", x, dim, adapter.eps, adapter.norm_gain)
@@ -167,7 +172,7 @@ def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], 
 
 
 def _plugin_adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:
-    """One node for the plugin of csrc/tensorrt, with the inputs and attributes that it documents."""
+    """One adapter as a node for the TensorRT plugin; csrc/tensorrt/adapter_plugin.h documents inputs and attributes."""
     if adapter.mask is not None and max(grid) > MAX_SIDE:
         raise InputError(
             f"{scope} has a spectral filter on a grid of {grid[0]}x{grid[1]}, and the plugin takes up to "
@@ -191,15 +196,16 @@ def _plugin_adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int,
 
 
 def _spectral(g: Graph, scope: str, mask: Tensor, image: str, grid: tuple[int, int]) -> str:
-    """The filter as products with small matrices, in float32: see :func:`ht_kernels.folding.fourier_matrices`.
+    """The spectral filter in float32, as products with the matrices of :func:`ht_kernels.folding.fourier_matrices`.
 
-    Over the height first, whose real and imaginary parts are then apart; a spectrum has all real parts of a row before
-    the imaginary ones, so one product over the width makes both.
+    The transform over the height comes first and gives the real and the imaginary part as two tensors. Then each part
+    is multiplied by one matrix over the width. The spectrum has, in each row, all real parts before all imaginary
+    parts, so a single product gives both.
     """
     height, half = grid[0], grid[1] // 2 + 1
     rows, columns, share = fourier_matrices(*grid)
     real, imaginary = (mask * share[:, None].to(mask)).unbind(-1)
-    turned = torch.cat([-rows[half:], rows[:half]])  # what the imaginary part of the height adds
+    turned = torch.cat([-rows[half:], rows[:half]])  # multiplies the imaginary part
 
     def product(name: str, left: str | Tensor, right: str | Tensor) -> str:
         a, b = (
@@ -231,7 +237,10 @@ def _spectral(g: Graph, scope: str, mask: Tensor, image: str, grid: tuple[int, i
 
 
 def _depthwise(g: Graph, scope: str, adapter: Any, image: str, h: str) -> str:
-    """Convolutions with constant kernels, weighted per image: runtimes are slow on computed kernels, or refuse them."""
+    """Convolutions with constant kernels, whose results are weighted per image and summed.
+
+    Convolving once with a kernel computed per image would be less work, but runtimes are slow on it or refuse it.
+    """
     scales = []
     for number, (kernel, bias) in enumerate(zip(adapter.scale_kernels, adapter.scale_bias, strict=True)):
         name = f"{scope}/depthwise.{number}"
@@ -256,14 +265,14 @@ def _depthwise(g: Graph, scope: str, adapter: Any, image: str, h: str) -> str:
 
 
 def _without_margin(kernels: Tensor) -> Tensor:
-    """Kernels (C, k, k) without the rings of zeros around all of them."""
+    """Kernels (C, k, k) without the outer rings that are zero in all of them."""
     while kernels.shape[-1] > 1 and kernels.count_nonzero() == kernels[:, 1:-1, 1:-1].count_nonzero():
         kernels = kernels[:, 1:-1, 1:-1]
     return kernels
 
 
 def _level(g: Graph, scope: str, level: FoldedLevel, x: str, folded: FoldedHTCLIP) -> str:
-    """One pyramid level, its last product in float32; see :class:`ht_kernels.folding.FoldedLevel`."""
+    """One pyramid level, with the last product in float32; :class:`ht_kernels.folding.FoldedLevel` documents it."""
     if folded.prefix_tokens:
         sizes = folded.prefix_tokens, folded.grid[0] * folded.grid[1]
         _, x = g.split(f"{scope}/split", x, sizes, axis=1)
@@ -284,7 +293,7 @@ def _sum_levels(g: Graph, levels: list[str], bias: Tensor) -> str:
 
 
 def _pool(g: Graph, x: str, folded: FoldedHTCLIP) -> None:
-    """Tokens (B, N, D) to ``embeddings``, in float32; see :class:`ht_kernels.deploy.pooled.Pooled`."""
+    """Turn tokens (B, N, D) into ``embeddings``, in float32, as :class:`ht_kernels.deploy.pooled.Pooled` does."""
     pooled: Any = folded.pooled
     tokens = folded.prefix_tokens + folded.grid[0] * folded.grid[1]
     first, last, _ = pooled.tokens.indices(tokens)
@@ -301,7 +310,7 @@ def _pool(g: Graph, x: str, folded: FoldedHTCLIP) -> None:
 
 
 def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
-    """Scores (B, H*W, K) on the grid to ``logits``."""
+    """Upsample scores (B, H*W, K) on the grid to ``logits``."""
     rows = g.add("Transpose", "head/channels", scores, perm=[0, 2, 1])
     image = g.reshape("head/image", rows, folded.config.num_classes, *folded.grid)
     factors = [1.0, 1.0, *map(_factor, folded.grid, folded.image_size)]
@@ -311,7 +320,11 @@ def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
 
 
 def _factor(cells: int, pixels: int) -> float:
-    """Smallest float32 number from the ratio on that makes ``pixels`` of ``cells``: ONNX rounds their product down."""
+    """The float32 scale with which Resize turns ``cells`` into exactly ``pixels``.
+
+    Resize rounds the product of scale and input size down. If the ratio in float32 is slightly too small, the result
+    would have one pixel too few, so the next larger float32 number is taken.
+    """
     factor = torch.tensor(pixels / cells)
     if int(factor * cells) < pixels:
         factor = torch.nextafter(factor, torch.tensor(float("inf")))
@@ -319,7 +332,7 @@ def _factor(cells: int, pixels: int) -> float:
 
 
 def _classify(g: Graph, x: str, classifier: nn.Sequential) -> None:
-    """Mean tokens (B, R) to ``logits``."""
+    """Turn mean tokens (B, R) into ``logits``."""
     for number, layer in enumerate(classifier):
         if isinstance(layer, nn.Linear):
             x = g.linear(f"head/linear.{number}", x, layer.weight, layer.bias, product=FLOAT)

@@ -1,4 +1,4 @@
-"""What makes an embedding of tokens: the final norm, pooling and the projection, as one norm and one matrix."""
+"""The end of a contrastive tower: final norm, pooling and projection, folded into one norm and one matrix."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ht_kernels.folding import at_least_float32
 
 
 class Pooled(nn.Module):
-    """Tokens (B, N, D) behind the last block to embeddings (B, E) of unit length, in float32 or float64.
+    """Turns the tokens (B, N, D) after the last block into embeddings (B, E) of unit length, in float32 or float64.
 
-    Pooling is a mean over tokens, of the class token alone or of the patches, and the projection is linear: what the
-    norm multiplies and adds goes into the projection, wherever the norm stands.
+    Pooling takes the class token or the mean of the patches. Both are means, and the projection is linear, so the
+    weight and bias of the norm can be folded into the projection, whether the norm comes before or after pooling.
 
     Args:
         model: a contrastive HTCLIP.
 
     Raises:
-        InputError: the tower pools in another way, or what follows is not linear.
+        InputError: the tower pools in another way, or a layer after pooling is not linear.
     """
 
     weight: Tensor
@@ -61,7 +61,7 @@ class Pooled(nn.Module):
 
 
 class _Parts(NamedTuple):
-    """The norm before pooling and the one behind it, of which one does nothing, and the maps that follow."""
+    """The norms before and after pooling, one of which is an identity, the kind of pooling, and the layers after it."""
 
     before: Any
     pool: str
@@ -84,7 +84,7 @@ def _read(model: HTCLIP) -> _Parts:
 
 
 def _projection(matrix: Tensor | None) -> list[nn.Linear]:
-    """``x @ matrix`` as a module."""
+    """A list with the Linear that computes ``x @ matrix``; empty if ``matrix`` is None."""
     if matrix is None:
         return []
     width, embedding = matrix.shape

@@ -1,8 +1,8 @@
-"""What a session runs on: an engine, a CUDA graph, ONNX Runtime, or the folded model itself.
+"""The runtimes of a session: an engine, a CUDA graph, ONNX Runtime, or the folded model itself.
 
-Each takes uint8 frames (B, C, H, W) of the manifest's shape, from any device, and gives logits or masks that are the
-caller's own. Each is safe to call from any number of threads. The engine's part follows TensorRT's documented
-interface; no GPU has run it yet.
+Each takes frames (B, C, H, W) uint8 of the manifest's shape, from any device. Each returns logits, masks or embeddings
+in a tensor that no later call overwrites. Any number of threads may call a runtime. The runtime for engines follows
+TensorRT's documented interface, but no GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
 
 def check_engine(manifest: Manifest) -> None:
-    """Whether the engine that a manifest describes runs here; nothing of the engine is read.
+    """Check whether this machine can run the engine that a manifest describes. The engine itself is not read.
 
     Raises:
-        InputError: it was built by another version than the one installed.
-        BackendError: it was built for other GPUs, or there is none.
+        InputError: the runtime is not installed, or the engine was built by another version of it.
+        BackendError: the engine was built for other GPUs, or this machine has no GPU.
     """
     found, wanted = environment.version(manifest.kind), manifest.versions.get(manifest.kind)
     if found is None:
@@ -47,7 +47,7 @@ def check_engine(manifest: Manifest) -> None:
 
 
 def runs_here(manifest: Manifest) -> bool:
-    """Whether the engine that a manifest describes is for the current GPU and the library installed."""
+    """Whether the engine that a manifest describes fits the current GPU and the installed library."""
     try:
         check_engine(manifest)
     except (InputError, BackendError):
@@ -56,7 +56,7 @@ def runs_here(manifest: Manifest) -> bool:
 
 
 class EngineRuntime:
-    """An engine of TensorRT or TensorRT for RTX on the current GPU."""
+    """A TensorRT or TensorRT for RTX engine on the current GPU."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         check_engine(manifest)
@@ -80,10 +80,10 @@ class EngineRuntime:
             self._output = torch.zeros(_largest(manifest, manifest.output_shape), dtype=dtype, device=device)
         for name, tensor in ((manifest.input_name, self._input.frames), (manifest.output_name, self._output)):
             self._context.set_tensor_address(name, tensor.data_ptr())
-        # A context is for one thread at a time. The lock is held while a call is queued; the stream keeps the work
-        # itself apart. A context per thread would take the engine's memory once per thread.
+        # Only one thread at a time may use a context. The lock is held while a call is queued; on the GPU, the stream
+        # runs the calls one after the other. A context per thread would need the engine's memory once per thread.
         self._lock = threading.Lock()
-        weakref.finalize(self, self._stream.synchronize)  # a call still to come uses all of this
+        weakref.finalize(self, self._stream.synchronize)  # a queued call still uses this memory
 
     def __call__(self, frames: Tensor) -> Tensor:
         manifest, stream = self._manifest, self._stream
@@ -99,12 +99,12 @@ class EngineRuntime:
                         raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
                     result.copy_(self._output[: len(frames)])
             finally:
-                caller.wait_stream(stream)  # which may still read the caller's frames
+                caller.wait_stream(stream)  # the stream may still read the caller's frames
         return result
 
 
 class GraphRuntime:
-    """The folded model on a GPU as a CUDA graph."""
+    """The folded model on a GPU, as CUDA graphs."""
 
     def __init__(self, folded: FoldedHTCLIP) -> None:
         self._runner = GraphRunner(folded)
@@ -114,7 +114,7 @@ class GraphRuntime:
 
 
 class OnnxRuntime:
-    """An ONNX file in ONNX Runtime on the CPU; threads share its session, which is made for that, and nothing else."""
+    """An ONNX file in ONNX Runtime on the CPU. Threads share ONNX Runtime's session, which is safe for that."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         try:
@@ -126,7 +126,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = torch.get_num_threads()
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common class but this
+        except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
             raise InputError(
                 f"ONNX Runtime cannot read {manifest.file}: {' '.join(str(error).split())[:200]}"
             ) from error
@@ -147,7 +147,7 @@ class OnnxRuntime:
 
 
 class FoldedRuntime:
-    """The folded model as it is."""
+    """The folded model itself, on any device."""
 
     def __init__(self, folded: FoldedHTCLIP) -> None:
         self._folded = folded
@@ -155,16 +155,16 @@ class FoldedRuntime:
     def __call__(self, frames: Tensor) -> Tensor:
         with torch.inference_mode():
             logits: Tensor = self._folded(frames.to(self._folded.position.device))
-        return logits.clone()  # what inference mode makes can be written in inference mode only
+        return logits.clone()  # a tensor made in inference mode could not be written to outside it
 
 
 def _largest(manifest: Manifest, shape: tuple[int | str, ...]) -> tuple[int, ...]:
-    """A shape of the manifest at the largest batch."""
+    """A shape from the manifest, with the largest batch size."""
     return tuple(manifest.batch[2] if isinstance(size, str) else size for size in shape)
 
 
 def _check_tensors(trt: Any, engine: Any, manifest: Manifest) -> None:
-    """Raise InputError unless an engine takes and gives what its manifest says: buffers have the manifest's sizes."""
+    """Raise InputError if an engine's inputs or outputs differ from its manifest, whose shapes size the buffers."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     declared = {
         name: (tuple(engine.get_tensor_shape(name)), np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name)

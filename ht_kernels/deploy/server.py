@@ -1,4 +1,4 @@
-"""A model repository for NVIDIA's Triton Inference Server: the folder that it serves an exported ONNX file from."""
+"""Model repositories for NVIDIA's Triton Inference Server: folders from which it serves an exported ONNX file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from .manifest import Manifest, manifest_path, read_manifest
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 _DELAY = 2000
-"""Microseconds that a request waits for others to share its batch."""
+"""The longest time, in microseconds, that a request waits for others to share its batch."""
 
 
 def write_repository(onnx: str | Path, folder: str | Path) -> Path:
-    """Write ``folder``: ``config.pbtxt``, ``labels.txt`` for named classes, and ``1/`` with the file and its manifest.
+    """Write a folder with ``config.pbtxt``, ``1/`` with the ONNX file and its manifest, and ``labels.txt``.
 
-    The folder's name is the model's; point the server at its parent with ``--model-repository``. A dynamic batch is
-    gathered by the server, up to the largest of the manifest.
+    ``labels.txt`` is written only if the classes have names. The name of the folder becomes the name of the model; pass
+    the parent of the folder to the server with ``--model-repository``. If the batch size is dynamic, the server gathers
+    requests into batches of up to the largest size in the manifest.
 
     Args:
-        onnx: a file of :func:`ht_kernels.deploy.export_onnx`, its manifest beside it.
-        folder: must not exist; appears whole or not at all.
+        onnx: a file written by :func:`ht_kernels.deploy.export_onnx`, with its manifest beside it.
+        folder: the folder to write, which must not exist. It appears complete or not at all.
 
     Returns:
         ``folder``.
 
     Raises:
-        InputError: the name does not fit, the folder exists or cannot be written, or the file is damaged.
+        InputError: the name of the folder cannot be a model's name, the folder exists or cannot be written, the file
+            needs the plugin, or the file does not fit its manifest.
     """
     onnx, folder = Path(onnx), Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
@@ -56,9 +58,9 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
 
 
 def configuration(manifest: Manifest, name: str) -> str:
-    """``config.pbtxt`` of an exported file, a text-format ``inference.ModelConfig``."""
+    """The content of ``config.pbtxt`` for an exported file: an ``inference.ModelConfig`` in protobuf's text format."""
     dynamic = manifest.batch[0] != manifest.batch[2]
-    first = 1 if dynamic else 0  # the server adds a batch that it gathers itself
+    first = 1 if dynamic else 0  # the server itself adds the batch dimension if it gathers batches
     frames, result = (
         f"data_type: {_TYPES[kind]} dims: [ {', '.join(str(size) for size in shape[first:])} ]"
         for kind, shape in (
@@ -68,7 +70,7 @@ def configuration(manifest: Manifest, name: str) -> str:
     )
     labels = ' label_filename: "labels.txt"' if manifest.class_names and manifest.task == "classification" else ""
     smallest, usual, largest = manifest.batch
-    # The first inference of a model takes longest: the server makes it before it takes requests.
+    # The first inference of a model is slow, so the server runs one on zeros before it accepts requests.
     zeros = f'inputs {{ key: "{manifest.input_name}" value: {{ {frames} zero_data: true }} }}'
     lines = [
         f"name: {json.dumps(name)}",

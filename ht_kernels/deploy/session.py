@@ -1,4 +1,4 @@
-"""One interface over everything that runs a model, best first: TensorRT, CUDA graph, ONNX Runtime, CPU."""
+"""One interface for every way to run a model, best first: TensorRT, CUDA graph, ONNX Runtime, CPU."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from .manifest import Manifest, manifest_path, read_manifest, sha256
 from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, runs_here
 
 RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
-"""Best first."""
+"""The names of the runtimes, best first."""
 
 _WARM_UP = 2
 _log = logging.getLogger("ht_kernels")
 
 
 class Session:
-    """Runs a model on the best of :data:`RUNTIMES` that can; made by :meth:`open`.
+    """Runs a model on the best of :data:`RUNTIMES` that can run it; :meth:`open` makes it.
 
-    ``session(frames)`` takes frames uint8 (B, C, H, W) with values 0 to 255, B within ``batch``, and returns logits
-    float32, (B, K, H, W) for segmentation or (B, K) for classification, or, where an exported file says so, masks
-    uint8 (B, H, W); of a contrastive model embeddings float32 (B, E). They are the caller's own, on the device that
-    computed them.
+    ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``. It
+    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; masks (B, H, W) uint8, if the
+    model was exported with ``output="mask"``; or embeddings (B, E) float32, for a contrastive model. The result is on
+    the device that computed it, and no later call overwrites it.
 
     Attributes:
-        runtime: which of :data:`RUNTIMES` runs.
-        refused: why those before it do not, by name.
+        runtime: the name of the runtime that runs the model.
+        refused: why each better runtime is not used, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
         output: ``logits``, ``mask`` or ``embeddings``.
-        task, num_classes, class_names: of the model.
+        task, num_classes, class_names: the task, the number of classes K and the class names of the model.
     """
 
     def __init__(self, runtime: str, run: Callable[[Tensor], Tensor], facts: dict[str, Any], refused: dict[str, str]):
@@ -70,19 +70,20 @@ class Session:
     ) -> Session:
         """Open a model and warm it up.
 
-        A folded model can run on all of :data:`RUNTIMES`, an ONNX file on TensorRT for RTX and ONNX Runtime, an engine
-        on its own library. What cannot run is passed over with a warning in the log. An engine for this GPU is built
-        once, in float32 for a folded model, and kept in the user's cache.
+        A folded model can run on all of :data:`RUNTIMES`, an ONNX file on TensorRT for RTX and on ONNX Runtime, and an
+        engine only on the library that built it. A runtime that cannot run the model is skipped with a warning in the
+        log. If a folded model or an ONNX file runs on TensorRT for RTX, an engine for this GPU is built once, in
+        float32 for a folded model, and kept in the user's cache.
 
         Args:
-            model: a folded model, or the path of a file of ``ht-kernels export``, its manifest beside it.
-            runtime: one of :data:`RUNTIMES`, which then runs or fails; None for the best.
-            batch: of a folded model: number of frames at once, or (smallest, usual, largest).
-            progress: called with the name of each phase of a build.
+            model: a folded model, or the path of a file written by ``ht-kernels export``, with its manifest beside it.
+            runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model.
+            batch: for a folded model: the batch size, or (smallest, usual, largest).
+            progress: called with the name of each phase of an engine's build.
 
         Raises:
-            InputError: a file does not fit its manifest or the library installed, or ``runtime`` is unknown.
-            BackendError: the runtime asked for cannot run the model here, or none can; the message says why.
+            InputError: a file does not fit its manifest or the installed library, or ``runtime`` is unknown.
+            BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
@@ -100,10 +101,10 @@ class Session:
         return _open_first(cls, candidates, facts, runtime)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Logits or masks of frames; see the class.
+        """Return the logits, masks or embeddings of frames, as the class describes.
 
         Raises:
-            InputError: the frames have another shape than the model takes.
+            InputError: the frames do not have the shape that the model takes.
             TypeError: the frames are not uint8.
         """
         low, _, high = self.batch
@@ -152,7 +153,7 @@ def _candidates_of_model(
             return use(path, _read(path, manifest), manifest)
 
     def engine() -> Callable[[Tensor], Tensor]:
-        gpu_target()  # before an export that nothing would use
+        gpu_target()  # raises if there is no GPU, before the export takes time
         return exported(lambda path, _, manifest: _cached_engine(path, manifest, progress))
 
     return {
@@ -177,7 +178,7 @@ def _candidates_of_file(
 
 
 def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], None] | None) -> EngineRuntime:
-    """The engine of an ONNX file for this GPU, from the cache or built into it."""
+    """The engine for an ONNX file and this GPU. It is taken from the cache, or built and put there."""
     from .engine import build_engine
 
     target = gpu_target()
@@ -200,7 +201,7 @@ def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], Non
 
 
 def _read(path: Path, manifest: Manifest) -> bytes:
-    """The content of a file, checked as read: what is checked is what runs."""
+    """Read a file and check its hash. The returned bytes, not the file, are what runs, so the check holds for them."""
     content = read_whole(path, "the file")
     if sha256(content) != manifest.sha256:
         raise InputError(f"{path} is not the file that its manifest describes; export the model again")

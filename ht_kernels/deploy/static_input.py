@@ -1,4 +1,4 @@
-"""The memory of a GPU that a CUDA graph or an engine reads its frames from."""
+"""GPU memory at a fixed address, from which a CUDA graph or an engine reads its frames."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from torch import Tensor
 
 
 class StaticInput:
-    """Frames on a GPU at an address that stays; one thread at a time fills it.
+    """A buffer of frames at a fixed address on a GPU. Only one thread at a time may fill it.
 
     Args:
-        shape, dtype: of as many frames as it holds.
+        shape, dtype: shape and dtype of the buffer; the first dimension is the largest number of frames.
         device: the GPU, which must be the current device here and in :meth:`fill`.
 
     Attributes:
-        frames: the memory; zeros at first.
+        frames: the buffer, initially zeros.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        with torch.inference_mode(False):  # what inference mode makes can be written in inference mode only
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside it
             self.frames = torch.zeros(shape, dtype=dtype, device=device)
             self._staged = torch.empty(shape, dtype=dtype, pin_memory=True)
         self._read = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def fill(self, frames: Tensor) -> None:
-        """Put ``frames`` first, from any device, on the current stream; host memory may be refilled at once."""
+        """Copy ``frames``, from any device, to the start of the buffer, on the current stream.
+
+        The caller may refill host memory as soon as this returns.
+        """
         target = self.frames[: len(frames)]
         if frames.device.type != "cpu":
             target.copy_(frames, non_blocking=True)
             return
-        # A GPU reads pinned memory when its stream comes to that. Waiting for it would hold the caller up behind all
-        # that is queued; the CPU copies a frame to pinned memory of our own in a few microseconds.
+        # The GPU reads pinned memory only when the stream reaches the copy. If the caller's memory were read directly,
+        # the caller would have to wait for everything queued before. Copying a frame to our own pinned memory takes
+        # a few microseconds instead.
         self._read.synchronize()
         staged = self._staged[: len(frames)]
         staged.copy_(frames)

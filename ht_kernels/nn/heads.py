@@ -1,7 +1,7 @@
 """The published feature pyramid and heads, under the names of published checkpoints.
 
-A model holds them as ``reduces``, ``blocks`` and ``seg_head`` or ``cls_head``. The modules keep the parameters; the
-computation is :func:`ht_kernels.functional.feature_pyramid` on folded levels, in training too.
+A model holds them as ``reduces``, ``blocks`` and ``seg_head`` or ``cls_head``. These modules only hold the parameters;
+:func:`ht_kernels.functional.feature_pyramid` computes the pyramid from folded levels, in training too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def pyramid(dim: int, width: int, levels: int) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """``reduces`` and ``blocks`` of a feature pyramid: tokens of width ``dim``, pyramid of width ``width``."""
+    """Make ``reduces`` and ``blocks`` of a feature pyramid of width ``width`` for tokens of width ``dim``."""
     reduces = nn.ModuleList(nn.Linear(dim, width) for _ in range(levels))
     blocks = nn.ModuleList(
         nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
@@ -21,10 +21,10 @@ def pyramid(dim: int, width: int, levels: int) -> tuple[nn.ModuleList, nn.Module
 
 
 class SegmentationHead(nn.Sequential):
-    """Bilinear upsampling, then a 1x1 convolution to ``num_classes``; computed in the other order (identity 7).
+    """Bilinear upsampling and a 1x1 convolution to ``num_classes``, computed in the reverse order (identity 7).
 
-    The convolution belongs to the folded pyramid (``weight``, ``bias``), so ``head(scores, grid, size)`` has only the
-    upsampling left to do: scores (B, H*W, K) on the patch grid to logits (B, K, *size).
+    The convolution (``weight``, ``bias``) is folded into the pyramid, so ``head(scores, grid, size)`` only upsamples
+    scores (B, H*W, K) on the patch grid to logits (B, K, *size).
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -32,29 +32,29 @@ class SegmentationHead(nn.Sequential):
 
     @property
     def weight(self) -> Tensor:
-        """(K, R) of the linear map over pyramid channels."""
+        """The weight (K, R) of the 1x1 convolution."""
         return self.get_parameter("1.weight").flatten(1)
 
     @property
     def bias(self) -> Tensor:
-        """(K,) of the linear map over pyramid channels."""
+        """The bias (K,) of the 1x1 convolution."""
         return self.get_parameter("1.bias")
 
     def forward(self, scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:  # type: ignore[override]
-        """Logits (B, K, *size)."""
+        """Upsample scores (B, H*W, K) to logits (B, K, *size)."""
         return upsample(scores, grid, size)
 
 
 class ClassificationHead(nn.Sequential):
-    """A small MLP on the mean token: pooled features (B, R) to logits (B, K).
+    """A small MLP that maps pooled features (B, R) to logits (B, K).
 
-    Published checkpoints number its layers behind a pooling and a flattening layer, and know two forms.
+    It starts with two identities, because in published checkpoints layers 0 and 1 are a pooling and a flattening.
 
     Args:
         width: pyramid width R.
-        num_classes: K.
-        hidden: the form used with the original OpenAI package: Linear(R, R), ReLU, dropout 0.1, Linear(R, K).
-            Without it: dropout 0.5, Linear(R, K).
+        num_classes: the number of classes K.
+        hidden: choose the published form for the original OpenAI package: Linear(R, R), ReLU, dropout 0.1,
+            Linear(R, K). Otherwise the layers are dropout 0.5 and Linear(R, K).
     """
 
     def __init__(self, width: int, num_classes: int, hidden: bool) -> None:
@@ -63,7 +63,7 @@ class ClassificationHead(nn.Sequential):
 
 
 def upsample(scores: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Scores (B, H*W, K) on a patch grid (H, W), bilinearly (align_corners=False) to (B, K, *size)."""
+    """Upsample scores (B, H*W, K) on a patch grid (H, W) bilinearly (align_corners=False) to (B, K, *size)."""
     batch, _, channels = scores.shape
     image = scores.transpose(1, 2).reshape(batch, channels, *grid)
     return F.interpolate(image, size, mode="bilinear", align_corners=False)

@@ -9,23 +9,24 @@ from ht_kernels.folding import mask_pairs
 from ht_kernels.functional import FORMS, spectral_filter
 
 RADIAL_BINS = 16
-"""Values of a radial curve: about twice the 8 frequencies per side of a 14x14 grid."""
+"""The number of values of a radial curve: about twice the 8 frequencies per side of a 14x14 grid."""
 
 
 class SpectralFilter(nn.Module):
-    """The parameters of a spectral filter; a new one changes nothing.
+    """A spectral filter with a learned mask. The mask of a new filter is 1, so the filter changes nothing.
 
-    ``filter(x)`` maps (B, C, H, W) to the same shape. ``mask`` is the parameter: (C, H, W // 2 + 1, 2) for ``full`` and
-    (1, H, W // 2 + 1, 2) for ``shared``, the real and imaginary parts of a complex mask; (C, 16) for ``radial``, real,
-    from radius 0 to that of the highest frequency.
+    ``filter(x)`` maps (B, C, H, W) to the same shape. The parameter ``mask`` is (C, H, W // 2 + 1, 2) for ``full`` and
+    (1, H, W // 2 + 1, 2) for ``shared``, where the last dimension holds the real and imaginary parts. For ``radial`` it
+    is (C, 16), real, with values at equal steps from radius 0 to the radius of the highest frequency.
 
     Args:
-        channels: C.
-        form: ``full``, one mask per channel; ``shared``, one for all; ``radial``, a curve over the radius per channel.
-        grid: (H, W), which ``full`` and ``shared`` need; ``radial`` fits any.
+        channels: the number of channels C.
+        form: ``full`` for one mask per channel, ``shared`` for one mask for all channels, or ``radial`` for one curve
+            over the radius per channel.
+        grid: (H, W). ``full`` and ``shared`` need it; ``radial`` fits any grid.
 
     Raises:
-        ValueError: an unknown form, or a grid that is missing or not positive.
+        ValueError: the form is unknown, or the grid is missing or not positive.
     """
 
     def __init__(self, channels: int, form: str, grid: tuple[int, int] | None = None) -> None:
@@ -50,7 +51,7 @@ class SpectralFilter(nn.Module):
         return spectral_filter(x, mask, self.form)
 
     def check(self, grid: tuple[int, ...]) -> None:
-        """Raise ValueError for a grid that is not the mask's."""
+        """Raise ValueError if ``grid`` is not the grid of the mask."""
         if self.grid is not None and self.grid != tuple(grid):
             raise ValueError(
                 f"the spectral filter was made for a grid of {self.grid[0]}x{self.grid[1]}, got {grid[0]}x{grid[1]}; "

@@ -1,8 +1,8 @@
 """The published augmentations, on 8-bit images.
 
-Half of the images are changed: up to nine times a random change of gray values, then up to four times a random change
-of geometry, which the mask follows. ``weak`` has the geometry only, ``gray`` the gray values only: where captions name
-a side, no image may be flipped.
+Half of the images, drawn at random, are changed: first by zero to nine random changes of gray values, then by zero to
+four random changes of geometry, which also apply to the mask. ``weak`` changes the geometry only. ``gray`` changes the
+gray values only; it is for captions that name a side, which flipping an image would make wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _GRAY: tuple[_Gray, ...] = (
 
 
 def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> tuple[Tensor, Tensor | None]:
-    """An image (1 or 3, S, S) uint8 and its mask (S, S), changed by chance as ``kind`` says; see ``AUGMENTATIONS``."""
+    """Return an image (1 or 3, S, S) uint8 and its mask (S, S), changed at random by the augmentation named ``kind``.
+
+    :data:`ht_kernels.train.AUGMENTATIONS` lists the kinds. ``g`` supplies all random numbers.
+    """
     if kind == "none" or g.random() < 0.5:
         return image, mask
     if kind in ("published", "gray"):
@@ -48,7 +51,7 @@ def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> 
 
 
 def _crop(image: Tensor, mask: Tensor | None, g: random.Random) -> tuple[Tensor, Tensor | None]:
-    """A square of 0.8 to 1 of the area, resized to the whole."""
+    """Crop a random square with 0.8 to 1 times the area of the image, and resize it to the size of the image."""
     size = image.shape[-1]
     side = round(size * g.uniform(0.8, 1.0) ** 0.5)
     box = g.randint(0, size - side), g.randint(0, size - side), side, side

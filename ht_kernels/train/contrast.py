@@ -1,4 +1,7 @@
-"""InfoNCE over a whole batch, whichever way it is dealt out: every image is compared with all captions of the batch."""
+"""InfoNCE over a whole batch, however the batch is split among processes and parts.
+
+Every image is compared with all captions of the batch, not only with those of its process or part.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,22 @@ def backward(
     captions: Tensor,
     seed: int,
 ) -> Tensor:
-    """Gradients of the loss of a batch, the same whatever the processes and parts; returns the loss.
+    """Compute the gradients of the loss of a batch, and return the loss. The split into parts does not change them.
 
-    Each part is embedded with gradients and stands among the embeddings of all others, which are numbers to it: so it
-    gets its own share of the gradient, and the shares add up. With several parts, all are embedded without gradients
-    first, and once more, with the same dropout, to learn from.
+    For each part in turn, the loss of the whole batch is computed from the part's embeddings, with gradients, and the
+    embeddings of all other images, as constants. This gives the gradient with respect to the part, and the sum over all
+    parts is the gradient of the batch. If a process has several parts, it first embeds all of them without gradients,
+    and then each again with gradients and the same dropout.
 
     Args:
-        world: the processes; process r of n has the places r, r + n, ... of the batch.
-        embed: the model as it was prepared: images (b, C, S, S) to embeddings (b, E).
-        load: images of places in the batch.
-        parts: places of this process; one with a place that is not its own takes part with weight 0.
+        world: the processes. Process r of n holds the images at places r, r + n, ... of the batch.
+        embed: the model as Accelerate prepared it; it maps images (b, C, S, S) to embeddings (b, E).
+        load: returns the images at the given places of the batch.
+        parts: the places of this process, split into parts. A process without images of its own gets one place of
+            another process, and takes part with weight 0.
         texts: embeddings (B, E) of the captions of the batch.
-        captions: (B,) int64, equal where captions are.
-        seed: of the dropout.
+        captions: (B,) int64, the same number for the same caption.
+        seed: the seed of the dropout.
     """
     images = [load(part) for part in parts]
 
@@ -55,13 +60,13 @@ def backward(
         with nullcontext() if last else world.no_sync(embed):
             own = first[0] if len(parts) == 1 else embedded(number)
             loss = info_nce(everything.index_copy(0, torch.tensor(part, device=own.device), own), texts, captions)
-            weight = world.num_processes if mine else 0  # the mean over processes is taken of gradients
+            weight = world.num_processes if mine else 0  # gradients are averaged over processes, and we need their sum
             world.backward(loss * weight)
     return loss.detach()
 
 
 def _gather(world: Accelerator, mine: Tensor, count: int) -> Tensor:
-    """The embeddings of all processes in the order of the batch."""
+    """Gather the embeddings of all processes, in the order of the batch."""
     share = math.ceil(count / world.num_processes)
     padded = torch.cat([mine, mine.new_zeros(share - len(mine), mine.shape[1])])
     every: Tensor = world.gather(padded)

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: figures for every image, their summary, pictures, and a report with all of it."""
+"""Evaluation of a trained model: scores of every image, a summary, a picture, and a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _NAMES |= {"mean_recall": "mean recall"}
 
 
 class Prompts(NamedTuple):
-    """What makes a classifier of a contrastive model: names of the labels 0, 1, ..., and sentences with ``{}``."""
+    """The words that turn a contrastive model into a classifier.
+
+    ``classes`` holds the names of the labels 0, 1, ...; ``templates`` holds sentences with ``{}`` for the class.
+    """
 
     classes: Sequence[str]
     templates: Sequence[str]
@@ -38,22 +41,23 @@ class Prompts(NamedTuple):
 def evaluate(
     model: HTCLIP, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
 ) -> dict[str, Any]:
-    """Run a model on examples, and write report.md, results.json, results.csv (a row an image) and a picture.
+    """Run a model on examples, and write report.md, results.json, results.csv and a picture.
 
     Args:
-        model: on any device.
-        examples: for the model's task, in its image size; with labels or captions for a contrastive model.
-        output: folder for the results; made if it is not there.
-        title: what was evaluated on what, for the report.
-        prompts: for a contrastive model and images with labels: zero-shot classification. Without them it is retrieval,
-            of captions by images and images by captions.
+        model: the model, on any device.
+        examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
+        output: the folder for the results, made if missing.
+        title: the title of the report: which model was evaluated on which data.
+        prompts: words for zero-shot classification by a contrastive model, whose examples then need labels. Without
+            them, a contrastive model is evaluated on retrieval: of captions by images, and of images by captions.
 
     Returns:
-        The content of results.json: ``title``, ``images``, ``summary``, ``model``, ``left_out``; for masks also
-        ``without_lesion`` and in how many of them something was found, ``false_alarms``; for zero-shot ``prompts``.
+        The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
+        segmentation also ``without_lesion``, the number of images without a lesion, and ``false_alarms``, the number of
+        these in which the model found something; for zero-shot classification also ``prompts``.
 
     Raises:
-        InputError: a target is a class that the model does not have, or the images are not of its size.
+        InputError: a target is a class that the model does not have, or the images do not have the model's size.
     """
     size, classes = model.config.image_size, len(prompts.classes) if prompts else model.config.num_classes
     captions = model.config.task == "contrastive" and not prompts
@@ -93,14 +97,14 @@ def evaluate(
 def evaluate_all(
     model: HTCLIP, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
 ) -> dict[str, Any]:
-    """Run a model on several data sets: each as :func:`evaluate` does, into a folder of its name, and a table of all.
+    """Run :func:`evaluate` on several data sets, each into a folder of its name, and write a table of all results.
 
     Args:
         model, output, title: as for :func:`evaluate`.
-        sets: examples and prompts by the data set's name.
+        sets: the examples and prompts of each data set, by its name.
 
     Returns:
-        The content of results.json: ``title``, and under ``datasets`` that of each.
+        The content of results.json: ``title``, and under ``datasets`` the results of each data set.
 
     Raises:
         InputError: as for :func:`evaluate`.
@@ -117,7 +121,7 @@ def evaluate_all(
 
 
 def lines_of_all(results: dict[str, Any]) -> list[str]:
-    """A Markdown table with a row for each data set, means and standard deviations of what was measured."""
+    """The lines of a Markdown table with a row for each data set and a column, mean ± standard deviation, per score."""
     each = results["datasets"]
     names = list(dict.fromkeys(n for one in each.values() for n in one["summary"] if not n.endswith("_std")))
     table = [
@@ -136,7 +140,7 @@ def lines_of_all(results: dict[str, Any]) -> list[str]:
 
 
 def lines(results: dict[str, Any]) -> list[str]:
-    """The summary in a Markdown table."""
+    """The lines of a Markdown table of the summary."""
     summary = results["summary"]
     table = ["| | mean | standard deviation |", "|---|--:|--:|"] if "dice" in summary else ["| | |", "|---|--:|"]
     for name, value in summary.items():
@@ -181,7 +185,7 @@ def _draw(output: Path, examples: Examples, predictions: Tensor, rows: list[Row]
 
 
 def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[Row]:
-    """A row for each image, then for each caption: what it looked for, and at which rank it found one that is right."""
+    """A row for each image and then for each caption: what it searched for, and the rank of the first right answer."""
     ways = ("text", examples.names, of_images), ("image", examples.texts, of_texts)
     return [
         {"name": name, "found": what, "rank": int(rank)}
@@ -198,7 +202,7 @@ def _write(output: Path, rows: list[Row], results: dict[str, Any], report: str) 
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no nan."""
+    """Replace numbers that are not finite by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Training data in memory: every image is read once, so what is wrong with one is known before training starts."""
+"""Training data in memory. Every image is read before training starts, so a damaged file is reported at once."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
 
 _WITHOUT_LESION = 10
-"""Every tenth phantom has no lesion."""
+"""One in this many phantoms has no lesion."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images with what they should give; a 224x224 image takes 50 kB, and its mask another 50 kB.
+    """Images and their targets, in memory. A gray 224x224 image takes 50 kB, and its mask another 50 kB.
 
     Attributes:
-        images: (N, 1, S, S) uint8, or RGB (N, 3, S, S) for a contrastive model.
-        targets: masks (N, S, S) uint8, or labels (N,) int64, or the captions of each image as indices into ``texts``,
-            (N, M) int64, with -1 behind the last.
-        names: N, of the files.
-        bad: why an image was left out, by name.
-        texts: captions, each once.
+        images: (N, 1, S, S) uint8, or RGB (N, 3, S, S) uint8 for a contrastive model.
+        targets: masks (N, S, S) uint8; labels (N,) int64; or the captions of each image, as indices (N, M) int64 into
+            ``texts``, padded with -1.
+        names: the name of each image's file.
+        bad: for each image left out, the reason, by name.
+        texts: all different captions.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class Examples:
         return len(self.names)
 
     def share(self, percent: int, seed: int) -> Examples:
-        """A random part of ``percent``, at least one image: the few shots of few-shot training."""
+        """A random subset of ``percent`` % of the images, but at least one image, for few-shot training."""
         if percent == 100:
             return self
         chosen = random.Random(seed).sample(range(len(self)), max(1, len(self) * percent // 100))
@@ -54,10 +54,11 @@ class Examples:
 def read_examples(
     dataset: SegmentationDataset | ClassificationDataset | CaptionDataset, skip_bad: bool = False
 ) -> Examples:
-    """All of a data set.
+    """Read a whole data set.
 
     Raises:
-        InputError: a file is missing or damaged, named in the message; with ``skip_bad`` only if all of them are.
+        InputError: a file is missing or damaged; the message names it. With ``skip_bad``, such files are left out, and
+            this is raised only if no image is left.
     """
     images: list[Tensor] = []
     targets: list[Tensor] = []
@@ -86,7 +87,7 @@ def read_examples(
 
 
 def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0) -> Examples:
-    """Phantoms of all kinds of lesions and scans, every tenth without a lesion, with their masks."""
+    """Simulate ``count`` phantoms and their masks, with all kinds of lesions and scans; every tenth has no lesion."""
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(_Phantoms(count, seed, size), 16, num_workers=workers)
     images, masks = zip(*loader, strict=True)
     return Examples(torch.cat(images), torch.cat(masks), tuple(f"phantom {i} of seed {seed}" for i in range(count)), {})

@@ -1,4 +1,7 @@
-"""What a training is made of, so that one that is resumed is the same: options, data, and what is frozen."""
+"""A fingerprint of a training run: its options, its data and its frozen weights.
+
+A run is resumed only if its fingerprint is the same.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from .recipe import Recipe
 
 
 def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -> dict[str, Any]:
-    """Values by name: those of the recipe but for ``epochs``, those of the model, and hashes of what has no short form.
+    """Return the options of the recipe except ``epochs``, the model's configuration, and hashes, by name.
 
-    Hashes are of the images with names and targets, in their order, and of all weights that are not trained.
+    The hashes cover the examples (images, names and targets, in order) and all weights that are not trained.
     """
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
@@ -34,7 +37,7 @@ def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What differs first, as a clause; None where nothing does."""
+    """A clause that says what differs first between two fingerprints, or None if they are equal."""
     for name, value in now.items():
         if then.get(name) != value:
             is_hash = not name.startswith(("the option ", "the model's "))

@@ -1,4 +1,4 @@
-"""Low-rank updates of attention, by peft: rank-stabilised LoRA of rank 16, alpha 32, as published."""
+"""LoRA of the attention layers, by peft, with the published settings: rank-stabilised, rank 16, alpha 32."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _RANK, _ALPHA = 16, 32
 
 
 class SplitAttention(nn.Module):
-    """An ``nn.MultiheadAttention`` with its packed matrix as a Linear, which peft extends as any other.
+    """An ``nn.MultiheadAttention`` whose packed input projection is a Linear, so that peft can extend it.
 
-    peft also takes the packed form, but adds the update to the frozen weights and takes it off again at every call,
-    and what rounding leaves of that adds up. Called as blocks call theirs: ``attention(x, x, x, attn_mask=...)[0]``.
+    peft also accepts the packed form. But then it adds the update to the frozen weights and subtracts it again at every
+    call, and the rounding errors add up. Blocks call this module as they call the original:
+    ``attention(x, x, x, attn_mask=...)[0]``.
 
     Args:
-        packed: the attention, with one width for query, key and value; its parameters become this one's.
+        packed: the attention to replace. Query, key and value must have the same width. The parameters are shared.
     """
 
     def __init__(self, packed: Any) -> None:
@@ -40,7 +41,7 @@ class SplitAttention(nn.Module):
 
 
 def add_lora(model: HTCLIP) -> None:
-    """Give the attention of every block that is run its low-rank updates, the tower's only trainable parameters."""
+    """Add LoRA to the attention of every block that is run. The rest of the tower is then frozen."""
     from peft import LoraConfig, inject_adapter_in_model
 
     targets = set()
@@ -60,7 +61,10 @@ def add_lora(model: HTCLIP) -> None:
 
 
 def merge_lora(model: HTCLIP) -> None:
-    """Add the updates to the weights, in place, which makes the tower one of the form it had, its weights trainable."""
+    """Add the low-rank updates to the weights, in place, and remove the LoRA layers.
+
+    The tower then has its original structure, and the weights of its attention are trainable.
+    """
     from peft.tuners.lora import LoraLayer
 
     for parent in [m for m in model.modules() if any(isinstance(c, LoraLayer) for c in m.children())]:
@@ -87,7 +91,7 @@ def _pack(split: SplitAttention) -> nn.Module:
 
 
 def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    """A Linear with these very parameters."""
+    """A Linear that shares these parameters."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = weight
     linear.register_parameter("bias", bias)

@@ -1,4 +1,4 @@
-"""The published losses: for masks and labels from MONAI, for captions InfoNCE."""
+"""The published losses: MONAI's losses for masks and for labels, and InfoNCE for captions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 TEMPERATURE = 0.07
-"""Published; it is not trained."""
+"""The published temperature of the contrastive loss. It is not trained."""
 
 
 def loss_for(task: str) -> Loss:
-    """Mean over the images of a batch: logits (B, K, H, W) with masks (B, H, W), or (B, K) with labels (B,).
+    """The loss function of a task; it returns the mean over the images of a batch.
 
-    Dice plus cross entropy for segmentation, the Dice with squared predictions; focal loss for classification.
+    For segmentation it takes logits (B, K, H, W) and masks (B, H, W), and computes Dice loss, with squared predictions
+    in the denominator, plus cross entropy. For classification it takes logits (B, K) and labels (B,), and computes the
+    focal loss.
     """
     if task == "segmentation":
         dice = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8)
@@ -28,14 +30,15 @@ def loss_for(task: str) -> Loss:
 
 
 def info_nce(images: Tensor, texts: Tensor, captions: Tensor) -> Tensor:
-    """Mean of the cross entropies of finding the caption of an image and the image of a caption, within a batch.
+    """InfoNCE within a batch: the mean of the cross entropies of finding each image's caption and each caption's image.
 
-    Another image of the batch whose caption reads the same is neither found nor missed: it is left out.
+    If several images of the batch have the same caption, each counts only with its own copy of the caption; the other
+    copies are left out of the softmax.
 
     Args:
-        images: embeddings (B, E) of unit length.
-        texts: those of the captions, (B, E).
-        captions: (B,) int64, equal where captions are.
+        images: embeddings (B, E) of the images, of unit length.
+        texts: embeddings (B, E) of the captions, of unit length.
+        captions: (B,) int64, the same number for the same caption.
     """
     logits = images.float() @ texts.float().t() / TEMPERATURE
     same = (captions[:, None] == captions).fill_diagonal_(False)

@@ -1,4 +1,4 @@
-"""Which parameters a method trains. Whatever it leaves alone stays as it is, bit for bit."""
+"""The training methods: which parameters each one trains. All other parameters keep their exact values."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .lora import add_lora, merge_lora
 
 
 def uses_adapters(method: str) -> bool:
-    """Whether a method's model has HT adapters; the others are the baselines without."""
+    """Whether the model of a method has HT adapters. The other methods are baselines without adapters."""
     return method in ("ht", "all")
 
 
 def prepare(model: HTCLIP, method: str) -> None:
-    """Make what the method trains trainable, in place, and nothing else; a text tower never is.
+    """Set ``requires_grad`` of the model's parameters, so that exactly those that the method trains are trainable.
 
-    What is never run is never trained either: blocks and adapters behind the last feature layer, and there the final
-    norm and projection.
+    The text tower is never trained, and neither are parts that the task does not run: for segmentation and
+    classification these are the blocks and adapters after the last feature layer, the final norm and the projection.
 
     Raises:
-        InputError: the method trains heads alone, and the model has none.
+        InputError: the method trains only heads, and the model has none.
     """
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
@@ -45,7 +45,7 @@ def prepare(model: HTCLIP, method: str) -> None:
 
 
 def merged(model: HTCLIP, method: str) -> HTCLIP:
-    """The model as it is saved: a copy with the low-rank updates added to the tower's weights, for ``lora``."""
+    """The model to save: for ``lora`` a copy with the low-rank updates added to its weights, otherwise ``model``."""
     if method != "lora":
         return model
     model = copy.deepcopy(model)
@@ -54,7 +54,7 @@ def merged(model: HTCLIP, method: str) -> HTCLIP:
 
 
 def _tower_parameters(model: HTCLIP) -> Iterator[nn.Parameter]:
-    """Of the vision tower, those that are run."""
+    """The parameters of the vision tower that the task uses."""
     tower, visual = model.tower, model.tower.visual
     if model.config.task == "contrastive":
         clip_model: Any = model.clip_model

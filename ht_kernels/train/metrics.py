@@ -1,4 +1,4 @@
-"""How good predictions are: per image for segmentation, over all images for classification."""
+"""Metrics of predictions: per image for segmentation, over all images for classification."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from ht_kernels.dice import dice
 from .examples import Examples
 
 _TEXTS = 256
-"""Sentences at once."""
+"""The number of sentences that the text tower embeds at once."""
 
 Row = dict[str, Any]
-"""Of one image: its ``name``, and either scores, or its ``label`` and ``probabilities``."""
+"""The results of one image: its ``name``, and either scores or its ``label`` and ``probabilities``."""
 
 SCORES = {"segmentation": "dice", "classification": "accuracy", "contrastive": "mean_recall"}
-"""What says which weights are best, by task."""
+"""The validation score by which training chooses the best weights, by task."""
 
 
 @torch.no_grad()
 def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: int, device: Any) -> Tensor:
-    """Masks (N, S, S) uint8 of classes, probabilities (N, K) or embeddings (N, E) of chosen examples, on the CPU."""
+    """Run a model on the examples at ``indices``.
+
+    Returns:
+        Masks of classes (N, S, S) uint8, probabilities (N, K) or embeddings (N, E), by the model's task, on the CPU.
+    """
     model.eval()
     results = [torch.empty(0)] if not indices else []
     for first in range(0, len(indices), batch):
@@ -50,18 +54,18 @@ def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: in
 
 @torch.no_grad()
 def embed_texts(model: HTCLIP, texts: Sequence[str]) -> Tensor:
-    """Embeddings (T, E) of sentences, on the model's device."""
+    """The embeddings (T, E) of sentences, on the model's device."""
     return torch.cat([model.encode_text(texts[i : i + _TEXTS]) for i in range(0, len(texts), _TEXTS)])
 
 
 def score(
     examples: Examples, indices: Sequence[int], predictions: Tensor, classes: int, surfaces: bool = True
 ) -> list[Row]:
-    """A row for each of the chosen examples.
+    """Return a row for each of the examples at ``indices``.
 
-    For masks: Dice and IoU, and with ``surfaces`` the 95th percentile of the Hausdorff distance and the average
-    surface distance in pixels, means over the foreground classes that the true mask has; nan where it has none, and
-    for distances also where nothing was predicted.
+    For masks a row has Dice and IoU and, with ``surfaces``, the 95th percentile of the Hausdorff distance and the
+    average surface distance, in pixels. Each is a mean over the foreground classes in the true mask. It is nan if the
+    true mask has no foreground; distances leave out classes that were not predicted, and are nan if none is left.
     """
     rows: list[Row] = []
     for i, prediction in zip(indices, predictions, strict=True):
@@ -85,23 +89,23 @@ def score(
 
 
 def _distances(ours: Tensor, truth: Tensor, measured: Tensor) -> dict[str, Tensor]:
-    """``hd95`` and ``asd`` (1, K - 1) in pixels, of one-hot masks (1, K, S, S); nan for classes not ``measured``."""
+    """``hd95`` and ``asd`` (1, K - 1) in pixels, from one-hot masks (1, K, S, S); nan for classes not ``measured``."""
     distances = {name: torch.full((1, len(measured)), torch.nan) for name in ("hd95", "asd")}
     chosen = measured.nonzero()[:, 0]
     if len(chosen):
         masks = ours[:, 1 + chosen], truth[:, 1 + chosen]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of MONAI, about a call inside MONAI
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI warns about its own code
             distances["hd95"][:, chosen] = compute_hausdorff_distance(*masks, True, percentile=95).float()
             distances["asd"][:, chosen] = compute_average_surface_distance(*masks, True).float()
     return distances
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, float]:
-    """Means and standard deviations of masks' scores, or accuracy, precision, recall, F1 and AUC of probabilities.
+    """Summarize rows: mean and standard deviation of each score of masks, or the metrics of classification.
 
-    With two classes, class 1 is the positive one; with more, precision, recall and F1 are means over the classes. AUC
-    is nan where only one class occurs.
+    The metrics of classification are accuracy, precision, recall, F1 and AUC. With two classes, class 1 is the positive
+    class; with more, precision, recall, F1 and AUC are means over the classes. AUC is nan if only one class occurs.
     """
     if "probabilities" in rows[0]:
         return _summarize_labels(rows)

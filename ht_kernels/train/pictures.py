@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: outlines over images, the ROC curve, recall by rank."""
+"""Pictures of an evaluation: outlines over images, ROC curves, and recall by rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .metrics import Row
 
 
 def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> None:
-    """The chosen images with the true outline (orange) and the predicted one (blue)."""
+    """Draw the chosen images with the true outline in orange and the predicted outline in blue."""
     columns = min(4, len(chosen))
     height = -(-len(chosen) // columns)
     figure = Figure((12, 3.2 * height))
@@ -34,7 +34,7 @@ def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequen
 
 
 def draw_roc(path: Path, rows: Sequence[Row]) -> None:
-    """A curve for class 1 of two, or for every class of more against the rest."""
+    """Draw the ROC curve of class 1 if there are two classes, or of every class against the rest if there are more."""
     labels, probabilities = (np.array([row[name] for row in rows]) for name in ("label", "probabilities"))
     figure = Figure((5, 5))
     axes = figure.subplots()
@@ -49,7 +49,11 @@ def draw_roc(path: Path, rows: Sequence[Row]) -> None:
 
 
 def draw_recall(path: Path, rows: Sequence[Row]) -> None:
-    """The share of images that found a caption of theirs within the first k, over k, and of captions their image."""
+    """Draw recall at k over k.
+
+    Recall at k is the share of images that have one of their captions among the k most similar captions, and likewise
+    the share of captions that have one of their images among the k most similar images.
+    """
     figure = Figure((5, 4))
     axes = figure.subplots()
     for what, label in (("text", "image to text"), ("image", "text to image")):

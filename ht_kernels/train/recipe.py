@@ -1,4 +1,4 @@
-"""How a model is trained: the published hyper-parameters, as numbers that can be changed."""
+"""The recipe of a training run: its hyper-parameters, with the published values as defaults."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from dataclasses import dataclass
 from ht_kernels.errors import InputError
 
 METHODS = ("ht", "heads", "lora", "full", "all")
-"""What is trained beside the heads: adapters; nothing; low-rank updates of attention; the tower; adapters and tower."""
+"""The training methods. All of them train the heads. In addition, ``ht`` trains the adapters, ``heads`` nothing,
+``lora`` low-rank updates of the attention, ``full`` the tower, and ``all`` adapters and tower."""
 
 AUGMENTATIONS = ("published", "weak", "gray", "none")
 RATIOS = (1, 2, 5, 10, 20, 50, 100)
-"""Shares of the training split in percent: few-shot as published, and all of it."""
+"""The shares of the training split, in percent, that can be used: the published few-shot shares and 100."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters; the defaults are the published ones.
+    """The hyper-parameters of a training run. The defaults are the published values.
 
     Attributes:
         method: one of :data:`METHODS`.
-        epochs: passes over the training split.
-        batch: images of one optimizer step, over all processes.
-        accumulate: parts that a process computes its share of a batch in, one after the other.
-        learning_rate: of AdamW, at the start of the cosine.
-        final_learning_rate: at its end.
-        warmup: epochs in which the learning rate rises to ``learning_rate`` first.
-        weight_decay: of AdamW.
-        betas: of AdamW.
-        validate_every: epochs between validations; the last epoch is always validated.
-        patience: validations without a better one before training stops.
+        epochs: the number of passes over the training split.
+        batch: the number of images in an optimizer step, over all processes.
+        accumulate: the number of parts into which each process splits its share of a batch. The parts are computed one
+            after the other, which saves memory.
+        learning_rate: AdamW's learning rate at the start of the cosine schedule.
+        final_learning_rate: AdamW's learning rate at the end of the cosine schedule.
+        warmup: the number of epochs before the cosine schedule, in which the learning rate rises to ``learning_rate``.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's betas.
+        validate_every: the number of epochs between validations. The last epoch is always validated.
+        patience: training stops after this many validations in a row without a new best score.
         augment: one of :data:`AUGMENTATIONS`.
-        ratio: percent of the training split that is used.
-        seed: of the heads and adapters, the few shots, order, augmentation and dropout.
-        precision: ``no``, ``bf16`` or ``fp16``.
+        ratio: the share of the training split to use, in percent; one of :data:`RATIOS`.
+        seed: the seed of the initial heads and adapters, the few-shot subset, the order, augmentation and dropout.
+        precision: mixed precision: ``no``, ``bf16`` or ``fp16``.
 
     Raises:
-        InputError: a value makes no sense.
+        InputError: a value is unknown or out of range.
     """
 
     method: str = "ht"

@@ -1,4 +1,4 @@
-"""How well images find their captions, and captions their images."""
+"""Retrieval metrics: how well images find their captions, and captions find their images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ AT = (1, 5, 10)
 
 
 def ranks(images: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The place of the first right one, from 1, by cosine similarity; a wrong one that is as similar comes before it.
+    """Return the rank, from 1, of the first right answer to each query, in order of cosine similarity.
+
+    A wrong answer that is exactly as similar as the right one is ranked before it.
 
     Args:
-        images: embeddings (N, E) of unit length.
-        texts: those of all captions, each once, (T, E).
-        targets: the captions of each image, (N, M) int64, -1 for none.
+        images: embeddings (N, E) of the images, of unit length.
+        texts: embeddings (T, E) of all different captions, of unit length.
+        targets: the captions of each image, as indices (N, M) int64 into ``texts``, padded with -1.
 
     Returns:
-        (N,) of images among captions, and (T,) of captions among images, 0 for a caption that no image has.
+        For each image the rank (N,) of its first right caption, and for each caption the rank (T,) of its first right
+        image, or 0 if no image has the caption.
     """
     similar = images.float() @ texts.float().t()
     own = torch.zeros(similar.shape[0], similar.shape[1] + 1, dtype=torch.bool)
-    own = own.scatter(1, targets % own.shape[1], True)[:, :-1]  # -1 goes into a column of its own
+    own = own.scatter(1, targets % own.shape[1], True)[:, :-1]  # -1 sets an extra last column, which is cut off
     found = []
     for scores, right in ((similar, own), (similar.t(), own.t())):
         best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
@@ -31,7 +34,7 @@ def ranks(images: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 
 
 def recalls(of_images: Tensor, of_texts: Tensor) -> dict[str, float]:
-    """Shares of ranks that are at most 1, 5 and 10, both ways, and the mean of the six, of what :func:`ranks` gives."""
+    """Recall at 1, 5 and 10 in both directions, from the results of :func:`ranks`, and the mean of the six numbers."""
     values: dict[str, float] = {}
     for way, found in (("image_to_text", of_images), ("text_to_image", of_texts[of_texts > 0])):
         values |= {f"{way}_recall_{k}": float((found <= k).double().mean()) for k in AT}

@@ -1,4 +1,4 @@
-"""The model that a training starts with: new adapters and heads, or some of those of a checkpoint."""
+"""The model that training starts with: a new one, or one that takes weights from a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from .methods import uses_adapters
 
 _OF_ADAPTERS = ("variant", "bottleneck")
 _OF_HEADS = ("reduce_dim", "feature_layers")
-"""Of which a contrastive checkpoint has none."""
+"""Options of the heads. A contrastive checkpoint has no heads, so its values of these options are not used."""
 
 
 def build(method: str, **options: Any) -> HTCLIP:
-    """A new model with adapters where the method trains them: behind the blocks that are run.
+    """Make a new model. If the method trains adapters, every block that is run gets one.
 
     Args:
         method: one of :data:`ht_kernels.train.METHODS`.
-        options: arguments of HTCLIP, ``adapter_layers`` apart.
+        options: arguments of HTCLIP, except ``adapter_layers``.
 
     Raises:
-        InputError: an option does not fit.
+        InputError: HTCLIP does not accept an option.
     """
     run = None if options.get("task") == "contrastive" else blocks_to_run(options.get("feature_layers", (3, 6, 9)))
     return _make(**options, adapter_layers=run if uses_adapters(method) else ())
 
 
 def start_from(path: Path, method: str, keep_adapters: bool = False, **options: Any) -> HTCLIP:
-    """A model with the weights of a checkpoint: its tower, what fits of its heads and, if asked for, its adapters.
+    """Make a model with weights from a checkpoint: the tower, the heads that fit and, if asked for, the adapters.
 
-    The pyramid fits where it reads the same blocks in the same width, the head where it also has the same task and
-    classes. Everything else is as new as :func:`build` makes it.
+    The pyramid fits if the model's pyramid reads the same blocks and has the same width. The head fits if, in addition,
+    task and classes are the same. All other parts are new, as :func:`build` makes them.
 
     Args:
         path: a checkpoint, as for :meth:`ht_kernels.HTCLIP.from_checkpoint`.
         method: one of :data:`ht_kernels.train.METHODS`.
-        keep_adapters: keep the checkpoint's, with a spectral filter for their gain if ``spectral`` is given.
-        options: arguments of HTCLIP; those that are not given are the checkpoint's.
+        keep_adapters: take the adapters from the checkpoint. If ``spectral`` is given, it replaces their gain by a
+            spectral filter.
+        options: arguments of HTCLIP; by default, the values of the checkpoint.
 
     Raises:
         InputError: the checkpoint cannot be loaded, or an option does not fit it.
@@ -72,7 +73,7 @@ def _make(**config: Any) -> HTCLIP:
 
 
 def _shared(source: HTCLIP, model: HTCLIP, keep_adapters: bool) -> dict[str, Any]:
-    """The tensors of ``source`` that ``model`` is to have."""
+    """The tensors of ``source`` that ``model`` takes."""
     ours, theirs = model.config, source.config
     pyramid = (ours.feature_layers, ours.reduce_dim) == (theirs.feature_layers, theirs.reduce_dim)
     classes = theirs.class_names in (None, ours.class_names) and ours.num_classes == theirs.num_classes

@@ -1,4 +1,4 @@
-"""The training loop: the same weights whatever the number of processes, and after a kill and a resume."""
+"""The training loop. Neither the number of processes nor an interruption and a resume change what is computed."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training.
+    """The result of a training run.
 
     Attributes:
-        epochs: that were run, those before a resume included.
-        best: the validation score of the weights that were kept: mean Dice, accuracy, or mean recall.
-        best_epoch: when it was reached, from 1.
+        epochs: the number of epochs run, including those before a resume.
+        best: the best validation score, which the saved weights have: mean Dice, accuracy or mean recall.
+        best_epoch: the epoch with the best score, counted from 1.
     """
 
     epochs: int
@@ -49,23 +49,24 @@ class Outcome:
 
 
 class Trainer:
-    """Trains a model by a recipe; writes ``best.safetensors``, ``last.pt``, ``log.csv`` and TensorBoard events.
+    """Trains a model by a recipe, and writes ``best.safetensors``, ``last.pt``, ``log.csv`` and TensorBoard events.
 
-    Each batch is drawn once for all processes and dealt out to them. Chance that follows from the seed, the epoch and
-    an image's place in the data alone augments it, and draws one of its captions. So processes, accumulation and a
-    resume change nothing but rounding, and dropout, which every process draws for itself.
+    A batch is drawn once for all processes and then split among them. The random numbers that augment an image and
+    choose its caption depend only on the seed, the epoch and the image's index. So the number of processes,
+    accumulation and a resume change only rounding, and dropout, for which every process draws its own random numbers.
 
     Args:
-        model: made by the caller, its trainable parameters chosen (:func:`ht_kernels.train.methods.prepare`).
-        recipe: hyper-parameters.
-        train: examples to learn from.
-        val: examples that say which weights are best.
-        output: folder for the results; a ``last.pt`` in it is resumed, with more or fewer epochs if the recipe says so.
-        say: takes a line for people, on the main process.
+        model: the model; :func:`ht_kernels.train.methods.prepare` has chosen its trainable parameters.
+        recipe: the hyper-parameters.
+        train: the examples to train on.
+        val: the examples by which the best weights are chosen.
+        output: the folder for the results. If it holds a ``last.pt``, that run is resumed; the recipe may then have
+            another number of epochs, and nothing else may differ.
+        say: receives each line of output for the user, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged, or of another recipe, model or data, as the message says; no validation
-            image has a lesion; or the folder cannot be made.
+        InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); no
+            validation image has a lesion; or the folder cannot be made.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Trainer:
         )
         self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.contrastive:
-            # The text tower is frozen, so what it makes of a caption never changes.
+            # The text tower is frozen, so each caption is embedded only once.
             self.texts = embed_texts(model, train.texts)
         else:
             self.loss = loss_for(model.config.task)
@@ -99,10 +100,10 @@ class Trainer:
             self._resume(output / "last.pt")
 
     def run(self) -> Outcome:
-        """Train to the end, or until validation has not improved for as long as the recipe waits.
+        """Train for all epochs of the recipe, or until the recipe's patience ends.
 
         Raises:
-            InputError: the loss is not a finite number; the message names the images of the batch.
+            InputError: the loss is not finite; the message names the images of the batch.
         """
         while self.epoch < self.recipe.epochs and self.waited < self.recipe.patience:
             start = time.perf_counter()
@@ -120,7 +121,7 @@ class Trainer:
         return Outcome(self.epoch, self.best, self.best_epoch)
 
     def _train_epoch(self) -> float:
-        """One pass; returns the mean loss."""
+        """Train for one epoch, and return the mean loss."""
         recipe, world = self.recipe, self.accelerator
         torch.manual_seed(hash((recipe.seed, self.epoch, world.process_index)) % 2**63)
         order = list(range(len(self.train)))
@@ -135,7 +136,8 @@ class Trainer:
 
     def _train_batch(self, batch: list[int]) -> float:
         recipe, world = self.recipe, self.accelerator
-        # A process for which nothing is left still takes part, with weight 0.
+        # A process that gets no image of the batch still takes part, with weight 0, because all processes must
+        # exchange gradients.
         mine = list(range(world.process_index, len(batch), world.num_processes)) or [0]
         size = math.ceil(len(mine) / recipe.accumulate)
         parts = [mine[i : i + size] for i in range(0, len(mine), size)]
@@ -155,7 +157,10 @@ class Trainer:
         return mean
 
     def _mean_loss(self, batch: list[int], parts: list[list[int]]) -> float:
-        """Gradients of the mean loss over the images of a batch; ``parts`` has the places of this process in it."""
+        """Compute the gradients of the mean loss over a batch, and return the loss.
+
+        ``parts`` holds the places of the batch that this process computes, split for accumulation.
+        """
         world = self.accelerator
         total = torch.zeros((), device=world.device)
         counted = parts[0][0] % world.num_processes == world.process_index
@@ -164,12 +169,13 @@ class Trainer:
             with world.autocast(), _unsynced(self, part is not parts[-1]):
                 loss = self.loss(self.parallel(images), targets)
                 weight = len(part) / len(batch) if counted else 0.0
-                world.backward(loss * weight * world.num_processes)  # the mean over processes is taken of gradients
+                # Gradients are averaged over the processes, and we need their sum.
+                world.backward(loss * weight * world.num_processes)
             total += loss.detach() * weight
         return float(world.reduce(total, "sum"))
 
     def _contrast(self, batch: list[int], parts: list[list[int]]) -> float:
-        """Gradients of the loss of a batch as a whole."""
+        """Compute the gradients of the contrastive loss over a whole batch, and return the loss."""
         captions = torch.tensor([self._caption(i) for i in batch], device=self.accelerator.device)
         seed = hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**62
         return float(
@@ -185,12 +191,12 @@ class Trainer:
         )
 
     def _caption(self, i: int) -> int:
-        """One of the captions of an image, by chance."""
+        """Choose one of the captions of image ``i`` at random."""
         known = [int(text) for text in self.train.targets[i] if text >= 0]
         return random.Random(f"caption {self.recipe.seed} {self.epoch} {i}").choice(known)
 
     def _examples(self, part: list[int]) -> tuple[Tensor, Tensor]:
-        """Augmented images (B, C, S, S) in [0, 1], and their targets, on the device."""
+        """Return augmented images (B, C, S, S) in [0, 1] and their targets, on the device."""
         images, targets = [], []
         for i in part:
             target = self.train.targets[i]
@@ -203,7 +209,7 @@ class Trainer:
         return torch.stack(images).to(device).float() / 255, torch.stack(targets).to(device).long()
 
     def _learning_rate(self) -> float:
-        """Of the step at hand: a linear warm-up, then a cosine to the final rate."""
+        """The learning rate of the current step: a linear warm-up, then a cosine to the final learning rate."""
         recipe = self.recipe
         per_epoch = math.ceil(len(self.train) / recipe.batch)
         warmup, steps = recipe.warmup * per_epoch, recipe.epochs * per_epoch
@@ -213,7 +219,7 @@ class Trainer:
         return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * cosine
 
     def _validate(self) -> dict[str, float]:
-        """Scores on the validation split; keeps the weights if they are the best."""
+        """Return the scores on the validation split, and save the weights if they are the best so far."""
         world = self.accelerator
         mine = range(world.process_index, len(self.val), world.num_processes)
         predictions = predict(self.model, self.val, mine, self.recipe.batch, world.device)
@@ -241,7 +247,8 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         if self.events is None:
-            # Hides what a run that was killed wrote of epochs that are run again.
+            # If an earlier run was killed, it may have written events of epochs that are run again. purge_step makes
+            # TensorBoard hide them.
             folder = str(self.output / "tensorboard")
             self.events = SummaryWriter(folder, purge_step=row["epoch"])  # type: ignore[no-untyped-call]
         for name, value in row.items():
@@ -283,6 +290,6 @@ class Trainer:
 
 
 def _unsynced(trainer: Trainer, unsynced: bool) -> Any:
-    """Gradients of all parts but the last stay in their process."""
+    """A context in which gradients stay in their process if ``unsynced``, as they do for all parts but the last."""
     module: nn.Module = trainer.parallel
     return trainer.accelerator.no_sync(module) if unsynced else torch.enable_grad()

@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image belongs to the class whose prompts it is most similar to."""
+"""Zero-shot classification: an image gets the class whose prompts are most similar to it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ TEMPLATES = (
     "a grayscale ultrasound picture with a {} lesion.",
     "a {} lesion, seen with ultrasound.",
 )
-"""Prompts for classes that say what a lesion is like."""
+"""The default prompts, for class names that describe a lesion, such as "benign"."""
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """Prompts from a text file, one a line.
+    """Read prompts from a text file, one per line.
 
     Raises:
-        InputError: it cannot be read, has none, or one has no place ``{}`` for the class.
+        InputError: the file cannot be read or has no prompts, or a prompt does not contain ``{}``, the place for the
+            class, exactly once.
     """
     templates = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
     for template in templates:
@@ -42,12 +43,15 @@ def read_templates(path: Path) -> tuple[str, ...]:
 
 
 def embed_classes(model: HTCLIP, classes: Sequence[str], templates: Sequence[str] = TEMPLATES) -> Tensor:
-    """Embeddings (K, E) of unit length on the model's device: the mean over an ensemble of prompts, for each class."""
+    """The embedding of each class, (K, E) of unit length, on the model's device: the mean over its prompts."""
     prompts = [template.replace("{}", name) for name in classes for template in templates]
     every = embed_texts(model, prompts).view(len(classes), len(templates), -1)
     return F.normalize(every.mean(1), dim=-1)
 
 
 def class_probabilities(images: Tensor, classes: Tensor) -> Tensor:
-    """Probabilities (N, K) of embeddings (N, E): the softmax of their similarities, at the temperature of training."""
+    """The class probabilities (N, K) of image embeddings (N, E), given class embeddings (K, E).
+
+    They are the softmax of the cosine similarities divided by the temperature of the training loss.
+    """
     return torch.softmax(images.float() @ classes.float().t() / TEMPERATURE, dim=-1)

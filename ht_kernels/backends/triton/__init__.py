@@ -1,5 +1,5 @@
-"""The Triton backend: the GPU path that needs no nvcc, for inference and training in float32, float16 and bfloat16.
+"""The Triton backend, for inference and training on a GPU in float32, float16 and bfloat16. It needs no nvcc.
 
-``backend`` is what the dispatch calls; it needs no Triton to say that there is none. ``forward``, ``backward`` and
-``spectral`` launch the kernels in ``kernels``.
+The dispatch calls ``backend``, which can be imported without Triton and then says that Triton is missing. ``forward``,
+``backward`` and ``spectral`` launch the kernels in ``kernels``.
 """

@@ -1,7 +1,7 @@
-"""What the dispatch calls of Triton: what it can run, and launches on the right device with errors in words.
+"""The interface of the Triton backend to the dispatch. It launches on the right device and turns failures into errors.
 
-Under ``TRITON_INTERPRET=1`` it also runs on the CPU, in Triton's interpreter: very slowly, for tests, and only for
-callers who ask for it by name. Nothing here imports Triton before it is needed.
+With ``TRITON_INTERPRET=1`` the backend also runs on the CPU, in Triton's interpreter. This is very slow and meant for
+tests, so the backend must be asked for by name. This file imports Triton only when it is needed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def can_filter(case: FilterCase) -> str | None:
 
 
 def _grid_reason(grid: tuple[int, int]) -> str | None:
-    """Why the spectral filter cannot run on a grid."""
+    """The reason why the spectral filter cannot run on a grid, or None."""
     if max(grid) <= _MAX_SIDE:
         return None
     return f"it filters grids of at most {_MAX_SIDE}x{_MAX_SIDE}, and this one is {grid[0]}x{grid[1]}"
@@ -62,7 +62,7 @@ def _grid_reason(grid: tuple[int, int]) -> str | None:
 
 @torch_private.constant_for_compilers
 def _place_reason(device: str, index: int | None, named: bool) -> str | None:
-    """Why the backend cannot run on a device at all."""
+    """The reason why the backend cannot run on a device, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; it comes with torch for CUDA on Linux"
     if device == "cpu" and _module("tuning").interpreted():
@@ -76,13 +76,15 @@ def _place_reason(device: str, index: int | None, named: bool) -> str | None:
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> FoldedAdapter:
-    """The matrices in the dtype of products, all weights aligned."""
+    """Prepare the weights: cast the matrices to ``dtype``, the dtype of products, and align all weights."""
     return gpu.ready(folded, dtype)
 
 
 def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter of ``x`` (B, N, D), with the strides of ``x``. ``autocast`` lets tensor cores round float32 products,
-    as ``torch.set_float32_matmul_precision`` does.
+    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``.
+
+    ``autocast`` allows tensor cores to round the factors of float32 products, as
+    ``torch.set_float32_matmul_precision("high")`` does.
 
     Raises:
         BackendError: Triton could not build or start a kernel.
@@ -95,7 +97,7 @@ def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) ->
 def forward(
     prepared: FoldedAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The adapter of ``x`` and the state of :func:`~.state.empty_state`, for :func:`backward`.
+    """Compute the adapter of ``x``, and the state that :func:`backward` needs; see :func:`~.state.empty_state`.
 
     Raises:
         BackendError: Triton could not build or start a kernel.
@@ -116,7 +118,7 @@ def backward(
     state: tuple[Tensor, Tensor, Tensor],
     grad_x: Tensor | None,
 ) -> FoldedAdapter:
-    """Gradients of the folded weights, float32, None where there is no weight; fills ``grad_x`` unless it is None.
+    """Compute the gradients of the folded weights in float32, None for weights that are None. Fill ``grad_x`` if given.
 
     Raises:
         BackendError: Triton could not build or start a kernel.
@@ -129,7 +131,7 @@ def backward(
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
-    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2) in float32.
+    """Write the filtered ``x`` to ``out`` (B, C, H, W), contiguous. ``mask`` (C or 1, H, W // 2 + 1, 2) is float32.
 
     Raises:
         BackendError: Triton could not build or start a kernel.
@@ -140,7 +142,7 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
 
 
 def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
-    """Fill ``grad_x`` and ``grad_mask``, contiguous.
+    """Write the gradients to ``grad_x`` and ``grad_mask``, both contiguous.
 
     Raises:
         BackendError: Triton could not build or start a kernel.
@@ -153,17 +155,17 @@ def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: 
 
 @contextmanager
 def _running(x: Tensor) -> Iterator[None]:
-    """Launch kernels on the device of ``x``, and turn what goes wrong into a BackendError."""
+    """Make the device of ``x`` current, and turn any exception except out-of-memory into a BackendError."""
     try:
         with torch.cuda.device(x.device if x.is_cuda else -1):
             yield
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever its compiler, its autotuner or the driver raise
+    except Exception as error:  # Triton's compiler and autotuner and the driver raise exceptions of many kinds
         raise BackendError(f"Triton could not run the kernels: {type(error).__name__}: {error}") from error
 
 
 @functools.cache
 def _module(name: str) -> Any:
-    """A module beside this one, which imports Triton."""
+    """Import the module ``name`` of this package, which imports Triton."""
     return importlib.import_module(f"{__package__}.{name}")

@@ -1,12 +1,13 @@
-"""The backward of the adapter: four kernels, and torch for the products over all tokens.
+"""The backward of the adapter: four kernels, and torch for the matrix products over all tokens.
 
-In order of launch: mix_and_up_project_backward, depthwise_backward, noise_backward (with three scales),
-down_project_backward. With a spectral mask four more: the filter of h before all of these, and before the last
-depthwise_input_backward, the filter by the conjugate mask and the gradient of the mask. Saved from the forward: x, the
-bottleneck h, the statistics of tokens and the sums of h. All sums are taken in a fixed order.
+The kernels are launched in this order: mix_and_up_project_backward, depthwise_backward, noise_backward (only with three
+scales) and down_project_backward. A spectral mask needs four more: the filter of h runs before all others; then, before
+down_project_backward, depthwise_input_backward, the filter by the conjugate mask, and the gradient of the mask. The
+forward saves x, the bottleneck h, the statistics of the tokens and the sums of h. All sums are taken in a fixed order.
 
-The gradient of down_weight needs no u: with Ga = sum_t (rstd_t grad_h_t) (x_t - mean_t)^T and Gb = sum_t grad_h_t x_t^T
-over tokens t, both from one product with x, those of Wa and Wb in :func:`ht_kernels.folding.split_norm`,
+The gradient of down_weight does not need u, the input of the down projection. Let Ga = sum_t (rstd_t grad_h_t) (x_t -
+mean_t)^T and Gb = sum_t grad_h_t x_t^T over tokens t. They are the gradients of Wa and Wb in
+:func:`ht_kernels.folding.split_norm`, and one product with x gives both. Then
 
     grad down_weight = Ga * norm_gain + Gb * skip_gain
     grad norm_gain   = sum_c down_weight[c] * Ga[c]
@@ -43,9 +44,9 @@ def backward(
     grad_x: Tensor | None,
     tf32: bool,
 ) -> FoldedAdapter:
-    """Gradients of the folded weights, float32, and ``grad_x`` filled unless it is None; tokens have any strides.
+    """Compute the float32 gradients of the folded weights, and fill ``grad_x`` if given. Tokens may have any strides.
 
-    ``folded`` has its matrices in the dtype of the bottleneck that ``state`` has.
+    The matrices in ``folded`` have the dtype of the bottleneck in ``state``.
     """
     source = unit_stride(x)
     target = grad_x if grad_x is None or grad_x.stride(2) == 1 else torch.empty_like(source)
@@ -69,7 +70,7 @@ def launch(
     grad_x: Tensor | None,
     precision: str,
 ) -> FoldedAdapter:
-    """The kernels and products, on tokens whose last dimension is dense."""
+    """Launch the kernels and products, on tokens with a contiguous last dimension."""
     if x.numel() == 0:
         return folded.map(lambda w: torch.zeros_like(w, dtype=torch.float32))
     batch, tokens, dim = x.shape
@@ -219,7 +220,7 @@ def launch(
 
     both = _over_tokens(grad_h, x)
     by_skip = both[:channels]
-    # From the rounded gradient, as the product before it, or the mean does not cancel.
+    # Sum the rounded gradient, which the product also used; otherwise the mean does not cancel.
     by_norm = both[channels:] - (grad_h[..., channels:] * stats[..., :1]).sum((0, 1))[:, None]
     down_weight = folded.down_weight.float()
     return FoldedAdapter(
@@ -242,8 +243,11 @@ def launch(
 
 
 def _over_tokens(a: Tensor, b: Tensor) -> Tensor:
-    """(K, D) in float32: outer products of ``a`` (B, N, K) and ``b`` (B, N, D) in the dtype of ``a``, over tokens."""
-    if b.stride(0) < b.stride(1):  # sequence first: flattened so, b is not copied
+    """The sum over tokens of the outer products of ``a`` (B, N, K) and ``b`` (B, N, D), as (K, D) in float32.
+
+    The factors are in the dtype of ``a``.
+    """
+    if b.stride(0) < b.stride(1):  # sequence first: transposed, b can be flattened without a copy
         a, b = a.transpose(0, 1), b.transpose(0, 1)
     a, b = a.flatten(0, 1).T, b.flatten(0, 1).to(a.dtype)
     if a.dtype == torch.float32:

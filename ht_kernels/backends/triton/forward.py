@@ -1,4 +1,4 @@
-"""The forward of the adapter: two kernels, three with a spectral mask."""
+"""The forward of the adapter: two kernels, or three with a spectral mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tuning import padded, size_of
 
 
 def infer(folded: FoldedAdapter, x: Tensor, layout: Layout, tf32: bool) -> Tensor:
-    """The adapter of ``x``; ``tf32`` lets tensor cores round float32 products."""
+    """Compute the adapter of ``x``. ``tf32`` allows tensor cores to round the factors of float32 products."""
     out = torch.empty_like(x)
     h, _, sums = empty_state(x, folded, x.dtype)
     fill(folded, x, layout, Training(None, None, 0.0, x.dtype), out, h, None, sums, tf32)
@@ -36,7 +36,7 @@ def fill(
     sums: Tensor,
     tf32: bool,
 ) -> None:
-    """Fill ``out``, with any strides, and the state; ``folded`` has its matrices in the dtype of ``h``."""
+    """Fill ``out``, which may have any strides, and the state. The matrices in ``folded`` have the dtype of ``h``."""
     if out.numel() == 0:
         return
     source = unit_stride(x)
@@ -57,7 +57,7 @@ def launch(
     sums: Tensor,
     precision: str,
 ) -> None:
-    """The kernels, on tokens whose last dimension is dense."""
+    """Launch the kernels, on tokens with a contiguous last dimension."""
     (batch, tokens, dim), channels, scales = x.shape, h.shape[2], folded.scale_kernels.shape[0]
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
     work, seed = size_of(batch * tokens), training.seed

@@ -13,15 +13,15 @@ from .kernels.spectral_mask_backward import spectral_mask_backward
 from .tuning import padded
 
 _NUMBERS = 1024
-"""In the tile of a program, unless one image has more."""
+"""The number of pixels in the tile of a program, unless a single padded image has more."""
 _IMAGES = 4
-"""Images whose gradients of the mask one program sums up."""
+"""The number of images over which one program sums the gradient of the mask."""
 
 
 def filter_images(x: Tensor, mask: Tensor, out: Tensor, grid: tuple[int, int], conjugated: bool = False) -> None:
-    """Fill ``out`` with the filter of ``x`` by ``mask`` (C or 1, H, W // 2 + 1, 2), float32, or by its conjugate.
+    """Write to ``out`` the images ``x``, filtered by ``mask`` (C or 1, H, W // 2 + 1, 2) float32 or its conjugate.
 
-    ``x`` and ``out`` are (B, C, H * W) with the same strides.
+    ``x`` and ``out`` are (B, C, H * W) and have the same strides.
     """
     if x.numel() == 0:
         return
@@ -33,19 +33,19 @@ def filter_images(x: Tensor, mask: Tensor, out: Tensor, grid: tuple[int, int], c
 
 
 def patches(h: Tensor, prefix: int) -> Tensor:
-    """Tokens (B, P + H * W, C) without their prefix, as (B, C, H * W)."""
+    """The patches of tokens (B, P + H * W, C), as (B, C, H * W)."""
     return h[:, prefix:].transpose(1, 2)
 
 
 def filter_patches(h: Tensor, mask: Tensor, grid: tuple[int, int], prefix: int, conjugated: bool = False) -> Tensor:
-    """Contiguous tokens ``h`` (B, P + H * W, C) through the filter; the result has no prefix tokens in it."""
+    """Filter the patches of contiguous tokens ``h`` (B, P + H * W, C). Prefix tokens of the result are not written."""
     out = torch.empty_like(h)
     filter_images(patches(h, prefix), mask, patches(out, prefix), grid, conjugated)
     return out
 
 
 def mask_gradient(grad_out: Tensor, x: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The float32 gradient of ``mask``; ``grad_out`` and ``x`` as for :func:`filter_images`."""
+    """The gradient of ``mask`` in float32. ``grad_out`` and ``x`` are (B, C, H * W) and have the same strides."""
     if x.numel() == 0:
         return torch.zeros_like(mask)
     batch, channels, _ = x.shape
@@ -62,17 +62,17 @@ def _matrices(x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def tile_of(dtype: torch.dtype, grid: tuple[int, int]) -> dict[str, Any]:
-    """How both kernels run on images of a grid.
+    """The constants with which both kernels run on images of a grid.
 
-    Images of more than 32x32 fill the registers. A thread of the filter spills at most 24 bytes on compute capability
-    9.0, 104 on 8.9 and 96 on 8.0; one of the mask's gradient none on 9.0, and 160 on 8.9 and 8.0.
+    Images larger than 32x32 fill the registers. The filter then spills at most 24 bytes per thread on compute
+    capability 9.0, 104 on 8.9 and 96 on 8.0; the gradient of the mask spills none on 9.0, and 160 on 8.9 and 8.0.
     """
     height, width = map(padded, grid)
     return {
         "ALL_HEIGHT": height,
         "ALL_WIDTH": width,
         "COLUMNS": max(1, _NUMBERS // (height * width)),
-        "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",  # more is lost when bfloat16 is stored
+        "PRECISION": "tf32" if dtype == torch.bfloat16 else "tf32x3",  # storing bfloat16 loses more
         "num_warps": 4 if height * width < _NUMBERS else 8,
         "num_stages": 1,
     }

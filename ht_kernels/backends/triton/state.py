@@ -1,4 +1,4 @@
-"""What a training forward keeps for the backward."""
+"""The state that a training forward keeps for the backward."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from torch import Tensor
 from ht_kernels.folding import FoldedAdapter
 
 SUM_ROWS = 16
-"""Tokens per partial sum of the bottleneck."""
+"""The number of tokens in each partial sum of the bottleneck."""
 
 
 def empty_state(x: Tensor, folded: FoldedAdapter, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory for what a training forward keeps: the bottleneck (B, N, C) in ``dtype``; mean and 1/std (B, N, 2) of the
-    tokens; and for the noise estimator sums of the bottleneck over 16 tokens each (B, N / 16, C), in float32."""
+    """Allocate the state that a training forward keeps.
+
+    The state consists of the bottleneck (B, N, C) in ``dtype``; mean and 1/std (B, N, 2) of the tokens in float32; and,
+    for the noise estimator, the sums (B, ceil(N / 16), C) of the bottleneck over 16 tokens each, in float32.
+    """
     batch, tokens, _ = x.shape
     channels, parts = folded.up_weight.shape[1], -(-tokens // SUM_ROWS)
     return (

@@ -1,8 +1,10 @@
-"""How tiles are chosen: a short list per kernel, timed once per size of work and kept on disk by Triton.
+"""The choice of tiles.
 
-The tile decides in which order sums are taken. So the same input gives the same bits as long as the tile is the same:
-within a process, and in all processes that share Triton's cache. Another search, on another machine or behind an
-emptied cache, may choose another tile, whose result differs by rounding.
+Each kernel has a short list of tiles, which are timed once per size of work. Triton stores the choice on disk.
+
+The tile determines the order in which sums are taken. So the same input gives the same bits as long as the tile is the
+same: within a process, and in all processes that share Triton's cache. Another search, on another machine or after the
+cache was emptied, may choose another tile, whose result differs by rounding.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import triton
 from triton.runtime import Autotuner
 
 _NUMBERS = 16
-"""Of a tile's rows and columns in each thread: with twice as many registers spill."""
+"""The largest number of elements of a tile (rows times columns) per thread. With twice as many, registers spill."""
 _STAGE = 36 << 10
-"""Bytes that one step of DEPTH takes of x and of a matrix: three such steps and more are in shared memory, of which the
-smallest of the GPUs has 99 KiB for a block."""
+"""The largest size, in bytes, of the parts of x and of a matrix that one step of DEPTH reads. Several such steps are in
+shared memory at once. The smallest GPUs have 99 KiB of it for a block, which is almost three steps of this size."""
 _WIDE_DEPTH = 32
-"""Steps of float32 tiles with more than 64 columns: with more, the parts of their products do not fit registers."""
+"""The largest DEPTH of float32 tiles with more than 64 columns. With more, their operands do not fit into registers."""
 _unsearched = 0
-"""How many :func:`without_search` are open, in all threads."""
+"""The number of open :func:`without_search` contexts, in all threads."""
 _counting = threading.Lock()
 
 
@@ -34,7 +36,7 @@ def interpreted() -> bool:
 
 @contextmanager
 def without_search() -> Iterator[None]:
-    """Inside, in every thread, each kernel takes one tile that suits the case, the interpreter's, and times nothing."""
+    """A context in which no kernel, in any thread, times tiles. Each takes the last tile that fits."""
     global _unsearched
     with _counting:
         _unsearched += 1
@@ -46,11 +48,13 @@ def without_search() -> Iterator[None]:
 
 
 class Tuned(Autotuner):  # type: ignore[misc]
-    """A kernel with tiles to choose from: constants of the kernel, ``num_warps``, and ``maxnreg``, without which ptxas
-    may spill a few bytes to fit one more block on a multiprocessor.
+    """A kernel with a list of tiles to choose from.
 
-    Triton's search adds the dtypes of all arguments to ``key``. It runs the kernel again and again on the caller's
-    tensors, so a kernel must not write what it reads.
+    A tile consists of constants of the kernel, ``num_warps`` and, optionally, ``maxnreg``. Without ``maxnreg``, ptxas
+    may spill a few bytes in order to fit one more block on a multiprocessor.
+
+    Triton's search adds the dtypes of all arguments to ``key``. It runs the kernel repeatedly on the caller's tensors,
+    so a kernel must not write to its inputs.
     """
 
     def __init__(self, kernel: Any, tiles: Sequence[dict[str, int]], key: Sequence[str]) -> None:
@@ -67,17 +71,17 @@ class Tuned(Autotuner):  # type: ignore[misc]
                 return super().run(*args, **kwargs)
             self.nargs = dict(zip(self.arg_names, args, strict=False))
             tile = self.prune_configs(kwargs)[-1]
-            self.nargs = {}  # the caller's tensors go
+            self.nargs = {}  # do not keep the caller's tensors alive
             return self.fn.run(*args, **kwargs, **tile.all_kwargs())
 
     def prune_configs(self, kwargs: dict[str, Any]) -> list[triton.Config]:
-        """The tiles that suit the arguments, of which Triton has put the positional ones into ``nargs``."""
+        """The tiles that suit the arguments. Triton has put the positional arguments into ``nargs``."""
         x = next(iter(self.nargs.values()))
         return [tile for tile in self.configs if suits(tile, x.element_size(), kwargs["CHANNELS"])]
 
 
 def suits(tile: triton.Config, size: int, channels: int) -> bool:
-    """Whether a tile leaves enough registers and shared memory, with numbers of ``size`` bytes."""
+    """Whether a tile fits into registers and shared memory, with elements of ``size`` bytes."""
     rows, columns, depth = (int(tile.kwargs.get(name, 0)) for name in ("ROWS", "COLUMNS", "DEPTH"))
     columns = columns or padded(channels)
     if size == 4 and columns > 64 and depth > _WIDE_DEPTH:
@@ -87,17 +91,17 @@ def suits(tile: triton.Config, size: int, channels: int) -> bool:
 
 
 def tuned(*tiles: dict[str, int], key: Sequence[str]) -> Callable[[Any], Tuned]:
-    """Decorates a kernel: ``tiles`` to try, and the arguments by whose values one is chosen."""
+    """Decorate a kernel with the ``tiles`` to try; one is chosen for each combination of the arguments ``key``."""
     return lambda kernel: Tuned(kernel, tiles, key)
 
 
 def size_of(work: int) -> int:
-    """``work`` rounded up to a power of two: calls of one size share a search."""
+    """Round ``work`` up to a power of two, so that calls of similar size share one search."""
     return 1 << max(work - 1, 0).bit_length()
 
 
 def padded(count: int) -> int:
-    """The power of two, at least 16, that holds ``count``: tiles have such sides."""
+    """The smallest power of two that is at least 16 and at least ``count``. Tiles have such sides."""
     return max(16, 1 << (count - 1).bit_length()) if count else 16
 
 

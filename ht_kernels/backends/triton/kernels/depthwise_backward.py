@@ -1,11 +1,12 @@
-"""Gradient of each image's depthwise kernel and bias: grad_kernel[c, tap] = sum over patches of grad_y * h at the tap;
-h is what the convolution read.
+"""The gradients of each image's depthwise kernel and bias.
 
-Reads grad_y and h, 4 BNC bytes in 16-bit types, again for each tap from the L1 cache. Writes 50 float32 numbers per
-image and channel.
+grad_kernel[c, tap] is the sum over patches of grad_y times the neighbour at the tap in h, the input of the convolution.
 
-One program has one image, COLUMNS channels and one of the seven rows of taps, and goes over the patches in steps of
-ROWS.
+The kernel reads grad_y and h from memory, 4 BNC bytes in 16-bit types, and again from the L1 cache for each tap. It
+writes 50 float32 numbers per image and channel.
+
+One program handles one image, COLUMNS channels and one of the seven rows of taps, and loops over the patches in steps
+of ROWS.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The gradient of what the depthwise convolution read: grad_y correlated with each image's own kernel, mirrored.
+"""The gradient of the input of the depthwise convolution: grad_y correlated with each image's mirrored kernel.
 
-Reads grad_y, 2 BNC bytes in 16-bit types, again for each tap from the L1 cache, and writes as much. Without a spectral
-filter down_project_backward does this itself.
+The kernel reads grad_y from memory, 2 BNC bytes in 16-bit types, and again from the L1 cache for each tap. It writes as
+many bytes. It is needed with a spectral filter only; without one, down_project_backward does the same work.
 
-One program has ROWS tokens of one image and all channels.
+One program handles ROWS tokens of one image and all channels.
 """
 
 from __future__ import annotations

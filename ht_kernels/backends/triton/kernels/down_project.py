@@ -1,11 +1,12 @@
 """h = down_weight u + down_bias, with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
 
-Reads x from memory once, 2 BND bytes in 16-bit types: the second pass over a tile, after its statistics, finds it in
-the L1 or L2 cache. Reads down_weight once per tile, from L2. Writes h, 2 BNC bytes, and for the noise estimator one
-float32 sum per 16 tokens and channel, which the next stage adds up in order: with the same tile the same input gives
-the same bits. For training it also writes mean and rstd of each token in float32.
+The kernel reads x from memory once, 2 BND bytes in 16-bit types. The statistics of a tile need a first pass over x; the
+second pass finds the tile in the L1 or L2 cache. Each tile reads down_weight once, from L2. The kernel writes h, 2 BNC
+bytes, and for the noise estimator one float32 sum per 16 tokens and channel. The next stage adds these sums in a fixed
+order, so with the same tile the same input gives the same bits. For training, the kernel also writes mean and rstd of
+each token in float32.
 
-One program has ROWS tokens of one image and COLUMNS channels, and goes over D in steps of DEPTH.
+One program handles ROWS tokens of one image and COLUMNS channels, and loops over D in steps of DEPTH.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def down_project(
     rows = x + image.to(tl.int64) * batch_stride + row[:, None].to(tl.int64) * token_stride
     row_exists, channel_exists = row < tokens, channel < CHANNELS
 
-    # Mean and sum of squared differences from it, of the columns so far; a chunk's own join them exactly.
+    # The mean of the columns so far, and the sum of squared differences from it. Those of each further chunk of columns
+    # are combined with them by an exact formula (Chan et al., 1983).
     mean = tl.zeros((ROWS,), tl.float32)
     squares = tl.zeros((ROWS,), tl.float32)
     for first in range(0, DIM, DEPTH):

@@ -1,15 +1,17 @@
-"""From grad_y to grad_x: through the depthwise convolution, down_weight, both gains and the LayerNorm. With a spectral
-filter ``through`` is grad_y through the convolution and that filter.
+"""From grad_y to grad_x: backwards through the depthwise convolution, down_weight, both gains and the LayerNorm.
 
-Reads grad_y and through (2 BNC bytes each in 16-bit types), x and grad_out, 4 BND bytes: the second pass over a tile
-of x, after the row sums of the LayerNorm, finds it in the L1 or L2 cache. Writes grad_x, 2 BND bytes, and for the
-matrix products behind it ``grad_h``: rows of 2 C numbers, grad_h and rstd * grad_h. Without NEEDS_X it reads and writes
-nothing of width D.
+With a spectral filter, ``through`` holds grad_y taken backwards through the convolution and the filter, so this kernel
+does not do that.
+
+The kernel reads grad_y and ``through``, 2 BNC bytes each in 16-bit types, and x and grad_out, 4 BND bytes. The row sums
+of the LayerNorm need a first pass over x; the second pass finds the tile in the L1 or L2 cache. The kernel writes
+grad_x, 2 BND bytes, and, for the matrix products that follow, ``grad_h``: rows of 2 C numbers with grad_h and
+rstd * grad_h. Without NEEDS_X it reads and writes nothing of width D.
 
 With du = grad_h down_weight, n = du norm_gain and xhat = (x - mean) rstd:
 grad_x = grad_out + du skip_gain + rstd (n - mean(n) - xhat mean(n xhat)).
 
-One program has ROWS tokens of one image and all channels, and goes over D in steps of DEPTH.
+One program handles ROWS tokens of one image and all channels, and loops over D in steps of DEPTH.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""The Hartley transform of small images as matrix products, and where its frequencies lie.
+"""The Hartley transform of small images as matrix products, and the order of its frequencies.
 
-It is real and its own inverse up to scale: t = A_H s A_W with A_H[y, u] = cas(2 pi u y / H), cas = cos + sin, and
-A_H A_H = H. The Fourier transform c - i d of s is in t and its reflections: 2 c(u, v) = t(u, -v) + t(-u, v) and
-2 d(u, v) = t(u, v) - t(-u, -v).
+The transform is real and, up to a factor, its own inverse: t = A_H s A_W with A_H[y, u] = cas(2 pi u y / H),
+cas = cos + sin, and A_H A_H = H. The Fourier transform c - i d of s follows from t and its reflections:
+2 c(u, v) = t(u, -v) + t(-u, v) and 2 d(u, v) = t(u, v) - t(-u, -v).
 
-Sides are padded to 16, 32 or 64 with zeros. A transformed side has its frequencies in slots, 16 at a time: 0 to 7, then
--0 to -7, where -0 stands for half the side. So a reflection swaps slots 8 apart, but for the first two; the tensor
-cores' accumulators keep such pairs in one thread.
+Sides are padded with zeros to 16, 32 or 64. The frequencies of a transformed side lie in slots, in groups of 16. The
+first group holds 0 to 7 and then -0 to -7, the second 8 to 15 and then -8 to -15, and so on; slot -0 holds the
+frequency of half the side. So a reflection swaps slots that are 8 apart, except for slots 0 and -0. The accumulators of
+tensor cores keep such pairs in one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .numbers import product
 
 @functools.lru_cache(maxsize=128)
 def matrix(side: int, device: torch.device) -> Tensor:
-    """A, (padded side, slots), zero where there is no pixel or no frequency."""
+    """The matrix A of a side, (padded side, slots), with zeros where there is no pixel or no frequency."""
     count = padded(side)
     slot = torch.arange(count)
     pair = slot // 16 * 8 + slot % 8
@@ -36,7 +37,7 @@ def matrix(side: int, device: torch.device) -> Tensor:
 
 @triton.jit
 def frequencies(COUNT: tl.constexpr, side):
-    """The frequency, from 0 to ``side`` - 1, in each of COUNT slots, and whether there is one."""
+    """The frequency in each of COUNT slots, from 0 to ``side`` - 1, and whether the slot holds a frequency."""
     slot = tl.arange(0, COUNT)
     pair = slot // 16 * 8 + slot % 8
     exists = (2 * pair < side) & ((slot != 8) | (side % 2 == 0))
@@ -46,7 +47,7 @@ def frequencies(COUNT: tl.constexpr, side):
 
 @triton.jit
 def _add_product(total, s, matrix, first, STEP: tl.constexpr, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
-    """``total`` (M, N) plus ``s`` (M, K) times every STEP-th row of the matrix (N, N) or of its transpose."""
+    """Add to ``total`` (M, N) the product of ``s`` (M, K) and every STEP-th row of a matrix (N, N) or its transpose."""
     N: tl.constexpr = total.shape[1]
     row, column = (first + STEP * tl.arange(0, s.shape[1]))[:, None], tl.arange(0, N)[None, :]
     at = column * N + row if TRANSPOSED else row * N + column
@@ -55,7 +56,7 @@ def _add_product(total, s, matrix, first, STEP: tl.constexpr, TRANSPOSED: tl.con
 
 @triton.jit
 def _multiply(s, matrix, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
-    """``s`` (A, B, N) times the matrix (N, N) in memory or its transpose, 16 terms at a time, which saves registers."""
+    """Multiply ``s`` (A, B, N) by a matrix (N, N) in memory or its transpose, 16 terms at a time to save registers."""
     A: tl.constexpr = s.shape[0]
     B: tl.constexpr = s.shape[1]
     N: tl.constexpr = s.shape[2]
@@ -79,14 +80,17 @@ def _multiply(s, matrix, TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def transform(s, across, down, PRECISION: tl.constexpr):
-    """(channels, v, u) of images ``s`` (channels, y, x); ``across`` and ``down`` are the matrices of both sides."""
+    """The transform (channels, v, u) of images ``s`` (channels, y, x).
+
+    ``across`` and ``down`` are the matrices of width and height.
+    """
     rows = _multiply(s, across, False, PRECISION)
     return _multiply(tl.permute(rows, (0, 2, 1)), down, False, PRECISION)
 
 
 @triton.jit
 def inverse(t, across, down, PRECISION: tl.constexpr):
-    """The images (channels, y, x), times their height and width, of ``t`` (channels, v, u)."""
+    """The images (channels, y, x) that have the transform ``t`` (channels, v, u), multiplied by height and width."""
     columns = _multiply(t, down, True, PRECISION)
     return _multiply(tl.permute(columns, (0, 2, 1)), across, True, PRECISION)
 
@@ -99,7 +103,7 @@ def _swap(pairs, alone):
 
 @triton.jit
 def reflect_u(t):
-    """``t`` (channels, v, u) at (-u, v)."""
+    """Reflect ``t`` (channels, v, u): the result at (u, v) is ``t`` at (-u, v)."""
     A: tl.constexpr = t.shape[0]
     B: tl.constexpr = t.shape[1]
     N: tl.constexpr = t.shape[2]
@@ -110,7 +114,7 @@ def reflect_u(t):
 
 @triton.jit
 def reflect_v(t):
-    """``t`` (channels, v, u) at (u, -v)."""
+    """Reflect ``t`` (channels, v, u): the result at (u, v) is ``t`` at (u, -v)."""
     A: tl.constexpr = t.shape[0]
     B: tl.constexpr = t.shape[1]
     N: tl.constexpr = t.shape[2]
@@ -122,6 +126,6 @@ def reflect_v(t):
 
 @triton.jit
 def cosines_and_sines(t):
-    """Twice c and d of a transform ``t`` (channels, v, u)."""
+    """2 c and 2 d, where c - i d is the Fourier transform that belongs to the transform ``t`` (channels, v, u)."""
     mirrored = reflect_v(t)
     return mirrored + reflect_u(t), t - reflect_u(mirrored)

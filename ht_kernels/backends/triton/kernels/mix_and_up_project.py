@@ -1,13 +1,15 @@
-"""out = x + up_weight gelu(m) + up_bias, m = mix_weight Y + mix_bias for patches and h for prefix tokens, Y the
-depthwise convolution of h with the image's own kernel, or of ``filtered``, h through the spectral filter, plus h. In
-training gelu(m) is dropped out.
+"""out = x + up_weight gelu(m) + up_bias, where m = mix_weight Y + mix_bias for patches, and m = h for prefix tokens.
 
-Reads h, filtered, x (from L2 when it still holds what down_project read) and the weights; writes out: 4 BND + 2 BNC
-bytes in 16-bit types, 4 BNC with a spectral filter. Neighbours of a patch are read again for each of the 49 taps, from
-the L1 cache.
+Y is the depthwise convolution of h with the image's own kernel. With a spectral filter, Y is the convolution of
+``filtered``, the filtered h, plus h. In training, dropout is applied to gelu(m).
 
-One program has ROWS tokens of one image and one of SLICES slices of D, in steps of DEPTH columns. Slices repeat the
-convolution of their tile, so that one image makes enough programs.
+The kernel reads h, ``filtered``, x and the weights, and writes out: 4 BND + 2 BNC bytes in 16-bit types, or
+4 BND + 4 BNC bytes with a spectral filter. x comes from L2 if it is still there since down_project. For each of the 49
+taps, the neighbours of a patch are read again from the L1 cache.
+
+One program handles ROWS tokens of one image and one of SLICES slices of D, and loops over the slice in steps of DEPTH
+columns. Every slice repeats the convolution of its tile. This costs work, but it makes enough programs for a GPU even
+with a single image.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ def scale_weights(
     ALL_CHANNELS: tl.constexpr,
     ALL_HIDDEN: tl.constexpr,
 ):
-    """The noise estimator for one image: the mean bottleneck over its patches, the hidden units before ReLU, and the
-    weights of the three scales with a fourth that is zero."""
+    """The noise estimator for one image.
+
+    Returns the mean bottleneck over the patches, the hidden units before ReLU, and the weights (4,) of the three
+    scales, of which the fourth is zero.
+    """
     channel, unit, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, ALL_HIDDEN), tl.arange(0, 4)
     total = tl.zeros((ALL_CHANNELS,), tl.float32)
     for part in range(parts):
@@ -76,7 +81,7 @@ def image_weights(
     ALL_CHANNELS: tl.constexpr,
     ALL_HIDDEN: tl.constexpr,
 ):
-    """The weights (4,) of one image's scales, zero where there is no scale."""
+    """The weights (4,) of the scales of one image; weights beyond the last scale are zero."""
     if SCALES == 3:
         _, _, weights = scale_weights(
             image,
@@ -113,8 +118,10 @@ def correlate(
     ROWS: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
 ):
-    """Depthwise correlation of the tokens ``row`` with the image's own kernel, or that kernel mirrored as its backward
-    has it; ``h`` is the image's first token. Prefix tokens get zeros."""
+    """Depthwise correlation of the tokens ``row`` with the image's own kernel. Prefix tokens get zeros.
+
+    ``h`` points to the image's first token. MIRRORED mirrors the kernel, as the backward of the convolution needs it.
+    """
     channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
     channel_exists = channel < CHANNELS
     patch_row, patch_column = (row - prefix) // width, (row - prefix) % width
@@ -159,8 +166,10 @@ def mix(
     ROWS: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
 ):
-    """Y, rounded to the dtype of ``h``, and m of the tokens ``row``; ``h`` and ``filtered``, which is ``h`` unless
-    SPECTRAL, are the image's first token."""
+    """Y, rounded to the dtype of ``h``, and m, for the tokens ``row``.
+
+    ``h`` and ``filtered`` point to the image's first token. Unless SPECTRAL, both are the same.
+    """
     channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
     channel_exists = channel < CHANNELS
     y = correlate(

@@ -1,10 +1,11 @@
-"""From grad_out to the gradient of Y: through up_weight, dropout, GELU and mix_weight.
+"""From grad_out to the gradient of Y: backwards through up_weight, dropout, GELU and mix_weight.
 
-Reads grad_out once, 2 BND bytes in 16-bit types, h, filtered and the weights; recomputes Y and m as the forward did.
-Writes, in 2 BNC bytes each, what the matrix products behind it take: ``activation`` = gelu(m) * keep, Y, grad_m and
-grad_y, whose prefix tokens are the gradient of h; and one float32 sum of grad_out per 16 tokens and column.
+The kernel reads grad_out once, 2 BND bytes in 16-bit types, and h, ``filtered`` and the weights. It recomputes Y and m
+as the forward did. For the matrix products that follow, it writes ``activation`` = gelu(m) * keep, Y, grad_m and
+grad_y, 2 BNC bytes each, and one float32 sum of grad_out per 16 tokens and column. Prefix tokens in grad_y hold the
+gradient of h.
 
-One program has ROWS tokens of one image and all channels, and goes over D in steps of DEPTH.
+One program handles ROWS tokens of one image and all channels, and loops over D in steps of DEPTH.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The noise estimator backwards: from the gradient of an image's depthwise kernel to that of its mean bottleneck.
+"""The noise estimator backwards: from the gradient of an image's depthwise kernel to the gradient of its bottleneck.
 
-Reads the gradients that depthwise_backward wrote and the sums of h, and recomputes the estimator. Writes, in float32,
-the factors of the gradients of its weights (``pooled``, ``hidden``, ``grad_hidden``, ``grad_score``), the weights of
-the scales, and ``grad_patch``: what each patch of h gets through the mean.
+The kernel reads the gradients that depthwise_backward wrote and the sums of h, and recomputes the noise estimator. It
+writes, in float32, ``pooled``, ``hidden``, ``grad_hidden`` and ``grad_score``, whose products are the gradients of the
+estimator's weights; the weights of the scales; and ``grad_patch``, the gradient that every patch of h gets through the
+mean over patches.
 
-One program has one image, and goes over the channels in steps of 16.
+One program handles one image, and loops over the channels in steps of 16.
 """
 
 from __future__ import annotations

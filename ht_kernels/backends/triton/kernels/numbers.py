@@ -1,4 +1,4 @@
-"""Matrix product and rounding, which Triton's interpreter would not do as a GPU does."""
+"""Matrix products and rounding that give the same results in Triton's interpreter as on a GPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ INTERPRETED = tl.constexpr(interpreted())
 def product(a, b, total, PRECISION: tl.constexpr):
     """``total + a @ b``, summed in float32.
 
-    PRECISION is for float32 operands: "ieee" multiplies them as they are, "tf32" rounds them to TF32, and "tf32x3"
-    splits each into two TF32 numbers and leaves out the product of the two small ones. Tensor cores read the upper 19
-    bits of a number: they cut off what is not rounded before. Triton rounds for "tf32x3" and does not for "tf32".
+    PRECISION applies to float32 operands: "ieee" multiplies them as they are, "tf32" rounds them to TF32, and "tf32x3"
+    splits each into two TF32 numbers and leaves out the product of the two small ones. Tensor cores read only the upper
+    19 bits of a number, so they cut off an operand that was not rounded. Triton rounds operands for "tf32x3", but not
+    for "tf32", so this function does it.
     """
     if PRECISION == "tf32" and a.dtype == tl.float32:
         a, b = round_to_tf32(a), round_to_tf32(b)
@@ -41,11 +42,13 @@ def multiply(
     PRECISION: tl.constexpr,
     STEP: tl.constexpr = 1,
 ):
-    """``total`` (M, N) plus ``a`` (M, K) times a matrix in memory of ``terms`` rows and ``columns`` columns: K of its
-    rows, every STEP-th from ``first`` on, and the N columns in ``column``. What lies outside of the matrix is zero.
+    """Add to ``total`` (M, N) the product of ``a`` (M, K) and a part of a matrix in memory.
 
-    A product takes all its operands into registers, or the matrix into shared memory. So exact float32 products go 16
-    terms at a time, and others up to 32 KiB of the matrix at a time.
+    The matrix has ``terms`` rows and ``columns`` columns. The part consists of K rows, every STEP-th from ``first`` on,
+    and of the N columns ``column``. Rows and columns outside of the matrix are zero.
+
+    A product holds all its operands in registers, or the matrix in shared memory. So exact float32 products are
+    computed 16 terms at a time, and others with up to 32 KiB of the matrix at a time.
     """
     M: tl.constexpr = a.shape[0]
     K: tl.constexpr = a.shape[1]
@@ -69,19 +72,21 @@ def multiply(
 
 @triton.jit
 def round_to_tf32(value):
-    """A float32 ``value`` rounded to the nearest TF32 number, halves away from zero, as ``cvt.rna.tf32`` does.
+    """Round a float32 ``value`` to the nearest TF32 number, ties away from zero, as ``cvt.rna.tf32`` does.
 
-    Infinities and NaN stay what they are, and numbers from 2^128 - 2^116 on, which round to 2^128, become infinite.
+    Infinities and NaN do not change. Numbers from 2^128 - 2^116 on, which round to 2^128, become infinite.
     """
     bits = (value.to(tl.uint32, bitcast=True) + 0x1000) & 0xFFFFE000
-    # The NaN that a GPU computes, 0x7FFFFFFF, would become -0.
+    # The select keeps NaN: the NaN that a GPU computes, 0x7FFFFFFF, would otherwise become -0.
     return tl.where(value == value, bits.to(tl.uint32).to(tl.float32, bitcast=True), value)
 
 
 @triton.jit
 def _interpreted_product(a, b, total, PRECISION: tl.constexpr):
-    """What tensor cores make of float32 operands; the interpreter ignores the precision, and of bfloat16 numbers it
-    would multiply the bits as integers."""
+    """Compute the product of float32 operands as tensor cores do, in the interpreter.
+
+    The interpreter's own ``tl.dot`` ignores the precision, and multiplies the bits of bfloat16 numbers as integers.
+    """
     if PRECISION == "tf32":
         total = tl.dot(_cut_to_tf32(a), _cut_to_tf32(b), total)
     elif PRECISION == "tf32x3":
@@ -100,8 +105,8 @@ def _cut_to_tf32(value):
 
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
-    """A float32 ``value`` rounded to the nearest number of ``dtype``."""
-    if INTERPRETED and dtype == tl.bfloat16:  # it would cut off
+    """Round a float32 ``value`` to the nearest number of ``dtype``."""
+    if INTERPRETED and dtype == tl.bfloat16:  # the interpreter would cut off instead of rounding
         bits = value.to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
         value = (bits & 0xFFFF0000).to(tl.uint32).to(tl.float32, bitcast=True)

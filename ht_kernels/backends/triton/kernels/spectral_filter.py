@@ -1,16 +1,18 @@
-"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel; its spectrum never leaves the chip. With the
-conjugate mask it takes grad_out to grad_x.
+"""The spectral filter irfft2(mask * rfft2(x)) of each image and channel; the spectrum never leaves the chip.
 
-Reads x once and writes out once, 4 BCHW bytes in 16-bit types; reads the mask of a channel for each image, from L2.
+With the conjugate mask, the same kernel computes grad_x from grad_out.
 
-A mask p + i q on the frequencies v <= W / 2 makes of the Hartley transform t of an image
+The kernel reads x once and writes out once, 4 BCHW bytes in 16-bit types. For each image it reads the masks of its
+channels from L2.
+
+A mask p + i q on the frequencies v <= W / 2 turns the Hartley transform t of an image into
 
     (p a - q b + r) / 2 with a = t(u, v) - e t(-u, -v), b = t(-u, v) + e t(u, -v), and r(-u, v) = p b + q a
 
-with p, q at (u, min(v, W - v)). e is 1 for v < W / 2, -1 for v > W / 2, and 0 in columns 0 and W / 2: there the
-imaginary parts that a real image cannot have drop out, as in ``irfft2``.
+with p, q at (u, min(v, W - v)). e is 1 for v < W / 2, -1 for v > W / 2, and 0 in columns 0 and W / 2. This removes the
+imaginary parts that the spectrum of a real image cannot have in these two columns, as ``irfft2`` does.
 
-One program has COLUMNS channels of one image.
+One program handles COLUMNS channels of one image.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .numbers import narrow
 def pixels(
     channel, channels, height, width, channel_stride, patch_stride, ALL_HEIGHT: tl.constexpr, ALL_WIDTH: tl.constexpr
 ):
-    """Where the pixels of channels of an image lie from its start, and whether there are such: (channels, y, x)."""
+    """The offsets (channels, y, x) of the pixels of an image's channels, and whether each pixel exists."""
     row, column = tl.arange(0, ALL_HEIGHT)[None, :, None], tl.arange(0, ALL_WIDTH)[None, None, :]
     at = channel[:, None, None] * channel_stride + (row * width + column) * patch_stride
     return at, (channel < channels)[:, None, None] & (row < height) & (column < width)
@@ -34,7 +36,7 @@ def pixels(
 
 @triton.jit
 def apply_mask(t, mask, channel, channels, height, width, mask_stride, CONJUGATED: tl.constexpr):
-    """The transform ``t`` (channels, v, u) times the mask or its conjugate, over height * width."""
+    """Multiply the transform ``t`` (channels, v, u) by the mask or its conjugate, and divide by height * width."""
     v, _ = frequencies(t.shape[1], width)
     u, _ = frequencies(t.shape[2], height)
     v, u = v[None, :, None], u[None, None, :]

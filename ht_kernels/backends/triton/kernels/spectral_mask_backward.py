@@ -1,12 +1,12 @@
 """The gradient of a spectral mask from x and grad_out, through their Hartley transforms in registers.
 
-Reads x and grad_out once, 4 BCHW bytes in 16-bit types. Writes the gradient summed over IMAGES images, in float32; the
-caller adds these sums up in order.
+The kernel reads x and grad_out once, 4 BCHW bytes in 16-bit types. It writes the gradient summed over IMAGES images, in
+float32; the caller adds these sums in a fixed order.
 
 With the Fourier transforms c - i d of x and c' - i d' of grad_out, the gradient of a mask p + i q is the sum over
 images of 2 (c' c + d' d) / (H W) for p and 2 (c' d - d' c) / (H W) for q, and half of that in columns 0 and W / 2.
 
-One program has COLUMNS channels of IMAGES images, one after the other.
+One program handles COLUMNS channels of IMAGES images, one image after the other.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def spectral_mask_backward(
     imag = tl.zeros((COLUMNS, ALL_WIDTH, ALL_HEIGHT), tl.float32)
     before = tl.zeros((COLUMNS, ALL_WIDTH, ALL_HEIGHT), tl.float32)
     first = part * IMAGES
-    # x and grad_out of an image in turn, and nothing moved out of the loop: the matrices would stay in registers.
+    # The loop transforms x and grad_out of each image in turn. disable_licm keeps the compiler from loading the
+    # matrices before the loop, where they would occupy registers.
     for step in tl.range(0, 2 * tl.minimum(IMAGES, batch - first), disable_licm=True):
         start = (first.to(tl.int64) + step // 2) * image_stride
         source = tl.where(step % 2 == 0, x, grad_out)
