@@ -1,4 +1,4 @@
-"""The compiled CPU backend: C++ kernels behind ``ht_kernels._C``, forward and backward, float32 and bfloat16."""
+"""The compiled CPU backend: C++ kernels in ``ht_kernels._C`` for forward and backward in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def can_filter(case: FilterCase) -> str | None:
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> core.module.CpuAdapter:
-    """The weights packed as the kernels read them, in float32 for tokens of either dtype."""
+    """Prepare the weights: the compiled object packs them for the kernels, in float32 for tokens of either dtype."""
     return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid)
 
 
 def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter of ``x`` (B, N, D), with the strides of ``x``."""
+    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``."""
     out = torch.empty_like(x)
     if not x.is_contiguous():
         _forward(prepared, x, layout, None, out, 0, 0)
@@ -60,7 +60,10 @@ def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast:
 
 
 def empty_state(x: Tensor, folded: FoldedAdapter, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory for what :func:`forward` keeps: the bottleneck (B, N, C) and mean and 1/std (B, N, 2), in float32."""
+    """Allocate the state that :func:`forward` keeps for :func:`backward`, in float32.
+
+    It consists of the bottleneck (B, N, C), mean and 1/std of the tokens (B, N, 2), and an empty tensor.
+    """
     batch, tokens, _ = x.shape
     h = x.new_empty((batch, tokens, folded.up_weight.shape[1]), dtype=torch.float32)
     return h, x.new_empty((batch, tokens, 2), dtype=torch.float32), x.new_empty((0,), dtype=torch.float32)
@@ -69,7 +72,7 @@ def empty_state(x: Tensor, folded: FoldedAdapter, dtype: torch.dtype) -> tuple[T
 def forward(
     prepared: core.module.CpuAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The adapter of ``x`` and the state of :func:`empty_state`, for :func:`backward`."""
+    """Compute the adapter of ``x``, and the state that :func:`backward` needs; see :func:`empty_state`."""
     out, state = torch.empty_like(x), empty_state(x, folded, training.dtype)
     _forward(prepared, x, layout, training.keep, out, state[0].data_ptr(), state[1].data_ptr())
     return out, *state
@@ -85,7 +88,7 @@ def backward(
     state: tuple[Tensor, Tensor, Tensor],
     grad_x: Tensor | None,
 ) -> FoldedAdapter:
-    """Gradients of the folded weights, float32, None where there is no weight; fills ``grad_x`` unless it is None."""
+    """Compute the float32 gradients of the folded weights, None for weights that are None; fill ``grad_x`` if given."""
     grads = folded.map(lambda t: t.new_empty(t.shape, dtype=torch.float32))
     source, grad_out = unit_stride(x), unit_stride(grad_out)
     h, stats, _ = (t.contiguous() for t in state)
@@ -110,14 +113,14 @@ def backward(
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
-    """Fill ``out`` (B, C, H, W), contiguous; ``mask`` (C or 1, H, W // 2 + 1, 2)."""
+    """Write the filtered ``x`` to ``out`` (B, C, H, W), contiguous. ``mask`` is (C or 1, H, W // 2 + 1, 2)."""
     x, mask = x.contiguous(), mask.contiguous()
     sizes = (*x.shape, mask.shape[0])
     core.module.spectral_filter(sizes, x.data_ptr(), mask.data_ptr(), out.data_ptr(), torch.get_num_threads())
 
 
 def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: Tensor, grad_mask: Tensor) -> None:
-    """Fill ``grad_x`` and ``grad_mask``, contiguous."""
+    """Write the gradients to ``grad_x`` and ``grad_mask``, both contiguous."""
     grad_out, x, mask = grad_out.contiguous(), x.contiguous(), mask.contiguous()
     core.module.spectral_filter_backward(
         (*x.shape, mask.shape[0]),

@@ -1,4 +1,4 @@
-"""HTAdapter: the published adapter's parameters, computed by the kernels."""
+"""HTAdapter: an adapter with the parameters of the published one that runs on this library's kernels."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from .spectral import SpectralFilter
 
 
 class HTAdapter(PublishedAdapter):
-    """A Hybrid-tuning adapter with the parameters, names and result of the published one.
+    """A Hybrid-tuning adapter with the parameters, parameter names and results of the published one.
 
     ``adapter(x, grid=(H, W), prefix_tokens=1)`` maps tokens (B, P + H*W, D) to the same shape and dtype.
 
-    In evaluation mode and without gradients the folded weights are kept until a parameter is written in place,
-    loaded, moved or replaced, the mode is set, or a forward pass with gradients is made. Only one change goes
-    unseen: a write into ``parameter.data`` between two such calls. Call ``eval()`` after it.
+    In evaluation mode and without gradients, the adapter caches its folded weights. They are folded again after a
+    parameter is written in place, loaded, moved or replaced, after ``train()`` or ``eval()``, and after a forward pass
+    with gradients. Only a write into ``parameter.data`` is not noticed; call ``eval()`` after it.
 
     Args:
         dim: token width D.
-        bottleneck: bottleneck width C; at least 4 for the noise-aware variants.
+        bottleneck: bottleneck width C; at least 4 for the variants ``noise_aware`` and ``hybrid``.
         variant: ``baseline``, ``noise_aware``, ``freq_enhanced`` or ``hybrid``.
-        spectral: None for the published frequency filter, a gain per channel; ``full``, ``shared`` or ``radial`` for
-            a :class:`SpectralFilter`, ``adapter_conv.spectral``, in its place. For ``freq_enhanced`` and ``hybrid``.
+        spectral: None for the published frequency filter, which is a gain per channel. ``full``, ``shared`` or
+            ``radial`` for a :class:`SpectralFilter` instead, under the name ``adapter_conv.spectral``; only for
+            ``freq_enhanced`` and ``hybrid``.
         dropout: probability of the dropout before ``project2``, in training only.
-        grid: patch grid (H, W) of a spectral filter that is ``full`` or ``shared``; it then takes no other.
+        grid: patch grid (H, W) of a spectral filter of the form ``full`` or ``shared``, which fits only this grid.
 
     Raises:
-        ValueError: an unknown variant or form, a width that does not fit, a spectral filter for a variant without a
-            frequency filter, or one without the grid it needs.
+        ValueError: the variant or form is unknown, a width is too small, the variant has no frequency filter that a
+            spectral filter could replace, or the form needs a grid and none is given.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class HTAdapter(PublishedAdapter):
         published = VARIANTS[variant]
         if dim < 1 or bottleneck < (4 if published.noise else 1):
             raise ValueError(f"dim {dim} and bottleneck {bottleneck} are too small for variant '{variant}'")
-        # The base class builds the parameters that these two ask for.
+        # The base class reads these two attributes to decide which parameters to make.
         self.frequency, self.noise = published.frequency, published.noise
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
@@ -63,7 +64,7 @@ class HTAdapter(PublishedAdapter):
 
     @property
     def spectral(self) -> str | None:
-        """The form of the spectral filter; None with the published gain."""
+        """The form of the spectral filter, or None if the adapter has none."""
         part = self._filter()
         return None if part is None else part.form
 
@@ -73,16 +74,19 @@ class HTAdapter(PublishedAdapter):
 
     @torch.no_grad()
     def to_spectral(self, form: str, grid: tuple[int, int] | None = None) -> HTAdapter:
-        """Put a spectral filter in place of the gain per channel, in place; the adapter computes the same as before.
+        """Replace the gain per channel by a spectral filter, in place, without changing what the adapter computes.
 
-        The gain becomes a constant mask. A shared mask has no room for one gain per channel, so there the mask is one
-        and the gain goes into what reads the filtered image: the convolutions and the noise estimator.
+        The gain becomes a constant mask. A shared mask cannot hold a gain per channel. So a shared mask is 1, and the
+        gain is multiplied into the weights that read the filtered image: the convolutions and the noise estimator.
 
         Args:
             form, grid: as for :class:`SpectralFilter`.
 
+        Returns:
+            The adapter itself.
+
         Raises:
-            ValueError: a form or grid as in :class:`SpectralFilter`, or the adapter has no gain to replace.
+            ValueError: :class:`SpectralFilter` does not accept the form or grid, or the adapter has no gain.
         """
         conv: Any = self.adapter_conv
         if not hasattr(conv, "freq_filter"):
@@ -106,7 +110,7 @@ class HTAdapter(PublishedAdapter):
         return self
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
-        """Adapt tokens; see the class and :func:`ht_kernels.functional.ht_adapter` for shapes and errors."""
+        """Adapt tokens. The class and :func:`ht_kernels.functional.ht_adapter` describe shapes and errors."""
         kept = self._kept()
         part = self._filter() if kept is None else kept.filter
         if part is not None:
@@ -117,18 +121,19 @@ class HTAdapter(PublishedAdapter):
         return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=dropout)
 
     def folded(self) -> FoldedAdapter:
-        """The adapter's folded weights; connected to the parameters by autograd when gradients are on."""
+        """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters."""
         kept = self._kept()
         return fold_adapter(self) if kept is None else FoldedAdapter(*kept.folded)
 
     def _kept(self) -> _Kept | None:
-        """Folded weights that are those of the parameters now; None where they are not kept."""
+        """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            # Training writes without a trace: fused optimizers and averages over ``.data`` leave no new version.
+            # Drop the cache, because training can write parameters unnoticed: fused optimizers, and averaging code that
+            # writes into ``.data``, do not change a parameter's version.
             if self._cache is not None and not torch.compiler.is_compiling():
                 self._cache = None
             return None
-        kept = self._cache  # another thread may forget it, or keep another
+        kept = self._cache  # read once: another thread may replace it or set it to None
         if kept is None or not kept.is_current():
             if is_captured(self.gamma):
                 return None
@@ -139,7 +144,7 @@ class HTAdapter(PublishedAdapter):
         return f"variant={self.variant}, spectral={self.spectral}"
 
     def train(self, mode: bool = True) -> HTAdapter:
-        """Set the mode, and forget folded weights."""
+        """Set the mode, and drop the cached folded weights."""
         self._cache = None
         super().train(mode)
         return self
@@ -153,9 +158,9 @@ class HTAdapter(PublishedAdapter):
 
 
 class _Kept:
-    """Folded weights, and what tells whether the parameters are still those they were folded from.
+    """Folded weights, and a check whether the parameters that they were folded from have changed.
 
-    Parameters are looked up where their modules have them, for another may have been put there.
+    The check looks the parameters up in their modules, because a parameter may have been replaced by another object.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:

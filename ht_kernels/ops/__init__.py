@@ -1,6 +1,6 @@
-"""From checked arguments to a backend: torch operators for who has to see them, and the dispatch.
+"""The layer between the public functions and the backends: torch operators, the dispatch and the prepared weights.
 
-``adapter`` and ``spectral`` are called by :mod:`ht_kernels.functional`. Both hand the call to ``dispatch``, the only
-place that chooses a backend. ``operators`` has the adapter's schema, fake kernels and autograd; ``prepared`` keeps
-what backends make of folded weights.
+:mod:`ht_kernels.functional` calls ``adapter`` and ``spectral``. Both pass the call to ``dispatch``, the only place that
+chooses a backend. ``operators`` holds the adapter's operator schema, fake kernels and autograd formulas, and
+``prepared`` holds the cache of prepared weights.
 """

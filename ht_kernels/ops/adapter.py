@@ -1,4 +1,7 @@
-"""The adapter: straight to a backend where nobody watches, else through the operator."""
+"""The adapter. A call goes straight to a backend, unless something observes operators or gradients are needed.
+
+In these cases the call goes through the torch operator of :mod:`ht_kernels.ops.operators`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ from . import dispatch, operators
 def adapter_again(
     x: Tensor, folded: FoldedAdapter, height: int, width: int, prefix_tokens: int, eps: float
 ) -> Tensor | None:
-    """The adapter without gradients by what served the last call like this one; None where there was none, where
-    somebody watches, or where it fails. A call like this has the same weights and the shape, dtype and device of x, so
-    its checks and its choice of a backend need not be made again.
+    """Compute the adapter without gradients in the same way as an earlier call of the same kind.
+
+    Calls of the same kind have the same weights and layout, and tokens of the same shape, dtype and device. So neither
+    the checks nor the choice of a backend need to be repeated.
+
+    Returns None if there was no such call, if something observes operators, or if the backend fails.
     """
     kept = folded.prepared
     if kept is None or is_watched(x):
@@ -30,12 +36,12 @@ def adapter_again(
     backend, made, layout = found
     autocast = False
     if x.is_cuda:
-        if torch.cuda.is_current_stream_capturing():  # what is kept may be freed before a replay
+        if torch.cuda.is_current_stream_capturing():  # the prepared weights may be freed before a replay
             return None
         autocast = torch.is_autocast_enabled("cuda")
     try:
         out: Tensor = backend.infer(made, x, layout, autocast)
-    except (BackendError, torch.OutOfMemoryError):  # met again in adapter(), which reports it and falls back
+    except (BackendError, torch.OutOfMemoryError):  # adapter() repeats the call and handles the error
         return None
     return out
 
@@ -43,7 +49,10 @@ def adapter_again(
 def adapter(
     x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float, asked: str | None
 ) -> Tensor:
-    """The adapter; arguments as in :func:`ht_kernels.functional.ht_adapter`, checked."""
+    """Compute the adapter. The arguments are those of :func:`ht_kernels.functional.ht_adapter`, already checked.
+
+    ``asked`` is the name of the backend that the caller or the process asked for, or None.
+    """
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
     train = needs_grad or keep is not None or dropout > 0
     bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
@@ -61,7 +70,7 @@ def adapter(
         return dispatch.infer(case, asked, x, folded, layout, autocast)
     name = dispatch.choose(case, asked)
     folded = on_grid(folded, layout.grid)
-    if name == "reference":  # whoever watches sees what it is made of
+    if name == "reference":  # plain torch: observers see its own operators
         return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
     training = Training(None, None, 0.0, x.dtype)
     return operators.adapter(name, x, folded, training, layout, autocast, train=False, forced=asked is not None)

@@ -1,8 +1,8 @@
-"""Which backend runs a call: the one place that chooses, tries, retires and falls back.
+"""The dispatch: the only place that chooses a backend for a call, tries it, and falls back to another one.
 
-It reads two environment variables, once: ``HT_KERNELS_BACKEND`` names the backend to use for every call, and
-``HT_KERNELS_LOG`` is the level of what is said on stderr: with ``debug`` which backend was chosen, and why not the
-others.
+Two environment variables are read once, at import. ``HT_KERNELS_BACKEND`` names the backend to use for every call.
+``HT_KERNELS_LOG`` sets the level of the log on stderr; at level ``debug`` the log says which backend was chosen and why
+the others were not.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ log = logging.getLogger("ht_kernels")
 _T = TypeVar("_T")
 
 BACKENDS: dict[str, ModuleType] = {"cuda": cuda, "cpu": cpu, "triton": triton, "reference": reference}
-"""Every backend by name, best first."""
+"""All backends by name, best first."""
 
 
 class Choices:
-    """What a choice depends on beside the call."""
+    """The state, other than the call itself, on which the choice of a backend depends."""
 
     def __init__(self) -> None:
         self.asked = os.environ.get("HT_KERNELS_BACKEND") or None
-        """The backend that the process asked for by name."""
+        """The name of the backend that the process asked for, or None."""
         self.retired: dict[tuple[str, torch.device], str] = {}
-        """Why a backend is not used on a device any more."""
+        """For each backend that failed on a device and is not used there, the reason."""
         self.count = 0
-        """How often one of these changed."""
+        """The number of changes to the two above, and of calls that ran out of memory."""
         self.lock = threading.Lock()
 
 
@@ -63,38 +63,41 @@ if os.environ.get("HT_KERNELS_LOG"):
 
 
 def set_backend(name: str | None) -> None:
-    """Use backend ``name`` for every call, or choose automatically again with None.
+    """Use the backend ``name`` for every call. With None, a backend is chosen automatically for each call.
 
-    Overrides the environment variable ``HT_KERNELS_BACKEND``. A backend chosen by name never falls back.
+    This overrides the environment variable ``HT_KERNELS_BACKEND``. If a backend set by name cannot run a call, the call
+    raises; it does not fall back to another backend.
 
     Raises:
-        ValueError: no backend has that name.
+        ValueError: no backend has this name.
     """
     choices.asked = _known(name)
     choices.count += 1
 
 
 def available_backends() -> list[str]:
-    """Names of the backends that can run a plain float32 adapter on some device here, best first."""
+    """The names of the backends that can run a plain float32 adapter on a device of this machine, best first."""
     devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in devices]
     return [name for name, backend in BACKENDS.items() if any(backend.can_run(case) is None for case in cases)]
 
 
 def asked_for(name: str | None = None) -> str | None:
-    """The backend that the caller, or the process, asked for by name; None when the choice is ours.
+    """The name of the backend that the caller (``name``) or the process asked for; None for an automatic choice.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: no backend has this name.
     """
     return _known(name or choices.asked)
 
 
 def choose(case: Case | FilterCase, asked: str | None = None, without: Collection[str] = ()) -> str:
-    """The backend for ``case``: ``asked``, or for None the best that can run it, has not failed and is not ``without``.
+    """Choose the backend for ``case``: ``asked``, or, if that is None, the best backend that can run the case.
+
+    The automatic choice leaves out backends that failed on the device, and those in ``without``.
 
     Raises:
-        BackendError: a backend asked for by name cannot run the case; the message says why.
+        BackendError: the backend ``asked`` cannot run the case; the message says why.
     """
     if asked is not None:
         reason = _reason(asked, case._replace(named=True))
@@ -113,23 +116,23 @@ def choose(case: Case | FilterCase, asked: str | None = None, without: Collectio
 
 
 def infer(case: Case, asked: str | None, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter without gradients, as :func:`run` does it.
+    """Compute the adapter without gradients, with the choice and fallback of :func:`run`.
 
-    Who ran it is remembered for calls like it, unless the caller named the backend.
+    The backend is remembered for later calls of the same kind, unless the caller named it.
     """
     count = choices.count if asked == choices.asked else None
     return run(case, asked, lambda name: prepared.infer(BACKENDS[name], x, folded, layout, autocast, count))
 
 
 def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]) -> _T:
-    """``attempt(name)`` with the backend for ``case``.
+    """Return ``attempt(name)``, where ``name`` is the backend for ``case``.
 
-    A backend that fails is retired on that device, one that finds too little memory is passed over in this call, and
-    the next takes over; a backend that was ``asked`` for by name raises instead.
+    If the backend fails, it is retired on the device of the case, and the next backend is tried. If it runs out of
+    memory, it is skipped for this call only. A backend that was ``asked`` for by name raises instead.
 
     Raises:
-        BackendError: the one asked for cannot run the case, or failed.
-        OutOfMemoryError: it, or the reference, found too little memory.
+        BackendError: the backend ``asked`` cannot run the case, or failed.
+        OutOfMemoryError: the backend ``asked``, or the reference backend, ran out of memory.
     """
     failed: set[str] = set()
     while True:
@@ -143,12 +146,12 @@ def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]
             if isinstance(error, BackendError):
                 retire(name, case.device, str(error))
             else:
-                choices.count += 1  # so that nobody remembers who serves this call
+                choices.count += 1  # so that the fallback is not remembered for calls of this kind
                 log.warning("backend '%s' found too little memory for this call: %s", name, error)
 
 
 def retire(name: str, device: torch.device, reason: str) -> None:
-    """Do not choose backend ``name`` on ``device`` any more, because it failed there; says so once."""
+    """Stop using the backend ``name`` on ``device``, because it failed there, and warn about it once."""
     with choices.lock:
         if (name, device) in choices.retired:
             return
@@ -158,7 +161,7 @@ def retire(name: str, device: torch.device, reason: str) -> None:
 
 
 def _reason(name: str, case: Case | FilterCase) -> str | None:
-    """Why a backend cannot run a case; None when it can."""
+    """The reason why a backend cannot run a case, or None if it can."""
     backend = BACKENDS[name]
     reason: str | None = (backend.can_filter if isinstance(case, FilterCase) else backend.can_run)(case)
     return reason

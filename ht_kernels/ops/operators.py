@@ -1,6 +1,6 @@
 """The adapter as torch operators: ``torch.ops.ht_kernels.adapter`` and ``adapter_backward``.
 
-They are what torch.compile, torch.export and autograd see. The list of weights in their schemas is that of
+torch.compile, torch.export and autograd see these operators. The weights in their schemas are the fields of
 :class:`~ht_kernels.folding.FoldedAdapter`.
 """
 
@@ -44,10 +44,10 @@ def adapter(
     train: bool,
     forced: bool,
 ) -> Tensor:
-    """The adapter by the operator; ``folded`` has its mask on the grid.
+    """Call the operator. A radial mask in ``folded`` must already be expanded to the grid.
 
-    With ``train`` it has gradients, and dropout as ``training`` says, and ``backend`` runs it. Without, and unless
-    ``forced``, another backend takes over where ``backend`` fails.
+    With ``train``, the call has gradients and the dropout that ``training`` describes, and ``backend`` runs it. Without
+    ``train``, another backend takes over if ``backend`` fails, unless ``forced``.
     """
     out: Tensor = torch.ops.ht_kernels.adapter.default(
         x, *folded, *training, *layout, autocast, train, backend, forced
@@ -56,7 +56,10 @@ def adapter(
 
 
 def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
-    """With gradients and dropout; Triton draws dropout itself, from a seed of torch's generator."""
+    """Compute the adapter with gradients and dropout by the backend ``name``.
+
+    The factors of dropout are drawn here. Only Triton draws them in its kernels, from a seed that is drawn here.
+    """
     folded = on_grid(folded, layout.grid)
     seed = None
     if keep is None and dropout > 0:
@@ -72,7 +75,7 @@ def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Ten
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products in training on a GPU: that of ``x`` unless autocast chooses one."""
+    """The dtype of matrix products in training on a GPU: autocast's if it is on, otherwise the dtype of ``x``."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -91,7 +94,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
-    """The adapter without gradients by backend ``name``, on weights of which nothing is kept."""
+    """Compute the adapter without gradients by the backend ``name``, with weights prepared for this call only."""
     backend = dispatch.BACKENDS[name]
     out: Tensor = backend.infer(backend.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
     return out
@@ -122,12 +125,12 @@ def _backward_fake(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...
 
 
 def _or_nothing(x: Tensor, grad: Tensor | None) -> Tensor:
-    """A tensor of no elements stands for a gradient that is not wanted or does not exist."""
+    """Return ``grad``, or an empty tensor if it is None, because operators cannot return None."""
     return x.new_empty((0,), dtype=torch.float32) if grad is None else grad
 
 
 def _unpack(rest: tuple[Any, ...]) -> tuple[FoldedAdapter, Training, Layout, tuple[Any, ...]]:
-    """What follows x in the schema of the forward."""
+    """Group the arguments that follow x in the schema of the forward."""
     return FoldedAdapter(*rest[:_COUNT]), *_split(rest[_COUNT:])
 
 

@@ -1,7 +1,7 @@
-"""What backends made of folded weights, kept beside them: packed panels, cast matrices, addresses.
+"""The cache of prepared weights: packed panels, cast matrices and addresses that backends made from folded weights.
 
-It hangs at the :class:`~ht_kernels.folding.FoldedAdapter` and dies with it. It is made again when one of the weights
-was written in place or moved.
+The cache is an attribute of the :class:`~ht_kernels.folding.FoldedAdapter` and lives as long as that. It is made anew
+when a weight was written in place or moved.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from ht_kernels.backends.call import Layout
 from ht_kernels.folding import FoldedAdapter, on_grid
 
 _MOST_CALLS = 64
-"""Shapes of calls that are remembered for one set of weights."""
+"""The largest number of different calls that are remembered for one set of weights."""
 _MOST_MADE = 16
-"""Backends, dtypes and grids of a mask for which one set of weights is kept."""
+"""The largest number of prepared weights per set of folded weights: one per backend, dtype and grid of a mask."""
 
 
 class Stamp:
-    """Tells whether tensors are as they were: not written in place, not given other memory.
+    """Tells whether tensors are unchanged: not written in place, and still in the same memory.
 
-    A tensor is known by its version, address and, where a transpose would have the same shape, strides. Its storage is
-    held, so that the address is not used again. Tensors made in inference mode have no version, and those that a
-    transform such as ``vmap`` makes have no address: with one of them nothing can be told.
+    A tensor is compared by its version and address and, if a transpose of it would have the same shape, by its strides.
+    Its storage is kept alive, so that no other tensor can get the address. Tensors made in inference mode have no
+    version, and tensors inside a transform such as ``vmap`` have no address; with one of these, no comparison is
+    possible.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -41,12 +42,12 @@ class Stamp:
         self.versions = torch_private.versions(self.tensors)
         self.addresses = [t.data_ptr() for t in self.tensors]
         squares = [t for t in self.tensors if _has_equal_sides(t)]
-        self.squares = [t for t in squares if t.is_contiguous()]  # their transposes are not
+        self.squares = [t for t in squares if t.is_contiguous()]  # their transposes are not contiguous
         self.strides = [(t, t.stride()) for t in squares if not t.is_contiguous()]
         self.storages = [t.untyped_storage() for t in self.tensors]
 
     def holds(self) -> bool:
-        """Whether all are as they were; False where that cannot be told."""
+        """Whether all tensors are unchanged; False if no comparison is possible."""
         return (
             self.known
             and torch_private.versions(self.tensors) == self.versions
@@ -57,25 +58,25 @@ class Stamp:
 
 
 class Prepared:
-    """What is kept of one set of folded weights.
+    """The prepared weights of all backends for one set of folded weights, and the calls that used them.
 
     Args:
-        folded: the weights.
-        guarded: the owner sees to it that the weights are not written into, so that no call has to look.
+        folded: the folded weights.
+        guarded: the owner of the weights guarantees that they do not change, so calls need not check it.
     """
 
     def __init__(self, folded: FoldedAdapter, guarded: bool) -> None:
         self.stamp = None if guarded else Stamp(t for t in folded if t is not None)
         self._by: dict[tuple[Any, ...], Any] = {}
         self._calls: dict[tuple[Any, ...], tuple[ModuleType, Any, Layout]] = {}
-        self._lock = threading.Lock()  # one thread at a time makes what calls need
+        self._lock = threading.Lock()  # one thread at a time prepares weights
 
     def is_current(self) -> bool:
-        """Whether the weights are those that this was made from."""
+        """Whether the folded weights are unchanged since this object was made."""
         return self.stamp is None or self.stamp.holds()
 
     def by(self, backend: ModuleType, folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> Any:
-        """What ``backend`` made of the weights for tokens of ``dtype``; of a mask, for a grid."""
+        """Return the prepared weights of ``backend`` for tokens of ``dtype``, and, if there is a mask, for ``grid``."""
         if is_captured(folded.up_weight):
             return backend.prepare(on_grid(folded, grid), dtype, grid)
         key = backend, dtype, None if folded.mask is None else grid
@@ -83,7 +84,7 @@ class Prepared:
         if made is not None:
             return made
         with self._lock:
-            made = self._by.get(key)  # another thread may have been here
+            made = self._by.get(key)  # another thread may have prepared them meanwhile
             if made is None:
                 made = backend.prepare(on_grid(folded, grid), dtype, grid)
                 wait_for(folded.up_weight)
@@ -93,7 +94,11 @@ class Prepared:
         return made
 
     def remember(self, x: Tensor, layout: Layout, choices: int, backend: ModuleType, made: Any) -> None:
-        """``backend`` ran a call like this, with what it ``made``; ``choices`` counts the changes to what is chosen."""
+        """Remember that ``backend`` ran a call of this kind with the prepared weights ``made``.
+
+        ``choices`` is the current number of changes to the choice of backends; see ``dispatch.choices``. After another
+        change, the call is not recalled.
+        """
         if is_captured(x):
             return
         if len(self._calls) >= _MOST_CALLS:
@@ -103,12 +108,12 @@ class Prepared:
     def recall(
         self, x: Tensor, height: int, width: int, prefix_tokens: int, eps: float, choices: int
     ) -> tuple[ModuleType, Any, Layout] | None:
-        """The backend that ran a call like this one, what it made, and the layout; None when there was none."""
+        """Return the backend that ran a call of this kind, its prepared weights and the layout; None if none did."""
         return self._calls.get((x.shape, x.dtype, x.device, height, width, prefix_tokens, eps, choices))
 
 
 def prepared(folded: FoldedAdapter) -> Prepared:
-    """What is kept of ``folded``, or a new one where its weights have changed."""
+    """Return the cache of ``folded``; a new one if there is none or the weights have changed."""
     kept: Prepared | None = folded.prepared
     if kept is None or not kept.is_current():
         kept = folded.prepared = Prepared(folded, guarded=False)
@@ -118,9 +123,9 @@ def prepared(folded: FoldedAdapter) -> Prepared:
 def infer(
     backend: ModuleType, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None
 ) -> Tensor:
-    """The adapter without gradients by ``backend``, on what is kept of the weights.
+    """Compute the adapter without gradients by ``backend``, with cached prepared weights.
 
-    It is remembered for calls like it, unless ``choices`` is None.
+    The call is remembered for later calls of the same kind, unless ``choices`` is None.
     """
     kept = prepared(folded)
     made = kept.by(backend, folded, x.dtype, layout.grid)
@@ -131,7 +136,10 @@ def infer(
 
 
 def guard(folded: FoldedAdapter) -> FoldedAdapter:
-    """``folded``, from now on taken for unchanged: its owner makes another when it changes."""
+    """Declare that the weights in ``folded`` never change, and return ``folded``.
+
+    If the weights change nevertheless, the owner must make a new object.
+    """
     folded.prepared = Prepared(folded, guarded=True)
     return folded
 
@@ -139,19 +147,19 @@ def guard(folded: FoldedAdapter) -> FoldedAdapter:
 def is_captured(t: Tensor) -> bool:
     """Whether a CUDA graph is being captured on the GPU of ``t``.
 
-    What a capture makes has no values before a replay, so it is not kept. What is kept may be freed before a replay, so
-    a capture does not use it.
+    Tensors that are made during a capture have no values before a replay, so they are not cached. Cached tensors may be
+    freed before a replay, so a capture does not use them.
     """
     return t.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def wait_for(t: Tensor) -> None:
-    """Wait until a GPU has made ``t``, which calls on other streams will read."""
+    """Wait until the GPU has computed ``t``, because calls on other streams will read it."""
     if t.is_cuda:
         torch.cuda.current_stream(t.device).synchronize()
 
 
 def _has_equal_sides(t: Tensor) -> bool:
-    """Whether a transpose of ``t`` has the shape of ``t`` and is something else."""
+    """Whether ``t`` has two equal sides larger than 1, so that a transpose of it has the same shape."""
     sides = [side for side in t.shape if side > 1]
     return len(set(sides)) < len(sides)

@@ -1,4 +1,4 @@
-"""The spectral filter as torch operators: ``torch.ops.ht_kernels.spectral_filter`` with its backward."""
+"""The spectral filter as a torch operator, ``torch.ops.ht_kernels.spectral_filter``, with its backward."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _library.define("spectral_filter_backward(Tensor grad_out, Tensor x, Tensor mask
 
 
 def spectral_filter(x: Tensor, mask: Tensor, asked: str | None) -> Tensor:
-    """The filter of ``x`` (B, C, H, W) by ``mask`` (C or 1, H, W // 2 + 1, 2), checked; in the dtype of ``x``."""
+    """Filter ``x`` (B, C, H, W) by ``mask`` (C or 1, H, W // 2 + 1, 2). The result has the dtype of ``x``.
+
+    The arguments are already checked. ``asked`` is the name of the backend asked for, or None.
+    """
     needs_grad = torch.is_grad_enabled() and (x.requires_grad or mask.requires_grad)
     case = FilterCase(x.device, x.dtype, (x.shape[2], x.shape[3]), needs_grad)
     if torch.compiler.is_compiling():
