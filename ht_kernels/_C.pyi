@@ -1,8 +1,9 @@
 """The compiled kernels: thin functions over the C interface in csrc/include/ht_kernels.h.
 
-Tensors are given as addresses, 0 for none; tokens as (address, batch stride, token stride) in elements. The caller
-keeps the memory alive and knows that it fits. ``folded`` and ``grads`` are FoldedAdapters, contiguous float32, for CUDA
-with the matrices in the dtype of x. ``sizes`` of a filter is batch, channels, height, width, masks.
+Tensors are passed as addresses, 0 for none, and tokens as (address, batch stride, token stride), with strides in
+elements. The caller keeps the memory alive and is responsible for its size. ``folded`` and ``grads`` are FoldedAdapters
+with contiguous float32 weights; for CUDA, the matrices have the dtype of x. ``sizes`` of a filter is (batch, channels,
+height, width, masks).
 """
 
 from collections.abc import Sequence

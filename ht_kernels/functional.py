@@ -67,8 +67,9 @@ def ht_adapter(
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:
     """Apply a mask over frequencies, ``irfft2(mask * rfft2(x))``. Differentiable in both arguments.
 
-    The spectrum of a real image is real in certain places of column 0 and, when W is even, of the last column. As in
-    ``torch.fft.irfft2``, imaginary parts there are dropped. The gradient of a complex mask follows torch's convention.
+    As in ``torch.fft.irfft2``, a part of the spectrum that no real image can have is dropped: in column 0 and, when W
+    is even, in the last column, only the Hermitian-symmetric part counts. The gradient of a complex mask follows
+    torch's convention.
 
     Args:
         x: images (B, C, H, W); float32, bfloat16, float16 or float64.

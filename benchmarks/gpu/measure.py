@@ -161,7 +161,7 @@ def graphed(call: Call) -> Call:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):  # torch.cuda.graph alone leaves its stream the current one when a capture fails
+    with torch.cuda.stream(stream):  # restores the current stream even if the capture fails
         for _ in range(WARM_UP):
             call()
         with torch.cuda.graph(graph, stream=stream):

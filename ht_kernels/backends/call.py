@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(H, W)"""
+        """The patch grid (H, W)."""
         return self.height, self.width
 
 

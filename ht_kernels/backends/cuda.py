@@ -155,7 +155,7 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
 
 
 def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> None:
-    """Add the kernels to the current stream of the current device."""
+    """Launch the kernels on the current stream of the current device."""
     try:
         prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 10
     except RuntimeError as error:

@@ -15,5 +15,5 @@ def batch_range(batch: Any) -> tuple[int, int, int]:
     """
     batches = batch if isinstance(batch, tuple) else (batch,) * 3
     if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise InputError(f"batch must be a number from 1 on, or three that do not fall (min, opt, max), got {batch}")
+        raise InputError(f"batch must be a number from 1 on, or three in ascending order (min, opt, max), got {batch}")
     return batches

@@ -176,6 +176,6 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
         def phase_finish(self, name: str) -> None: ...
 
         def step_complete(self, name: str, step: int) -> bool:
-            return True  # go on
+            return True  # continue the build
 
     return Monitor()

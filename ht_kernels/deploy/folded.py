@@ -74,8 +74,8 @@ class FoldedHTCLIP(nn.Module):
         scaled: dict[str, Any] = {"mean": self.pixel_mean, "std": self.pixel_std}
         weight, bias = fold_patch_embedding(embedding.weight, embedding.bias, gray=False, **scaled)
         gray_weight, _ = fold_patch_embedding(embedding.weight, embedding.bias, gray=True, **scaled)
-        # tower.place prepends the prefix tokens and adds the position embedding. Of zero patches, it returns the sum of
-        # everything that it adds.
+        # tower.place prepends the prefix tokens and adds the position embedding. Called with zero patches, it returns
+        # just what it adds.
         position = tower.place(torch.zeros(1, tower.grid[0] * tower.grid[1], tower.dim).to(embedding.weight))
         position = position.to(weight.dtype)
         position[:, tower.prefix_tokens :] += bias

@@ -1,4 +1,5 @@
-"""The training loop. Neither the number of processes nor an interruption and a resume change what is computed."""
+"""The training loop. Except for rounding and dropout, the result depends neither on the number of processes nor on
+interruptions."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _NUMBERS = 16
 """The largest number of elements of a tile (rows times columns) per thread. With twice as many, registers spill."""
 _STAGE = 36 << 10
 """The largest size, in bytes, of the parts of x and of a matrix that one step of DEPTH reads. Several such steps are in
-shared memory at once. The smallest GPUs have 99 KiB of it for a block, which is almost three steps of this size."""
+shared memory at once, and the smallest GPUs have 99 KiB of it for a block."""
 _WIDE_DEPTH = 32
 """The largest DEPTH of float32 tiles with more than 64 columns. With more, their operands do not fit into registers."""
 _unsearched = 0
