@@ -2,7 +2,7 @@
 
 Every function here is an identity in exact arithmetic and differentiable in its inputs. So kernels compute gradients
 only of the folded weights, and autograd carries them on to the published parameters. Parameters in low precision are
-folded in float32. This file imports nothing but torch. docs/algebra.md has the numbered identities, each with its proof.
+folded in float32. This file imports nothing but torch. docs/algebra.md has the numbered identities with their proofs.
 
 Notation: D is the token width, C the bottleneck width, R the pyramid width, K the number of classes, and S the number
 of scales whose kernels stay separate: 3 if an image chooses its own scale weights, else 1.
