@@ -25,7 +25,8 @@ def adapter_again(
     Calls of the same kind have the same weights and layout, and tokens of the same shape, dtype and device. So neither
     the checks nor the choice of a backend need to be repeated.
 
-    Returns None if there was no such call, if something observes operators, or if the backend fails.
+    Returns None if there was no such call, if the weights have changed, if something observes operators, if a CUDA
+    graph is being captured, or if the backend fails.
     """
     kept = folded.prepared
     if kept is None or is_watched(x):
