@@ -13,16 +13,16 @@ namespace ht {
 namespace HT_ISA {
 
 inline void forward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
-                        ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h,
-                        float* stats, void* workspace, int threads) {
+                    ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats,
+                    void* workspace, int threads) {
   const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
   run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads);
 }
 
 inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
-                         const ht_tokens& grad_out, const ht_tokens& x, const float* keep, const float* h,
-                         const float* stats, const ht_tokens& grad_x, const ht_adapter_weights& grads, void* workspace,
-                         int threads) {
+                     const ht_tokens& grad_out, const ht_tokens& x, const float* keep, const float* h,
+                     const float* stats, const ht_tokens& grad_x, const ht_adapter_weights& grads, void* workspace,
+                     int threads) {
   const auto run = dtype == HT_BFLOAT16 ? backward<bfloat16> : backward<float>;
   run(shape, weights, grad_out, x, keep, h, stats, grad_x, grads, workspace, threads);
 }
@@ -36,8 +36,8 @@ inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& we
                                          ht::isa::prepare,            \
                                          ht::isa::forward_workspace,  \
                                          ht::isa::backward_workspace, \
-                                         ht::isa::forward,        \
-                                         ht::isa::backward,       \
+                                         ht::isa::forward,            \
+                                         ht::isa::backward,           \
                                          ht::isa::filter_workspace,   \
                                          ht::isa::spectral_filter,    \
                                          ht::isa::spectral_filter_backward};

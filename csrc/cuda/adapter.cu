@@ -32,7 +32,7 @@ ht_status check_arguments(const ht_adapter_shape& s, const ht_adapter_weights_cu
   const ht_status weights = ht::check_weights(s, w);
   if (weights != HT_OK) return weights;
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
-#define HT_CHECK(name, kind, when)                           \
+#define HT_CHECK(name, kind, when)                             \
   if (ht::When::when == ht::When::ALWAYS && !aligned(w->name)) \
     return fail(HT_INVALID_ARGUMENT, "the weight " #name " is not aligned to 16 bytes");
   HT_ADAPTER_WEIGHTS(HT_CHECK)

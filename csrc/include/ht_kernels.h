@@ -44,21 +44,21 @@ typedef struct {
  * names and the order of ht_kernels.folding.FoldedAdapter, to which the build compares it.
  * kind: MATRIX is in the dtype of tokens on a GPU, FLOATS is float32 everywhere.
  * when: ALWAYS; NOISE when S = 3; MASKED with a spectral filter. Else the field is NULL. */
-#define HT_ADAPTER_WEIGHTS(F)                            \
-  F(down_weight, MATRIX, ALWAYS)   /* (C, D) */          \
-  F(norm_gain, FLOATS, ALWAYS)     /* (D) */             \
-  F(skip_gain, FLOATS, ALWAYS)     /* (D) */             \
-  F(down_bias, FLOATS, ALWAYS)     /* (C) */             \
-  F(scale_kernels, FLOATS, ALWAYS) /* (S, C, 7, 7) */    \
-  F(scale_bias, FLOATS, ALWAYS)    /* (S, C) */          \
-  F(hidden_weight, FLOATS, NOISE)  /* (Q, C) */          \
-  F(hidden_bias, FLOATS, NOISE)    /* (Q) */             \
-  F(score_weight, FLOATS, NOISE)   /* (S, Q) */          \
-  F(score_bias, FLOATS, NOISE)     /* (S) */             \
-  F(mix_weight, MATRIX, ALWAYS)    /* (C, C) */          \
-  F(mix_bias, FLOATS, ALWAYS)      /* (C) */             \
-  F(up_weight, MATRIX, ALWAYS)     /* (D, C) */          \
-  F(up_bias, FLOATS, ALWAYS)       /* (D) */             \
+#define HT_ADAPTER_WEIGHTS(F)                         \
+  F(down_weight, MATRIX, ALWAYS)   /* (C, D) */       \
+  F(norm_gain, FLOATS, ALWAYS)     /* (D) */          \
+  F(skip_gain, FLOATS, ALWAYS)     /* (D) */          \
+  F(down_bias, FLOATS, ALWAYS)     /* (C) */          \
+  F(scale_kernels, FLOATS, ALWAYS) /* (S, C, 7, 7) */ \
+  F(scale_bias, FLOATS, ALWAYS)    /* (S, C) */       \
+  F(hidden_weight, FLOATS, NOISE)  /* (Q, C) */       \
+  F(hidden_bias, FLOATS, NOISE)    /* (Q) */          \
+  F(score_weight, FLOATS, NOISE)   /* (S, Q) */       \
+  F(score_bias, FLOATS, NOISE)     /* (S) */          \
+  F(mix_weight, MATRIX, ALWAYS)    /* (C, C) */       \
+  F(mix_bias, FLOATS, ALWAYS)      /* (C) */          \
+  F(up_weight, MATRIX, ALWAYS)     /* (D, C) */       \
+  F(up_bias, FLOATS, ALWAYS)       /* (D) */          \
   F(mask, FLOATS, MASKED)          /* (masks, H, W / 2 + 1, 2), real and imaginary parts */
 
 /* On the CPU, contiguous, or their gradients. */
