@@ -11,8 +11,6 @@ from typing import Any
 
 class CpuAdapter:
     def __init__(self, folded: object, grid_height: int, grid_width: int) -> None: ...
-    @property
-    def bottleneck(self) -> int: ...
     def forward(
         self,
         batch: int,

@@ -9,8 +9,8 @@ namespace py = pybind11;
 
 namespace {
 
-// Folded weights, and the same weights packed for the forward. They are packed at the first forward, because a backward
-// does not need them packed.
+// Folded weights, and the copy of them, in another layout, that the forward reads. Inference makes the copy once and
+// keeps it. Training has other weights at each step, so there it is made in the workspace, which is in the cache.
 class CpuAdapter {
  public:
   CpuAdapter(py::object folded, std::int64_t height, std::int64_t width)
@@ -18,19 +18,27 @@ class CpuAdapter {
         weights_(read_weights<ht_adapter_weights>(folded_)),
         shape_(for_call(read_shape(folded_), 0, height, width, 0, 0)) {}
 
-  std::int64_t bottleneck() const { return shape_.bottleneck; }
-
   void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                bool bfloat16, const TokensArgument& x, Address keep, const TokensArgument& out, Address h,
                Address stats, int threads) {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
+    const bool training = h != 0;
     py::gil_scoped_release release;
-    std::call_once(once_, [&] {
-      prepared_ = new_memory(ht_adapter_prepared_cpu(&shape_));
-      check(ht_adapter_prepare_cpu(&shape_, &weights_, prepared_.get(), threads));
-    });
-    void* memory = workspace(ht_adapter_forward_workspace_cpu(&s, h != 0, threads));
-    check(ht_adapter_forward_cpu(&s, &weights_, prepared_.get(), bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
+    const std::size_t packed = (ht_adapter_prepared_cpu(&shape_) + 63) / 64 * 64;
+    char* memory = static_cast<char*>(
+        workspace((training ? packed : 0) + ht_adapter_forward_workspace_cpu(&s, training, threads)));
+    void* prepared = memory;
+    if (training) {
+      memory += packed;
+      check(ht_adapter_prepare_cpu(&shape_, &weights_, prepared, threads));
+    } else {
+      std::call_once(once_, [&] {
+        kept_ = new_memory(packed);
+        check(ht_adapter_prepare_cpu(&shape_, &weights_, kept_.get(), threads));
+      });
+      prepared = kept_.get();
+    }
+    check(ht_adapter_forward_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
                                  pointer<const float>(keep), tokens(out), pointer<float>(h), pointer<float>(stats),
                                  memory, threads));
   }
@@ -52,7 +60,7 @@ class CpuAdapter {
   ht_adapter_weights weights_;
   ht_adapter_shape shape_;
   std::once_flag once_;
-  Memory prepared_;
+  Memory kept_;
 };
 
 }  // namespace
@@ -62,7 +70,6 @@ void bind_adapter(py::module_& m) {
                          "An adapter's folded weights as the kernels of the CPU read them; it keeps them alive.")
       .def(py::init<py::object, std::int64_t, std::int64_t>(), py::arg("folded"), py::arg("grid_height"),
            py::arg("grid_width"))
-      .def_property_readonly("bottleneck", &CpuAdapter::bottleneck, "C")
       .def("forward", &CpuAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("x"), py::arg("keep"), py::arg("out"),
            py::arg("h"), py::arg("stats"), py::arg("threads"), "ht_adapter_forward_cpu.")

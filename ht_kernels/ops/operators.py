@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ht_kernels.backends import reference
+from ht_kernels.backends import reference, torch_private
 from ht_kernels.backends.call import Case, Layout, Training
 from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
@@ -138,25 +138,34 @@ def _split(rest: tuple[Any, ...]) -> tuple[Training, Layout, tuple[Any, ...]]:
     return Training(*rest[:4]), Layout(*rest[4:8]), rest[8:]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, *rest = inputs
-    folded, training, layout, (_, _, name, _) = _unpack(tuple(rest))
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(x, *folded, *output[1:], training.keep, training.seed)
-    ctx.constants = training.dropout, training.dtype, *layout
-    ctx.backend = name
+class _Adapter(torch.autograd.Function):
+    """The operator with its gradients.
 
+    ``torch.library.register_autograd`` would do the same, and look every argument up in the schema at each call. That
+    takes as long as a tenth of an adapter's forward.
+    """
 
-def _backward_formula(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    needed = ctx.needs_input_grad
-    if grad_out is None:
-        return (None,) * len(needed)
-    grads = torch.ops.ht_kernels.adapter_backward.default(
-        grad_out, *ctx.saved_tensors, *ctx.constants, needed[0], ctx.backend
-    )
-    wanted = [g if n else None for g, n in zip(grads, needed, strict=False)]
-    return *wanted, *[None] * (len(needed) - len(wanted))
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        with torch_private.below_autograd():
+            out, *state = torch.ops.ht_kernels.adapter.default(x, *rest)
+        folded, training, layout, (_, _, ctx.backend, _) = _unpack(rest)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*state)
+        ctx.save_for_backward(x, *folded, *state, training.keep, training.seed)
+        ctx.constants = training.dropout, training.dtype, *layout
+        return out, *state
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad
+        if grad_out is None:
+            return (None,) * len(needed)
+        grads = torch.ops.ht_kernels.adapter_backward.default(
+            grad_out, *ctx.saved_tensors, *ctx.constants, needed[0], ctx.backend
+        )
+        wanted = [g if n else None for g, n in zip(grads, needed, strict=False)]
+        return *wanted, *[None] * (len(needed) - len(wanted))
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:
@@ -170,5 +179,5 @@ for _device in ("CUDA", "CPU"):
     _library.impl("adapter_backward", _backward, _device)
 torch.library.register_fake("ht_kernels::adapter", _forward_fake, lib=_library)
 torch.library.register_fake("ht_kernels::adapter_backward", _backward_fake, lib=_library)
-torch.library.register_autograd("ht_kernels::adapter", _backward_formula, setup_context=_setup_context, lib=_library)
+_library.impl("adapter", _Adapter.apply, "Autograd")
 torch.library.register_autograd("ht_kernels::adapter_backward", _no_second_derivative, lib=_library)
