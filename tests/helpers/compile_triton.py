@@ -10,10 +10,11 @@ of stack per thread, which is where registers are spilled to.
 from __future__ import annotations
 
 import argparse
+import io
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class Recorder:
         self.gpu, self.every_tile, self.case, self.seen = gpu, every_tile, "", set[tuple[int, str]]()
         self.run = JITFunction.run
         driver.set_active(gpu)
+        triton.knobs.nvidia.dump_ptxas_log = True
         JITFunction.run = lambda kernel, *args, **kwargs: self.compile(kernel, *args, **kwargs)
         Tuned.run = lambda kernel, *args, **kwargs: self.tune(kernel, *args, **kwargs)
 
@@ -71,25 +73,21 @@ class Recorder:
             kernel.fn.run(*args, **kwargs, **tile.all_kwargs())
 
     def compile(self, kernel: JITFunction, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
-        made = self.run(kernel, *args, grid=None, warmup=True, **kwargs)
+        with redirect_stdout(io.StringIO()) as report:
+            made = self.run(kernel, *args, grid=None, warmup=True, **kwargs)
         if (self.gpu.arch, made.hash) in self.seen:
             return
         self.seen.add((self.gpu.arch, made.hash))
         names = ("ROWS", "COLUMNS", "SLICES", "DEPTH", "ALL_HEIGHT", "ALL_WIDTH", "num_warps")
         tile = ",".join(f"{name}={kwargs[name]}" for name in names if name in kwargs) or "-"
-        print(self.gpu.arch, self.case, kernel.__name__, tile, made.metadata.shared, *registers(made.asm["cubin"]))
+        print(self.gpu.arch, self.case, kernel.__name__, tile, made.metadata.shared, *registers(report.getvalue()))
 
 
-def registers(cubin: bytes) -> tuple[int, int]:
+def registers(report: str) -> tuple[int, int]:
     """Registers per thread, and the bytes per thread that did not fit into them: the stack."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True)
-    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report.stdout)
-    assert usage, report
-    return int(usage[1]), int(usage[2]) + int(usage[3])
+    used, stack = re.search(r"Used (\d+) registers", report), re.search(r"(\d+) bytes stack frame", report)
+    assert used and stack, report
+    return int(used[1]), int(stack[1])
 
 
 def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
@@ -143,11 +141,12 @@ def main() -> None:
     args = parser.parse_args()
     gpu = Gpu()
     recorder = Recorder(gpu, args.all)
-    for gpu.arch in args.arch:
-        for name, launch in cases(gpu.arch, args.all):
-            if name.startswith(args.case):
-                recorder.case = name
-                launch()
+    with tempfile.TemporaryDirectory() as triton.knobs.cache.dir:  # ptxas says nothing of what was compiled before
+        for gpu.arch in args.arch:
+            for name, launch in cases(gpu.arch, args.all):
+                if name.startswith(args.case):
+                    recorder.case = name
+                    launch()
 
 
 if __name__ == "__main__":

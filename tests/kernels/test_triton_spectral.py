@@ -55,7 +55,7 @@ def check_filter(grid: tuple[int, int], batch: int, channels: int, form: str, is
         assert distance <= 1e-5 * max(float(exact.abs().norm()), 0.01 * scale)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     height=st.integers(1, 34),
     width=st.integers(1, 34),
@@ -185,7 +185,7 @@ def test_operators() -> None:
 # In the adapter.
 
 SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
-    "odd": (2, 20, 5, (5, 9), 2),
+    "odd": (2, 20, 5, (3, 5), 2),
     "small": (1, 16, 4, (3, 4), 0),
     "wide": (1, 24, 4, (2, 18), 1),
 }
