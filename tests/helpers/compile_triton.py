@@ -64,6 +64,7 @@ class Recorder:
         self.run = JITFunction.run
         driver.set_active(gpu)
         triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.disable_line_info = True  # it takes time and no register
         JITFunction.run = lambda kernel, *args, **kwargs: self.compile(kernel, *args, **kwargs)
         Tuned.run = lambda kernel, *args, **kwargs: self.tune(kernel, *args, **kwargs)
 

@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def no_overflow_checks() -> None:
-    """Whether integers overflow takes a quarter of the interpreter's time, and the answer is dropped unless debugging."""
+    """The interpreter finds out whether integers overflow, in a quarter of its time, and asks in debugging only."""
     if torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
         return
     from triton.runtime.interpreter import interpreter_builder
