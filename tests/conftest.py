@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--frames", type=int, default=600, help="that tests/video/test_soak.py runs")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist would hand out files with few tests last, and those are the long ones."""
+    config.option.loadscopereorder = False
+
+
 @pytest.fixture
 def one_thread():
     """Small tensors gain nothing from threads, and on a busy machine lose much to waiting for them."""

@@ -8,12 +8,13 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .plan import BUDGET, NAMES
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 when something computed wrong, failed, was cut off or is missing; 2 for bad input; 130 when
     interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
@@ -37,7 +38,7 @@ def main() -> int:
         action="store_true",
         help="on the CPU: Triton's interpreter, emulated CUDA kernels, the smallest shapes",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not 0 < args.budget < math.inf:
         parser.error(f"argument --budget: must be a number of seconds above 0, got {args.budget:g}")
     if not args.dry_run:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from helpers.bare_machine import ABSENT
 
 pytest.importorskip("triton")
 from benchmarks.gpu import (
+    __main__,
     baselines,
     correctness,
     low_precision,
@@ -42,6 +44,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the program says, in this process, before it ends with status 2."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def call(*arguments: object) -> str:
+        try:
+            status = __main__.main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = ended.code
+        assert status == 2
+        return capsys.readouterr().err
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +234,11 @@ def test_a_damaged_document_is_missing(tmp_path: Path) -> None:
     assert len(said) == 7 and said[0].endswith("build.json is damaged, and build counts as missing")
 
 
-def test_one_call_at_a_time(tmp_path: Path) -> None:
+def test_one_call_at_a_time(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run("--output", tmp_path / "out", "--dry-run")
-    assert done.returncode == 2 and "another call works on" in done.stderr
+        assert "another call works on" in refused("--output", tmp_path / "out", "--dry-run")
 
 
 @pytest.mark.parametrize("last", ["it ends by itself", "it is cut off"])
@@ -364,9 +381,8 @@ def test_the_published_code_in_16_bits_only_adds_the_cast() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
-    done = run("--output", tmp_path / "out")
-    assert done.returncode == 2 and "needs an NVIDIA GPU" in done.stderr and not (tmp_path / "out").exists()
+def test_without_a_gpu_it_says_so(tmp_path: Path, refused: Callable[..., str]) -> None:
+    assert "needs an NVIDIA GPU" in refused("--output", tmp_path / "out") and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -382,9 +398,9 @@ def test_wrong_arguments(tmp_path: Path, arguments: tuple[str, ...], message: st
     assert done.returncode == 2 and message in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_results_in_a_file(tmp_path: Path) -> None:
+def test_results_in_a_file(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "out").write_text("mine")
     for output in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        done = run("--output", output, "--dry-run")
-        assert done.returncode == 2 and "cannot hold results" in done.stderr and "Traceback" not in done.stderr
+        said = refused("--output", output, "--dry-run")
+        assert "cannot hold results" in said and "Traceback" not in said
     assert (tmp_path / "out").read_text() == "mine"

@@ -1,17 +1,14 @@
-"""Triton's interpreter without work whose result it throws away."""
+"""How kernels run in tests."""
 
-import dataclasses
 import importlib.util
 
 import pytest
 import torch
 
+from benchmarks.gpu import interpreter
+
 
 @pytest.fixture(scope="session", autouse=True)
-def no_overflow_checks() -> None:
-    """The interpreter finds out whether integers overflow, in a quarter of its time, and asks in debugging only."""
-    if torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
-        return
-    from triton.runtime.interpreter import interpreter_builder
-
-    interpreter_builder.options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
+def quick_interpreter() -> None:
+    if not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
+        interpreter.leave_out_overflow_checks()
