@@ -1,12 +1,18 @@
-"""Fixtures for several test files."""
+"""Fixtures for several test files, and what must be set before the first is imported."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+pytest.register_assert_rewrite("helpers")
+# For `benchmarks`. At the end, for the checkout's own ht_kernels would hide the installed one.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # for tests/test_triton.py; read when the kernels are imported
+    os.environ["TRITON_INTERPRET"] = "1"  # for tests/kernels/test_triton*.py; read when the kernels are imported
 os.environ["ACCELERATE_USE_CPU"] = "true"  # models here are small, and compared with others on the CPU
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -16,7 +22,12 @@ if WORKERS > 1:  # they share the processors, and so do the programs that they s
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--frames", type=int, default=1000, help="that tests/test_soak.py runs")
+    parser.addoption("--frames", type=int, default=600, help="that tests/video/test_soak.py runs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist would hand out files with few tests last, and those are the long ones."""
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_docs import PAGES, ROOT, is_there, named_files
 
 from ht_kernels.video.stream import STAGES
+from test_docs import PAGES, ROOT, is_there, named_files
 
 PAGE = PAGES["docs/architecture.md"]
 MOST_HOPS = 10

@@ -20,8 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import ht_kernels
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"video", "train", "export", "tensorrt", "tensorrt-rtx", "bench", "test", "lint", "all"}
 
 

@@ -8,13 +8,14 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .plan import BUDGET, NAMES
 
 
-def main() -> int:
-    """Run the benchmark, and return the exit status.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark with the arguments ``argv``, by default those of the command line; return the exit status.
 
     The status is 0; 1 if a result is wrong or a section failed, was cut off or is missing; 2 for bad input; 130 if
     interrupted.
@@ -40,7 +41,7 @@ def main() -> int:
         action="store_true",
         help="on the CPU: Triton's interpreter, emulated CUDA kernels, the smallest shapes",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not 0 < args.budget < math.inf:
         parser.error(f"argument --budget: must be a number of seconds above 0, got {args.budget:g}")
     if not args.dry_run:

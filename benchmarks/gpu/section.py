@@ -68,9 +68,10 @@ def main() -> int:
     args = parser.parse_args()
     section, path = find(args.name), args.output / f"{args.name}.jsonl"
     if args.dry_run and section.name != "build":
-        from . import emulated
+        from . import emulated, interpreter
 
         emulated.use(args.output)
+        interpreter.leave_out_overflow_checks()
 
     from .setting import Setting
 

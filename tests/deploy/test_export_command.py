@@ -1,0 +1,156 @@
+"""The command export, as a user calls it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import ht_kernels as ht
+from helpers.clips import frames, write_dicom
+from helpers.exports import corrupt
+from ht_kernels.cli import main
+from ht_kernels.deploy import onnx as onnx_export
+from ht_kernels.deploy import read_manifest
+from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
+from ht_kernels.deploy.runtimes import OnnxRuntime
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    ht.HTCLIP("timm/vit_tiny_patch16_224", class_names=("background", "lesion")).save(path)
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--precision", "fp16"]
+    assert main([*arguments, "--format", "onnx", "--batch", "1:2:4"]) == 0
+    said = capsys.readouterr()
+    assert "checking against torch on 16 frames" in said.err and "random weights" in said.err
+    assert "fp16 in onnxruntime, 16 frames" in said.out and "Dice, mean" in said.out and "wrote" in said.out
+    assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json"]
+    manifest = read_manifest(tmp_path / "model.json")
+    assert manifest.batch == (1, 2, 4) and manifest.class_names == ("background", "lesion")
+    report = json.loads((tmp_path / "model.report.json").read_text())
+    assert report["passed"] and report["sha256"] == manifest.sha256 and report["frames"] == 16
+
+
+def test_mask_of_a_clip(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "mask.onnx"
+    arguments = ["--output", str(output), "--result", "mask", "--frames", str(clip), "--batch", "2"]
+    assert main(["export", str(checkpoint), *arguments]) == 0
+    assert "5 frames" in capsys.readouterr().out
+    assert onnx.load(output).graph.output[0].name == "mask"
+
+
+def test_a_failed_gate(
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    export = onnx_export.export_onnx
+
+    def wrong(folded: object, path: Path, **options: object) -> None:
+        export(folded, path, **options)
+        corrupt(path, "blocks.5/mlp/last.weight", 1.5)
+
+    monkeypatch.setattr(onnx_export, "export_onnx", wrong)
+    arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
+    assert main(arguments) == 3
+    error = capsys.readouterr().err
+    assert "relative error is" in error and "diverged first in blocks.5" in error and "was not written" in error
+    assert names(tmp_path) == ["clip.dcm", "model.report.json"]
+    report = json.loads((tmp_path / "model.report.json").read_text())
+    assert not report["passed"] and report["diverged"] == "blocks.5" and report["failures"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_engine_for_this_gpu_is_run(
+    broken: bool,
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for an engine and its GPU: the graph it was built from, in ONNX Runtime, whole or damaged."""
+
+    def build(graph: Path, path: Path, **_: object) -> Manifest:
+        manifest = read_manifest(manifest_path(graph))
+        if broken:
+            corrupt(graph, "blocks.5/mlp/last.weight", 1.5)
+        content = graph.read_bytes()
+        path.write_bytes(content)
+        built = dataclasses.replace(manifest, kind="tensorrt", file=path.name, sha256=sha256(content))
+        write_manifest(built, path)
+        return built
+
+    monkeypatch.setattr("ht_kernels.deploy.engine.build_engine", build)
+    monkeypatch.setattr("ht_kernels.deploy.runtimes.runs_here", lambda manifest: True)
+    monkeypatch.setattr("ht_kernels.deploy.session.EngineRuntime", OnnxRuntime)
+    output = tmp_path / "model.engine"
+    status = main(["export", str(checkpoint), "--output", str(output), "--format", "tensorrt", "--frames", str(clip)])
+    said = capsys.readouterr()
+    report = json.loads((tmp_path / "model.engine.report.json").read_text())
+    assert report["passed"] and report["engine"]["runtime"] == "tensorrt"
+    if broken:
+        assert status == 3 and "diverged first in the engine, whose ONNX graph passed" in said.err
+        assert names(tmp_path) == ["clip.dcm", "model.engine.report.json"] and not report["engine"]["passed"]
+    else:
+        assert status == 0 and "fp32 in tensorrt, 5 frames" in said.out and report["engine"]["passed"]
+        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", "model.engine.report.json"]
+
+
+def test_an_interrupt_leaves_nothing(
+    checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        assert any(name.startswith(".model.onnx-") for name in names(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ht_kernels.deploy.gate.check_onnx", interrupted)
+    arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
+    assert main(arguments) == 130
+    assert names(tmp_path) == ["clip.dcm"]
+
+
+def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    classifier = tmp_path / "classifier.safetensors"
+    ht.HTCLIP("timm/vit_tiny_patch16_224", task="classification").save(classifier)
+    before = names(tmp_path)
+    good = ["--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
+    for arguments, message in [
+        ([str(tmp_path / "missing.pt"), *good], "there is no checkpoint file"),
+        ([str(tmp_path / "text.pt"), *good], "cannot be read as a checkpoint"),
+        ([str(checkpoint), *good, "--batch", "two"], "--batch must be a number or MIN:OPT:MAX"),
+        ([str(checkpoint), *good, "--batch", "4:2:1"], "batch must be a number from 1 on"),
+        ([str(checkpoint), *good, "--batch", "0"], "batch must be a number from 1 on"),
+        ([str(checkpoint), *good, "--backbone", "ViT-B-61"], "did you mean ViT-B-16"),
+        ([str(checkpoint), *good, "--frames", str(tmp_path / "missing")], "there is no file or folder"),
+        ([str(checkpoint), "--output", str(tmp_path / "model.pt"), "--frames", str(clip)], "must end in .onnx"),
+        ([str(checkpoint), "--output", str(tmp_path / "no/model.onnx")], "cannot be written: No such file"),
+        ([str(classifier), *good, "--result", "mask"], "a mask goes with segmentation"),
+    ]:
+        assert main(["export", *arguments]) == 2, message
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ht-kernels export: ")]
+        assert len(error) == 1 and message in error[0], error
+        assert names(tmp_path) == before, message

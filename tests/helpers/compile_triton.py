@@ -1,0 +1,154 @@
+"""Compile the Triton kernels for GPUs that need not be here, as launches there would: ``compile_triton.py 80 89 90``.
+
+The backend runs on tensors in host memory, and where it would launch a kernel, the kernel is compiled for just those
+arguments. Of the tiles it takes the last one that suits, which needs most registers, or with ``--all`` every one.
+
+Prints a line for each kernel: architecture, case, kernel, tile, bytes of shared memory, registers per thread, and bytes
+of stack per thread, which is where registers are spilled to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver
+
+import ht_kernels as ht
+from ht_kernels.backends.call import Layout, Training
+from ht_kernels.backends.triton import backend
+from ht_kernels.backends.triton.tuning import Tuned
+from ht_kernels.folding import FoldedAdapter, fold_adapter, on_grid
+
+DTYPES = {  # of x, of the bottleneck, and whether TF32 is allowed
+    "float32": (torch.float32, torch.float32, False),
+    "tf32": (torch.float32, torch.float32, True),
+    "float16": (torch.float16, torch.float16, False),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, False),
+    "autocast": (torch.float32, torch.bfloat16, False),
+}
+SIZES = {  # dim, bottleneck, side of the grid
+    "base": (768, 64, 14),
+    "large": (1024, 128, 37),
+}
+
+
+class Gpu:
+    """Stands in for Triton's driver: a GPU of some architecture, each a device of its own."""
+
+    arch = 90
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Recorder:
+    """Compiles where kernels would be launched, and prints what came out, once for each."""
+
+    def __init__(self, gpu: Gpu, every_tile: bool) -> None:
+        self.gpu, self.every_tile, self.case, self.seen = gpu, every_tile, "", set[tuple[int, str]]()
+        self.run = JITFunction.run
+        driver.set_active(gpu)
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.disable_line_info = True  # it takes time and no register
+        JITFunction.run = lambda kernel, *args, **kwargs: self.compile(kernel, *args, **kwargs)
+        Tuned.run = lambda kernel, *args, **kwargs: self.tune(kernel, *args, **kwargs)
+
+    def tune(self, kernel: Tuned, *args: Any, **kwargs: Any) -> None:
+        kernel.nargs = dict(zip(kernel.arg_names, args, strict=False))
+        for tile in kernel.prune_configs(kwargs)[0 if self.every_tile else -1 :]:
+            kernel.fn.run(*args, **kwargs, **tile.all_kwargs())
+
+    def compile(self, kernel: JITFunction, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
+        with redirect_stdout(io.StringIO()) as report:
+            made = self.run(kernel, *args, grid=None, warmup=True, **kwargs)
+        if (self.gpu.arch, made.hash) in self.seen:
+            return
+        self.seen.add((self.gpu.arch, made.hash))
+        names = ("ROWS", "COLUMNS", "SLICES", "DEPTH", "ALL_HEIGHT", "ALL_WIDTH", "num_warps")
+        tile = ",".join(f"{name}={kwargs[name]}" for name in names if name in kwargs) or "-"
+        print(self.gpu.arch, self.case, kernel.__name__, tile, made.metadata.shared, *registers(report.getvalue()))
+
+
+def registers(report: str) -> tuple[int, int]:
+    """Registers per thread, and the bytes per thread that did not fit into them: the stack."""
+    used, stack = re.search(r"Used (\d+) registers", report), re.search(r"(\d+) bytes stack frame", report)
+    assert used and stack, report
+    return int(used[1]), int(stack[1])
+
+
+def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
+    """Launch what one adapter launches: its forward, or with dropout its forward and backward."""
+    (of_x, of_h, tf32), (dim, bottleneck, side) = DTYPES[dtype], SIZES[size]
+    grid, prefix = (side, side), 1
+    folded = fold_adapter(ht.HTAdapter(dim, bottleneck, "hybrid", form, grid=grid if form else None))
+    folded = FoldedAdapter(*(None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)))
+    x, layout = torch.zeros(1, prefix + side * side, dim, dtype=of_x), Layout(*grid, prefix, 1e-5)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    prepared = backend.prepare(folded, of_h, grid)
+    if not training:
+        backend.infer(prepared, x, layout, autocast=False)
+        return
+    how = Training(None, torch.zeros(1, dtype=torch.int64), 0.1, of_h)
+    out, *state = backend.forward(prepared, folded, x, layout, how)
+    backend.backward(prepared, folded, out, x, layout, how, tuple(state), torch.empty_like(x))
+
+
+def image_filter(dtype: str, side: int, forward: bool) -> None:
+    """Launch the backward of the filter, which filters by the conjugate mask, and the forward if wanted."""
+    x, mask = torch.zeros(1, 64, side, side, dtype=DTYPES[dtype][0]), torch.zeros(64, side, side // 2 + 1, 2)
+    if forward:
+        backend.spectral_filter(x, mask, torch.empty_like(x))
+    backend.spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
+
+
+def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
+    """Names, and functions that launch: every dtype and size; or each kernel on the newest GPU, and on others only what
+    takes most registers."""
+    newest = arch == 90
+    for dtype in DTYPES:
+        for size in SIZES:
+            largest = (dtype, size) == ("bfloat16", "large") or (not newest and (dtype, size) == ("float32", "base"))
+            if every or largest:
+                yield f"{dtype},{size}", lambda d=dtype, s=size: adapter(d, s, None, training=False)
+            if every:
+                yield f"{dtype},{size},training", lambda d=dtype, s=size: adapter(d, s, None, training=True)
+            if every or (newest and size == "base" and dtype in ("float32", "tf32", "bfloat16")):
+                yield f"{dtype},{size},training,spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
+    for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
+        for side in (14, 24, 37, 64) if every else (24, 37) if newest else (37,):
+            yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s, forward=every)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every tile, dtype and size, which takes hours")
+    parser.add_argument("--case", default="", help="only cases whose name begins so")
+    parser.add_argument("arch", type=int, nargs="+", help="compute capability without its point")
+    args = parser.parse_args()
+    gpu = Gpu()
+    recorder = Recorder(gpu, args.all)
+    with tempfile.TemporaryDirectory() as triton.knobs.cache.dir:  # ptxas says nothing of what was compiled before
+        for gpu.arch in args.arch:
+            for name, launch in cases(gpu.arch, args.all):
+                if name.startswith(args.case):
+                    recorder.case = name
+                    launch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A model as published code builds it, from its description: adapters under ``mona``, block forwards replaced.
+
+Shares no class with the library, so only structure can be recognised.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.small_towers import DIM, small_tower
+
+
+class SpatialPart(nn.Module):
+    def __init__(self, width: int, frequency: bool, noise: bool) -> None:
+        super().__init__()
+        for i, side in enumerate((3, 5, 7), 1):
+            setattr(self, f"conv{i}", nn.Conv2d(width, width, side, padding=side // 2, groups=width))
+        self.projector = nn.Conv2d(width, width, 1)
+        if frequency:
+            self.freq_filter = nn.Parameter(torch.ones(width))
+        if noise:
+            mlp = nn.Conv2d(width, width // 4, 1), nn.ReLU(inplace=True), nn.Conv2d(width // 4, 3, 1), nn.Softmax(1)
+            self.noise_estimator = nn.Sequential(nn.AdaptiveAvgPool2d(1), *mlp)
+
+    def forward(self, s: Tensor) -> Tensor:
+        f = s
+        if hasattr(self, "freq_filter"):
+            f = torch.fft.irfft2(torch.fft.rfft2(s) * self.freq_filter.view(1, -1, 1, 1), s=s.shape[-2:])
+        scales = torch.stack([self.conv1(f), self.conv2(f), self.conv3(f)], 1)
+        if hasattr(self, "noise_estimator"):
+            y = (scales * self.noise_estimator(f).unsqueeze(2)).sum(1) + s
+        else:
+            y = scales.mean(1) + s
+        return y + self.projector(y)
+
+
+class SequenceFirstAdapter(nn.Module):
+    """Takes (N, B, D)."""
+
+    def __init__(self, dim: int, width: int, frequency: bool = True, noise: bool = True) -> None:
+        super().__init__()
+        self.project1 = nn.Linear(dim, width)
+        self.project2 = nn.Linear(width, dim)
+        self.dropout = nn.Dropout(0.1)
+        self.adapter_conv = SpatialPart(width, frequency, noise)
+        self.norm = nn.LayerNorm(dim)
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
+        self.gammax = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:
+        t = x.transpose(0, 1)
+        return self.adapt(t, hw_shapes).transpose(0, 1)
+
+    def adapt(self, t: Tensor, hw_shapes: tuple[int, int] | None) -> Tensor:
+        h = self.project1(self.norm(t) * self.gamma + t * self.gammax)
+        prefix = 1 if hw_shapes else 0
+        grid = hw_shapes or (math.isqrt(t.shape[1]),) * 2
+        image = h[:, prefix:].transpose(1, 2).unflatten(2, grid)
+        m = torch.cat([h[:, :prefix], self.adapter_conv(image).flatten(2).transpose(1, 2)], 1)
+        return t + self.project2(self.dropout(F.gelu(m)))
+
+
+class BatchFirstPlain(SequenceFirstAdapter):
+    """Takes (B, N, D)."""
+
+    def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:
+        return self.adapt(x, hw_shapes)
+
+
+class Wrapper(nn.Module):
+    """Batch first around sequence first."""
+
+    def __init__(self, adapter: nn.Module) -> None:
+        super().__init__()
+        self.clip_mona = adapter
+
+    def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:
+        return self.clip_mona(x.transpose(0, 1), hw_shapes).transpose(0, 1)
+
+
+class PlainWrapper(Wrapper):
+    """Batch first around batch first."""
+
+    def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:
+        return self.clip_mona(x, hw_shapes)
+
+
+FORMS = {
+    "timm": ("timm", lambda *args: Wrapper(SequenceFirstAdapter(*args))),
+    "open_clip": ("open_clip", lambda *args: Wrapper(SequenceFirstAdapter(*args))),
+    "openai": ("openai", SequenceFirstAdapter),
+    "timm, batch first throughout": ("timm", lambda *args: PlainWrapper(BatchFirstPlain(*args))),
+}
+
+
+def build(form: str, frequency: bool = True, noise: bool = True, width: int = 8) -> nn.Module:
+    """A small CLIP model with adapters behind its blocks, every parameter random, only adapters trainable."""
+    tower, make = FORMS[form]
+    model = small_tower(tower).float()
+    visual = getattr(model.visual, "trunk", model.visual)
+    blocks = visual.blocks if hasattr(visual, "blocks") else visual.transformer.resblocks
+    torch.manual_seed(1)
+    for block in blocks:
+        block.mona = make(DIM, width, frequency, noise)
+        for parameter in block.mona.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+        block.forward = _replaced(block, block.forward)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("mona" in name)
+    return model
+
+
+def _replaced(block, forward):  # type: ignore[no-untyped-def]
+    def with_adapter(x: Tensor, **options: object) -> Tensor:
+        return block.mona(forward(x, **options), (4, 4))
+
+    return with_adapter

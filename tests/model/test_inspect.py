@@ -1,0 +1,69 @@
+"""What ``ht-kernels inspect`` measures and draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ht_kernels as ht
+from helpers.small_models import gray_frames, small_model
+from helpers.small_towers import shake
+from ht_kernels.cli import main
+from ht_kernels.cli.inspect import magnitude, noise_weights_of
+from ht_kernels.published import PublishedHTCLIP
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 7)])
+@pytest.mark.parametrize("form", ["full", "radial"])
+def test_the_magnitude_is_that_of_the_filters_response(form: str, grid: tuple[int, int]) -> None:
+    adapter = shake(ht.HTAdapter(16, 4, "freq_enhanced", form, grid=grid))
+    impulse = torch.zeros(1, 4, *grid)
+    impulse[..., 0, 0] = 1
+    with torch.no_grad():
+        response = torch.fft.fft2(adapter.adapter_conv.spectral(impulse))[0]
+    got = magnitude(adapter, grid)
+    if form == "radial":  # real: the response has its magnitude at every frequency
+        torch.testing.assert_close(got, torch.fft.fftshift(response.abs().mean(0)), rtol=1e-4, atol=1e-5)
+    inner = slice(1, (grid[1] - 1) // 2 + 1)  # columns whose imaginary parts irfft2 keeps
+    theirs = response.abs().mean(0)[:, inner]
+    ours = torch.fft.ifftshift(got)[:, inner]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_weights_are_those_of_the_published_estimator() -> None:
+    model = small_model("timm", variant="noise_aware")
+    frames = gray_frames(model, 2)
+    found: dict[int, torch.Tensor] = {}
+    published = PublishedHTCLIP.like(model)
+    for block, adapter in published.adapters.items():
+        estimator = adapter.adapter_conv.noise_estimator
+        estimator.register_forward_hook(lambda _, __, out, block=int(block): found.update({block: out.flatten(1)}))
+    with torch.no_grad():
+        published((frames.double() / 255).repeat(1, 3, 1, 1))
+    got = noise_weights_of(model, frames)
+    assert got and got.keys() <= found.keys()
+    for block, weights in got.items():
+        torch.testing.assert_close(weights, found[block], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("spectral", [None, "full"])
+def test_command(spectral: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "pictures"
+    small = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 1), "adapter_layers": (0, 1)}
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", spectral=spectral, **small)
+    model.save(checkpoint)
+    assert main(["inspect", str(checkpoint), "--output", str(output)]) == 0
+    assert "wrote filters.png and noise_weights.png" in capsys.readouterr().out
+    assert all((output / name).read_bytes()[:4] == b"\x89PNG" for name in ("filters.png", "noise_weights.png"))
+
+
+def test_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"image_size": 64, "reduce_dim": 16, "feature_layers": (0, 1)}
+    ht.HTCLIP("timm/vit_tiny_patch16_224", variant="baseline", **small).save(tmp_path / "model.safetensors")
+    assert main(["inspect", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]) == 2
+    assert "baseline adapters" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["inspect", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2

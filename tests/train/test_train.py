@@ -1,0 +1,245 @@
+"""Training: what is trained and what is not, resuming, processes, bad data."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import ht_kernels as ht
+from helpers.layout import disc, make_layout, save
+from helpers.small_towers import IMAGE, small_tower
+from ht_kernels.cli import main
+from ht_kernels.clip.injection import adapters
+from ht_kernels.data import ClassificationDataset, SegmentationDataset
+from ht_kernels.errors import InputError
+from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples, start_from
+from ht_kernels.train import build as build_model
+from ht_kernels.train.methods import merged, uses_adapters
+from ht_kernels.weights import PHANTOM
+
+
+def build(method: str, task: str = "segmentation") -> ht.HTCLIP:
+    tower = small_tower("timm").float()
+    torch.manual_seed(3)
+    layers = None if uses_adapters(method) else ()
+    model = ht.HTCLIP(tower, task=task, reduce_dim=16, feature_layers=(1, 2), bottleneck=8, adapter_layers=layers)
+    prepare(model, method)
+    return model
+
+
+def examples(root: Path, split: str, task: str = "segmentation") -> Examples:
+    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
+    return read_examples(kind(root, "BUSI", split, IMAGE))
+
+
+def digest(model: ht.HTCLIP) -> str:
+    named = sorted((n, p) for n, p in model.state_dict().items() if n.startswith("clip_model.") and ".mona." not in n)
+    return hashlib.sha256(b"".join(p.numpy().tobytes() for n, p in named if "lora_" not in n)).hexdigest()
+
+
+def train(root: Path, output: Path, method: str = "ht", task: str = "segmentation", **options: object) -> ht.HTCLIP:
+    model = build(method, task)
+    recipe = Recipe(method=method, **{"epochs": 2, "batch": 4, "validate_every": 1, **options})  # type: ignore[arg-type]
+    data = (examples(root, split, task) for split in ("train", "val"))
+    Trainer(model, recipe, *data, output, say=lambda _: None).run()
+    return model
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("method", ["ht", "heads", "lora", "full"])
+def test_only_what_the_method_says_changes(method: str, task: str, tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    before, model = build(method, task), train(root, tmp_path / "out", method, task)
+    assert (digest(model) == digest(before)) == (method != "full")
+    assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+    images = torch.rand(2, 3, IMAGE, IMAGE)
+    with torch.no_grad():
+        expected, got = model.eval()(images), merged(model, method).eval()(images)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_layout(tmp_path / "data")
+    whole = train(root, tmp_path / "whole", epochs=3)
+    record = Trainer._record
+
+    def killed(self: Trainer, row: dict[str, object]) -> None:
+        record(self, row)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(root, tmp_path / "killed", epochs=3)
+    resumed = train(root, tmp_path / "killed", epochs=3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    whole, parts = (train(root, tmp_path / str(n), "heads", accumulate=n) for n in (1, 3))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
+def test_variants_of_a_seed_have_the_same_heads() -> None:
+    heads = []
+    for variant in ("baseline", "hybrid"):
+        torch.manual_seed(5)
+        model = build_model("ht", backbone="timm/vit_tiny_patch16_224", variant=variant, reduce_dim=16)
+        heads.append({n: p for n, p in model.state_dict().items() if not n.startswith("clip_model.")})
+    assert all(torch.equal(p, heads[1][name]) for name, p in heads[0].items())
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, torch.Tensor]:
+    """The state of the checkpoint that comes with the package."""
+    return ht.HTCLIP.from_checkpoint(PHANTOM).state_dict()
+
+
+@pytest.mark.parametrize(("method", "keep"), [("ht", False), ("ht", True), ("heads", True), ("heads", False)])
+def test_starting_from_a_checkpoint(method: str, keep: bool, shipped: dict[str, torch.Tensor]) -> None:
+    model = start_from(PHANTOM, method, keep, task="segmentation", num_classes=2, class_names=("background", "lesion"))
+    prepare(model, method)
+    state = model.train().state_dict()
+    in_adapters = {name for name in state if ".mona." in name}
+    assert bool(in_adapters) == (keep or method == "ht")
+    run = tuple(f"clip_model.blocks.{i}." for i in range(4))
+    for name in state.keys() - in_adapters:
+        if name.startswith(run) or not name.startswith("clip_model."):
+            assert torch.equal(state[name], shipped[name]), name
+    assert all(torch.equal(state[name], shipped[name]) for name in in_adapters) == (keep or not in_adapters)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (method == "ht" if ".mona." in name else not name.startswith("clip_model."))
+    trained = [a.training for a in adapters(model.tower).values()]
+    assert all(mode == (method == "ht") for mode in trained), "what is frozen has no dropout"
+
+
+def test_new_heads_for_another_task_and_a_spectral_filter(tmp_path: Path) -> None:
+    shipped = ht.HTCLIP.from_checkpoint(PHANTOM)
+    other = {"task": "classification", "num_classes": 3, "class_names": ("a", "b", "c")}
+    model = start_from(PHANTOM, "ht", True, spectral="full", **other)
+    assert model.config.spectral == "full" and model.cls_head[-1].out_features == 3
+    assert torch.equal(model.reduces[0].weight, shipped.reduces[0].weight)
+    images = torch.rand(1, 1, 224, 224)
+    with torch.no_grad():  # the spectral filter starts as the gain that it stands for
+        for a, b in zip(model.eval().features(images), shipped.eval().features(images), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    model.save(tmp_path / "model.safetensors")
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "model.safetensors")
+    assert torch.equal(model(images), again.eval()(images)), "with the tower that came from the checkpoint"
+    narrow = start_from(PHANTOM, "heads", reduce_dim=16)
+    assert narrow.seg_head[1].in_channels == 16
+
+
+def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = [str(make_layout(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    arguments = ["train", "--task", "segmentation", *data]
+    start = ["--from", str(PHANTOM)]
+    for more, expected in (
+        (["--keep-adapters"], "name it with --from"),
+        ([*start, "--keep-adapters", "--variant", "baseline"], "leave one of them out"),
+        ([*start, "--variant", "baseline", "--spectral", "full"], "needs an adapter with a gain"),
+        ([*start, "--variant", "magic"], "unknown variant 'magic'"),
+        (["--from", str(tmp_path / "none")], "there is no checkpoint file"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_few_shots() -> None:
+    data = Examples(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40), tuple(map(str, range(40))), {})
+    assert len(data.share(5, 1)) == 2 and len(data.share(1, 1)) == 1
+    assert data.share(20, 1).names == data.share(20, 1).names != data.share(20, 2).names
+
+
+BAD_IMAGES = {
+    "BUSI_0.png": (lambda r: (r / "all/masks/BUSI_0.png").unlink(), "masks/BUSI_0.png of "),
+    "BUSI_1.png": (lambda r: save(r / "all/masks/BUSI_1.png", disc(1, (40, 50))), "BUSI_1.png is 50x40 pixels, but"),
+    "BUSI_2.png": (lambda r: truncate(r / "all/images/BUSI_2.png"), "BUSI_2.png cannot be read as an image"),
+}
+BAD_SETS = {
+    "empty split": ("segmentation", "segmentation/BUSI/val.txt", "", "val.txt names no images: the val split is empty"),
+    "label": ("classification", "classification/BUSI/labels.csv", "BUSI_0.png,2", "BUSI_0.png has label 2, expected"),
+}
+
+
+def command(root: Path, task: str = "segmentation") -> list[str]:
+    where = [str(root), "--dataset", "BUSI", "--output", str(root.parent / "out"), "--from", str(PHANTOM)]
+    return ["train", "--task", task, *where, "--method", "heads", "--epochs", "1", "--batch", "2"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_stops_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    damage, expected = BAD_IMAGES[name]
+    damage(root)
+    assert main(command(root)) == 2
+    assert expected in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_are_left_out_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    for damage, _ in BAD_IMAGES.values():
+        damage(root)
+    assert main([*command(root), "--skip-bad"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"left out {name}: " in said and why in said for name, (_, why) in BAD_IMAGES.items())
+    assert "2 images to train on, 2 to validate" in said and (tmp_path / "out/best.safetensors").exists()
+    for i in (3, 4):
+        truncate(root / f"all/images/BUSI_{i}.png")
+    assert main([*command(root), "--skip-bad"]) == 2
+    assert "none of the 5 images can be used; the first: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BAD_SETS)
+def test_a_bad_data_set_stops_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    task, file, content, expected = BAD_SETS[name]
+    (root / file).write_text(content)
+    for more in ([], ["--skip-bad"]):
+        assert main([*command(root, task), *more]) == 2
+        assert expected in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_validation_without_a_lesion_chooses_no_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    for i in (5, 6):
+        save(root / f"all/masks/BUSI_{i}.png", 0 * disc(i))
+    assert main(command(root)) == 2
+    assert "none of the 2 validation images has a lesion" in capsys.readouterr().err
+
+
+def test_options_that_are_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command(make_layout(tmp_path / "data")), "--method", "magic"]) == 2
+    assert "expected one of ht, heads" in capsys.readouterr().err
+
+
+def test_a_loss_that_grows_without_bound_stops_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    assert main([*command(root), "--learning-rate", "1e30", "--augment", "none"]) == 2
+    assert "the loss is nan in epoch 1, on a batch of BUSI_" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_names_the_images(tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    model = build("heads")
+    with torch.no_grad():
+        model.seg_head.bias.fill_(math.nan)
+    trainer = Trainer(
+        model, Recipe(method="heads", epochs=1), examples(root, "train"), examples(root, "val"), tmp_path / "out"
+    )
+    with pytest.raises(InputError, match=r"the loss is nan in epoch 1, on a batch of .*BUSI_0\.png"):
+        trainer.run()

@@ -1,0 +1,86 @@
+"""DICOM Segmentations, read back with highdicom and pydicom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from helpers.clips import TINY, frames, write_dicom
+from ht_kernels.cli import main
+from ht_kernels.errors import InputError
+from ht_kernels.video.dicom_seg import check_clip, write_segmentation
+
+highdicom = pytest.importorskip("highdicom")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ("background", "lesion", "cyst")
+CLIP = Path(get_testdata_file("examples_ybr_color.dcm", download=False))
+
+
+def test_of_an_image(tmp_path: Path) -> None:
+    image = Path(get_testdata_file("examples_rgb_color.dcm", download=False))
+    check_clip(image)
+    source = dcmread(image)
+    mask = np.zeros((source.Rows, source.Columns), np.uint8)
+    mask[10:40, 20:60], mask[100:120, 5:9] = 1, 2
+    write_segmentation(tmp_path / "seg.dcm", image, [mask], NAMES)
+    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert [d.segment_label for d in segmentation.SegmentSequence] == ["lesion", "cyst"]
+    read = segmentation.pixel_array
+    assert np.array_equal(read[0], mask == 1) and np.array_equal(read[1], mask == 2)
+    referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+    assert referenced == source.SOPInstanceUID
+
+
+def patient(**more: object) -> dict[str, object]:
+    """What a Segmentation takes over from its image."""
+    names = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime"
+    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+    return {**dict.fromkeys(names.split(), ""), **uids, **more}
+
+
+@pytest.mark.parametrize("size", [(48, 64), (7, 9)])  # bits of a frame that fill bytes, and that do not
+def test_of_a_clip_without_positions(tmp_path: Path, size: tuple[int, int]) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames(5, *size)), **patient())
+    check_clip(clip)
+    masks = list(np.random.default_rng(0).integers(0, 3, (5, *size), dtype=np.uint8))
+    write_segmentation(tmp_path / "seg.dcm", clip, [*masks[:3], None, masks[4]], NAMES)
+    masks[3][:] = 0
+    source = dcmread(clip)
+    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
+    for number, mask in enumerate(masks, 1):
+        read = segmentation.get_pixels_by_source_frame(source.SOPInstanceUID, [number], combine_segments=True)
+        assert np.array_equal(read[0], mask)
+
+    plain = dcmread(tmp_path / "seg.dcm")
+    assert plain.pixel_array.shape == (10, *size) and plain.StudyInstanceUID == source.StudyInstanceUID
+    groups = zip(plain.PerFrameFunctionalGroupsSequence, plain.pixel_array, strict=True)
+    for place, (group, pixels) in enumerate(groups):
+        image = group.DerivationImageSequence[0].SourceImageSequence[0]
+        segment = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        assert (segment, image.ReferencedFrameNumber) == (1 + place // 5, 1 + place % 5)
+        assert list(group.FrameContentSequence[0].DimensionIndexValues) == [segment, image.ReferencedFrameNumber]
+        assert np.array_equal(pixels, masks[image.ReferencedFrameNumber - 1] == segment)
+    classes = [e.value for e in plain.iterall() if e.keyword == "ReferencedSOPClassUID"]
+    assert len(classes) == 12 and set(classes) == {source.SOPClassUID}
+
+
+def test_the_command(tmp_path: Path) -> None:
+    assert main(["stream", str(CLIP), "--dicom-seg", "--output", str(tmp_path / "out"), *TINY]) == 0
+    segmentation = highdicom.seg.segread(tmp_path / "out/segmentation.dcm")
+    read = segmentation.get_pixels_by_source_frame(dcmread(CLIP).SOPInstanceUID, range(1, 31), combine_segments=True)
+    assert read.any()
+    for number, mask in enumerate(read, 1):
+        with Image.open(tmp_path / f"out/masks/{number:05}.png") as shown:
+            assert np.array_equal(mask, np.asarray(shown))
+
+
+def test_a_clip_that_names_no_patient(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()))
+    with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation"):
+        check_clip(clip)

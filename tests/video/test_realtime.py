@@ -1,0 +1,187 @@
+"""The real-time pipeline: order, states, faults, crop, smoothing, live view."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.clips import folded, frames, write_dicom, write_video
+from ht_kernels.cli import main
+from ht_kernels.deploy import Session
+from ht_kernels.errors import InputError
+from ht_kernels.video import LiveSource, Stream, open_source
+from ht_kernels.video.latency import Histogram
+from ht_kernels.video.smooth import Smoother
+from ht_kernels.video.view import View
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
+
+
+def test_a_file_gives_every_frame_in_order(tmp_path: Path) -> None:
+    model = folded()
+    source = open_source(write_dicom(tmp_path / "a.dcm", np.stack(frames(12)), FrameTime="40"))
+    stream = Stream(model)
+    shown = list(stream.run(source))
+    assert [s.index for s in shown] == list(range(12)) and {s.state for s in shown} == {"ok"}
+    assert shown[3].seconds == pytest.approx(0.12)
+    expected = list(Stream(Session.open(model, runtime="cpu")).run(source))
+    assert sum(int((a.mask != b.mask).sum()) for a, b in zip(shown, expected, strict=True)) < 0.02 * 12 * 48 * 64
+    report = stream.report()
+    assert report["frames"] == 12 and report["states"] == {"ok": 12}
+    for row in report["latency_ms"].values():
+        assert 0 <= row["p50"] <= row["p95"] <= row["p99"] <= row["max"]
+
+
+def test_live_shows_the_newest_and_never_waits_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(folded(), live=True, stale=0.2)
+    slow = stream._model.__class__.__call__
+    monkeypatch.setattr(stream._model.__class__, "__call__", lambda *a: (time.sleep(0.3), slow(*a))[1])
+
+    def camera():
+        for i in range(60):
+            time.sleep(0.01)
+            yield frames(1)[0] + np.uint8(i)
+
+    shown = list(stream.run(camera()))
+    assert [s.index for s in shown] == sorted(s.index for s in shown)
+    assert len(shown) > 20 and max(s.age for s in shown) < 0.3
+    report = stream.report()
+    assert report["drops"]["model"] + report["drops"]["preprocess"] > 20 and report["states"]["waiting"] > 5
+
+
+def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(folded())
+    calls = iter(range(99))
+    model = stream._model.__class__.__call__
+
+    def faulty(self, pixels, size):
+        call = next(calls)
+        if call == 1:
+            raise RuntimeError("out of order")
+        logits = model(self, pixels, size)
+        return logits * float("nan") if call == 2 else logits
+
+    monkeypatch.setattr(stream._model.__class__, "__call__", faulty)
+    shown = list(stream.run(frames(4)))
+    assert [s.state for s in shown] == ["ok", "failed", "failed", "ok"]
+    assert "out of order" in shown[1].note and "not finite" in shown[2].note
+    assert shown[1].mask is None and (shown[1].overlay[:10, :, 0] == shown[1].frame[:10]).all()
+
+
+def test_sizes_and_colours_that_change(tmp_path: Path) -> None:
+    gray = frames(2)
+    color = np.repeat(frames(1, 64, 80)[0][..., None], 3, 2)
+    shown = list(Stream(folded(), smooth=0.5, crop="auto").run([*gray, color, gray[0]]))
+    assert [s.overlay.shape for s in shown] == [(48, 64, 3), (48, 64, 3), (64, 80, 3), (48, 64, 3)]
+    assert {s.state for s in shown} == {"ok"}
+
+
+def test_a_source_that_stalls() -> None:
+    def source():
+        yield frames(1)[0]
+        time.sleep(1.5)
+
+    states = [s.state for s in Stream(folded(), live=True).run(source())]
+    assert "no signal" in states
+
+
+def test_a_source_that_breaks(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "a.dcm", np.stack(frames()))
+    clip.write_bytes(clip.read_bytes()[:-4000])
+    with pytest.raises(InputError, match=r"a\.dcm"):
+        list(Stream(folded()).run(open_source(clip)))
+    bad = [frames(1)[0], np.full((8, 8), np.nan, np.float32)]
+    with pytest.raises(InputError, match="not finite"):
+        list(Stream(folded()).run(bad))
+    live = Stream(folded(), live=True)
+    list(live.run([*bad, frames(1)[0]]))
+    assert live.report()["damaged"] == 1
+
+
+def test_stop(tmp_path: Path) -> None:
+    stream = Stream(folded())
+    seen = 0
+    for shown in stream.run(frames(1)[0] for _ in range(10_000)):
+        seen = shown.index
+        if seen == 3:
+            stream.stop()
+    assert 3 <= seen < 30
+
+
+def test_an_address_that_ends_is_opened_again(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    content = write_video(tmp_path / "a.mp4", 10).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = open_source(f"http://127.0.0.1:{server.server_port}/a.mp4")
+    assert isinstance(source, LiveSource) and source.size == (48, 64)
+    for _ in source:
+        if source.reconnects >= 1:
+            source.close()
+    server.shutdown()
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_source("http://user:secret@127.0.0.1:9/x")
+
+
+def test_smoothing_forgets_at_a_cut() -> None:
+    smooth, dark = Smoother(0.25), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    first, second = torch.tensor([9.0, -9.0]).view(1, 2, 1, 1), torch.tensor([-9.0, 9.0]).view(1, 2, 1, 1)
+    assert smooth(first, dark).argmax(1).item() == 0
+    assert smooth(second, dark).argmax(1).item() == 0  # one frame is not enough
+    assert smooth(second, dark + 200).argmax(1).item() == 1
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        Smoother(0)
+
+
+def test_the_view() -> None:
+    view = View(0)
+    with urllib.request.urlopen(view.address) as page:
+        assert b"/stream" in page.read()
+    with urllib.request.urlopen(f"{view.address}stream") as live:
+        view.write(np.zeros((20, 30, 3), np.uint8))
+        assert b"--frame" in live.read(20)
+    request = urllib.request.Request(view.address, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
+    view.close()
+
+
+def test_histogram() -> None:
+    times = Histogram()
+    for i in range(1, 1001):
+        times.add(i / 1000)
+    rows = times.milliseconds()
+    assert rows["max"] == 1000 and rows["p50"] == pytest.approx(500, rel=0.02)
+    assert rows["p99"] == pytest.approx(990, rel=0.02)
+
+
+def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = str(write_video(tmp_path / "a.mp4"))
+    clip = str(write_dicom(tmp_path / "a.dcm", np.stack(frames())))
+    for arguments, message in [
+        ([video, "--dicom-seg"], "--dicom-seg goes with a DICOM clip"),
+        ([clip, "--dicom-seg"], "cannot have a DICOM Segmentation"),
+        ([clip, "--crop", "1,2"], "expected auto or four numbers"),
+        ([clip, "--view", "x"], "expected a port"),
+        (["rtsp://127.0.0.1:9/x"], "cannot be opened"),
+    ]:
+        assert main(["stream", *arguments, "--backbone", "timm/vit_tiny_patch16_224"]) == 2
+        assert message in capsys.readouterr().err
