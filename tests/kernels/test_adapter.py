@@ -51,22 +51,27 @@ def to_float32(adapter: torch.nn.Module, variant: str) -> ht.HTAdapter:
 
 
 def run(adapter: torch.nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, grad: Tensor) -> dict[str, Tensor]:
-    """``out - x`` and all gradients, in float64."""
+    """``out - x``, all gradients and what they come from, in float64."""
     adapter.zero_grad()
     leaf = x.detach().requires_grad_()
     out = adapter(leaf, grid, prefix)
     out.backward(grad.to(out.dtype))
     assert leaf.grad is not None
     grads = {name: p.grad.double() for name, p in adapter.named_parameters() if p.grad is not None}
-    return {"out": out.detach().double() - x.double(), "x": leaf.grad.double(), **grads}
+    results = {"out": out.detach().double() - x.double(), "x": leaf.grad.double(), "grad_out": grad.double()}
+    return {**results, **grads}
 
 
 def compare(got: dict[str, Tensor], expected: dict[str, Tensor], out: float = 1e-5, grads: float = 1e-4) -> None:
     assert got.keys() == expected.keys()
-    scale = max(float(t.norm()) for name, t in expected.items() if name not in ("out", "x"))
+    scale = max(float(t.norm()) for name, t in expected.items() if name not in ("out", "x", "grad_out"))
     for name, tensor in expected.items():
         if name == "out":
             assert relative_error(got[name], tensor) <= out
+        elif name == "x":  # grad_out and the adapter's part, which may cancel
+            assert float((got[name] - tensor).norm()) <= grads * max(
+                float(tensor.norm()), float(got["grad_out"].norm())
+            )
         elif float(tensor.norm()) > 1e-6 * scale:  # smaller ones are differences of large numbers
             assert relative_error(got[name], tensor) <= grads, name
 
