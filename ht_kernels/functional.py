@@ -37,7 +37,9 @@ def ht_adapter(
         x: tokens (B, P + H*W, D): P prefix tokens, then the patch grid row by row; float32, bfloat16, float16 or
             float64. ``x`` may have any strides, so a sequence-first tensor can be passed transposed.
         folded: weights from :func:`ht_kernels.folding.fold_adapter`: float64 for float64 ``x``, else float32. Without
-            gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.folding.cast_matrices`).
+            gradients the three matrices may be in the dtype of ``x`` (:func:`ht_kernels.folding.cast_matrices`), and
+            the backend keeps what it prepares of the weights with ``folded``, until one of them is written in place or
+            moved. Only a write through ``weight.data`` or NumPy is not noticed: pass ``FoldedAdapter(*folded)`` then.
         grid: the patch grid (H, W).
         prefix_tokens: the number P of prefix tokens, which skip the spatial part.
         eps: LayerNorm's epsilon.

@@ -40,6 +40,9 @@ class FoldedHTCLIP(nn.Module):
     logits (B, K, *output_size), where None means ``image_size``; for classification logits (B, K); for a contrastive
     model the embeddings (B, E) of the images, of unit length. Results are float32 (float64 for a float64 model).
 
+    Buffers may be written in place, loaded or moved. On the CPU, adapters keep a packed copy, and do not notice a write
+    through ``buffer.data`` or NumPy.
+
     Attributes:
         config: the configuration of the HTCLIP.
         image_size: (height, width) of the frames.
