@@ -57,13 +57,17 @@ def ht_adapter(
 
     :class:`ht_kernels.folding.FoldedAdapter` gives the formula.
     """
+    try:
+        height, width = grid
+    except (TypeError, ValueError):
+        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
     if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
-        out = adapter_again(x, folded, *grid, prefix_tokens, eps)
+        out = adapter_again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
             return out
     _check_folded(folded, x)
     _check(x, folded, grid, prefix_tokens, keep)
-    return adapter(x, folded, Layout(*grid, prefix_tokens, eps), keep, dropout, asked_for(backend))
+    return adapter(x, folded, Layout(height, width, prefix_tokens, eps), keep, dropout, asked_for(backend))
 
 
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:

@@ -17,8 +17,6 @@ typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1, HT_FLOAT16 = 2 } ht_dtype;
 
 typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1, HT_CUDA_ERROR = 2 } ht_status;
 
-/* Calls on the CPU use at most so many threads as they are given; small ones use one. */
-
 /* Sizes of one adapter call. */
 typedef struct {
   int64_t batch;         /* B */
@@ -68,9 +66,12 @@ typedef struct {
 #undef HT_FIELD
 } ht_adapter_weights;
 
-/* Bytes of memory, aligned to 64, for the weights as the forward reads them; and that memory filled. It serves calls of
- * any batch, with a spectral filter on the same grid only, as long as the weights stay where they are and unchanged. */
+/* How many bytes of memory, aligned to 64, ht_adapter_prepare_cpu fills. */
 size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape);
+
+/* Fills the memory `prepared` with the weights in the layout that the forward reads. It serves calls of any batch, and
+ * with a spectral filter only those on the same grid, as long as the weights stay where they are, unchanged.
+ * Here and below, a call on the CPU uses at most `threads` threads; a small call uses one. */
 ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
                                  int threads);
 

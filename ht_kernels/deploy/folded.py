@@ -244,7 +244,8 @@ class _Tensors(nn.Module):
         if torch.compiler.is_compiling():
             return self.kind(*(getattr(self, name) for name in self.kind._fields))
         kept = self.kept  # read once: another thread may set it to None
-        if kept is None or kept[0] is not self._buffers[self.kind._fields[0]]:  # load_state_dict(assign=True)
+        # load_state_dict(assign=True) replaces buffers.
+        if kept is None or any(getattr(kept, name) is not t for name, t in self._buffers.items()):
             kept = self.kept = self.kind(*(getattr(self, name) for name in self.kind._fields))
         return kept
 

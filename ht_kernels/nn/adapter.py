@@ -23,7 +23,8 @@ class HTAdapter(PublishedAdapter):
 
     In evaluation mode and without gradients, the adapter caches its folded weights. They are folded again after a
     parameter is written in place, loaded, moved or replaced, after ``train()`` or ``eval()``, and after a forward pass
-    with gradients. Only a write into ``parameter.data`` is not noticed; call ``eval()`` after it.
+    with gradients. What autograd does not count is not noticed: a write through ``parameter.data`` or NumPy, and a step
+    of a fused optimizer behind a call in evaluation. Call ``eval()`` after these.
 
     Args:
         dim: token width D.
@@ -121,7 +122,10 @@ class HTAdapter(PublishedAdapter):
         return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=dropout)
 
     def folded(self) -> FoldedAdapter:
-        """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters."""
+        """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters.
+
+        Without gradients they share memory with the adapter; do not write into them.
+        """
         kept = self._kept()
         return fold_adapter(self) if kept is None else FoldedAdapter(*kept.folded)
 
@@ -160,24 +164,26 @@ class HTAdapter(PublishedAdapter):
 class _Kept:
     """Folded weights, and a check whether the parameters that they were folded from have changed.
 
-    The check looks the parameters up in their modules, because a parameter may have been replaced by another object.
+    The check looks modules and parameters up in the modules that hold them, because one may have been replaced.
     """
 
     def __init__(self, adapter: HTAdapter) -> None:
-        found = [
-            (module._parameters, name, parameter)
-            for module in adapter.modules()
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
-        self.found = found
-        self.stamp = Stamp(parameter for *_, parameter in found)
+        held: list[tuple[dict[str, Any], str, object]] = []
+        parameters: list[Tensor] = []
+        for module in adapter.modules():
+            held += [(module._modules, name, child) for name, child in module._modules.items()]
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    held.append((module._parameters, name, parameter))
+                    parameters.append(parameter)
+        self.held = held
+        self.stamp = Stamp(parameters)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
         self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)
 
     def is_current(self) -> bool:
-        for parameters, name, parameter in self.found:
-            if parameters[name] is not parameter:
+        for holder, name, found in self.held:
+            if holder.get(name) is not found:
                 return False
         return self.stamp.holds()

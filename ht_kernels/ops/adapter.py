@@ -61,6 +61,8 @@ def adapter(
         x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, train, spectral, keep is not None
     )
     if train:
+        if not torch.compiler.is_compiling():
+            folded.prepared = None  # training may write without a trace, as fused optimizers do
         if folded.down_weight.dtype != folded.down_bias.dtype:
             folded = reference.prepare(folded, x.dtype, layout.grid)
         if torch.compiler.is_compiling():

@@ -174,5 +174,6 @@ def _debug(message: str, *args: object) -> None:
 
 def _known(name: str | None) -> str | None:
     if name is not None and name not in BACKENDS:
-        raise InputError(f"unknown backend '{name}', expected one of {', '.join(BACKENDS)}")
+        where = " in HT_KERNELS_BACKEND" if name == os.environ.get("HT_KERNELS_BACKEND") else ""
+        raise InputError(f"unknown backend '{name}'{where}, expected one of {', '.join(BACKENDS)}")
     return name

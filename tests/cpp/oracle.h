@@ -67,7 +67,7 @@ template <class Weights, class Pointer>
 Weights weights_at(const std::vector<Pointer>& pointers) {
   Weights weights{};
   size_t next = 0;
-#define HT_SET(name, kind, when) weights.name = (decltype(weights.name))pointers[next++];
+#define HT_SET(name, kind, when) weights.name = (decltype(weights.name))pointers.at(next++);
   HT_ADAPTER_WEIGHTS(HT_SET)
 #undef HT_SET
   return weights;

@@ -99,6 +99,12 @@ def parameter_replaced(adapter: HTAdapter) -> HTAdapter:
     return adapter
 
 
+def module_replaced(adapter: HTAdapter) -> HTAdapter:
+    adapter.project2 = nn.Linear(WIDTH, DIM)
+    adapter.adapter_conv.conv1 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+    return adapter
+
+
 def other_parameters_for_one_call(adapter: HTAdapter) -> HTAdapter:
     with torch.no_grad():
         functional_call(adapter, {"gammax": torch.randn_like(adapter.gammax)}, (X.to(adapter.gamma.dtype), GRID))
@@ -141,6 +147,7 @@ CHANGES = [
     data_written_then_eval,
     data_written_in_training,
     parameter_replaced,
+    module_replaced,
     other_parameters_for_one_call,
     inference_mode,
     pickled,

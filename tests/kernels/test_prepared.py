@@ -71,6 +71,18 @@ def test_a_transposed_weight() -> None:
     check(weights)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_that_an_optimizer_writes(fused: bool) -> None:
+    """A fused one leaves no new version."""
+    weights = folded().map(Tensor.requires_grad_)
+    optimizer = torch.optim.Adam([t for t in weights if t is not None], lr=0.1, fused=fused)
+    for _ in range(3):
+        optimizer.zero_grad()
+        ht_adapter(X, weights, GRID).square().mean().backward()
+        optimizer.step()
+        check(weights)
+
+
 def test_weights_without_versions_are_prepared_for_each_call() -> None:
     with torch.inference_mode():
         weights = folded()
@@ -133,6 +145,9 @@ def test_wrong_arguments_behind_right_ones() -> None:
             ht_adapter(X, weights, GRID)
         with pytest.raises(ValueError, match="makes 17"):
             ht_adapter(X, weights, (4, 4))
+        for grid in ((12,), (3, 4, 1), 12):
+            with pytest.raises(ValueError, match=r"grid must be two numbers, \(height, width\), got"):
+                ht_adapter(X, weights, grid)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="not negative"):
             ht_adapter(X, weights, GRID, -1)
         with pytest.raises(TypeError, match=r"torch\.float64"):
@@ -169,6 +184,11 @@ def test_a_folded_model_follows_its_buffers() -> None:
         inference.load_state_dict(ht.fold(other).state_dict())
         assert not torch.equal(before, expected)
         assert torch.equal(inference(frames), expected)
+        name = next(name for name, _ in inference.named_buffers() if name.endswith("adapters.0.up_weight"))
+        inference.load_state_dict({name: torch.zeros_like(inference.get_buffer(name))}, assign=True, strict=False)
+        again = ht.fold(other)
+        again.get_buffer(name).zero_()
+        assert torch.equal(inference(frames), again(frames))
 
 
 def test_the_compiled_core_has_the_same_weights() -> None:
