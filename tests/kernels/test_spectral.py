@@ -208,8 +208,11 @@ def check_adapter(variant: str, form: str, shape: tuple[int, int, int, int], gri
         finally:
             ht.set_backend(None)
         for name, tensor in expected.items():
-            if name in ("out", "x") or float(tensor.norm()) > 1e-6 * scale:
+            if name in ("out", "x"):
                 assert relative_error(got[name], tensor) <= (out if name == "out" else grads), (backend, name)
+            else:  # the smallest are differences of larger ones
+                error = float((got[name] - tensor).norm())
+                assert error <= grads * max(float(tensor.norm()), 1e-3 * scale), (backend, name)
 
 
 @pytest.mark.parametrize("variant", ["freq_enhanced", "hybrid"])
