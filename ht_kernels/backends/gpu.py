@@ -13,8 +13,10 @@ ALIGNMENT = 16
 
 def ready(folded: FoldedAdapter, dtype: torch.dtype) -> FoldedAdapter:
     """Make folded weights contiguous and aligned, with the three matrices in ``dtype`` and the others in float32."""
-    narrow = {name: aligned(getattr(folded, name).to(dtype)) for name in MATRICES}
-    return folded.map(lambda t: aligned(t.float()))._replace(**narrow)
+    weights = {name: t for name, t in folded._asdict().items() if t is not None}
+    return folded._replace(
+        **{name: aligned(t.to(dtype if name in MATRICES else torch.float32)) for name, t in weights.items()}
+    )
 
 
 def aligned(t: Tensor) -> Tensor:

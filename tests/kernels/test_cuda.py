@@ -13,17 +13,19 @@ import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ht_kernels as ht
 from benchmarks import no_driver
 from helpers import ROOT
 from helpers.adapters import random_adapter, relative_error
 from helpers.small_towers import shake
-from ht_kernels.backends import core, cuda, reference, torch_private
+from ht_kernels.backends import core, cuda, gpu, reference, torch_private
 from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.backends.cuda import architecture_reason
 from ht_kernels.folding import FoldedAdapter, cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
@@ -151,6 +153,26 @@ def _adapter() -> ht.HTAdapter:
     adapter = ht.HTAdapter(16, 8)
     adapter.load_state_dict(random_adapter("hybrid", 16, 8).state_dict())
     return adapter.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_that_are_ready_cost_nothing(dtype: torch.dtype) -> None:
+    """A captured graph prepares them, and would replay every cast and copy."""
+
+    class Counted(TorchDispatchMode):
+        operators: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operators.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    Counted.operators.clear()
+    folded = cast_matrices(fold_adapter(random_adapter("hybrid", 16, 8).float()).map(Tensor.detach), dtype)
+    folded = folded.map(torch.clone)
+    with Counted():
+        ready = gpu.ready(folded, dtype)
+    assert not Counted.operators
+    assert all(a is b for a, b in zip(ready, folded, strict=True))
 
 
 def test_weights_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
