@@ -213,9 +213,24 @@ def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tup
     return wa, down_weight * skip_gain, wa.sum(-1)
 
 
+class _Parameters(dict[str, Tensor]):
+    """Parameters by name."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(
+            f"expected an adapter with the published parameters, and this one has no '{name}'. If it was pruned or its "
+            "weights are parametrized, make that permanent first: torch.nn.utils.prune.remove or "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+        )
+
+
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
-    """Fold an adapter (identities 1 to 5): any module whose parameters have the published names."""
-    p = {name: at_least_float32(t) for name, t in adapter.named_parameters()}
+    """Fold an adapter (identities 1 to 5): any module whose parameters have the published names.
+
+    Raises:
+        ValueError: a parameter is missing.
+    """
+    p = _Parameters((name, at_least_float32(t)) for name, t in adapter.named_parameters())
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")

@@ -50,6 +50,14 @@ def test_a_backend_that_cannot_run_says_why(
     assert "the moon is not full" in capsys.readouterr().out
 
 
+def test_a_backend_that_does_not_exist_is_not_called_available(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HT_KERNELS_BACKEND", "lunar")
+    run()
+    assert "there is no backend 'lunar'" in capsys.readouterr().out
+
+
 def test_missing_extras_name_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

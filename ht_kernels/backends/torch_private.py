@@ -7,6 +7,7 @@ AttributeError.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
@@ -21,8 +22,9 @@ _R = TypeVar("_R")
 in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether the call is inside a transform of ``torch.func``, which has no public function to find this out."""
 
+modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+"""The number of modes of ``__torch_dispatch__`` that are entered. Torch has public names to enter one, not to look."""
 
-_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _tracing_state: Callable[[], object] = torch._C._get_tracing_state
 _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
@@ -50,7 +52,7 @@ def is_watched(x: Tensor) -> bool:
     return (
         type(x) is not Tensor
         or is_compiling()
-        or _modes() > 0
+        or modes() > 0
         or in_function_transform()
         or _tracing_state() is not None
         or _is_profiled()
@@ -63,7 +65,16 @@ def versions(tensors: Iterable[Tensor]) -> list[int]:
     Raises:
         RuntimeError: a tensor was made in inference mode, in which writes are not counted.
     """
-    return [t._version for t in tensors]
+    return list(map(_version, tensors))
+
+
+_version: Callable[[Tensor], int] = operator.attrgetter("_version")
+
+
+have_addresses: Callable[[list[Tensor], list[int], list[int]], bool] = torch._C._tensors_data_ptrs_at_indices_equal
+"""Whether the tensors of a list are at the addresses of another; the third list has the indices to compare.
+
+Comparing ``data_ptr`` of each takes twice as long (measured with torch 2.14.1)."""
 
 
 def constant_for_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -33,6 +33,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         *([] if "error" in core else [("CUDA kernels", _cuda_kernels(core))]),
         *[("environment", f"{name}={value}") for name, value in facts["environment"].items()],
     ]
+    asked = facts["environment"].get("HT_KERNELS_BACKEND")
+    if asked and asked not in facts["backends"]:
+        rows.append(("", f"there is no backend '{asked}', so every call of an adapter raises an error"))
     lines = _table(rows)
 
     lines += ["", "Backends, best first"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ht_kernels.backends import torch_private
 from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
 from ht_kernels.ops.prepared import Stamp, guard, is_captured, wait_for
@@ -139,7 +140,7 @@ class HTAdapter(PublishedAdapter):
             return None
         kept = self._cache  # read once: another thread may replace it or set it to None
         if kept is None or not kept.is_current():
-            if is_captured(self.gamma):
+            if is_captured(self.gamma) or torch_private.modes() > 0:  # under a mode, tensors may have no values
                 return None
             kept = self._cache = _Kept(self)
         return kept
@@ -176,10 +177,12 @@ class _Kept:
                 if parameter is not None:
                     held.append((module._parameters, name, parameter))
                     parameters.append(parameter)
+        held.append((vars(adapter.norm), "eps", adapter.norm.eps))
         self.held = held
         self.stamp = Stamp(parameters)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
-        self.folded = guard(fold_adapter(adapter))
+        with torch.autocast(adapter.gamma.device.type, enabled=False):  # calls without autocast use the weights too
+            self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)
 
     def is_current(self) -> bool:

@@ -15,6 +15,7 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, on_grid
 
 from . import dispatch, operators
+from .prepared import is_captured
 
 
 def adapter_again(
@@ -32,16 +33,11 @@ def adapter_again(
     if kept is None or is_watched(x):
         return None
     found = kept.recall(x, height, width, prefix_tokens, eps, dispatch.choices.count)
-    if found is None or not kept.is_current():
+    if found is None or not kept.is_current() or is_captured(x):
         return None
     backend, made, layout = found
-    autocast = False
-    if x.is_cuda:
-        if torch.cuda.is_current_stream_capturing():  # the prepared weights may be freed before a replay
-            return None
-        autocast = torch.is_autocast_enabled("cuda")
     try:
-        out: Tensor = backend.infer(made, x, layout, autocast)
+        out: Tensor = backend.infer(made, x, layout, x.is_cuda and torch.is_autocast_enabled("cuda"))
     except (BackendError, torch.OutOfMemoryError):  # adapter() repeats the call and handles the error
         return None
     return out
@@ -61,13 +57,13 @@ def adapter(
         x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, train, spectral, keep is not None
     )
     if train:
-        if not torch.compiler.is_compiling():
-            folded.prepared = None  # training may write without a trace, as fused optimizers do
+        wide = folded
         if folded.down_weight.dtype != folded.down_bias.dtype:
-            folded = reference.prepare(folded, x.dtype, layout.grid)
+            wide = reference.prepare(folded, x.dtype, layout.grid)
         if torch.compiler.is_compiling():
-            return operators.train(dispatch.choose(case, asked), x, folded, layout, keep, dropout)
-        return dispatch.run(case, asked, lambda name: operators.train(name, x, folded, layout, keep, dropout))
+            return operators.train(dispatch.choose(case, asked), x, wide, layout, keep, dropout)
+        folded.prepared = None  # training may write without a trace, as fused optimizers do
+        return dispatch.run(case, asked, lambda name: operators.train(name, x, wide, layout, keep, dropout))
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
         return dispatch.infer(case, asked, x, folded, layout, autocast)

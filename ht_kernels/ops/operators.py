@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.backends import reference, torch_private
-from ht_kernels.backends.call import Case, Layout, Training
+from ht_kernels.backends.call import Case, Layout, Training, unit_stride
 from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
 from . import dispatch
@@ -112,6 +112,7 @@ def _backward(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, state = FoldedAdapter(*rest[:_COUNT]), rest[_COUNT : _COUNT + 3]
     training, layout, (needs_x, name) = _split(rest[_COUNT + 3 :])
     backend = dispatch.BACKENDS[name]
+    grad_out, x = unit_stride(grad_out), unit_stride(x)
     grad_x = torch.empty_like(x) if needs_x else None
     prepared = backend.prepare(folded, training.dtype, layout.grid)
     grads = backend.backward(prepared, folded, grad_out, x, layout, training, state, grad_x)
@@ -121,7 +122,7 @@ def _backward(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _backward_fake(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, needs_x = rest[:_COUNT], rest[-2]
     grads = (None if w is None else w.new_empty(w.shape, dtype=torch.float32) for w in folded)
-    return _or_nothing(x, torch.empty_like(x) if needs_x else None), *(_or_nothing(x, g) for g in grads)
+    return _or_nothing(x, torch.empty_like(unit_stride(x)) if needs_x else None), *(_or_nothing(x, g) for g in grads)
 
 
 def _or_nothing(x: Tensor, grad: Tensor | None) -> Tensor:

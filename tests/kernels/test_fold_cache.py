@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils import prune
 
 from helpers.adapters import relative_error
 from helpers.small_towers import shake
@@ -100,8 +103,8 @@ def parameter_replaced(adapter: HTAdapter) -> HTAdapter:
 
 
 def module_replaced(adapter: HTAdapter) -> HTAdapter:
-    adapter.project2 = nn.Linear(WIDTH, DIM)
-    adapter.adapter_conv.conv1 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+    adapter.project2 = nn.Linear(WIDTH, DIM).to(adapter.gamma)
+    adapter.adapter_conv.conv1 = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH).to(adapter.gamma)
     return adapter
 
 
@@ -115,6 +118,18 @@ def inference_mode(adapter: HTAdapter) -> HTAdapter:
     with torch.inference_mode():
         adapter(X.to(adapter.gamma.dtype), GRID)
         shake(adapter)
+    return adapter
+
+
+def called_under_autocast(adapter: HTAdapter) -> HTAdapter:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        shake(adapter)(X.to(adapter.gamma.dtype), GRID)
+    return adapter
+
+
+def called_with_tokens_without_values(adapter: HTAdapter) -> HTAdapter:
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        shake(adapter)(mode.from_tensor(X.to(adapter.gamma.dtype)), GRID)
     return adapter
 
 
@@ -150,6 +165,8 @@ CHANGES = [
     module_replaced,
     other_parameters_for_one_call,
     inference_mode,
+    called_under_autocast,
+    called_with_tokens_without_values,
     pickled,
     deep_copied,
     there_and_back,
@@ -191,6 +208,23 @@ def test_kept_only_where_nothing_can_change_unseen() -> None:
     with torch.inference_mode():
         made_here = new()
         assert made_here.folded().down_bias is not made_here.folded().down_bias
+
+
+def test_another_epsilon() -> None:
+    adapter, x = new(), 0.01 * X
+    with torch.no_grad():
+        adapter(x, GRID)
+        adapter.norm.eps = 0.1
+        kept = adapter(x, GRID)
+    assert torch.allclose(kept, adapter(x, GRID))
+
+
+@pytest.mark.parametrize("replace", [torch.nn.utils.parametrizations.weight_norm, prune.identity])
+def test_a_parameter_that_is_computed_from_others(replace: Callable[..., nn.Module]) -> None:
+    adapter = new()
+    replace(adapter.project1, "weight")
+    with pytest.raises(ValueError, match=r"has no 'project1.weight'.*prune.remove"):
+        adapter(X, GRID)
 
 
 def test_an_address_given_again() -> None:

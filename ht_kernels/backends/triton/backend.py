@@ -120,6 +120,8 @@ def backward(
 ) -> FoldedAdapter:
     """Compute the gradients of the folded weights in float32, None for weights that are None. Fill ``grad_x`` if given.
 
+    The last dimension of all tokens is contiguous.
+
     Raises:
         BackendError: Triton could not build or start a kernel.
     """

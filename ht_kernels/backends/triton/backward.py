@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ht_kernels.folding import KERNEL_SIZE, FoldedAdapter
 
-from ..call import Layout, Training, unit_stride
+from ..call import Layout, Training
 from .kernels.depthwise_backward import depthwise_backward
 from .kernels.depthwise_input_backward import depthwise_input_backward
 from .kernels.down_project_backward import down_project_backward
@@ -44,18 +44,12 @@ def backward(
     grad_x: Tensor | None,
     tf32: bool,
 ) -> FoldedAdapter:
-    """Compute the float32 gradients of the folded weights, and fill ``grad_x`` if given. Tokens may have any strides.
+    """Compute the float32 gradients of the folded weights, and fill ``grad_x`` if given.
 
-    The matrices in ``folded`` have the dtype of the bottleneck in ``state``.
+    The last dimension of all tokens is contiguous. The matrices in ``folded`` have the dtype of the bottleneck in ``state``.
     """
-    source = unit_stride(x)
-    target = grad_x if grad_x is None or grad_x.stride(2) == 1 else torch.empty_like(source)
     h, stats, sums = (t.contiguous() for t in state)
-    dense = unit_stride(grad_out)
-    grads = launch(folded, dense, source, layout, training, h, stats, sums, target, "tf32" if tf32 else "ieee")
-    if grad_x is not None and target is not None and target is not grad_x:
-        grad_x.copy_(target)
-    return grads
+    return launch(folded, grad_out, x, layout, training, h, stats, sums, grad_x, "tf32" if tf32 else "ieee")
 
 
 def launch(
