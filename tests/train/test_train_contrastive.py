@@ -9,6 +9,7 @@ import multiprocessing.forkserver as forkserver
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -324,6 +325,7 @@ def test_one_log_of_a_training_that_was_continued(tmp_path: Path) -> None:
     for epochs in (2, 4):
         run = trainer(root, tmp_path / "out", epochs=epochs)
         if epochs == 4:
+            time.sleep(1.1)  # TensorBoard orders event files by the second in their names
             run.epoch = 1  # as after a kill between the log of epoch 2 and its last.pt
             run.rows = run.rows[:1]
         run.run()
