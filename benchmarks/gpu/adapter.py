@@ -38,13 +38,16 @@ def pair(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[nn.Mod
 
 
 def tokens(sizes: Sizes, batch: int, dtype: torch.dtype, setting: Setting) -> list[Tensor]:
-    """Inputs to use in turn. With batch 1 they all fit into L2, where in a model the preceding block leaves tokens."""
+    """Inputs to use in turn: one in a dry run. With batch 1 they all fit into L2, where in a model the preceding block
+    leaves tokens."""
     generator = torch.Generator(setting.device).manual_seed(1)
 
     def make() -> Tensor:
         shape = (batch, sizes.tokens, sizes.dim)
         return torch.randn(shape, device=setting.device, generator=generator).to(dtype)
 
+    if setting.dry:
+        return [make()]
     return [make() for _ in range(4)] if batch == 1 else rotated(make, setting.device)
 
 

@@ -71,7 +71,7 @@ def main() -> int:
         from . import emulated, interpreter
 
         emulated.use(args.output)
-        interpreter.leave_out_overflow_checks()
+        interpreter.speed_up()
 
     from .setting import Setting
 

@@ -1,4 +1,7 @@
-"""The published losses: MONAI's losses for masks and for labels, and InfoNCE for captions."""
+"""The published losses: MONAI's losses for masks and for labels, and InfoNCE for captions.
+
+MONAI is imported in the function that uses it, because its import takes five seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss, FocalLoss  # type: ignore[attr-defined]
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -22,6 +24,8 @@ def loss_for(task: str) -> Loss:
     in the denominator, plus cross entropy. For classification it takes logits (B, K) and labels (B,), and computes the
     focal loss.
     """
+    from monai.losses import DiceCELoss, FocalLoss  # type: ignore[attr-defined]
+
     if task == "segmentation":
         dice = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8)
         return lambda logits, masks: dice(logits.float(), masks[:, None])  # type: ignore[no-any-return]

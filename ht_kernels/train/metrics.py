@@ -1,4 +1,7 @@
-"""Metrics of predictions: per image for segmentation, over all images for classification."""
+"""Metrics of predictions: per image for segmentation, over all images for classification.
+
+MONAI is imported in the functions that use it, because its import takes five seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.metrics import (  # type: ignore[attr-defined]
-    compute_average_surface_distance,
-    compute_hausdorff_distance,
-    compute_iou,
-    compute_roc_auc,
-)
 from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
@@ -67,6 +64,8 @@ def score(
     average surface distance, in pixels. Each is a mean over the foreground classes in the true mask. It is nan if the
     true mask has no foreground; distances leave out classes that were not predicted, and are nan if none is left.
     """
+    from monai.metrics import compute_iou  # type: ignore[attr-defined]
+
     rows: list[Row] = []
     for i, prediction in zip(indices, predictions, strict=True):
         row: Row = {"name": examples.names[i]}
@@ -90,6 +89,11 @@ def score(
 
 def _distances(ours: Tensor, truth: Tensor, measured: Tensor) -> dict[str, Tensor]:
     """``hd95`` and ``asd`` (1, K - 1) in pixels, from one-hot masks (1, K, S, S); nan for classes not ``measured``."""
+    from monai.metrics import (  # type: ignore[attr-defined]
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+    )
+
     distances = {name: torch.full((1, len(measured)), torch.nan) for name in ("hd95", "asd")}
     chosen = measured.nonzero()[:, 0]
     if len(chosen):
@@ -120,6 +124,8 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _summarize_labels(rows: Sequence[Row]) -> dict[str, float]:
+    from monai.metrics import compute_roc_auc  # type: ignore[attr-defined]
+
     labels = np.array([row["label"] for row in rows])
     probabilities = np.array([row["probabilities"] for row in rows])
     guesses, classes = probabilities.argmax(1), probabilities.shape[1]

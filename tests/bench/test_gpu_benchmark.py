@@ -104,12 +104,12 @@ def test_a_second_call_goes_on_with_what_is_missing(dry_run: Path) -> None:
     lines = [{"machine": document["machine"]}, {"started": first["item"]}, first, {"started": second["item"]}]
     (dry_run / "gradients.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     path.write_text(json.dumps({**document, "status": "cut off after 9 s", "items": [first]}))
-    (dry_run / "sanitizer.json").unlink()
+    (dry_run / "cuda-correctness.json").unlink()
     before = {name: (dry_run / f"{name}.json").stat().st_mtime_ns for name in ("build", "cuda-timing")}
     done = run("--output", dry_run, "--dry-run", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"  {first['item']}: " not in done.stdout and f"  {second['item']}: " in done.stdout
-    assert "sanitizer: done" in done.stdout and "cuda-timing: at most" not in done.stdout
+    assert "cuda-correctness: done" in done.stdout and "cuda-timing: at most" not in done.stdout
     assert before == {name: (dry_run / f"{name}.json").stat().st_mtime_ns for name in before}
     again = json.loads(path.read_text())
     assert again["status"] == "done" and again["items"][0] == first

@@ -130,7 +130,7 @@ def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
             if every or (newest and size == "base" and dtype in ("float32", "tf32", "bfloat16")):
                 yield f"{dtype},{size},training,spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
     for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
-        for side in (14, 24, 37, 64) if every else (24, 37) if newest else (37,):
+        for side in (14, 24, 37, 64) if every else {90: (24, 37), 89: (37,)}.get(arch, ()):
             yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s, forward=every)
 
 
