@@ -132,7 +132,7 @@ def _forward(
     h: int = 0,
     stats: int = 0,
 ) -> None:
-    """Fill ``out``, and the state at the addresses ``h`` and ``stats`` if they are not 0. Tokens may have any strides."""
+    """Fill ``out``, and the state if its addresses ``h`` and ``stats`` are given. Tokens may have any strides."""
     source = unit_stride(x)
     target = out if out.stride(2) == 1 else torch.empty_like(source)
     keep = None if keep is None else keep.contiguous()

@@ -46,7 +46,8 @@ def backward(
 ) -> FoldedAdapter:
     """Compute the float32 gradients of the folded weights, and fill ``grad_x`` if given.
 
-    The last dimension of all tokens is contiguous. The matrices in ``folded`` have the dtype of the bottleneck in ``state``.
+    The last dimension of all tokens is contiguous. The matrices in ``folded`` have the dtype of the bottleneck in
+    ``state``.
     """
     h, stats, sums = (t.contiguous() for t in state)
     return launch(folded, grad_out, x, layout, training, h, stats, sums, grad_x, "tf32" if tf32 else "ieee")
