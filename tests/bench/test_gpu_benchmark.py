@@ -301,20 +301,32 @@ def test_a_table_says_that_it_is_a_rehearsal() -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_call_that_is_ended_leaves_no_section_running(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_call_that_is_ended_leaves_no_section_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
     """And the next call finds what was done until then; what an earlier one did again from its beginning is gone."""
-    old = {"status": "done", "seconds": 12345.0, "machine": machine.facts(dry=True), "items": []}
-    (tmp_path / "build.json").write_text(json.dumps(old))
-    command = [sys.executable, "-m", "benchmarks.gpu", "--output", tmp_path, "--dry-run", "--only", "build"]
+    python, facts = sys.executable, machine.facts(dry=True)
+    output = stand_in(tmp_path, monkeypatch, f"cat {tmp_path}/begun >> $lines; exec sleep 984")
+    begun = {"machine": facts}, {"started": "first"}
+    (tmp_path / "begun").write_text("".join(json.dumps(line) + "\n" for line in begun))
+    output.mkdir()
+    old = {"status": "done", "seconds": 12345.0, "machine": facts, "items": []}
+    (output / "build.json").write_text(json.dumps(old))
+    program = f"""
+import sys
+sys.executable = {sys.executable!r}
+from benchmarks.gpu.__main__ import main
+sys.exit(main(["--output", {str(output)!r}, "--dry-run", "--only", "build"]))
+"""
     process = subprocess.Popen(
-        command,
+        [python, "-c", program],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(how, signal.SIG_DFL) if how == signal.SIGINT else None,
     )
-    lines = tmp_path / "build.jsonl"
+    lines = output / "build.jsonl"
     while "started" not in (lines.read_text() if lines.exists() else ""):
         time.sleep(0.2)
         assert process.poll() is None
@@ -323,11 +335,10 @@ def test_a_call_that_is_ended_leaves_no_section_running(tmp_path: Path, how: sig
     killed = how == signal.SIGKILL
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 1, signal.SIGKILL: -signal.SIGKILL}[how]
     assert "Traceback" not in errors and ("interrupted; the same call goes on" in errors) == (how == signal.SIGINT)
-    assert (tmp_path / "build.json").exists() != killed
-    assert killed or "| build | cut off with the whole call | " in (tmp_path / "results.md").read_text()
-    kept = f"benchmarks.gpu.section build --output {tmp_path}" if killed else str(tmp_path)
-    assert ends(kept)
-    assert read_lines(lines).under_way == "emulated kernels"
+    assert (output / "build.json").exists() != killed
+    assert killed or "| build | cut off with the whole call | " in (output / "results.md").read_text()
+    assert ends("sleep 984 ")
+    assert read_lines(lines).under_way == "first"
 
 
 def test_results_that_are_timed_do_not_share_memory() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
@@ -33,6 +34,32 @@ def random_adapter(variant: str, dim: int, bottleneck: int, seed: int = 0) -> Pu
         for parameter in adapter.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return adapter
+
+
+def random_tokens(batch: int, dim: int, grid: tuple[int, int], prefix: int) -> tuple[Tensor, Tensor]:
+    """Tokens, and a gradient of the same shape."""
+    torch.manual_seed(1)
+    x = torch.randn(batch, prefix + grid[0] * grid[1], dim)
+    return x, torch.randn_like(x)
+
+
+def run_adapter(
+    adapter: nn.Module,
+    x: Tensor,
+    grid: tuple[int, int],
+    prefix: int,
+    grad: Tensor,
+    forward: Callable[..., Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """``out - x`` and all gradients, on the CPU in float64. ``forward`` computes in the place of the adapter."""
+    adapter.zero_grad()
+    leaf = x.detach().requires_grad_()
+    out = (forward or adapter)(leaf, grid, prefix)
+    out.backward(grad.to(out.dtype))
+    assert leaf.grad is not None
+    found = {"out": out.detach().double() - x.double(), "x": leaf.grad}
+    found |= {name: p.grad for name, p in adapter.named_parameters() if p.grad is not None}
+    return {name: t.cpu().double() for name, t in found.items()}
 
 
 def harness_adapter(dim: int, bottleneck: int) -> PublishedAdapter:

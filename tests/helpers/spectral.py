@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ht_kernels as ht
+from helpers.adapters import run_adapter
 from helpers.small_towers import shake
 from ht_kernels.folding import radial_mask
 from ht_kernels.functional import spectral_filter
-from ht_kernels.ops import dispatch
 
 
 def by_fft(x: Tensor, mask: Tensor) -> Tensor:
@@ -53,15 +53,6 @@ def spectral_adapter(dim: int, bottleneck: int, variant: str, form: str, grid: t
     return shake(ht.HTAdapter(dim, bottleneck, variant, form, grid=grid)).double().eval()
 
 
-def run_adapter(
-    adapter: ht.HTAdapter, x: Tensor, grid: tuple[int, int], prefix: int, grad: Tensor
-) -> dict[str, Tensor]:
-    """``out - x`` and all gradients."""
-    adapter.zero_grad()
-    leaf = x.detach().requires_grad_()
-    exact = x.dtype == torch.float64 and dispatch.asked_for() is None
-    out = oracle(adapter, leaf, grid, prefix) if exact else adapter(leaf, grid, prefix)
-    out.backward(grad.to(out.dtype))
-    assert leaf.grad is not None
-    grads = {name: p.grad.double() for name, p in adapter.named_parameters() if p.grad is not None}
-    return {"out": out.detach().double() - x.double(), "x": leaf.grad.double(), **grads}
+def run_oracle(adapter: ht.HTAdapter, x: Tensor, grid: tuple[int, int], prefix: int, grad: Tensor) -> dict[str, Tensor]:
+    """What :func:`helpers.adapters.run_adapter` gives, by the design's formula."""
+    return run_adapter(adapter, x, grid, prefix, grad, lambda *tokens: oracle(adapter, *tokens))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ht_kernels as ht
-from helpers.adapters import GOLDEN, random_adapter, read_golden, relative_error
+from helpers.adapters import GOLDEN, random_adapter, read_golden, relative_error, run_adapter
 from ht_kernels.backends import core
 from ht_kernels.backends.call import Case
 from ht_kernels.errors import BackendError
@@ -52,14 +52,7 @@ def to_float32(adapter: torch.nn.Module, variant: str) -> ht.HTAdapter:
 
 def run(adapter: torch.nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, grad: Tensor) -> dict[str, Tensor]:
     """``out - x``, all gradients and what they come from, in float64."""
-    adapter.zero_grad()
-    leaf = x.detach().requires_grad_()
-    out = adapter(leaf, grid, prefix)
-    out.backward(grad.to(out.dtype))
-    assert leaf.grad is not None
-    grads = {name: p.grad.double() for name, p in adapter.named_parameters() if p.grad is not None}
-    results = {"out": out.detach().double() - x.double(), "x": leaf.grad.double(), "grad_out": grad.double()}
-    return {**results, **grads}
+    return {**run_adapter(adapter, x, grid, prefix, grad), "grad_out": grad.double()}
 
 
 def compare(got: dict[str, Tensor], expected: dict[str, Tensor], out: float = 1e-5, grads: float = 1e-4) -> None:

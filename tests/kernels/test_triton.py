@@ -15,7 +15,6 @@ from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter
 from ht_kernels.functional import ht_adapter
-from ht_kernels.ops import dispatch
 from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS
 
@@ -136,18 +135,9 @@ def test_reasons() -> None:
     assert "meta" in reason(device=torch.device("meta"))
 
 
-def test_a_failing_backend_gives_way_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_backend_gives_way_once(failing_triton: None, caplog: pytest.LogCaptureFixture) -> None:
     published = random_adapter("hybrid", 40, 24)
     x, folded = torch.randn(1, 2 + 5 * 9, 40, device=DEVICE), fold_adapter(published.float().to(DEVICE))
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("no driver")
-
-    monkeypatch.setattr("ht_kernels.backends.triton.forward.launch", fail)
-    monkeypatch.setattr(triton, "can_run", lambda case: None)
-    monkeypatch.setattr(dispatch.choices, "retired", {})
-    for name in ("cuda", "cpu"):
-        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: "out of the way")
     with torch.no_grad(), caplog.at_level(logging.WARNING, "ht_kernels"):
         with pytest.raises(BackendError, match="Triton could not run the kernels: RuntimeError: no driver"):
             ht_adapter(x, folded, (5, 9), 2, backend="triton")

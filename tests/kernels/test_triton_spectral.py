@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import ht_kernels as ht
-from helpers.adapters import relative_error
-from helpers.spectral import by_fft, random_mask, results, run_adapter, spectral_adapter
+from helpers.adapters import random_tokens, relative_error, run_adapter
+from helpers.spectral import by_fft, random_mask, results, run_oracle, spectral_adapter
 from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError
@@ -192,10 +192,8 @@ SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
 
 
 def tokens(shape: str) -> tuple[Tensor, Tensor]:
-    batch, dim, _, (height, width), prefix = SHAPES[shape]
-    torch.manual_seed(1)
-    x = torch.randn(batch, prefix + height * width, dim)
-    return x, torch.randn_like(x)
+    batch, dim, _, grid, prefix = SHAPES[shape]
+    return random_tokens(batch, dim, grid, prefix)
 
 
 def adapter_of(shape: str, variant: str, form: str) -> ht.HTAdapter:
@@ -207,7 +205,7 @@ def adapter_of(shape: str, variant: str, form: str) -> ht.HTAdapter:
 def on_device(adapter: ht.HTAdapter, x: Tensor, shape: str, grad: Tensor) -> dict[str, Tensor]:
     *_, grid, prefix = SHAPES[shape]
     ours = copy.deepcopy(adapter).to(DEVICE)
-    return {name: t.cpu() for name, t in run_adapter(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE)).items()}
+    return run_adapter(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_the_adapter(shape: str, variant: str, form: str) -> None:
     with torch.no_grad():
         inferred = copy.deepcopy(adapter).to(DEVICE)(x.to(DEVICE), grid, prefix).cpu() - x
     ht.set_backend(None)
-    expected = run_adapter(copy.deepcopy(adapter).double(), x.double(), grid, prefix, grad)
+    expected = run_oracle(copy.deepcopy(adapter).double(), x.double(), grid, prefix, grad)
     assert got.keys() == expected.keys() and relative_error(inferred, expected["out"]) <= 1e-5
     scale = max(float(t.norm()) for name, t in expected.items() if name not in ("out", "x"))
     for name, tensor in expected.items():
@@ -236,7 +234,7 @@ def test_the_adapter_in_16_bits(dtype: torch.dtype) -> None:
     low = adapter_of("small", "freq_enhanced", "full").to(dtype)
     got = on_device(low, x, "small", grad)
     ht.set_backend(None)
-    exact = run_adapter(copy.deepcopy(low).double(), x.double(), grid, prefix, grad)
+    exact = run_oracle(copy.deepcopy(low).double(), x.double(), grid, prefix, grad)
     for name in ("out", "x", "adapter_conv.spectral.mask", "project1.weight"):
         assert relative_error(got[name], exact[name]) <= 4 * torch.finfo(dtype).eps, name
 
@@ -247,7 +245,7 @@ def test_autocast() -> None:
     with torch.autocast(DEVICE, torch.bfloat16):
         got = on_device(adapter, x, "small", grad)
     ht.set_backend(None)
-    exact = run_adapter(adapter.double(), x.double(), grid, prefix, grad)
+    exact = run_oracle(adapter.double(), x.double(), grid, prefix, grad)
     for name in ("out", "x", "adapter_conv.spectral.mask"):
         assert 1e-5 < relative_error(got[name], exact[name]) < 3e-2, name
 

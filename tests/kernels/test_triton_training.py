@@ -11,13 +11,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import ht_kernels as ht
-from helpers.adapters import harness_adapter, random_adapter, relative_error
-from ht_kernels.backends.triton import backend as triton
+from helpers.adapters import harness_adapter, random_adapter, random_tokens, relative_error, run_adapter
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, fold_adapter
 from ht_kernels.functional import ht_adapter
-from ht_kernels.ops import dispatch
-from ht_kernels.ops.dispatch import BACKENDS
 
 compiler = pytest.importorskip("triton")
 from ht_kernels.backends.triton.kernels.depthwise_backward import depthwise_backward  # noqa: E402
@@ -54,22 +51,9 @@ def adapter_like(exact: torch.nn.Module, variant: str, dropout: float = 0.0) -> 
     return ours.to(DEVICE)
 
 
-def run(adapter: torch.nn.Module, x: Tensor, grid: tuple[int, int], prefix: int, grad: Tensor) -> dict[str, Tensor]:
-    """``out - x`` and all gradients, in float64."""
-    adapter.zero_grad()
-    leaf = x.detach().requires_grad_()
-    out = adapter(leaf, grid, prefix)
-    out.backward(grad.to(out.dtype))
-    assert leaf.grad is not None
-    grads = {name: p.grad.cpu().double() for name, p in adapter.named_parameters() if p.grad is not None}
-    return {"out": (out.detach().double() - x.double()).cpu(), "x": leaf.grad.cpu().double(), **grads}
-
-
 def tokens(shape: str) -> tuple[Tensor, Tensor]:
-    batch, dim, _, (height, width), prefix = SHAPES[shape]
-    torch.manual_seed(1)
-    x = torch.randn(batch, prefix + height * width, dim)
-    return x, torch.randn_like(x)
+    batch, dim, _, grid, prefix = SHAPES[shape]
+    return random_tokens(batch, dim, grid, prefix)
 
 
 @functools.cache
@@ -81,13 +65,13 @@ def kernel_results(variant: str, shape: str) -> dict[str, Tensor]:
     # Strided, sequence first, as the original CLIP package passes tokens; the gradient with gaps between channels.
     strided = x.to(DEVICE).transpose(0, 1).contiguous().transpose(0, 1)
     gaps = torch.stack([grad, grad], -1).flatten(2)[..., ::2].to(DEVICE)
-    return run(ours, strided, grid, prefix, gaps)
+    return run_adapter(ours, strided, grid, prefix, gaps)
 
 
 def check_gradients(got: dict[str, Tensor], variant: str, shape: str) -> None:
     _, dim, bottleneck, grid, prefix = SHAPES[shape]
     x, grad = tokens(shape)
-    expected = run(random_adapter(variant, dim, bottleneck).float().double(), x.double(), grid, prefix, grad)
+    expected = run_adapter(random_adapter(variant, dim, bottleneck).float().double(), x.double(), grid, prefix, grad)
     assert got.keys() == expected.keys()
     scale = max(float(tensor.norm()) for tensor in expected.values())
     for name, tensor in expected.items():
@@ -126,8 +110,8 @@ def test_gradients_in_tf32(allow_tf32: None) -> None:
     x = torch.randn(1, prefix + grid[0] * grid[1], dim)
     x[..., :3] *= 50
     grad = torch.randn_like(x)
-    expected = run(copy.deepcopy(published).double(), x.double(), grid, prefix, grad)
-    got = run(adapter_like(published, "hybrid"), x.to(DEVICE), grid, prefix, grad.to(DEVICE))
+    expected = run_adapter(copy.deepcopy(published).double(), x.double(), grid, prefix, grad)
+    got = run_adapter(adapter_like(published, "hybrid"), x.to(DEVICE), grid, prefix, grad.to(DEVICE))
     for results in (got, expected):
         results["x"] -= grad.double()  # what passes by the adapter is exact
     for name in ("x", "project1.weight", "project2.weight", "adapter_conv.projector.weight"):
@@ -140,10 +124,10 @@ def test_gradients_in_16_bits(dtype: torch.dtype) -> None:
     _, dim, bottleneck, grid, prefix = SHAPES["odd"]
     low = random_adapter("noise_aware", dim, bottleneck).to(dtype)
     x, grad = (t[:1].to(dtype) for t in tokens("odd"))
-    exact = run(copy.deepcopy(low).double(), x.double(), grid, prefix, grad)
-    published = run(low, x, grid, prefix, grad)
+    exact = run_adapter(copy.deepcopy(low).double(), x.double(), grid, prefix, grad)
+    published = run_adapter(low, x, grid, prefix, grad)
     ours = adapter_like(low, "noise_aware").to(dtype)
-    got = run(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
+    got = run_adapter(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
     for names in (["out"], ["x"], [name for name in exact if name not in ("out", "x")]):
         of, by, to = (torch.cat([results[name].flatten() for name in names]) for results in (got, published, exact))
         assert relative_error(of, to) <= 1.5 * relative_error(by, to), names
@@ -155,7 +139,7 @@ def test_autocast_with_a_scaler(dtype: torch.dtype) -> None:
     exact = random_adapter("hybrid", dim, bottleneck)
     ours = adapter_like(exact, "hybrid")
     x, grad = (t[:1].to(DEVICE) for t in tokens("odd"))
-    expected = run(exact, x.cpu().double(), grid, prefix, grad.cpu())
+    expected = run_adapter(exact, x.cpu().double(), grid, prefix, grad.cpu())
     scaler = torch.amp.GradScaler(DEVICE, init_scale=256.0)
     optimizer = torch.optim.SGD(ours.parameters(), lr=1e-3)
     before = ours.project1.weight.detach().clone()
@@ -197,7 +181,7 @@ def test_dropout_is_the_same_forward_and_backward() -> None:
     keep = drawn_factors(seed, (batch, count + 1, bottleneck), rate).cpu().double()
     keep = (keep > 0.5).double() / (1 - rate)
     torch.manual_seed(7)
-    got = run(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
+    got = run_adapter(ours, x.to(DEVICE), grid, prefix, grad.to(DEVICE))
     ht.set_backend("reference")
     leaf = x.double().requires_grad_()
     out = ht_adapter(leaf, fold_adapter(double), grid, prefix, keep=keep)
@@ -235,7 +219,9 @@ def test_checkpointing_draws_the_same_factors() -> None:
     for module in (ours, Checkpointed()):
         torch.manual_seed(2)
         ours.zero_grad()
-        results.append(run(module, x, (1, 1), 1, grad) | {n: p.grad.clone() for n, p in ours.named_parameters()})
+        results.append(
+            run_adapter(module, x, (1, 1), 1, grad) | {n: p.grad.clone() for n, p in ours.named_parameters()}
+        )
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
@@ -304,21 +290,12 @@ def test_given_factors_are_for_other_backends() -> None:
         ht_adapter(x, folded, (1, 1), keep=torch.ones(2, 2, 8, device=DEVICE))
 
 
-def test_a_failing_forward_gives_way_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_forward_gives_way_to_the_reference(failing_triton: None) -> None:
     ours, (x, grad) = adapter_like(random_adapter("hybrid", 37, 10), "hybrid"), tokens("no_prefix")
     x, grad = x.to(DEVICE), grad.to(DEVICE)
     ht.set_backend("reference")
-    expected = run(ours, x, (3, 4), 0, grad)
+    expected = run_adapter(ours, x, (3, 4), 0, grad)
     ht.set_backend(None)
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("no driver")
-
-    monkeypatch.setattr("ht_kernels.backends.triton.forward.launch", fail)
-    monkeypatch.setattr(triton, "can_run", lambda case: None)
-    monkeypatch.setattr(dispatch.choices, "retired", {})
-    for name in ("cuda", "cpu"):
-        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: "out of the way")
     for _ in range(2):
-        got = run(ours, x, (3, 4), 0, grad)
+        got = run_adapter(ours, x, (3, 4), 0, grad)
         assert all(torch.equal(got[name], expected[name]) for name in expected)

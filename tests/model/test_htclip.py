@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 
 import open_clip
 import pytest
@@ -355,11 +353,6 @@ def test_text_side_of_a_model_stays():
     model = HTCLIP(clip, feature_layers=LAYERS)
     assert model.clip_model is clip and isinstance(clip, Clip)
     assert not clip.token_embedding.weight.requires_grad
-
-
-def test_import_is_light():
-    code = "import sys, ht_kernels; print([m for m in ('open_clip', 'timm', 'av') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", [*TOWERS, *MORE_TOWERS])

@@ -198,7 +198,7 @@ def work(rank: int, root: Path, output: Path, port: int) -> None:
 def forks(tmp_path_factory: pytest.TempPathFactory) -> ForkServerContext:
     """Processes that need not import everything again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ht_kernels.train", "open_clip", "timm"])
+    context.set_forkserver_preload(["ht_kernels.train", "monai.losses", "monai.metrics", "open_clip", "timm"])
     with pytest.MonkeyPatch.context() as patch:
         # The server looks for modules in its directory first: a checkout there, not built, would hide the package.
         patch.chdir(tmp_path_factory.mktemp("server"))
