@@ -107,7 +107,7 @@ def _variant(module: Any) -> str:
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     weight = shapes.get("project1.weight", ())
     if len(weight) != 2:
-        return "its project1 is not a Linear"
+        return "its project1 is not a Linear, or its weight is computed from other parameters, as after pruning"
     bottleneck, dim = weight
     closest: tuple[int, str] | None = None
     for name, kind in VARIANTS.items():

@@ -172,7 +172,9 @@ class _Kept:
         held: list[tuple[dict[str, Any], str, object]] = []
         parameters: list[Tensor] = []
         for module in adapter.modules():
-            held += [(module._modules, name, child) for name, child in module._modules.items()]
+            for name, child in module._modules.items():
+                if child is not None and next(child.parameters(), None) is not None:
+                    held.append((module._modules, name, child))
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     held.append((module._parameters, name, parameter))

@@ -1,6 +1,7 @@
-"""Compile the Triton kernels for GPUs that need not be here, as launches there would: ``compile_triton.py 80 89 90``.
+"""Compile the Triton kernels for GPUs that need not be here, as launches there would.
 
-The backend runs on tensors in host memory, and where it would launch a kernel, the kernel is compiled for just those
+``compile_triton.py 89:float32,base 90`` compiles one case for compute capability 8.9, and every case for 9.0. The
+backend runs on tensors in host memory, and where it would launch a kernel, the kernel is compiled for just those
 arguments. Of the tiles it takes the last one that suits, which needs most registers, or with ``--all`` every one.
 
 Prints a line for each kernel: architecture, case, kernel, tile, bytes of shared memory, registers per thread, and bytes
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,44 +112,40 @@ def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
 
 
 def image_filter(dtype: str, side: int, forward: bool) -> None:
-    """Launch the backward of the filter, which filters by the conjugate mask, and the forward if wanted."""
+    """Launch the forward of the filter, or its backward, which filters by the conjugate mask."""
     x, mask = torch.zeros(1, 64, side, side, dtype=DTYPES[dtype][0]), torch.zeros(64, side, side // 2 + 1, 2)
     if forward:
         backend.spectral_filter(x, mask, torch.empty_like(x))
-    backend.spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
+    else:
+        backend.spectral_filter_backward(x, x, mask, torch.empty_like(x), torch.empty_like(mask))
 
 
-def cases(arch: int, every: bool) -> Iterator[tuple[str, Any]]:
-    """Names, and functions that launch: every dtype and size; or each kernel on the newest GPU, and on others only what
-    takes most registers."""
-    newest = arch == 90
-    for dtype in DTYPES:
-        for size in SIZES:
-            largest = (dtype, size) == ("bfloat16", "large") or (not newest and (dtype, size) == ("float32", "base"))
-            if every or largest:
-                yield f"{dtype},{size}", lambda d=dtype, s=size: adapter(d, s, None, training=False)
-            if every:
-                yield f"{dtype},{size},training", lambda d=dtype, s=size: adapter(d, s, None, training=True)
-            if every or (newest and size == "base" and dtype in ("float32", "tf32", "bfloat16")):
-                yield f"{dtype},{size},training,spectral", lambda d=dtype, s=size: adapter(d, s, "full", training=True)
-    for dtype in ("float32", "float16", "bfloat16") if every else ("float32",):
-        for side in (14, 24, 37, 64) if every else {90: (24, 37), 89: (37,)}.get(arch, ()):
-            yield f"{dtype},{side}x{side}", lambda d=dtype, s=side: image_filter(d, s, forward=every)
+def cases() -> dict[str, Callable[[], None]]:
+    """Functions that launch, by name."""
+    found: dict[str, Callable[[], None]] = {}
+    for dtype, size in itertools.product(DTYPES, SIZES):
+        found[f"{dtype},{size}"] = partial(adapter, dtype, size, None, training=False)
+        found[f"{dtype},{size},training"] = partial(adapter, dtype, size, None, training=True)
+        found[f"{dtype},{size},training,spectral"] = partial(adapter, dtype, size, "full", training=True)
+    for dtype, side in itertools.product(("float32", "float16", "bfloat16"), (14, 24, 37, 64)):
+        found[f"{dtype},{side}x{side}"] = partial(image_filter, dtype, side, forward=True)
+        found[f"{dtype},{side}x{side},backward"] = partial(image_filter, dtype, side, forward=False)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every tile, dtype and size, which takes hours")
-    parser.add_argument("--case", default="", help="only cases whose name begins so")
-    parser.add_argument("arch", type=int, nargs="+", help="compute capability without its point")
+    parser.add_argument("--all", action="store_true", help="every tile, which takes hours with every case")
+    parser.add_argument("target", nargs="+", help="compute capability without its point, or that, a colon and a case")
     args = parser.parse_args()
     gpu = Gpu()
     recorder = Recorder(gpu, args.all)
     with tempfile.TemporaryDirectory() as triton.knobs.cache.dir:  # ptxas says nothing of what was compiled before
-        for gpu.arch in args.arch:
-            for name, launch in cases(gpu.arch, args.all):
-                if name.startswith(args.case):
-                    recorder.case = name
+        for target in args.target:
+            arch, _, chosen = target.partition(":")
+            gpu.arch = int(arch)
+            for recorder.case, launch in cases().items():
+                if chosen in ("", recorder.case):
                     launch()
 
 
