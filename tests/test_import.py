@@ -7,70 +7,84 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
+
+import pytest
 
 import ht_kernels.cli
 
+LOG = """
+import os
+os.environ["HT_KERNELS_LOG"] = "{level}"
+import torch, ht_kernels as ht
+ht.HTAdapter(16, 8).double()(torch.zeros(1, 5, 16).double(), (2, 2))
+"""
+PROGRAMS = {
+    "light": """
+import sys, ht_kernels
+print([name for name in ("open_clip", "timm", "av", "pydicom", "matplotlib", "PIL") if name in sys.modules])
+import ht_kernels.deploy
+print([name for name in ("onnx", "onnxruntime") if name in sys.modules])
+import ht_kernels.train
+print([name for name in ("monai", "tensorboard") if name in sys.modules])
+""",
+    "without the core": """
+import sys
+sys.modules["ht_kernels._C"] = None
+import torch, ht_kernels as ht
+print(ht.available_backends())
+print(ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2)).shape)
+try:
+    ht.set_backend("cpu")
+    ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2))
+except RuntimeError as error:
+    print(error)
+""",
+    **{f"log {level}": LOG.format(level=level) for level in ("debug", "loud", "")},
+}
+FORK = """
+import os, sys, torch
+for path in sys.argv[1:]:
+    if os.fork() == 0:
+        said = os.open(path + ".said", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 1), os.dup2(said, 2)
+        exec(open(path).read())
+        sys.exit()
+    assert os.wait()[1] == 0, path
+"""
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        # Elsewhere than in the checkout, whose own ht_kernels would hide the installed one.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "0", **environment},
-        cwd=tempfile.gettempdir(),
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each program prints. It runs in a process that has imported torch, and nothing of ours."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name, program in PROGRAMS.items():
+        (folder / name).write_text(program)
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "0", "HT_KERNELS_BACKEND": ""}
+    subprocess.run(
+        [sys.executable, "-c", FORK, *(folder / name for name in PROGRAMS)],
+        env={**os.environ, **environment},
+        cwd=tempfile.gettempdir(),  # not the checkout, whose own ht_kernels would hide the installed one
         check=True,
     )
+    return {name: (folder / f"{name}.said").read_text() for name in PROGRAMS}
 
 
-def test_import_is_light() -> None:
-    done = python("""
-        import sys, ht_kernels
-        print([name for name in ("open_clip", "timm", "av", "pydicom", "matplotlib", "PIL") if name in sys.modules])
-        import ht_kernels.deploy
-        print([name for name in ("onnx", "onnxruntime") if name in sys.modules])
-        import ht_kernels.train
-        print([name for name in ("monai", "tensorboard") if name in sys.modules])
-    """)
-    assert done.stdout.split() == ["[]"] * 3
+def test_import_is_light(said: dict[str, str]) -> None:
+    assert said["light"].split() == ["[]"] * 3
 
 
-def test_without_the_compiled_core() -> None:
-    done = python("""
-        import sys
-        sys.modules["ht_kernels._C"] = None
-        import torch, ht_kernels as ht
-        print(ht.available_backends())
-        print(ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2)).shape)
-        try:
-            ht.set_backend("cpu")
-            ht.HTAdapter(16, 8)(torch.zeros(1, 5, 16), (2, 2))
-        except RuntimeError as error:
-            print(error)
-    """)
-    available, shape, error = done.stdout.strip().splitlines()
+def test_without_the_compiled_core(said: dict[str, str]) -> None:
+    available, shape, error = said["without the core"].strip().splitlines()
     assert available == "['reference']" and shape == "torch.Size([1, 5, 16])"
     assert "'cpu' was asked for by name" in error and "could not be imported" in error
 
 
-def test_the_log_says_what_was_chosen_and_why_not_others() -> None:
-    code = """
-        import os, sys, torch
-        for level in ("debug", "loud", ""):
-            if os.fork() == 0:  # each has the package to itself, and torch from here
-                os.environ["HT_KERNELS_LOG"] = level
-                import ht_kernels as ht
-                ht.HTAdapter(16, 8).double()(torch.zeros(1, 5, 16).double(), (2, 2))
-                sys.exit()
-            assert os.wait()[1] == 0
-            print("next", file=sys.stderr, flush=True)
-    """
-    debug, loud, silent, rest = python(code, HT_KERNELS_BACKEND="").stderr.split("next\n")
-    assert "ht_kernels: cpu: not used: " in debug and "ht_kernels: reference: chosen for" in debug
-    assert "expected debug, info" in loud
-    assert silent == rest == ""
+def test_the_log_says_what_was_chosen_and_why_not_others(said: dict[str, str]) -> None:
+    assert "ht_kernels: cpu: not used: " in said["log debug"]
+    assert "ht_kernels: reference: chosen for" in said["log debug"]
+    assert "expected debug, info" in said["log loud"]
+    assert said["log "] == ""
 
 
 def test_no_command_imports_another() -> None:

@@ -40,13 +40,19 @@ def _adapter(batch: int, mode: str, setting: Setting) -> list[Row]:
     theirs, ours = adapter.pair(sizes, dtype, setting.device)
     inputs = adapter.tokens(sizes, batch, dtype, setting)
     what = f"adapter forward, B={batch}, bfloat16, beside {mode}"
-    with _compiled(theirs, mode) as compiled:
+    with _compiled(theirs, mode, setting) as compiled:
         return [adapter.compare(what, f"published, compile ({mode})", compiled, ours, sizes, inputs, setting)]
 
 
 @contextmanager
-def _compiled(module: nn.Module, mode: str) -> Iterator[nn.Module]:
-    """A context with ``module`` compiled for the shapes of its first call; other shapes raise."""
+def _compiled(module: nn.Module, mode: str, setting: Setting) -> Iterator[nn.Module]:
+    """A context with ``module`` compiled for the shapes of its first call; other shapes raise.
+
+    In a dry run the module is traced and no code is made, because that takes long and would not be the GPU's.
+    """
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        yield torch.compile(module, dynamic=False, mode=mode)
+        if setting.dry:
+            yield torch.compile(module, dynamic=False, backend="eager")
+        else:
+            yield torch.compile(module, dynamic=False, mode=mode)

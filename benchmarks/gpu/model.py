@@ -60,13 +60,13 @@ def against_eager(batch: int, setting: Setting) -> list[Row]:
 
 def against_compiled(
     batch: int,
-    compiled: Callable[[nn.Module, str], AbstractContextManager[nn.Module]],
+    compiled: Callable[[nn.Module, str, Setting], AbstractContextManager[nn.Module]],
     mode: str,
     setting: Setting,
 ) -> list[Row]:
-    """Time our model and the published model under torch.compile, as ``compiled(model, mode)`` makes it."""
+    """Time our model and the published model under torch.compile, as ``compiled(model, mode, setting)`` makes it."""
     parts = _Parts(setting, batch)
-    with compiled(parts.theirs, mode) as model:
+    with compiled(parts.theirs, mode, setting) as model:
         functions = {f"published, compile ({mode})": _published(model), "ours": _ours(parts.folded)}
         name = f"segmentation model, B={batch}, bfloat16, beside {mode}"
         return [_compare(name, functions, parts, setting, list(functions))]

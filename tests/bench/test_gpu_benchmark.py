@@ -354,9 +354,10 @@ def test_results_that_are_timed_do_not_share_memory() -> None:
     assert len(addresses) > 1 and all(one != next for one, next in itertools.pairwise(addresses))
 
 
-def test_what_is_compiled_again_is_not_timed() -> None:
+def test_what_is_compiled_again_is_not_timed(tmp_path: Path) -> None:
     """After a few shapes torch.compile would run the published code eagerly and say nothing."""
-    with baselines._compiled(torch.nn.Linear(4, 4), "default") as compiled, torch.no_grad():
+    setting = Setting(tmp_path, "reference", True, 0.01)
+    with baselines._compiled(torch.nn.Linear(4, 4), "default", setting) as compiled, torch.no_grad():
         compiled(torch.randn(2, 4))
         with pytest.raises(torch._dynamo.exc.RecompileError):
             compiled(torch.randn(3, 4))

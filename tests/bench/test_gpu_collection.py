@@ -17,7 +17,7 @@ COLLECT = f"""
 import sys
 sys.modules.update(dict.fromkeys({ABSENT}))  # importing one of them then fails
 import pytest
-sys.exit(pytest.main([*sys.argv[1:], "--collect-only"]))
+sys.exit(pytest.main([*sys.argv[1:], "--collect-only", "--assert=plain"]))
 """
 
 
