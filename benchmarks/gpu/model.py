@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 import numpy as np
-import timm.models.vision_transformer as timm_vit
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +31,8 @@ def build(setting: Setting) -> ht.HTCLIP:
     torch.manual_seed(0)
     options = {"task": "segmentation", "num_classes": 2, "variant": "hybrid"}
     if setting.dry:
+        import timm.models.vision_transformer as timm_vit  # takes seconds, and most sections need no model
+
         tower = timm_vit.VisionTransformer(32, 16, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, num_classes=0)
         model = ht.HTCLIP(tower, bottleneck=8, reduce_dim=16, feature_layers=(0, 1), **options)
     else:

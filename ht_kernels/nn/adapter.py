@@ -179,10 +179,10 @@ class _Kept:
                 if parameter is not None:
                     held.append((module._parameters, name, parameter))
                     parameters.append(parameter)
-        held.append((vars(adapter.norm), "eps", adapter.norm.eps))
+        self.filter, self.eps = adapter._filter(), adapter.norm.eps
+        held.append((vars(adapter.norm), "eps", self.eps))
         self.held = held
         self.stamp = Stamp(parameters)
-        self.filter, self.eps = adapter._filter(), adapter.norm.eps
         with torch.autocast(adapter.gamma.device.type, enabled=False):  # calls without autocast use the weights too
             self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)

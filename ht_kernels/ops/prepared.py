@@ -40,8 +40,7 @@ class Stamp:
         )
         self.tensors = held if self.known else []
         self.versions = torch_private.versions(self.tensors)
-        self.addresses = [t.data_ptr() for t in self.tensors]
-        self.indices = list(range(len(self.tensors)))
+        self.addresses = list(map(Tensor.data_ptr, self.tensors))
         squares = [t for t in self.tensors if _has_equal_sides(t)]
         self.squares = [t for t in squares if t.is_contiguous()]  # their transposes are not contiguous
         self.strides = [(t, t.stride()) for t in squares if not t.is_contiguous()]
@@ -52,7 +51,7 @@ class Stamp:
         return (
             self.known
             and torch_private.versions(self.tensors) == self.versions
-            and torch_private.have_addresses(self.tensors, self.addresses, self.indices)
+            and list(map(Tensor.data_ptr, self.tensors)) == self.addresses
             and all(map(Tensor.is_contiguous, self.squares))
             and (not self.strides or all(t.stride() == strides for t, strides in self.strides))
         )

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
@@ -293,6 +294,12 @@ def with_buffer() -> nn.Module:
     return adapter
 
 
+def pruned() -> nn.Module:
+    adapter = SequenceFirstAdapter(DIM, 8)
+    prune.l1_unstructured(adapter.project1, "weight", amount=0.5)
+    return adapter
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -301,6 +308,7 @@ def with_buffer() -> nn.Module:
         (wide_kernel, r"adapter_conv.conv3.weight is \(8, 1, 9, 9\), expected \(8, 1, 7, 7\)"),
         (replaced, "its forward was replaced"),
         (with_buffer, "buffers"),
+        (pruned, "its weight is computed from other parameters, as after pruning"),
         (watched_inside, "its adapter_conv has hooks or a replaced forward"),
         (not_a_number, "not finite"),
         (lambda: NoGrid(DIM, 8), r"its forward takes \(x\), expected tokens and their patch grid"),
