@@ -1,7 +1,12 @@
-"""The public functions. They check their arguments and pass them on to :mod:`ht_kernels.ops`."""
+"""The public functions. They check their arguments, and what has kernels goes on to :mod:`ht_kernels.ops`.
+
+The kernels take addresses and trust them, so every tensor that reaches them is checked here: its shape, its dtype and
+its device.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,16 +47,18 @@ def ht_adapter(
             moved. Only a write through ``weight.data`` or NumPy is not noticed: pass ``FoldedAdapter(*folded)`` then.
         grid: the patch grid (H, W).
         prefix_tokens: the number P of prefix tokens, which skip the spatial part.
-        eps: LayerNorm's epsilon.
-        keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection; None to draw them.
-        dropout: the probability p of a zero when the factors are drawn, from torch's generator.
+        eps: LayerNorm's epsilon, positive.
+        keep: dropout factors (B, N, C), 0 or 1/(1-p), applied before the up projection, in the dtype of the biases:
+            float64 for float64 ``x``, else float32. None to draw them.
+        dropout: the probability p, from 0 to 1, of a zero when the factors are drawn, from torch's generator.
         backend: the name of a backend to use, without falling back to another; None for the best that can run the call.
 
     Returns:
         A tensor with the shape, dtype and strides of ``x``.
 
     Raises:
-        ValueError: a shape or the grid does not fit. The message names the argument, what came and what was expected.
+        ValueError: a shape, a device or the grid does not fit, a number is out of its range, or no backend has the name.
+            The message names the argument, what came and what was expected.
         TypeError: a dtype does not fit; the message is of the same kind.
         BackendError: the backend asked for by name cannot run this call.
 
@@ -66,7 +73,10 @@ def ht_adapter(
         if out is not None:
             return out
     _check_folded(folded, x)
-    _check(x, folded, grid, prefix_tokens, keep)
+    _check(x, folded, grid, prefix_tokens)
+    _check_numbers(eps, dropout)
+    if keep is not None:
+        _check_keep(keep, x, folded)
     return adapter(x, folded, Layout(height, width, prefix_tokens, eps), keep, dropout, asked_for(backend))
 
 
@@ -90,7 +100,7 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
         The filtered images (B, C, H, W), in the dtype of ``x``.
 
     Raises:
-        ValueError: a shape does not fit, or the form is unknown.
+        ValueError: a shape or a device does not fit, or the form or the backend is unknown.
         TypeError: a dtype does not fit.
         BackendError: the backend asked for by name cannot run this call.
     """
@@ -104,23 +114,31 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
     """Zero-padded depthwise convolution with a kernel per image (identity 2). Differentiable in all arguments.
 
     Args:
-        s: images (B, C, H, W).
-        kernels: kernels (B, C, k, k), k odd; :func:`ht_kernels.folding.image_kernels` makes them for an adapter.
-        bias: biases (B, C).
+        s: images (B, C, H, W); float32, bfloat16, float16 or float64.
+        kernels: kernels (B, C, k, k), k odd, in the dtype of ``s``; :func:`ht_kernels.folding.image_kernels` makes them
+            for an adapter.
+        bias: biases (B, C), in the dtype of ``s``.
 
     Returns:
         The convolved images (B, C, H, W).
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: a shape or a device does not fit.
+        TypeError: a dtype does not fit.
     """
     if s.dim() != 4:
         raise ValueError(f"s must have shape (batch, channels, height, width), got {tuple(s.shape)}")
-    side = kernels.shape[-1]
+    _check_floating("s", s)
+    side = kernels.shape[-1] if kernels.dim() == 4 else 0
     if kernels.shape != (*s.shape[:2], side, side) or side % 2 == 0:
         raise ValueError(f"kernels must have shape {(*s.shape[:2], 'k', 'k')} with k odd, got {tuple(kernels.shape)}")
     if bias.shape != s.shape[:2]:
         raise ValueError(f"bias must have shape {tuple(s.shape[:2])}, got {tuple(bias.shape)}")
+    for name, t in (("kernels", kernels), ("bias", bias)):
+        if t.dtype != s.dtype:
+            raise TypeError(f"{name} must be {s.dtype}, the dtype of s, got {t.dtype}")
+        if t.device != s.device:
+            raise ValueError(f"{name} is on {t.device}, but s is on {s.device}")
     return reference.dynamic_depthwise(s, kernels, bias)
 
 
@@ -130,15 +148,18 @@ def feature_pyramid(
     """The feature pyramid on folded levels, differentiable in the features and in every folded weight.
 
     Args:
-        features: the patch tokens (B, N, D) for each level, with any strides. They are cast to the dtype of the levels.
-        levels, bias: folded levels and bias from :func:`ht_kernels.folding.fold_pyramid`.
+        features: the patch tokens (B, N, D) for each level, with any strides; float32, bfloat16, float16 or float64.
+            They are cast to the dtype of the levels.
+        levels: folded levels from :func:`ht_kernels.folding.fold_pyramid`.
+        bias: the bias (K,) from the same function, or the scores of other levels, to which these are added.
         pool: return the mean over tokens, which is taken before the last matrix product (identity 8).
 
     Returns:
         Scores (B, N, K), or (B, K) with ``pool``, in the dtype of the levels. K is R if no head was folded in.
 
     Raises:
-        ValueError: the number of features, or the shape of one, does not fit.
+        ValueError: the number of features does not fit, or the shape or the device of a tensor.
+        TypeError: features are not floating point.
 
     :class:`ht_kernels.folding.FoldedLevel` gives the formula of a level; the levels are summed.
     """
@@ -149,18 +170,28 @@ def feature_pyramid(
         width, dim = level.reduce_weight.shape
         if x.dim() != 3 or x.shape[2] != dim:
             raise ValueError(f"features[{i}] must have shape (batch, tokens, {dim}), got {tuple(x.shape)}")
+        _check_floating(f"features[{i}]", x)
+        _check_level(i, level, x)
         hidden = F.linear(x.to(level.reduce_weight.dtype), level.reduce_weight, level.reduce_bias)
         hidden = F.layer_norm(hidden, (width,), eps=level.eps)
         hidden = F.gelu(F.linear(hidden, level.hidden_weight, level.hidden_bias))
-        out = out + F.linear(hidden.mean(1) if pool else hidden, level.last_weight)
+        scores = F.linear(hidden.mean(1) if pool else hidden, level.last_weight)
+        if out.shape not in (scores.shape, scores.shape[-1:]):
+            shapes = f"{tuple(scores.shape[-1:])} or {tuple(scores.shape)}"
+            raise ValueError(f"bias must have shape {shapes}, got {tuple(out.shape)}")
+        out = out + scores
     return out
 
 
-def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int, keep: Tensor | None) -> None:
+def _check_floating(name: str, t: Tensor) -> None:
+    if t.dtype not in _FLOATING:
+        raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {t.dtype}")
+
+
+def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> None:
     if x.dim() != 3:
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
-    if x.dtype not in _FLOATING:
-        raise TypeError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    _check_floating("x", x)
     height, width = grid
     if height < 1 or width < 1 or prefix_tokens < 0:
         raise ValueError(f"grid must be positive and prefix_tokens not negative, got {grid} and {prefix_tokens}")
@@ -176,8 +207,23 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
         raise ValueError(f"x is on {x.device}, but the adapter is on {folded.up_weight.device}")
     if folded.mask is not None:
         _check_mask(folded.mask, bottleneck, grid)
-    if keep is not None and keep.shape != (*x.shape[:2], bottleneck):
-        raise ValueError(f"keep must have shape {(*x.shape[:2], bottleneck)}, got {tuple(keep.shape)}")
+
+
+def _check_numbers(eps: float, dropout: float) -> None:
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps must be a positive number, got {eps}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must be a probability, from 0 to 1, got {dropout}")
+
+
+def _check_keep(keep: Tensor, x: Tensor, folded: FoldedAdapter) -> None:
+    shape = (*x.shape[:2], folded.up_weight.shape[1])
+    if keep.shape != shape:
+        raise ValueError(f"keep must have shape {shape}, got {tuple(keep.shape)}")
+    if keep.dtype != folded.down_bias.dtype:
+        raise TypeError(f"keep must be {folded.down_bias.dtype} for this x, got {keep.dtype}")
+    if keep.device != x.device:
+        raise ValueError(f"keep is on {keep.device}, but x is on {x.device}")
 
 
 def _check_mask(mask: Tensor, channels: int, grid: tuple[int, int]) -> None:
@@ -196,8 +242,7 @@ def _check_filter(x: Tensor, mask: Tensor, form: str) -> None:
         raise ValueError(f"unknown spectral form '{form}', expected one of {', '.join(FORMS)}")
     if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f"x must have shape (batch, channels, height, width), got {tuple(x.shape)}")
-    if x.dtype not in _FLOATING:
-        raise TypeError(f"x must be float32, bfloat16, float16 or float64, got {x.dtype}")
+    _check_floating("x", x)
     _, channels, height, width = x.shape
     real = torch.float64 if x.dtype == torch.float64 else torch.float32
     if form == "radial":
@@ -250,3 +295,14 @@ def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
             raise TypeError(f"folded.{name} must be {dtype} for this x, got {weight.dtype}")
         if weight.device != x.device:
             raise ValueError(f"folded.{name} is on {weight.device}, but x is on {x.device}")
+
+
+def _check_level(index: int, level: FoldedLevel, x: Tensor) -> None:
+    """Check what torch would broadcast or leave unnamed; under autocast, the dtypes of a level's weights may differ."""
+    width, dim = level.reduce_weight.shape
+    shapes = ((width, dim), (width,), (width, width), (width,), (level.last_weight.shape[0], width))
+    for name, weight, shape in zip(level._fields, level, shapes, strict=False):
+        if weight.shape != shape:
+            raise ValueError(f"levels[{index}].{name} must have shape {shape}, got {tuple(weight.shape)}")
+        if weight.device != x.device:
+            raise ValueError(f"levels[{index}].{name} is on {weight.device}, but features[{index}] is on {x.device}")

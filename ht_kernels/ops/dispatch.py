@@ -42,7 +42,7 @@ class Choices:
         """For each backend that failed on a device and is not used there, the reason."""
         self.count = 0
         """The number of changes to the two above, and of calls that ran out of memory."""
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # held while one of the three is changed
 
 
 choices = Choices()
@@ -71,8 +71,10 @@ def set_backend(name: str | None) -> None:
     Raises:
         ValueError: no backend has this name.
     """
-    choices.asked = _known(name)
-    choices.count += 1
+    asked = _known(name)
+    with choices.lock:
+        choices.asked = asked
+        choices.count += 1
 
 
 def available_backends() -> list[str]:
@@ -88,7 +90,9 @@ def asked_for(name: str | None = None) -> str | None:
     Raises:
         ValueError: no backend has this name.
     """
-    return _known(name or choices.asked)
+    if name is None:
+        return _known(choices.asked, " in HT_KERNELS_BACKEND")  # set_backend has checked the name that it set
+    return _known(name)
 
 
 def choose(case: Case | FilterCase, asked: str | None = None, without: Collection[str] = ()) -> str:
@@ -146,7 +150,8 @@ def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]
             if isinstance(error, BackendError):
                 retire(name, case.device, str(error))
             else:
-                choices.count += 1  # so that the fallback is not remembered for calls of this kind
+                with choices.lock:
+                    choices.count += 1  # so that the fallback is not remembered for calls of this kind
                 log.warning("backend '%s' found too little memory for this call: %s", name, error)
 
 
@@ -172,8 +177,7 @@ def _debug(message: str, *args: object) -> None:
         log.debug(message, *args)
 
 
-def _known(name: str | None) -> str | None:
+def _known(name: str | None, where: str = "") -> str | None:
     if name is not None and name not in BACKENDS:
-        where = " in HT_KERNELS_BACKEND" if name == os.environ.get("HT_KERNELS_BACKEND") else ""
         raise InputError(f"unknown backend '{name}'{where}, expected one of {', '.join(BACKENDS)}")
     return name

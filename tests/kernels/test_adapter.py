@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import pickle
 import subprocess
@@ -25,7 +26,7 @@ from helpers.adapters import GOLDEN, random_adapter, read_golden, relative_error
 from ht_kernels.backends import core
 from ht_kernels.backends.call import Case
 from ht_kernels.errors import BackendError
-from ht_kernels.folding import FoldedAdapter, fold_adapter
+from ht_kernels.folding import MATRICES, FoldedAdapter, fold_adapter
 from ht_kernels.functional import dynamic_depthwise, ht_adapter
 from ht_kernels.ops import dispatch
 from ht_kernels.ops.dispatch import BACKENDS
@@ -138,6 +139,11 @@ def outputs(backend: str, x: Tensor, prefix: int = 1, grid: tuple[int, int] = (3
     folded = fold_adapter(random_adapter("hybrid", x.shape[2], 8).float())
     with torch.no_grad():
         return ht_adapter(x, folded, grid, prefix, backend=backend, **options)  # type: ignore[arg-type]
+
+
+def outputs_of(folded: FoldedAdapter, x: Tensor, backend: str) -> Tensor:
+    with torch.no_grad():
+        return ht_adapter(x, folded, (3, 4), backend=backend)
 
 
 def layouts(x: Tensor) -> dict[str, Tensor]:
@@ -492,17 +498,54 @@ X, FOLDED = torch.zeros(2, 13, 20), fold_adapter(random_adapter("hybrid", 20, 8)
         ({"grid": (0, 12)}, ValueError, "grid must be positive"),
         ({"prefix_tokens": -1}, ValueError, "not negative"),
         ({"keep": torch.ones(2, 13, 9)}, ValueError, r"keep must have shape \(2, 13, 8\), got \(2, 13, 9\)"),
+        ({"keep": torch.ones(2, 13, 8, device="meta")}, ValueError, "keep is on meta, but x is on cpu"),
+        ({"dropout": 1.5}, ValueError, "dropout must be a probability, from 0 to 1, got 1.5"),
+        ({"dropout": -0.1}, ValueError, "dropout must be a probability, from 0 to 1, got -0.1"),
+        ({"dropout": math.nan}, ValueError, "dropout must be a probability, from 0 to 1, got nan"),
+        ({"eps": 0.0}, ValueError, "eps must be a positive number, got 0.0"),
+        ({"eps": -1e-5}, ValueError, "eps must be a positive number, got -1e-05"),
+        ({"eps": math.inf}, ValueError, "eps must be a positive number, got inf"),
+        ({"eps": math.nan}, ValueError, "eps must be a positive number, got nan"),
         ({"x": X.double()}, TypeError, "folded.down_weight must be torch.float64 for this x, got torch.float32"),
         ({"x": X.to("meta")}, ValueError, "folded.down_weight is on cpu, but x is on meta"),
         ({"folded": FOLDED._replace(up_bias=torch.zeros(3))}, ValueError, r"folded.up_bias must have shape \(20,\)"),
         ({"folded": FOLDED._replace(score_weight=None)}, ValueError, "folded.score_weight must have shape"),
         ({"backend": "gpu"}, ValueError, "unknown backend 'gpu', expected one of cuda, cpu, triton, reference"),
+        ({"backend": ""}, ValueError, "unknown backend '', expected one of"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
     arguments: dict[str, object] = {"x": X, "folded": FOLDED, "grid": (3, 4), "prefix_tokens": 1}
     with pytest.raises(error, match=message):
         ht_adapter(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.uint8, torch.bool)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_dtype_of_dropout_factors(backend: str, dtype: torch.dtype) -> None:
+    """Kernels read the factors through an address, so only the dtype that they read may pass."""
+    keep = torch.ones(2, 13, 8, dtype=dtype)
+    for x in (X, X.bfloat16()):
+        if dtype == torch.float32:
+            assert ht_adapter(x, FOLDED, (3, 4), keep=keep, backend=backend).dtype == x.dtype
+        else:
+            with pytest.raises(TypeError, match=f"keep must be torch.float32 for this x, got {dtype}"):
+                ht_adapter(x, FOLDED, (3, 4), keep=keep, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FoldedAdapter._fields[:-1])  # all but the mask, which FOLDED does not have
+def test_the_dtypes_of_weights(backend: str, name: str, dtype: torch.dtype) -> None:
+    """Of the weights, only the matrices may also be in the dtype of x."""
+    folded = FOLDED._replace(**{name: getattr(FOLDED, name).to(dtype)})
+    for x in (X, X.bfloat16()):
+        if dtype == torch.float32 or (dtype == x.dtype and name in MATRICES):
+            assert outputs_of(folded, x, backend).dtype == x.dtype
+        else:
+            with pytest.raises(TypeError, match=f"folded.{name} must be torch.float32 for this x, got {dtype}"):
+                outputs_of(folded, x, backend)
 
 
 def test_wrong_modules() -> None:
@@ -521,6 +564,10 @@ def test_a_backend_asked_for_by_name_never_falls_back(monkeypatch: pytest.Monkey
         monkeypatch.setattr(dispatch, "choices", dispatch.Choices())  # as in a process that starts so
         with pytest.raises((BackendError, ValueError), match=message):
             ht_adapter(X.double(), folded, (3, 4))
+    with pytest.raises(ValueError, match="unknown backend 'none' in HT_KERNELS_BACKEND, expected"):
+        ht_adapter(X.double(), folded, (3, 4))
+    with pytest.raises(ValueError, match="unknown backend 'none', expected"):  # by the caller, not by the environment
+        ht_adapter(X.double(), folded, (3, 4), backend="none")
     monkeypatch.undo()
     assert dispatch.choose(Case(CPU, torch.float64, 20, 8, (3, 4), 1, False)) == "reference"
 
@@ -574,3 +621,13 @@ def test_dynamic_depthwise() -> None:
         dynamic_depthwise(s, kernels[..., :6], bias)
     with pytest.raises(ValueError, match="bias must have shape"):
         dynamic_depthwise(s, kernels, bias[0])
+    with pytest.raises(ValueError, match=r"kernels must have shape .*, got \(\)"):
+        dynamic_depthwise(s, kernels.sum(), bias)
+    with pytest.raises(TypeError, match="s must be float32.*got torch.int32"):
+        dynamic_depthwise(s.int(), kernels.int(), bias.int())
+    for wrong in ((s, kernels.float(), bias), (s, kernels, bias.float())):
+        with pytest.raises(TypeError, match="must be torch.float64, the dtype of s, got torch.float32"):
+            dynamic_depthwise(*wrong)
+    for wrong in ((s, kernels.to("meta"), bias), (s, kernels, bias.to("meta"))):
+        with pytest.raises(ValueError, match="is on meta, but s is on cpu"):
+            dynamic_depthwise(*wrong)

@@ -170,6 +170,10 @@ def test_arguments_are_checked() -> None:
         spectral_filter(x[0], torch.ones(3, 4, 4))
     with pytest.raises(TypeError, match=r"mask must be torch.float32 or torch.complex64 for this x, got torch.float64"):
         spectral_filter(x, torch.ones(3, 4, 4).double())
+    with pytest.raises(ValueError, match="mask is on meta, but x is on cpu"):
+        spectral_filter(x, torch.ones(3, 4, 4, device="meta"))
+    with pytest.raises(ValueError, match="unknown backend '', expected"):
+        spectral_filter(x, torch.ones(3, 4, 4), backend="")
     with pytest.raises(TypeError, match=r"'radial' must be torch.float32 for this x, got torch.complex64"):
         spectral_filter(x, torch.ones(3, 4, dtype=torch.complex64), "radial")
     with pytest.raises(TypeError, match="x must be float32"):

@@ -18,7 +18,7 @@ from ht_kernels.clip import backbone
 from ht_kernels.clip.mona import BatchFirstMona
 from ht_kernels.clip.towers import TimmTower, find_tower
 from ht_kernels.errors import InputError
-from ht_kernels.folding import fold_pyramid
+from ht_kernels.folding import FoldedLevel, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.published import VARIANTS, PublishedHTCLIP
 
@@ -430,3 +430,30 @@ def test_feature_pyramid_says_what_does_not_fit():
         feature_pyramid([x] * 2, *levels)
     with pytest.raises(ValueError, match=rf"features\[1\] must have shape \(batch, tokens, {DIM}\)"):
         feature_pyramid([x, x[..., :5], x], *levels)
+    with pytest.raises(TypeError, match=r"features\[2\] must be float32.*got torch.complex128"):
+        feature_pyramid([x, x, x.to(torch.complex128)], *levels)
+    with pytest.raises(ValueError, match=r"levels\[0\].reduce_weight is on cpu, but features\[0\] is on meta"):
+        feature_pyramid([x.to("meta")] * 3, *levels)
+
+
+@pytest.mark.parametrize("name", FoldedLevel._fields[1:-1])  # the first gives the sizes
+def test_feature_pyramid_broadcasts_no_weight(name):
+    model = small_model("open_clip")
+    levels, bias = fold_pyramid(model.reduces, model.blocks, None, None)
+    x = torch.zeros(2, 16, DIM)
+    wrong = [*levels[:2], levels[2]._replace(**{name: getattr(levels[2], name)[..., :1]})]
+    with pytest.raises(ValueError, match=rf"levels\[2\].{name} must have shape"):
+        feature_pyramid([x] * 3, wrong, bias)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_feature_pyramid_takes_a_bias_or_the_scores_of_other_levels(pool):
+    model = small_model("open_clip")
+    levels, bias = fold_pyramid(model.reduces, model.blocks, None, None)
+    x = torch.randn(2, 16, DIM)
+    scores = feature_pyramid([x] * 2, levels[:2], bias, pool=pool)
+    again = feature_pyramid([x], levels[2:], scores, pool=pool)
+    assert torch.equal(again, feature_pyramid([x] * 3, levels, bias, pool=pool))
+    for wrong in (bias[:1], bias.sum(), bias[None], scores[:1], scores[None]):
+        with pytest.raises(ValueError, match="bias must have shape"):
+            feature_pyramid([x] * 3, levels, wrong, pool=pool)
