@@ -12,7 +12,7 @@ from ht_kernels.backends import reference
 from ht_kernels.backends.call import Case, Layout, Training
 from ht_kernels.backends.torch_private import is_watched
 from ht_kernels.errors import BackendError
-from ht_kernels.folding import FoldedAdapter, on_grid
+from ht_kernels.folding import FoldedAdapter, cast_matrices, on_grid
 
 from . import dispatch, operators
 from .prepared import is_captured
@@ -59,7 +59,7 @@ def adapter(
     if train:
         wide = folded
         if folded.down_weight.dtype != folded.down_bias.dtype:
-            wide = reference.prepare(folded, x.dtype, layout.grid)
+            wide = cast_matrices(folded, folded.down_bias.dtype)
         if torch.compiler.is_compiling():
             return operators.train(dispatch.choose(case, asked), x, wide, layout, keep, dropout)
         folded.prepared = None  # training may write without a trace, as fused optimizers do
@@ -67,7 +67,7 @@ def adapter(
     autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
     if not is_watched(x):
         return dispatch.infer(case, asked, x, folded, layout, autocast)
-    name = dispatch.choose(case, asked)
+    name = dispatch.choose(case, asked)  # the operator chooses again when it runs; this tells whether to call it
     folded = on_grid(folded, layout.grid)
     if name == "reference":  # plain torch: observers see its own operators
         return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)

@@ -47,7 +47,8 @@ def adapter(
     """Call the operator. A radial mask in ``folded`` must already be expanded to the grid.
 
     With ``train``, the call has gradients and the dropout that ``training`` describes, and ``backend`` runs it. Without
-    ``train``, another backend takes over if ``backend`` fails, unless ``forced``.
+    ``train``, ``backend`` runs it only if ``forced``. Otherwise the operator chooses a backend each time it runs,
+    because a compiled or exported program runs it later, when a backend may have failed, or on another machine.
     """
     out: Tensor = torch.ops.ht_kernels.adapter.default(
         x, *folded, *training, *layout, autocast, train, backend, forced
@@ -89,7 +90,8 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         return out, *state
     bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
     case = Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, False, spectral)
-    out = dispatch.run(case, name if forced else None, lambda name: _infer(name, x, folded, layout, autocast))
+    asked = name if forced else None
+    out = dispatch.run(case, asked, lambda chosen: _infer(chosen, x, folded, layout, autocast))
     return out, *(x.new_empty((0,)) for _ in range(3))
 
 
