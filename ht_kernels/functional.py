@@ -57,7 +57,7 @@ def ht_adapter(
         A tensor with the shape, dtype and strides of ``x``.
 
     Raises:
-        ValueError: a shape, a device or the grid does not fit, a number is out of its range, or no backend has the name.
+        ValueError: a shape, a device or the grid does not fit, a number is out of range, or no backend has the name.
             The message names the argument, what came and what was expected.
         TypeError: a dtype does not fit; the message is of the same kind.
         BackendError: the backend asked for by name cannot run this call.
@@ -301,7 +301,7 @@ def _check_level(index: int, level: FoldedLevel, x: Tensor) -> None:
     """Check what torch would broadcast or leave unnamed; under autocast, the dtypes of a level's weights may differ."""
     width, dim = level.reduce_weight.shape
     shapes = ((width, dim), (width,), (width, width), (width,), (level.last_weight.shape[0], width))
-    for name, weight, shape in zip(level._fields, level, shapes, strict=False):
+    for name, weight, shape in zip(level._fields[:-1], level[:-1], shapes, strict=True):
         if weight.shape != shape:
             raise ValueError(f"levels[{index}].{name} must have shape {shape}, got {tuple(weight.shape)}")
         if weight.device != x.device:

@@ -623,10 +623,10 @@ def test_dynamic_depthwise() -> None:
         dynamic_depthwise(s, kernels, bias[0])
     with pytest.raises(ValueError, match=r"kernels must have shape .*, got \(\)"):
         dynamic_depthwise(s, kernels.sum(), bias)
-    with pytest.raises(TypeError, match="s must be float32.*got torch.int32"):
+    with pytest.raises(TypeError, match=r"s must be float32.*got torch.int32"):
         dynamic_depthwise(s.int(), kernels.int(), bias.int())
     for wrong in ((s, kernels.float(), bias), (s, kernels, bias.float())):
-        with pytest.raises(TypeError, match="must be torch.float64, the dtype of s, got torch.float32"):
+        with pytest.raises(TypeError, match=r"must be torch.float64, the dtype of s, got torch.float32"):
             dynamic_depthwise(*wrong)
     for wrong in ((s, kernels.to("meta"), bias), (s, kernels, bias.to("meta"))):
         with pytest.raises(ValueError, match="is on meta, but s is on cpu"):
