@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "fork.h"
 #include "kernels.h"
 #include "status.h"
 
@@ -11,6 +12,9 @@ namespace {
 
 using ht::check_shape;
 using ht::fail;
+
+// Prepared when this code is loaded, because torch may have run parallel regions before the first call of a kernel.
+[[maybe_unused]] const bool forks_are_prepared = ht::prepare_forks();
 
 // Instruction sets compiled in that this machine can run, best first.
 const ht::Kernels* choose() {

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ht_kernels.folding import FoldedAdapter
 
-from . import torch_private
+from . import fork, torch_private
 
 __all__ = ["missing", "module", "tokens", "transforms_reason"]
 
@@ -18,6 +18,7 @@ try:
 except ImportError as error:
     missing = f"the compiled core ht_kernels._C could not be imported ({error})"
 else:
+    fork.prepare()
     if module.adapter_weights() != list(FoldedAdapter._fields):
         missing = (
             "the compiled core ht_kernels._C was built for other folded weights than this package has: "
