@@ -2,6 +2,11 @@
 
 #include "oracle.h"
 
+#if !defined(_WIN32)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 namespace {
 
 double dot(const Values& a, const Values& b) {
@@ -186,6 +191,24 @@ void test_errors() {
          "a wrong number of scales is named");
 }
 
+// A forked process runs a case on threads, after this one has done so. If it hangs, the alarm ends it.
+void test_fork(const Case& c) {
+#if !defined(_WIN32)
+  test_float32(c, 1);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(120);
+    const int before = failures;
+    test_float32(c, 1);
+    _exit(failures != before);
+  }
+  int status = 0;
+  expect(child > 0 && waitpid(child, &status, 0) == child && status == 0, c.name() + ": in a forked process");
+#else
+  (void)c;
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -195,6 +218,7 @@ int main() {
       {1, 1, 1, 1, 1, 3, 3, 0, 1},        {5, 64, 32, 8, 3, 6, 6, 1, 4},   {0, 16, 8, 2, 3, 4, 4, 1, 2},
       {1, 100, 16, 4, 1, 12, 14, 3, 2},   {2, 24, 5, 1, 3, 5, 6, 1, 2, 5}, {3, 16, 8, 2, 3, 4, 7, 2, 2, 1},
       {1, 40, 33, 8, 3, 9, 10, 1, 3, 33}, {3, 20, 4, 1, 1, 2, 2, 0, 2, 4}, {0, 16, 8, 2, 3, 4, 4, 1, 2, 8},
+      {4, 64, 32, 8, 3, 12, 12, 0, 3, 32},  // the first that is large enough for several threads
   };
   unsigned seed = 0;
   for (const Case& c : cases) test_float32(c, seed += 10);
@@ -204,7 +228,9 @@ int main() {
   test_filter({3, 40, 4, 4, 1}, 3);
   test_filter({1, 33, 1, 9, 33}, 1);
   test_filter({0, 3, 2, 2, 3}, 2);
+  test_filter({3, 40, 12, 12, 40}, 2);  // on several threads
   test_errors();
+  test_fork({2, 96, 32, 8, 3, 14, 14, 1, 3});
   std::printf("%s, %s: %d failures\n", "test_adapter", ht_cpu_isa(), failures);
   return failures != 0;
 }
