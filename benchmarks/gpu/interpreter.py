@@ -1,4 +1,7 @@
-"""Triton's interpreter made quicker, for a dry run and for tests."""
+"""Triton's interpreter made quicker, for a dry run and for tests.
+
+This replaces private functions of the interpreter. It was tried with Triton 3.6.0 and 3.8.0.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 
 import triton.language as tl
 from triton.runtime import interpreter
+
+_is_quick = False
 
 
 def speed_up() -> None:
@@ -19,9 +24,11 @@ def speed_up() -> None:
     - prepares the language once per launch, and not again in each function that a kernel calls;
     - looks the NumPy dtype of a Triton dtype up once.
     """
+    global _is_quick
+    if _is_quick:
+        return
+    _is_quick = True
     builder: Any = interpreter.interpreter_builder
-    if not builder.options.sanitize_overflow:
-        return  # done before in this process
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
     interpreter._patch_lang = _only_if_not_prepared(interpreter._patch_lang)
     interpreter._get_np_dtype = _by_name_of_elements(interpreter._get_np_dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -55,7 +55,7 @@ def against_eager(batch: int, setting: Setting) -> list[Row]:
         "tower": _tower(parts.theirs.tower),
         "read blocks": _read_blocks(parts.folded),
     }
-    row = _compare(f"segmentation model, B={batch}, bfloat16", functions, parts, setting, list(functions))
+    row = _compare(f"segmentation model, B={batch}, bfloat16", functions, parts, setting)
     return [row, parts.agreement()]
 
 
@@ -70,7 +70,7 @@ def against_compiled(
     with compiled(parts.theirs, mode, setting) as model:
         functions = {f"published, compile ({mode})": _published(model), "ours": _ours(parts.folded)}
         name = f"segmentation model, B={batch}, bfloat16, beside {mode}"
-        return [_compare(name, functions, parts, setting, list(functions))]
+        return [_compare(name, functions, parts, setting)]
 
 
 def latency(setting: Setting) -> list[Row]:
@@ -135,10 +135,9 @@ def _compare(
     functions: dict[str, Callable[[Tensor], Tensor]],
     parts: _Parts,
     setting: Setting,
-    graphs: Collection[str],
 ) -> Row:
     calls = {name: measure.over(function, parts.inputs) for name, function in functions.items()}
-    return measure.compare(what, calls, len(parts.inputs), setting, graphs=graphs, backend=setting.backend)
+    return measure.compare(what, calls, len(parts.inputs), setting, graphs=functions, backend=setting.backend)
 
 
 def _published(model: nn.Module) -> Callable[[Tensor], Tensor]:
