@@ -1,6 +1,6 @@
 """Triton's interpreter made quicker, for a dry run and for tests.
 
-This replaces private functions of the interpreter. It was tried with Triton 3.6.0 and 3.8.0.
+This replaces private functions of the interpreter. It was tried with Triton 3.8.0.
 """
 
 from __future__ import annotations

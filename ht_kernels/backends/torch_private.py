@@ -1,7 +1,7 @@
 """All private names of torch that the package uses. For each of them, no public name does the same.
 
-They were tried with torch TRIED. If another torch lacks one of them, importing or calling this file raises an
-AttributeError. Not here are the attributes that ``nn.Module`` has for its subclasses, such as ``_parameters``,
+They were tried with torch 2.11.0 and 2.14.1. If another torch lacks one of them, importing or calling this file raises
+an AttributeError. Not here are the attributes that ``nn.Module`` has for its subclasses, such as ``_parameters``,
 ``_buffers`` and ``_apply``: torch's own modules use them, and ours use them in place.
 """
 
