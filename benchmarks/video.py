@@ -19,10 +19,10 @@ import torch
 
 import ht_kernels as ht
 from ht_kernels.errors import InputError
+from ht_kernels.media.frames import Frame
+from ht_kernels.media.opening import open_file
 from ht_kernels.video import Source, Stream
 from ht_kernels.video.example import example_clip
-from ht_kernels.video.frames import Frame
-from ht_kernels.video.sources import open_file
 
 from . import figures
 

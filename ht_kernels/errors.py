@@ -13,11 +13,6 @@ class BackendError(RuntimeError):
     """A backend or a device cannot run a call; the message says why."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def on_one_line(error: BaseException) -> str:
-    """The whole message of an error on one line, for libraries whose first line does not name the cause."""
+def reason(error: BaseException) -> str:
+    """The whole message of an error on one line, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

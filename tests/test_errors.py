@@ -9,16 +9,16 @@ import pytest
 
 from ht_kernels.bench import runner
 from ht_kernels.cli import main
-from ht_kernels.errors import InputError, first_line, on_one_line
+from ht_kernels.errors import InputError, reason
 from ht_kernels.files import output_folder
 
 
 def test_a_cause_is_kept_in_full() -> None:
     """Libraries for downloads say what went wrong at the end of a long line."""
     long = f"HTTPSConnectionPool{'(' * 300}: no route to host"
-    assert first_line(OSError(f"\n {long}\nhow to report this")) == long
-    assert on_one_line(RuntimeError("Error in graph:\n  node 7:\tno kernel\n")) == "Error in graph: node 7: no kernel"
-    assert first_line(KeyError()) == "KeyError" and on_one_line(TimeoutError()) == "TimeoutError"
+    assert reason(OSError(f"\n {long}\nhow to report this")) == f"{long} how to report this"
+    assert reason(RuntimeError("Error in graph:\n  node 7:\tno kernel\n")) == "Error in graph: node 7: no kernel"
+    assert reason(KeyError()) == "KeyError" and reason(TimeoutError()) == "TimeoutError"
 
 
 def test_the_cause_of_a_failed_download_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ht_kernels.errors import first_line
+from ht_kernels.errors import reason
 from ht_kernels.ops.dispatch import available_backends
 
 from .cases import LABELS, Case
@@ -77,8 +77,8 @@ def run(
     limits = Limits.measure()
     say(f"threads: {torch.get_num_threads()}; backends: {', '.join(available_backends())}")
     say(f"copy {limits.bandwidth / 1e9:.1f} GB/s, float32 matrix product {limits.flops / 1e9:.0f} GFLOP/s")
-    if "compile" in names and (reason := _why_not_compile()):
-        say(f"torch.compile is left out, it does not work here: {reason}")
+    if "compile" in names and (why := _why_not_compile()):
+        say(f"torch.compile is left out, it does not work here: {why}")
         names = [name for name in names if name != "compile"]
     results = []
     for case in cases:
@@ -122,5 +122,5 @@ def _why_not_compile() -> str | None:
     try:
         torch.compile(torch.sin)(torch.ones(16))
     except Exception as error:  # whatever the reason, the other implementations can be timed
-        return first_line(error)
+        return reason(error)
     return None

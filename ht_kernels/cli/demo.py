@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
     from ht_kernels.clip import HTCLIP
     from ht_kernels.files import png_bytes, write_whole
+    from ht_kernels.media.opening import open_file
     from ht_kernels.video import Stream, record
     from ht_kernels.video.example import example_clip
-    from ht_kernels.video.sources import open_file
     from ht_kernels.weights import PHANTOM
 
     source = open_file(example_clip())
@@ -113,8 +113,8 @@ def _compare(model: HTCLIP, folded: FoldedHTCLIP, results: list[Shown]) -> dict[
     import torch
 
     from ht_kernels.bench.measure import interleave
+    from ht_kernels.media.preprocess import preprocess
     from ht_kernels.published import PublishedHTCLIP
-    from ht_kernels.video.preprocess import preprocess
 
     published = PublishedHTCLIP.like(model)
     frames = preprocess(results[0].frame, folded.image_size)

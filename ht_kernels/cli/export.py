@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.deploy.manifest import manifest_path, report_path
     from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.server import write_repository
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.media.preprocess import sample_frames
     from ht_kernels.video.example import example_clip
-    from ht_kernels.video.preprocess import sample_frames
-    from ht_kernels.video.sources import open_file
 
     output: Path = args.output
     as_onnx, as_folder = args.format == "onnx", args.format == "triton-server"

@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.clip.injection import adapters
     from ht_kernels.files import make_folder, png_bytes, write_whole
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.media.preprocess import sample_frames
     from ht_kernels.video.example import example_clip
-    from ht_kernels.video.preprocess import sample_frames
-    from ht_kernels.video.sources import open_file
 
     source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)

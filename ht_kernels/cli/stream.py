@@ -14,7 +14,7 @@ from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP, Session
-    from ht_kernels.video.crop import Box
+    from ht_kernels.media.frames import Box
     from ht_kernels.video.view import View
 
 HELP = "segment a clip or a live source: overlay video, masks, live view and a report of latencies"
@@ -141,7 +141,7 @@ def read_crop(text: str | None) -> Box | Literal["auto"] | None:
     Raises:
         InputError: it is neither.
     """
-    from ht_kernels.video.crop import Box
+    from ht_kernels.media.frames import Box
 
     if text is None:
         return None

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.errors import InputError, first_line, on_one_line
+from ht_kernels.errors import InputError, reason
 
 from .open_clip import open_clip
 
@@ -79,7 +79,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as weights ({first_line(error)}); expected a safetensors file, or a torch file "
+            f"{path} cannot be read as weights ({reason(error)}); expected a safetensors file, or a torch file "
             "that holds nothing but tensors"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -103,9 +103,9 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
         model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0)
     except Exception as error:
         if not from_hub:
-            raise InputError(f"timm cannot build {name} ({first_line(error)})") from error
+            raise InputError(f"timm cannot build {name} ({reason(error)})") from error
         raise InputError(
-            f"the weights {full_name} could not be loaded ({first_line(error)}); offline, pass pretrained=PATH of a "
+            f"the weights {full_name} could not be loaded ({reason(error)}); offline, pass pretrained=PATH of a "
             "weights file"
         ) from error
     if local:
@@ -125,7 +125,7 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, t
         config = library.get_model_config(name)
     except Exception as error:
         raise InputError(
-            f"the configuration of {name} could not be read ({first_line(error)}); offline, pass "
+            f"the configuration of {name} could not be read ({reason(error)}); offline, pass "
             "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
         ) from error
     if config is None:
@@ -173,7 +173,7 @@ def _build_clip(name: str, config: dict[str, Any]) -> nn.Module:
     try:
         model: nn.Module = kind(**config, text_cfg=text)
     except Exception as error:  # open_clip raises different exceptions for missing packages
-        raise InputError(f"the towers of {name} cannot be built ({first_line(error)})") from error
+        raise InputError(f"the towers of {name} cannot be built ({reason(error)})") from error
     return model
 
 
@@ -222,7 +222,7 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
             return library.download_pretrained(tag), tag.get("quick_gelu")
         except Exception as error:
             raise InputError(
-                f"the weights {name} {pretrained!r} could not be downloaded ({first_line(error)}); offline, pass "
+                f"the weights {name} {pretrained!r} could not be downloaded ({reason(error)}); offline, pass "
                 "pretrained=PATH of a weights file"
             ) from error
     if schema == "local-dir" and place:
@@ -235,7 +235,7 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
             return download_pretrained_from_hf(place), None
         except Exception as error:
             raise InputError(
-                f"the weights of {name} could not be downloaded ({first_line(error)}); offline, pass "
+                f"the weights of {name} could not be downloaded ({reason(error)}); offline, pass "
                 "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
             ) from error
     return None, None
@@ -245,7 +245,7 @@ def _assign(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit this tower: {on_one_line(error)[:300]}") from error
+        raise InputError(f"{path} does not fit this tower: {reason(error)[:300]}") from error
 
 
 def _suggest(name: str, known: list[str]) -> str:

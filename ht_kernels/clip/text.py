@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from ht_kernels.errors import InputError, first_line
+from ht_kernels.errors import InputError, reason
 
 from .open_clip import open_clip
 
@@ -56,7 +56,7 @@ def find_tokenizer(backbone: str | nn.Module) -> Tokenizer:
     try:
         return library.get_tokenizer(backbone)  # type: ignore[no-any-return]
     except Exception as error:  # transformers and the hub raise many kinds of exceptions
-        raise InputError(f"the tokenizer of {backbone} cannot be loaded ({first_line(error)})") from error
+        raise InputError(f"the tokenizer of {backbone} cannot be loaded ({reason(error)})") from error
 
 
 def find_preprocessing(clip_model: nn.Module, image_size: tuple[int, int]) -> Preprocessing:

@@ -14,12 +14,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from ht_kernels.errors import InputError
+from ht_kernels.media.opening import read_image
+from ht_kernels.media.preprocess import preprocess
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
@@ -103,31 +104,21 @@ def read_text(path: Path) -> str:
 
 
 def read_gray(path: Path) -> Image.Image:
-    """An image file as 8-bit gray (ITU-R 601 luma).
+    """The picture in an image or DICOM file, as 8-bit gray (ITU-R 601 luma).
 
     Raises:
-        InputError: it is missing, or damaged.
+        InputError: the file is missing or damaged, or has several pictures.
     """
-    return _read(path, "L")
+    return read_image(path).convert("L")
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB.
+    """The picture in an image or DICOM file, as 8-bit RGB.
 
     Raises:
-        InputError: it is missing, or damaged.
+        InputError: as :func:`read_gray`.
     """
-    return _read(path, "RGB")
-
-
-def _read(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    return read_image(path).convert("RGB")
 
 
 def read_mask(path: Path, image: Path, size: tuple[int, int], above: int = 0) -> NDArray[np.uint8]:
@@ -150,8 +141,8 @@ def read_mask(path: Path, image: Path, size: tuple[int, int], above: int = 0) ->
 def to_input(image: Image.Image, size: int) -> Tensor:
     """A gray image as the models take it, (3, size, size) float32 in [0, 1].
 
-    As published: resized (bilinear with antialiasing) without keeping the aspect ratio, repeated to 3 channels, no
-    mean and standard deviation.
+    As published: resized by :func:`ht_kernels.media.preprocess.preprocess`, repeated to 3 channels, no mean and
+    standard deviation.
     """
-    resized = np.array(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
-    return torch.from_numpy(resized).div_(255).expand(3, -1, -1).contiguous()
+    pixels = preprocess(np.asarray(image), (size, size))[0]
+    return pixels.float().div_(255).expand(3, -1, -1).contiguous()

@@ -26,6 +26,7 @@ from ht_kernels.folding import (
     on_grid,
 )
 from ht_kernels.functional import feature_pyramid, ht_adapter
+from ht_kernels.media.preprocess import RESIZING
 from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
 
@@ -69,7 +70,7 @@ class FoldedHTCLIP(nn.Module):
         embedding = tower.patch_embedding
         self.result, self.width = "logits", self.config.num_classes
         height, width = self.image_size
-        self.resizing = f"resized to {height}x{width} (bilinear with antialiasing, aspect ratio not kept)"
+        self.resizing = f"resized to {height}x{width} ({RESIZING})"
         self.pixel_mean, self.pixel_std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if task == "contrastive":
             self.resizing = model.resizing

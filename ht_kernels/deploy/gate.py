@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.dice import dice
-from ht_kernels.errors import InputError, on_one_line
+from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
@@ -143,7 +143,7 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     try:
         model = onnx.load_from_string(content)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as an ONNX file: {on_one_line(error)}") from error
+        raise InputError(f"{path} cannot be read as an ONNX file: {reason(error)}") from error
     precision = _precision(model)
     thresholds = thresholds or THRESHOLDS[precision]
     if precision != "fp32":
@@ -331,7 +331,7 @@ def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, A
             results = session.run(names, {"frames": filled.cpu().numpy()})
             parts.append([result[: len(part)] for result in results])
     except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
-        raise InputError(f"ONNX Runtime cannot run the export: {on_one_line(error)}") from error
+        raise InputError(f"ONNX Runtime cannot run the export: {reason(error)}") from error
     return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 

@@ -4,9 +4,11 @@
 and ``live`` are where frames come from; ``overlay``, ``sinks``, ``view`` and ``dicom_seg`` are where results go.
 """
 
+from ht_kernels.media.source import Source
+
 from .live import LiveSource
 from .recording import record
-from .sources import Source, open_source
+from .sources import open_source
 from .stream import Shown, Stream
 
 __all__ = ["LiveSource", "Shown", "Source", "Stream", "open_source", "record"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,9 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ht_kernels.errors import InputError
-
-from .frames import Frame
+from ht_kernels.media.frames import Box, Frame
 
 _LONG_SIDE = 160
 """The scan is sought in a reduced frame, whose longer side has this many pixels."""
@@ -23,28 +19,6 @@ _DARK = 4
 
 _SMALLEST = 0.02
 """A region that covers a smaller share of the frame is not taken for the scan."""
-
-
-class Box(NamedTuple):
-    """A part of a frame, in pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, frame: Frame) -> Frame:
-        """This part of a frame, as a view of it.
-
-        Raises:
-            InputError: the box is not inside the frame.
-        """
-        height, width = frame.shape[:2]
-        if min(self.x, self.y) < 0 or min(self.width, self.height) < 1:
-            raise InputError(f"the crop {','.join(map(str, self))} must be X,Y,W,H from 0,0 on and not empty")
-        if self.x + self.width > width or self.y + self.height > height:
-            raise InputError(f"the crop {','.join(map(str, self))} is not inside a frame of {width}x{height} pixels")
-        return frame[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 class AutoCrop:

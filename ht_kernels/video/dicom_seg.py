@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ht_kernels
-from ht_kernels.errors import InputError, first_line
+from ht_kernels.errors import InputError, reason
 
 
 def check_clip(clip: Path) -> None:
@@ -62,7 +62,7 @@ def _explained(clip: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore", UserWarning)  # pydicom warns of values that the standard forbids
             yield dcmread(clip, stop_before_pixels=True)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{clip} cannot have a DICOM Segmentation: {first_line(error)}") from error
+        raise InputError(f"{clip} cannot have a DICOM Segmentation: {reason(error)}") from error
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ht_kernels.errors import InputError, first_line
+from ht_kernels.errors import InputError, reason
+from ht_kernels.media.frames import Frame
+from ht_kernels.media.video import video_rate
 
 from .channel import Channel, Closed
-from .frames import Frame, video_rate
 
 STALL = 2.0
 """Seconds without a frame after which a connection counts as lost."""
@@ -142,8 +143,7 @@ def _connect(address: str, kind: str) -> Any:
             address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        reason = first_line(error).replace(address, shown)
-        raise InputError(f"{shown} cannot be opened: {reason}") from error
+        raise InputError(f"{shown} cannot be opened: {reason(error).replace(address, shown)}") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{shown} has no video stream")

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
 from ht_kernels.errors import InputError
-
-from .frames import Frame
-from .preprocess import preprocess
+from ht_kernels.media.frames import Frame
+from ht_kernels.media.preprocess import preprocess
 
 
 class FrameModel:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .frames import Frame
+from ht_kernels.media.frames import Frame
 
 COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255), (160, 220, 60), (220, 220, 220))
 """RGB of each class. Class 0, the background, is not drawn; the others are colours that gray tissue does not have."""

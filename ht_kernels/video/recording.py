@@ -12,11 +12,11 @@ import torch
 from ht_kernels import environment
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
+from ht_kernels.media.source import USUAL_FPS, Source
 
 from .dicom_seg import write_segmentation
 from .live import LiveSource
 from .sinks import MaskSink, VideoSink
-from .sources import USUAL_FPS, Source
 from .stream import Shown, Stream
 from .view import View
 

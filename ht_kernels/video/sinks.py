@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ht_kernels.errors import InputError
+from ht_kernels.media.frames import Frame
 
-from .frames import Frame
 from .overlay import COLORS
 
 

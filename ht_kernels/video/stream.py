@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.deploy import FoldedHTCLIP, Session
-from ht_kernels.errors import InputError, first_line
+from ht_kernels.errors import InputError, reason
+from ht_kernels.media.frames import Box, Frame, check_frame
+from ht_kernels.media.source import Source
 
 from .channel import Channel, Closed
-from .crop import AutoCrop, Box
-from .frames import Frame, check_frame
+from .crop import AutoCrop
 from .latency import Histogram
 from .live import LiveSource
 from .model import FrameModel
 from .overlay import Overlay, to_rgb, write_state
 from .smooth import Smoother
-from .sources import Source
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "overlay", "sink")
 """What happens to a frame, in order; ``sink`` is what the caller does with it."""
@@ -313,7 +313,7 @@ class Stream:
                     try:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
-                        item.failure, item.mask = first_line(error), None
+                        item.failure, item.mask = reason(error), None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent

@@ -10,8 +10,7 @@ from typing import Any
 from PIL import Image
 
 from ht_kernels.errors import InputError
-
-from .frames import Frame
+from ht_kernels.media.frames import Frame
 
 _PAGE = b"""<!doctype html><meta charset="utf-8"><title>ht_kernels</title>
 <style>

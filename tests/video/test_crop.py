@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 from helpers.clips import folded, frames, region, write_dicom
 from ht_kernels.data.phantom import Phantom, SectorScan, simulate
 from ht_kernels.errors import InputError
+from ht_kernels.media.frames import Box
 from ht_kernels.video import Stream, open_source
-from ht_kernels.video.crop import AutoCrop, Box, find_scan
+from ht_kernels.video.crop import AutoCrop, find_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

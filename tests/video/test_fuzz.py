@@ -19,8 +19,8 @@ from pydicom.data import get_testdata_file
 from helpers.clips import folded, frames, region, write_dicom
 from ht_kernels.deploy import Session, export_onnx
 from ht_kernels.errors import BackendError, InputError
+from ht_kernels.media.frames import check_frame
 from ht_kernels.video import Source, open_source
-from ht_kernels.video.frames import check_frame
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
 EXAMPLES = settings(max_examples=60, deadline=None)

@@ -16,9 +16,9 @@ from pydicom.data import get_testdata_file
 from helpers.clips import folded, frames, write_dicom, write_video
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
+from ht_kernels.media.preprocess import preprocess
 from ht_kernels.video import Stream, open_source
 from ht_kernels.video.overlay import COLORS, Overlay
-from ht_kernels.video.preprocess import preprocess
 from ht_kernels.video.sinks import MaskSink
 from ht_kernels.video.stream import STAGES
 
@@ -90,7 +90,7 @@ def test_images(tmp_path: Path) -> None:
     gray = frames(1)[0]
     for name, image, expected in [
         ("gray.png", Image.fromarray(gray), gray),
-        ("deep.png", Image.fromarray(gray.astype(np.uint16) * 256), gray),
+        ("deep.png", Image.fromarray(gray.astype(np.uint16) * 257), gray),
         ("color.png", Image.fromarray(np.repeat(gray[..., None], 3, 2)), np.repeat(gray[..., None], 3, 2)),
         ("alpha.png", Image.fromarray(gray).convert("RGBA"), np.repeat(gray[..., None], 3, 2)),
         ("palette.png", Image.fromarray(gray).convert("P"), None),
@@ -182,7 +182,7 @@ def test_preprocessing_is_pil_and_torchvision() -> None:
     got = preprocess(color, (224, 224))
     assert got.shape == (1, 1, 224, 224) and got.dtype == torch.uint8
     image = transforms.to_grayscale(Image.fromarray(color))
-    expected = np.asarray(transforms.resize(image, [224, 224], transforms.InterpolationMode.BILINEAR))
+    expected = np.asarray(transforms.resize(image, [224, 224], transforms.InterpolationMode.BICUBIC))
     assert np.array_equal(got[0, 0].numpy(), expected)
     gray = preprocess(np.full((9, 9), 7, np.uint8), (16, 32))
     assert gray.shape == (1, 1, 16, 32) and (gray == 7).all()

@@ -1,8 +1,8 @@
-"""What a frame is, and what a frame and a frame rate must be like."""
+"""What a frame is, a part of it, and what a frame and a frame rate must be like."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,28 @@ Frame = NDArray[np.uint8]
 """(H, W) gray or (H, W, 3) RGB."""
 
 _RATES = 0.01, 20_000
+
+
+class Box(NamedTuple):
+    """A part of a frame, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def of(self, frame: Frame) -> Frame:
+        """This part of a frame, as a view of it.
+
+        Raises:
+            InputError: the box is not inside the frame.
+        """
+        height, width = frame.shape[:2]
+        if min(self.x, self.y) < 0 or min(self.width, self.height) < 1:
+            raise InputError(f"the crop {','.join(map(str, self))} must be X,Y,W,H from 0,0 on and not empty")
+        if self.x + self.width > width or self.y + self.height > height:
+            raise InputError(f"the crop {','.join(map(str, self))} is not inside a frame of {width}x{height} pixels")
+        return frame[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def check_frame(frame: Frame, index: int) -> None:
@@ -26,12 +48,6 @@ def check_frame(frame: Frame, index: int) -> None:
         raise InputError(f"frame {index} has values that are not finite (NaN or infinity)")
     if frame.dtype != np.uint8:
         raise InputError(f"frame {index} has dtype {frame.dtype}, expected uint8 with values 0 to 255")
-
-
-def video_rate(stream: Any) -> float | None:
-    """The plausible frame rate of PyAV's video stream, or None."""
-    rate = stream.average_rate or stream.guessed_rate
-    return plausible_rate(float(rate) if rate else None)
 
 
 def plausible_rate(fps: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""From a frame to what the folded model takes, as published: gray, then resized with antialiasing."""
+"""From a frame to what the models take, as published: gray, then resized."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from .frames import Frame
-from .sources import Source
+from .source import Source
+
+RESIZING = "bicubic with antialiasing, aspect ratio not kept"
+"""How a frame is resized, in words."""
 
 
 def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:
     """A frame, (H, W) or (H, W, 3) uint8, as uint8 tensor (1, 1, *size) with values 0 to 255.
 
-    Gray is the ITU-R 601 luma, the resize PIL's bilinear one; the aspect ratio is not kept. The scaling to [0, 1] and
-    the repetition to three channels are folded into the model.
+    Gray is the ITU-R 601 luma, the resize Pillow's bicubic one, as in the published code; the aspect ratio is not kept.
+    The scaling to [0, 1] and the repetition to three channels are folded into the model.
     """
     height, width = size
-    image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image))[None, None]
 
 

@@ -1,0 +1,92 @@
+"""Opening files: the content of a file decides what it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ht_kernels.errors import InputError
+
+from .dicom import open_dicom
+from .frames import Frame
+from .image import SUFFIXES, decode_image, is_image
+from .source import Source
+from .video import open_video
+
+
+def open_file(path: str | Path) -> Source:
+    """Open a DICOM ultrasound file, a video file, a folder of images, or one image.
+
+    Raises:
+        InputError: there is no such file, it is none of these, it is damaged, or the DICOM file is not ultrasound.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    kind = _kind(path)
+    if kind == "dicom":
+        return open_dicom(path)
+    return _open_image(path) if kind == "image" else open_video(path)
+
+
+def read_image(path: Path) -> Image.Image:
+    """The one picture in an image file or DICOM file, as ``L`` or ``RGB``.
+
+    Raises:
+        InputError: the file is missing or damaged, or has several pictures.
+    """
+    kind = _kind(path)
+    if kind == "video":
+        raise InputError(f"{path} cannot be read as an image; expected PNG, JPEG, TIFF or another image, or DICOM")
+    frames = open_dicom(path).decode() if kind == "dicom" else decode_image(path)
+    _, frame = next(frames)
+    if next(frames, None) is not None:
+        raise InputError(f"{path} has several frames, expected one picture; save those that you want as images")
+    return Image.fromarray(frame)
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        raise InputError(f"there is no file or folder {path}")
+    if not path.is_file():
+        raise InputError(f"{path} is neither a file nor a folder")
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise InputError(f"{path} is empty")
+    if head[128:] == b"DICM":
+        return "dicom"
+    return "image" if path.suffix.lower() in SUFFIXES or is_image(path) else "video"
+
+
+def _open_folder(path: Path) -> Source:
+    files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()), key=_natural)
+    if not files:
+        raise InputError(f"{path} has no images; expected files that end in {', '.join(SUFFIXES)}")
+
+    def decode() -> Iterator[tuple[None, Frame]]:
+        for file in files:
+            yield None, next(decode_image(file))[1]
+
+    return Source(path, "images", len(files), None, _size(next(decode())[1]), decode)
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """A sort key that puts frame2 before frame10."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _open_image(path: Path) -> Source:
+    _, first = next(decode_image(path))
+    return Source(path, "image", None, None, _size(first), lambda: decode_image(path))
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    return frame.shape[0], frame.shape[1]
