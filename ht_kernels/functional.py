@@ -176,7 +176,7 @@ def feature_pyramid(
         hidden = F.layer_norm(hidden, (width,), eps=level.eps)
         hidden = F.gelu(F.linear(hidden, level.hidden_weight, level.hidden_bias))
         scores = F.linear(hidden.mean(1) if pool else hidden, level.last_weight)
-        if out.shape not in (scores.shape, scores.shape[-1:]):
+        if out.shape != (scores.shape if out.dim() > 1 else scores.shape[-1:]):
             shapes = f"{tuple(scores.shape[-1:])} or {tuple(scores.shape)}"
             raise ValueError(f"bias must have shape {shapes}, got {tuple(out.shape)}")
         out = out + scores
