@@ -59,10 +59,8 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: the file is missing or damaged, has several pictures, or its values are no mask.
     """
-    if is_image(path):
-        values = _read(path)
-    else:
-        values = np.asarray(read_image(path))  # DICOM, or the reason why there is no picture
+    # What is no image is DICOM, or read_image says why it has no picture.
+    values = _read(path) if is_image(path) else np.asarray(read_image(path))
     try:
         return inside(values)
     except InputError as error:

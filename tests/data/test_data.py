@@ -120,12 +120,12 @@ def test_bad_segmentation_data(root: Path, damage: Callable[[Path], object], mes
     [
         (
             "BUSI_0.png,2\n",
-            r"labels.csv, line 1: BUSI_0.png has label 2, expected one of 0 \(benign\), 1 \(malignant\)",
+            r"labels.csv, row 1: BUSI_0.png has label 2, expected one of 0 \(benign\), 1 \(malignant\)",
         ),
-        ("BUSI_0.png,benign\n", "line 1: 'BUSI_0.png,benign' came, expected an image's name and a number"),
+        ("BUSI_0.png,benign\n", "row 1: BUSI_0.png has label 'benign', expected a number from 0 on"),
         ("BUSI_0.png\n", "expected an image's name and a number"),
-        ("BUSI_0.png,-1\n", "expected an image's name and a number"),
-        ("BUSI_0.png,0\nBUSI_0.png,1\n", "line 2: BUSI_0.png has label 1, and 0 before"),
+        ("BUSI_0.png,-1\n", "row 1: BUSI_0.png has label '-1', expected a number from 0 on"),
+        ("BUSI_0.png,0\nBUSI_0.png,1\n", "row 2: BUSI_0.png has label 1, and 0 before"),
         ("BUSI_0.png,0\n", "labels.csv has no label for BUSI_1.png, which is in the train split"),
         ("image,label\n", "labels.csv has no labels"),
     ],

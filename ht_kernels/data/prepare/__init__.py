@@ -12,7 +12,7 @@ import numpy as np
 from ht_kernels.errors import InputError
 
 from ..layout import SPLITS, read_gray
-from ..names import key
+from ..names import key, text_of
 from . import busi, ddti, tn3k
 from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .item import Download, Item, Unusable
@@ -116,7 +116,7 @@ def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]
         try:
             item.mask(item.image, image.size)  # before anything is written
         except Unusable as why:
-            report.left_out[item.image.name] = str(why)
+            report.left_out[text_of(item.image)] = str(why)
             continue
         original = kept.setdefault(pixel_hash(image), item)
         if original is item:

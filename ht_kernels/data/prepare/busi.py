@@ -54,7 +54,7 @@ def read(source: Path) -> Download:
     normal = source / "normal"
     for path in visible(normal) if normal.is_dir() else []:
         if (match := _NAME.fullmatch(text_of(path))) and not match["mask"]:
-            download.left_out[path.name] = "normal tissue, no lesion"
+            download.left_out[text_of(path)] = "normal tissue, no lesion"
     return download
 
 

@@ -37,16 +37,16 @@ def read(source: Path) -> Download:
     and the images of files and outlines that are damaged. An outline that reaches far out of its image is damaged, too.
 
     Raises:
-        InputError: there are no XML files.
+        InputError: there are no XML files, or two files have the same name.
     """
     cases: dict[str, Path] = {}
     images: dict[str, dict[str, Path]] = {}
     for path in visible(source):
         name = Path(text_of(path))
         if name.suffix.lower() == ".xml":
-            cases[name.stem] = path
+            _add(cases, name.stem, path)
         elif name.suffix.lower() in IMAGE_SUFFIXES and (match := _IMAGE.fullmatch(name.stem)):
-            images.setdefault(match["patient"], {})[match["number"]] = path
+            _add(images.setdefault(match["patient"], {}), match["number"], path)
     if not cases:
         raise InputError(f"{source} has no XML files; expected DDTI's 1.xml, 1_1.jpg, 2.xml, ... in one folder")
     download = Download("DDTI", [])
@@ -54,29 +54,34 @@ def read(source: Path) -> Download:
         _read_case(download, patient, path, images.pop(patient, {}))
     for patient, others in images.items():
         for image in others.values():
-            download.left_out[image.name] = f"there is no {patient}.xml"
+            download.left_out[text_of(image)] = f"there is no {patient}.xml"
     return download
+
+
+def _add(files: dict[str, Path], name: str, path: Path) -> None:
+    if files.setdefault(name, path) is not path:
+        raise InputError(f"{path} and {files[name].name} beside it are the same by name; rename or remove one")
 
 
 def _read_case(download: Download, patient: str, path: Path, images: dict[str, Path]) -> None:
     """Add the images of a patient to the download."""
     if not images:
-        download.left_out[path.name] = "there is no image of this patient"
+        download.left_out[text_of(path)] = "there is no image of this patient"
         return
     try:
         outlines = _outlines(path)
     except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         for image in images.values():
-            download.left_out[image.name] = f"{path.name} cannot be read as XML: {reason(error)}"
+            download.left_out[text_of(image)] = f"{path.name} cannot be read as XML: {reason(error)}"
         return
     for number in outlines.keys() - images.keys():
         download.left_out[f"{patient}_{number}.jpg"] = f"it is in {path.name}, and missing"
     for number, image in images.items():
         found = outlines.get(number, [])
         if isinstance(found, str):
-            download.left_out[image.name] = f"the outline in {path.name} is damaged: {found}"
+            download.left_out[text_of(image)] = f"the outline in {path.name} is damaged: {found}"
         elif not found:
-            download.left_out[image.name] = f"no outline in {path.name}"
+            download.left_out[text_of(image)] = f"no outline in {path.name}"
         else:
             name = f"ddti_{Path(text_of(image)).stem}.png"
             download.items.append(Item(name, image, partial(_filled, found), None, group=f"patient {patient}"))
@@ -117,14 +122,13 @@ def _polygons(svg: str) -> list[Polygon]:
 def _filled(polygons: list[Polygon], image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     for point in (point for polygon in polygons for point in polygon):
         if any(not -_OUTSIDE * side <= at <= (1 + _OUTSIDE) * side for at, side in zip(point, size, strict=True)):
-            raise Unusable(
-                f"its outline has a point at {point[0]:g}, {point[1]:g}, outside of {size[0]}x{size[1]} pixels"
-            )
+            x, y = point
+            raise Unusable(f"its outline has a point at {x:g}, {y:g}, far outside of its {size[0]}x{size[1]} pixels")
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
     for polygon in polygons:
         draw.polygon(polygon, fill=1)
     filled = np.array(mask)
     if not filled.any():
-        raise Unusable(f"its outline lies outside of {size[0]}x{size[1]} pixels")
+        raise Unusable(f"its outline lies outside of its {size[0]}x{size[1]} pixels")
     return filled
