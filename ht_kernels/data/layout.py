@@ -95,14 +95,12 @@ def read_labels(path: Path, classes: tuple[str, ...] | None) -> dict[str, int]:
     labels: dict[str, int] = {}
     for number, name, text in read_pairs(path, "label", "a number"):
         written = _LABEL.fullmatch(text)
-        if not written:
-            raise InputError(f"{path}, row {number}: {name} has label {_short(text)!r}, expected a number from 0 on")
-        label = int(written[1])
-        if classes is not None and label >= len(classes):
-            expected = ", ".join(f"{i} ({c})" for i, c in enumerate(classes))
-            raise InputError(f"{path}, row {number}: {name} has label {label}, expected one of {expected}")
-        if label >= MOST_CLASSES:
-            raise InputError(f"{path}, row {number}: {name} has label {label}, expected 0 to {MOST_CLASSES - 1}")
+        label = int(written[1]) if written else MOST_CLASSES
+        if label >= (len(classes) if classes is not None else MOST_CLASSES):
+            expected = f"a whole number from 0 to {MOST_CLASSES - 1}"
+            if classes is not None:
+                expected = "one of " + ", ".join(f"{i} ({c})" for i, c in enumerate(classes))
+            raise InputError(f"{path}, row {number}: {name} has label {_short(text)}, expected {expected}")
         if labels.setdefault(key(name), label) != label:
             raise InputError(f"{path}, row {number}: {name} has label {label}, and {labels[key(name)]} before")
     if not labels:

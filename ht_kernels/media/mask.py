@@ -113,7 +113,7 @@ def _check_levels(gray: NDArray[Any], marked: NDArray[np.bool_], level: float) -
 def _check_colour(values: NDArray[Any], marked: NDArray[np.bool_], level: float) -> None:
     """Raise InputError unless nearly all marked pixels have about the same colour."""
     colour = np.median(values[marked], axis=0)
-    other = np.count_nonzero(marked & (abs(values.astype(np.float64) - colour).max(-1) > level / 2))
+    other = np.count_nonzero(marked & (abs(values.astype(np.float64) - colour).max(-1) >= level / 2))
     if other > _OTHER_COLOUR * marked.size:
         raise InputError(f"has several colours: {other / marked.size:.1%} of its pixels have another than most")
 
@@ -135,8 +135,8 @@ def _read(path: Path) -> NDArray[Any]:
     """The values of an image file's mask: (H, W), or (H, W, 3) where they are colours."""
     try:
         with Image.open(path) as image:
-            pictures = getattr(image, "n_frames", 1)
             values = _values(image)
+            pictures = getattr(image, "n_frames", 1)  # counting first makes Pillow forget a TIFF's orientation
     except Exception as error:  # Pillow raises errors of any kind on a damaged file
         raise InputError(f"{path} cannot be read as an image: {reason(error)}") from error
     if pictures > 1:
