@@ -134,9 +134,10 @@ def _flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
 def _read(path: Path) -> NDArray[Any]:
     """The values of an image file's mask: (H, W), or (H, W, 3) where they are colours."""
     try:
-        with Image.open(path) as image:
+        # By its path, Pillow maps a plain TIFF into memory, and scrambles one that is to be turned by 90 degrees.
+        with path.open("rb") as file, Image.open(file) as image:
+            pictures = getattr(image, "n_frames", 1)
             values = _values(image)
-            pictures = getattr(image, "n_frames", 1)  # counting first makes Pillow forget a TIFF's orientation
     except Exception as error:  # Pillow raises errors of any kind on a damaged file
         raise InputError(f"{path} cannot be read as an image: {reason(error)}") from error
     if pictures > 1:
