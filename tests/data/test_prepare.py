@@ -245,7 +245,7 @@ def b_renamed(path: Path, name: bytes) -> None:
         ("busi", lambda s: save(s / "benign/benign (04).png", picture(4)), r"\(04\).png has no mask"),
         (
             "tn3k",
-            lambda s: save(s / "test-image/0001.png", picture(77)),
+            lambda s: [save(s / "test-image/0001.png", picture(77)), (s / "label4test.csv").unlink()],
             "would both become tn3k_test_0001.png; rename",
         ),
         ("tn3k", lambda s: save(s / "test-mask/0001.jpg", picture(3)), "the mask .*test-mask/0001.jpg has .* values"),
