@@ -261,7 +261,8 @@ def test_separators_other_than_commas(root: Path) -> None:
 def test_captions_by_the_columns_of_the_published_code(root: Path) -> None:
     (root / "contrastive/BUSI").mkdir(parents=True)
     (root / "contrastive/BUSI/train.txt").write_text("BUSI_0.png\n")
-    for content in ('BUSI_0.png,"a mass, large"', 'filename,Caption\nBUSI_0.png,"a mass, large"\n'):
+    row = 'BUSI_0.png,"a mass, large"'
+    for content in (row, f"filename,Caption\n{row}\n", 'Caption,filename\n"a mass, large",BUSI_0.png\n'):
         (root / "contrastive/BUSI/captions.csv").write_text(content)
         assert CaptionDataset(root, "BUSI", "train", lambda picture: torch.zeros(1)).captions == [("a mass, large",)]
 
