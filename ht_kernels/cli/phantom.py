@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kind", metavar="KIND", help="hypoechoic, hyperechoic, cystic, shadowing or none (default: any lesion)"
     )
     parser.add_argument("--sector", action="store_true", help="make sector scans instead of linear ones")
+    parser.add_argument(
+        "--header",
+        action="store_true",
+        help="begin labels.csv with a header line, which the published code cannot read",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,18 +52,23 @@ def run(args: argparse.Namespace) -> int:
     for i in range(args.count):
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
+    empty: list[str] = []
     with output_folder(args.output) as folder:
         if args.clip:
             _write_clips(folder, phantoms, args.clip)
             what = "clips and their masks"
         else:
-            _write_images(folder, phantoms, args.seed)
+            empty = _write_images(folder, phantoms, args.seed, args.header)
             what = "images, masks, labels, captions and splits"
     print(f"wrote {args.count} {what} to {args.output}")
+    if empty:
+        print(f"no image is left for the splits {', '.join(empty)}: make 3 or more to train on them")
     return 0
 
 
-def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int) -> None:
+def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool) -> list[str]:
+    """Write a data set; returns the splits that got no image."""
+    from ht_kernels.data.layout import SPLITS
     from ht_kernels.data.phantom import caption, simulate
     from ht_kernels.data.prepare.splits import split_groups
     from ht_kernels.data.prepare.write import write_checksums, write_image, write_splits
@@ -71,8 +81,9 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int) 
         write_image(folder, name, sample.image, sample.mask)
         labels[name], captions[name] = sample.label, caption(sample)
     splits = split_groups(range(len(labels)), [None] * len(labels), seed)
-    write_splits(folder, "PHANTOM", dict(zip(labels, splits, strict=True)), labels, captions)
+    write_splits(folder, "PHANTOM", dict(zip(labels, splits, strict=True)), labels, captions, header)
     write_checksums(folder, "PHANTOM", list(labels))
+    return [split for split in SPLITS if split not in splits]
 
 
 def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int) -> None:

@@ -21,12 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that gets the layout; other data sets in it stay",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default: %(default)s)")
+    parser.add_argument(
+        "--header",
+        action="store_true",
+        help="begin labels.csv with a header line, which the published code cannot read",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.data.prepare import prepare
 
-    report = prepare(args.dataset, args.source, args.output, args.seed)
+    report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
     print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])

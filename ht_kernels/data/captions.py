@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,8 @@ from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import image_path, read_rgb, read_text, split_names
+from .layout import image_path, read_pairs, read_rgb, split_names
+from .names import find, key
 
 
 class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
@@ -40,34 +39,29 @@ class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
         path = self.root / "contrastive" / name / "captions.csv"
         captions = read_captions(path)
         for image in self.names:
-            if image not in captions:
+            if key(image) not in captions:
                 raise InputError(f"{path} has no caption for {image}, which is in the {split} split")
-        self.captions = [captions[image] for image in self.names]
+        self.captions = [captions[key(image)] for image in self.names]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
-        image = read_rgb(image_path(self.root, self.names[index]))
+        image = read_rgb(find(image_path(self.root, self.names[index])))
         return self.preprocess(image), self.captions[index]
 
 
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Captions by image from a CSV file of image,caption, a line for each; commas in a caption need quotes around it.
+    """Captions from a CSV file of image,caption, by the :func:`ht_kernels.data.names.key` of the image's name.
+
+    An image has a row for each of its captions. Commas in a caption need quotes around it.
 
     Raises:
         InputError: a row is no such pair, or a caption is empty.
     """
     captions: dict[str, dict[str, None]] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
-        if not row or (number == 1 and row[-1].strip() == "caption"):
-            continue
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise InputError(
-                f"{path}, row {number}: {','.join(row)!r} came, expected an image's name and a caption, with quotes "
-                "around a caption that has commas"
-            )
-        captions.setdefault(row[0].strip(), {})[" ".join(row[1].split())] = None
+    for _, name, caption in read_pairs(path, "caption", "a caption (in quotes if it has commas)"):
+        captions.setdefault(key(name), {})[" ".join(caption.split())] = None
     if not captions:
         raise InputError(f"{path} has no captions; expected lines of an image's name, a comma and a caption")
     return {image: tuple(found) for image, found in captions.items()}

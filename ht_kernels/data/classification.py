@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from ht_kernels.errors import InputError
 
 from .layout import image_path, read_gray, read_labels, read_rgb, split_names, to_input
+from .names import find, key
 from .phantom.config import LABELS
 
 CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": LABELS}
@@ -27,7 +28,7 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         split: train, val or test.
         image_size: S.
         classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`. Where no names are known any label
-            is accepted.
+            below :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
         preprocess: makes a tensor of an RGB image, such as :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive
             model; by default the published preprocessing, in gray.
 
@@ -57,17 +58,17 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         known = tuple(classes) if classes is not None else CLASSES.get(name)
         labels = read_labels(path, known)
         for image in self.names:
-            if image not in labels:
+            if key(image) not in labels:
                 raise InputError(f"{path} has no label for {image}, which is in the {split} split")
         self.named = known is not None
-        self.labels = [labels[image] for image in self.names]
+        self.labels = [labels[key(image)] for image in self.names]
         self.classes = known or tuple(str(i) for i in range(max(labels.values()) + 1))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = image_path(self.root, self.names[index]), self.labels[index]
+        path, label = find(image_path(self.root, self.names[index])), self.labels[index]
         if self.preprocess is not None:
             return self.preprocess(read_rgb(path)), label
         return to_input(read_gray(path), self.image_size), label

@@ -2,15 +2,19 @@
 
 all/images/NAME.png  all/masks/NAME.png          the mask of an image has its name
 segmentation/DATASET/train.txt val.txt test.txt  names of images, one a line
-classification/DATASET/labels.csv                image,label with a header or without; labels count from 0
+classification/DATASET/labels.csv                image,label; labels count from 0
 classification/DATASET/train.txt val.txt test.txt
-contrastive/DATASET/captions.csv                 image,caption with a header or without; an image may have several
+contrastive/DATASET/captions.csv                 image,caption; an image may have several
 contrastive/DATASET/train.txt val.txt test.txt
+
+The tables are read with a header line and without. The text files are UTF-8, with line ends of any system.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, reason
+from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import read_image
 from ht_kernels.media.preprocess import preprocess
+
+from .names import is_hidden, key, on_disk, visible
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
@@ -28,28 +35,37 @@ DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 SPLITS = ("train", "val", "test")
 TASKS = ("segmentation", "classification", "contrastive")
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+"""Endings of the images in downloads, in lower case."""
+
+MOST_CLASSES = 1000
+"""Labels are below this number."""
+
+_LABEL = re.compile(r"0*(\d{1,9})(\.0*)?", re.ASCII)
+
 
 def image_path(root: Path, name: str) -> Path:
     """Where an image lies."""
-    return root / "all" / "images" / name
+    return root / "all" / "images" / on_disk(name)
 
 
 def mask_path(root: Path, name: str) -> Path:
     """Where the mask of an image lies."""
-    return root / "all" / "masks" / name
+    return root / "all" / "masks" / on_disk(name)
 
 
 def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
     """Names of the images in a split.
 
     Raises:
-        InputError: there is no such folder, data set or split, or the split is empty or names an image twice.
+        InputError: there is no such folder, data set or split, or the split is empty, or it names an image twice, a
+            hidden file or a folder.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")
     folder = root / task / dataset
     if not folder.is_dir():
-        found = sorted(p.name for p in (root / task).glob("*") if p.is_dir())
+        found = [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
         there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
         raise InputError(f"there is no folder {folder}: {there}")
     path = folder / f"{split}.txt"
@@ -58,39 +74,72 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
         raise InputError(f"{path} names no images: the {split} split is empty")
     seen: set[str] = set()
     for name in names:
-        if name in seen:
+        if key(name) in seen:
             raise InputError(f"{path} names {name} twice; expected each image once")
-        if Path(name).name != name:
+        if "/" in name or "\\" in name or name == "..":
             raise InputError(f"{path} names {name}, expected the name of a file in all/images without folders")
-        seen.add(name)
+        if is_hidden(name):
+            raise InputError(f"{path} names {name}, a hidden file that is no image; take its line out")
+        seen.add(key(name))
     return names
 
 
 def read_labels(path: Path, classes: tuple[str, ...] | None) -> dict[str, int]:
-    """Labels by image from a CSV file of image,label.
+    """Labels from a CSV file of image,label, by the :func:`ht_kernels.data.names.key` of the image's name.
+
+    A label is a whole number from 0 up to :data:`MOST_CLASSES`, and may be written as 1.0.
 
     Raises:
         InputError: a row is no such pair, a label is not a class, or an image has two labels.
     """
     labels: dict[str, int] = {}
-    for number, row in enumerate(csv.reader(read_text(path).splitlines()), 1):
-        if not row or (number == 1 and row[-1].strip() == "label"):
-            continue
-        if len(row) != 2 or not row[1].strip().isdecimal():
-            raise InputError(f"{path}, line {number}: {','.join(row)!r} came, expected an image's name and a number")
-        name, label = row[0].strip(), int(row[1])
-        if classes is not None and label >= len(classes):
-            expected = ", ".join(f"{i} ({c})" for i, c in enumerate(classes))
-            raise InputError(f"{path}, line {number}: {name} has label {label}, expected one of {expected}")
-        if labels.setdefault(name, label) != label:
-            raise InputError(f"{path}, line {number}: {name} has label {label}, and {labels[name]} before")
+    for number, name, text in read_pairs(path, "label", "a number"):
+        written = _LABEL.fullmatch(text)
+        label = int(written[1]) if written else MOST_CLASSES
+        if label >= (len(classes) if classes is not None else MOST_CLASSES):
+            expected = f"a whole number from 0 to {MOST_CLASSES - 1}"
+            if classes is not None:
+                expected = "one of " + ", ".join(f"{i} ({c})" for i, c in enumerate(classes))
+            raise InputError(f"{path}, row {number}: {name} has label {_short(text)}, expected {expected}")
+        if labels.setdefault(key(name), label) != label:
+            raise InputError(f"{path}, row {number}: {name} has label {label}, and {labels[key(name)]} before")
     if not labels:
         raise InputError(f"{path} has no labels; expected lines of an image's name, a comma and a number")
     return labels
 
 
+def read_pairs(path: Path, column: str, what: str) -> list[tuple[int, str, str]]:
+    """The rows of a CSV file of names and values, as (number of the row, name, value) without spaces around them.
+
+    The file has two columns, or a header line that names a column ``column`` and one of ``image`` or ``filename``.
+    Empty rows are left out. ``what`` says what the values are, as in "a number".
+
+    Raises:
+        InputError: the file is missing or no table, or a row has an empty cell or another number of cells.
+    """
+    try:
+        table = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path} is no CSV file: {reason(error)}") from error
+    rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(table, 1) if any(map(str.strip, row))]
+    at, width = (0, 1), 2
+    if rows and column in (header := [cell.lower() for cell in rows[0][1]]):
+        names = [header.index(name) for name in ("image", "filename") if name in header]
+        at, width = (names[0] if names else 0, header.index(column)), len(header)
+        rows = rows[1:]
+    pairs = []
+    for number, row in rows:
+        if len(row) != width or not all(row[i] for i in at):
+            raise InputError(
+                f"{path}, row {number}: {_short(','.join(row))!r} came, expected an image's name and {what} with a "
+                "comma between them"
+            )
+        pairs.append((number, row[at[0]], row[at[1]]))
+    return pairs
+
+
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """The text of a file in UTF-8.
 
     Raises:
         InputError: it is missing or cannot be read.
@@ -99,8 +148,10 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text: {reason(error)}; save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def read_gray(path: Path) -> Image.Image:
@@ -121,21 +172,20 @@ def read_rgb(path: Path) -> Image.Image:
     return read_image(path).convert("RGB")
 
 
-def read_mask(path: Path, image: Path, size: tuple[int, int], above: int = 0) -> NDArray[np.uint8]:
-    """The mask of an image whose (width, height) is ``size``, as (height, width) uint8.
-
-    It is 1 where the file's gray value is larger than ``above``, and 0 elsewhere.
+def read_mask_of(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The mask of an image whose (width, height) is ``size``, as (height, width) uint8, 0 or 1.
 
     Raises:
-        InputError: the mask is missing, damaged, or of another size.
+        InputError: the mask is missing, damaged, of another size, or its values are no mask; see
+            :mod:`ht_kernels.media.mask`.
     """
     if not path.is_file():
         raise InputError(f"the mask {path} of {image} is missing")
-    mask = read_gray(path)
-    if mask.size != size:
-        came, expected = "x".join(map(str, mask.size)), "x".join(map(str, size))
+    mask = read_mask(path)
+    came, expected = (f"{width}x{height}" for height, width in (mask.shape, size[::-1]))
+    if came != expected:
         raise InputError(f"the mask {path} is {came} pixels, but its image {image} is {expected}; expected the same")
-    return (np.asarray(mask) > above).astype(np.uint8)
+    return mask
 
 
 def to_input(image: Image.Image, size: int) -> Tensor:
@@ -146,3 +196,7 @@ def to_input(image: Image.Image, size: int) -> Tensor:
     """
     pixels = preprocess(np.asarray(image), (size, size))[0]
     return pixels.float().div_(255).expand(3, -1, -1).contiguous()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

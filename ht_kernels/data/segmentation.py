@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .layout import image_path, mask_path, read_gray, read_mask, split_names, to_input
+from .layout import image_path, mask_path, read_gray, read_mask_of, split_names, to_input
+from .names import find
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -27,7 +28,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Raises:
         InputError: the split is missing or empty. Reading an item raises it where the image or its mask is missing or
-            damaged, or their sizes differ. The message names the file.
+            damaged, their sizes differ, or the mask has other values than two. The message names the file.
     """
 
     def __init__(self, root: str | Path, name: str, split: str, image_size: int = 224) -> None:
@@ -39,8 +40,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         name, size = self.names[index], (self.image_size, self.image_size)
-        path = image_path(self.root, name)
+        path = find(image_path(self.root, name))
         image = read_gray(path)
-        mask = Image.fromarray(read_mask(mask_path(self.root, name), path, image.size))
+        mask = Image.fromarray(read_mask_of(find(mask_path(self.root, name)), path, image.size))
         resized = np.array(mask.resize(size, Image.Resampling.NEAREST), dtype=np.int64)
         return to_input(image, self.image_size), torch.from_numpy(resized)

@@ -335,6 +335,21 @@ def test_command_writes_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture
         assert image.size == (64, 64) and image.mode == "L"
 
 
+def test_command_writes_tables_as_the_published_code_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, first in (([], "phantom_cystic_00000.png,3"), (["--header"], "image,label")):
+        output = tmp_path / f"out{len(options)}"
+        command = ["phantom", "--count", "1", "--size", "64", "--kind", "cystic", "--output", str(output), *options]
+        assert main(command) == 0
+        assert "no image is left for the splits val, test: make 3 or more" in capsys.readouterr().out
+        assert (output / "classification/PHANTOM/labels.csv").read_text().splitlines()[0] == first
+        captions = (output / "contrastive/PHANTOM/captions.csv").read_text().splitlines()
+        assert captions[0] == "filename,Caption" and captions[1].startswith("phantom_cystic_00000.png,a cystic lesion")
+    assert main(["phantom", "--count", "3", "--size", "64", "--output", str(tmp_path / "three")]) == 0
+    assert "no image" not in capsys.readouterr().out
+
+
 def test_command_writes_clips(tmp_path: Path) -> None:
     command = ["phantom", "--clip", "4", "--kind", "cystic", "--size", "64", "--output", str(tmp_path / "out")]
     assert main(command) == 0

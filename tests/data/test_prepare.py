@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import ROOT
 from helpers.layout import disc, picture, save
 from ht_kernels.cli import main
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
@@ -132,10 +137,8 @@ def test_tn3k_without_folds_and_labels(tmp_path: Path) -> None:
 def test_ddti(tmp_path: Path) -> None:
     report = prepare("ddti", make_ddti(tmp_path / "in"), tmp_path / "out")
     assert sum(report.splits.values()) == 12
-    assert report.left_out == {
-        "3_1.jpg": "the outline in 3.xml is damaged",
-        "4_1.jpg": "no outline in 4.xml",
-    }
+    assert report.left_out["4_1.jpg"] == "no outline in 4.xml" and len(report.left_out) == 2
+    assert report.left_out["3_1.jpg"].startswith("the outline in 3.xml is damaged: ")
     for patient in ("1", "2"):
         (split,) = {s for s, found in names(tmp_path / "out", "DDTI").items() for n in found if f"ddti_{patient}_" in n}
         assert len([n for n in names(tmp_path / "out", "DDTI")[split] if f"ddti_{patient}_" in n]) == 2
@@ -202,6 +205,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "busi_malignant_001.png ~ busi_malignant_002.png" in said and "normal (1).png: normal tissue" in said
 
 
+def b_renamed(path: Path, name: bytes) -> None:
+    path.rename(path.with_name(os.fsdecode(name)))
+
+
 @pytest.mark.parametrize(
     ("dataset", "damage", "message"),
     [
@@ -224,7 +231,32 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("tn3k", lambda s: (s / "label4test.csv").write_text("0000.jpg,0"), "label4test.csv has no label for 0001.jpg"),
         ("tn3k", lambda s: (s / "label4test.csv").write_text("0000.jpg,7"), "label 7, expected one of"),
-        ("ddti", lambda s: (s / "5.xml").write_text("<case>"), "5.xml cannot be read as XML"),
+        ("ddti", lambda s: (s / "5.XML").write_text("<case>"), "5.xml and 5.XML beside it are the same by name"),
+        (
+            "ddti",
+            lambda s: [p.write_text("<case>") for p in s.glob("*.xml")],
+            "has no image that can be used; the first: 1",
+        ),
+        (
+            "ddti",
+            lambda s: [p.unlink() for p in s.glob("*.jpg")],
+            "no image that can be used; the first: 1.xml: there is no im",
+        ),
+        ("busi", lambda s: save(s / "benign/benign (04).png", picture(4)), r"\(04\).png has no mask"),
+        (
+            "tn3k",
+            lambda s: [save(s / "test-image/0001.png", picture(77)), (s / "label4test.csv").unlink()],
+            "would both become tn3k_test_0001.png; rename",
+        ),
+        ("tn3k", lambda s: save(s / "test-mask/0001.jpg", picture(3)), "the mask .*test-mask/0001.jpg has .* values"),
+        ("tn3k", lambda s: (s / "label4test.csv").write_text("0000.jpg,-1"), "has label -1, expected one of"),
+        ("tn3k", lambda s: (s / "tn3k-trainval-fold0.json").write_text("[" * 99999), "fold0.json is no fold of TN3K"),
+        ("tn3k", lambda s: [p.unlink() for p in (s / "test-image").iterdir()], "test-image has no images"),
+        (
+            "tn3k",
+            lambda s: b_renamed(s / "test-image/0001.jpg", b"\xf3.jpg"),
+            r"the file .xf3.jpg in .* is not UTF-8; rename",
+        ),
         ("ddti", lambda s: [p.unlink() for p in s.glob("*.xml")], "has no XML files"),
     ],
 )
@@ -239,7 +271,7 @@ def test_bad_downloads(
     with pytest.raises(InputError, match=message) as caught:
         prepare(dataset, source, tmp_path / "out")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out/segmentation").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,3 +290,153 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         save(few / kind / f"{kind} (1)_mask.png", disc(0) * WHITE)
     with pytest.raises(InputError, match="leave the val split empty"):
         prepare("busi", few, tmp_path / "out")
+
+
+def litter(folder: Path) -> None:
+    """What macOS and Windows leave beside each file."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+        for name in (".DS_Store", "Thumbs.db", ".hidden.png", "desktop.ini"):
+            path.with_name(name).write_bytes(b"\0")
+
+
+def upper(folder: Path) -> None:
+    for path in [path for path in folder.rglob("*") if path.suffix in (".jpg", ".png", ".xml")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+
+
+def decompose(folder: Path, kind: str) -> None:
+    """An accent in the name of each file: decomposed in images, composed elsewhere."""
+    for path in [path for path in folder.rglob("*") if path.suffix == ".jpg"]:
+        form = "NFD" if kind in path.parent.name else "NFC"
+        path.rename(path.with_name(unicodedata.normalize(form, f"ó{path.name}")))
+
+
+@pytest.mark.parametrize("dataset", MAKE)
+@pytest.mark.parametrize("change", [litter, upper])
+def test_folders_of_other_systems(dataset: str, change: Callable[[Path], None], tmp_path: Path) -> None:
+    source = MAKE[dataset](tmp_path / "in")
+    expected = prepare(dataset, source, tmp_path / "expected")
+    change(source)
+    found = prepare(dataset, source, tmp_path / "found")
+    litter(tmp_path / "found/segmentation")
+    assert found.splits == expected.splits and len(found.left_out) == len(expected.left_out)
+    assert found.checksums.read_bytes() == expected.checksums.read_bytes()
+
+
+def test_accents_in_names(tmp_path: Path) -> None:
+    source = make_tn3k(tmp_path / "in", fold=False)
+    decompose(source, "image")
+    for file in source.glob("*.csv"):
+        rows = file.read_text().splitlines()
+        file.write_text("".join(f"ó{row}\n" for row in rows), encoding="utf-8")
+    report = prepare("tn3k", source, tmp_path / "out")
+    assert sum(report.splits.values()) == 18
+    test = (tmp_path / "out/segmentation/TN3K/test.txt").read_text(encoding="utf-8")
+    assert test == "".join(f"tn3k_test_ó{i:04}.png\n" for i in range(4))
+    assert ClassificationDataset(tmp_path / "out", "TN3K", "test").labels == [0, 1, 0, 1]
+
+
+PROGRAM = """
+import sys
+from ht_kernels.data import SegmentationDataset
+from ht_kernels.data.prepare import prepare
+assert sys.getfilesystemencoding() == "ascii"
+prepare("tn3k", sys.argv[1], sys.argv[2])
+print([tuple(SegmentationDataset(sys.argv[2], "TN3K", "test", 32)[0][0].shape)])
+"""
+
+
+def test_ascii_locale(tmp_path: Path) -> None:
+    """Names and text files are UTF-8 even where the locale knows no such letters."""
+    source = make_tn3k(tmp_path / "in", fold=False)
+    decompose(source, "mask")
+    for file in source.glob("*.csv"):
+        file.unlink()
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PROGRAM, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[(3, 32, 32)]\n"
+    expected = prepare("tn3k", source, tmp_path / "expected")
+    assert (tmp_path / "out/TN3K.sha256").read_bytes() == expected.checksums.read_bytes()
+    assert "ó" in expected.checksums.read_text(encoding="utf-8")
+
+
+def test_tables_are_as_the_published_code_reads_them(tmp_path: Path) -> None:
+    source = make_tn3k(tmp_path / "in")
+    for header, first in ((False, "tn3k_trainval_0000.png,0"), (True, "image,label")):
+        prepare("tn3k", source, tmp_path / "out", header=header)
+        lines = (tmp_path / "out/classification/TN3K/labels.csv").read_text().splitlines()
+        assert first in lines and ("image,label" in lines) == header
+        assert ClassificationDataset(tmp_path / "out", "TN3K", "test").labels == [0, 1, 0, 1]
+    command = ["prepare", str(source), "--dataset", "tn3k", "--output", str(tmp_path / "command"), "--header"]
+    assert main(command) == 0
+    assert (tmp_path / "command/classification/TN3K/labels.csv").read_text().startswith("image,label\n")
+
+
+def outline(*points: tuple[object, object]) -> str:
+    text = ", ".join(f'{{"x": {x}, "y": {y}}}' for x, y in points)
+    return f'<case><mark><image>1</image><svg>[{{"points": [{text}]}}]</svg></mark></case>'
+
+
+BOMB = "<!DOCTYPE case [<!ENTITY a 'aaaaaaaaaa'>" + "".join(
+    f"<!ENTITY {name} '{f'&{before};' * 10}'>" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("<case>", "5.xml cannot be read as XML: no element found"),
+        ("", "5.xml cannot be read as XML: no element found"),
+        ("<case \0>", "5.xml cannot be read as XML: not well-formed"),
+        (f"{BOMB}]><case><number>&i;</number></case>", "5.xml cannot be read as XML: it declares a document type"),
+        ("<case/>", "no outline in 5.xml"),
+        (outline((10, 10), (20, 10), (20, "NaN")), "the outline in 5.xml is damaged: it has a point at 20, nan"),
+        (outline((10, 10), (20, 10), ("-Infinity", 20)), "the outline in 5.xml is damaged: it has a point at -inf, 20"),
+        (outline((10, 10), (20, 10), ("1" * 400, 20)), "the outline in 5.xml is damaged: int too large"),
+        (outline((10, 10), (20, 10), ("null", 20)), "the outline in 5.xml is damaged: "),
+        (
+            outline((10, 10), (20, 10), (1e9, 20)),
+            "its outline has a point at 1e+09, 20, far outside of its 52x40 pixels",
+        ),
+        (outline((10, 10), (20, 10), (20, -5)), "its outline has a point at 20, -5, far outside"),
+        (outline((10, 10), (20, 10)), "no outline in 5.xml"),
+        (f"<case><mark><image>1</image><svg>{'[' * 99999}</svg></mark></case>", "the outline in 5.xml is damaged: "),
+    ],
+)
+def test_a_damaged_case_of_ddti_is_left_out(content: str, why: str, tmp_path: Path) -> None:
+    source = make_ddti(tmp_path / "in")
+    (source / "5.xml").write_text(content)
+    report = prepare("ddti", source, tmp_path / "out")
+    assert sum(report.splits.values()) == 11
+    assert report.left_out["5_1.jpg"].startswith(why) and "\n" not in report.left_out["5_1.jpg"]
+
+
+def test_an_outline_may_touch_the_border(tmp_path: Path) -> None:
+    source = make_ddti(tmp_path / "in")
+    (source / "5.xml").write_text(outline((-2, 10), (54, 10), (20, 42)))
+    report = prepare("ddti", source, tmp_path / "out")
+    assert sum(report.splits.values()) == 12 and read(tmp_path / "out/all/masks/ddti_5_1.png")[10].all()
+
+
+def test_cases_of_ddti_that_lack_a_part(tmp_path: Path) -> None:
+    source = make_ddti(tmp_path / "in")
+    (source / "5.xml").unlink()
+    (source / "6_1.jpg").unlink()
+    (source / "2_2.jpg").unlink()
+    report = prepare("ddti", source, tmp_path / "out")
+    assert report.left_out["5_1.jpg"] == "there is no 5.xml"
+    assert report.left_out["6.xml"] == "there is no image of this patient"
+    assert report.left_out["2_2.jpg"] == "it is in 2.xml, and missing"
+    assert sum(report.splits.values()) == 9
+
+
+def test_images_of_16_bits(tmp_path: Path) -> None:
+    source = make_busi(tmp_path / "in")
+    for kind in ("benign/benign (7)", "malignant/malignant (7)"):
+        gray = picture(7 if "benign" in kind else 107)
+        save(source / f"{kind}.png", gray.astype(np.uint16) * 257)
+    prepare("busi", source, tmp_path / "out")
+    assert np.array_equal(read(tmp_path / "out/all/images/busi_benign_007.png"), picture(7))

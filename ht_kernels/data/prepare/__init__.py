@@ -12,9 +12,10 @@ import numpy as np
 from ht_kernels.errors import InputError
 
 from ..layout import SPLITS, read_gray
+from ..names import key, text_of
 from . import busi, ddti, tn3k
 from .duplicates import difference_hash, near_duplicates, pixel_hash
-from .item import Download, Item
+from .item import Download, Item, Unusable
 from .splits import Groups, split_groups
 from .write import write_checksums, write_image, write_splits
 
@@ -44,7 +45,7 @@ class Report:
     checksums: Path = Path()
 
 
-def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0) -> Report:
+def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0, header: bool = False) -> Report:
     """Turn a download into the published layout.
 
     Other data sets in the output folder stay. Images and masks become gray PNG files of their own size.
@@ -54,9 +55,11 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0)
         source: the unpacked download.
         output: the folder that gets ``all``, ``segmentation`` and, where there are labels, ``classification``.
         seed: of the splits that the download does not prescribe.
+        header: begin ``labels.csv`` with the line ``image,label``, which the published code cannot read.
 
     Raises:
-        InputError: the download is not what was expected, a file is damaged, or the output is no folder.
+        InputError: the download is not what was expected, a file is damaged, nothing is left for a split, or the
+            output is no folder. Nothing is written then.
     """
     source, output = Path(source), Path(output)
     if dataset not in READERS:
@@ -67,7 +70,10 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0)
         raise InputError(f"the output {output} is not a folder that can be written")
     download = READERS[dataset](source)
     report = Report(download.dataset, {}, left_out=download.left_out)
+    _check_names(download)
     items, groups = _grouped(download, report)
+    if not items:
+        raise InputError(f"{source} has no image that can be used{_first(download.left_out)}")
     splits = _splits(items, groups, seed, report)
     report.splits = {split: Counter(splits.values())[split] for split in SPLITS}
     for split, count in report.splits.items():
@@ -80,18 +86,38 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0)
             image = read_gray(item.image)
             write_image(output, item.name, np.array(image), item.mask(item.image, image.size))
     labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
-    write_splits(output, download.dataset, splits, labels)
+    write_splits(output, download.dataset, splits, labels, header=header)
     report.checksums = write_checksums(output, download.dataset, list(splits))
     return report
 
 
+def _check_names(download: Download) -> None:
+    seen: dict[str, Path] = {}
+    for item in download.items:
+        other = seen.setdefault(key(item.name), item.image)
+        if other is not item.image:
+            raise InputError(f"{other} and {item.image} would both become {item.name}; rename or remove one")
+
+
+def _first(left_out: dict[str, str]) -> str:
+    return "; the first: {}: {}".format(*next(iter(left_out.items()))) if left_out else ""
+
+
 def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:
-    """Items without exact duplicates, and the group of each, which joins a patient's images and near duplicates."""
+    """The items that can be used, without exact duplicates, and the group of each.
+
+    A group joins a patient's images and near duplicates.
+    """
     kept: dict[str, Item] = {}
     hashes = []
     # Of images with the same pixels the first is kept, and those of the download's own test split come first.
     for item in sorted(download.items, key=lambda item: item.split != "test"):
         image = read_gray(item.image)
+        try:
+            item.mask(item.image, image.size)  # before anything is written
+        except Unusable as why:
+            report.left_out[text_of(item.image)] = str(why)
+            continue
         original = kept.setdefault(pixel_hash(image), item)
         if original is item:
             hashes.append(difference_hash(image))
@@ -103,7 +129,7 @@ def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]
     first: dict[str, int] = {}
     for i, item in enumerate(items):
         groups.join(i, first.setdefault(item.group, i))
-    for i, j in near_duplicates(hashes):
+    for i, j in near_duplicates(hashes) if hashes else []:
         groups.join(i, j)
         report.near.append((items[i].name, items[j].name))
     return items, [groups.find(i) for i in range(len(items))]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ht_kernels.errors import InputError
 
 from ..classification import CLASSES
-from ..layout import read_mask
+from ..layout import read_mask_of
+from ..names import text_of, visible
 from .item import Download, Item
 
 _NAME = re.compile(r"(?P<stem>\w+ \((?P<number>\d+)\))(?P<mask>_mask(_\d+)?)?\.png", re.IGNORECASE)
@@ -34,30 +35,31 @@ def read(source: Path) -> Download:
         folder = source / kind
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; expected BUSI's folders benign, malignant and normal")
-        images: dict[str, int] = {}
+        images: dict[Path, int] = {}
         masks: dict[str, list[Path]] = {}
-        for path in sorted(folder.iterdir()):
-            if match := _NAME.fullmatch(path.name):
+        for path in visible(folder):
+            if match := _NAME.fullmatch(text_of(path)):
                 if match["mask"]:
                     masks.setdefault(match["stem"], []).append(path)
                 else:
-                    images[path.name] = int(match["number"])
+                    images[path] = int(match["number"])
         if not images:
             raise InputError(f"{folder} has no images; expected files such as '{kind} (1).png'")
-        for name, number in sorted(images.items(), key=lambda pair: pair[1]):
-            path = folder / name
-            if path.stem not in masks:
-                raise InputError(f"{path} has no mask; expected {path.stem}_mask.png beside it")
+        for path, number in sorted(images.items(), key=lambda pair: pair[1]):
+            stem = Path(text_of(path)).stem
+            if stem not in masks:
+                raise InputError(f"{path} has no mask; expected {stem}_mask.png beside it")
             new = f"busi_{kind}_{number:03}.png"
-            download.items.append(Item(new, path, partial(_merged, masks[path.stem]), label, group=new))
-    for path in sorted((source / "normal").glob("*.png")):
-        if "_mask" not in path.name:
-            download.left_out[path.name] = "normal tissue, no lesion"
+            download.items.append(Item(new, path, partial(_merged, masks[stem]), label, group=new))
+    normal = source / "normal"
+    for path in visible(normal) if normal.is_dir() else []:
+        if (match := _NAME.fullmatch(text_of(path))) and not match["mask"]:
+            download.left_out[text_of(path)] = "normal tissue, no lesion"
     return download
 
 
 def _merged(masks: list[Path], image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     merged = np.zeros(size[::-1], np.uint8)
     for mask in masks:
-        merged |= read_mask(mask, image, size)
+        merged |= read_mask_of(mask, image, size)
     return merged

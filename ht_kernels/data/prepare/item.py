@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = Callable[[Path, tuple[int, int]], NDArray[np.uint8]]
-"""From the image's path and (width, height) to its mask, (height, width) uint8, 0 or 1."""
+"""From the image's path and (width, height) to its mask, (height, width) uint8, 0 or 1; may raise Unusable."""
+
+
+class Unusable(Exception):
+    """The image cannot be used, and is left out and reported; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Item:
     """One image.
 
     Attributes:
-        name: of the file in the layout.
+        name: of the file in the layout, as text; see :mod:`ht_kernels.data.names`.
         image: where it lies in the download.
         mask: reads or draws its mask.
         label: 0, 1, ... or None where the download has none.

@@ -6,14 +6,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, reason
 
-from ..layout import read_labels, read_mask, read_text
+from ..layout import IMAGE_SUFFIXES, read_labels, read_mask_of, read_text
+from ..names import find, key, text_of, visible
 from .item import Download, Item
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-_BLACK = 127
-"""Gray value up to which a mask is black. Masks are stored as JPEG, which leaves grays along their edges."""
 
 
 def read(source: Path) -> Download:
@@ -37,22 +34,25 @@ def read(source: Path) -> Download:
                 raise InputError(
                     f"there is no folder {folder}; expected TN3K's trainval-image, trainval-mask, test-image, test-mask"
                 )
-        files = sorted(p for p in images.iterdir() if p.suffix.lower() in _SUFFIXES)
+        files = [path for path in visible(images) if path.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise InputError(f"{images} has no images")
         labels = read_labels(label_file, download.classes) if labelled else {}
         for path in files:
-            if labelled and path.name not in labels:
-                raise InputError(f"{label_file} has no label for {path.name}")
+            called = text_of(path)
+            stem = Path(called).stem
+            if labelled and key(called) not in labels:
+                raise InputError(f"{label_file} has no label for {called}")
             split = "test"
             if part == "trainval" and splits:
-                if not path.stem.isdecimal() or int(path.stem) not in splits:
-                    raise InputError(f"{fold} does not name {path.name}, which is in {images}")
-                split = splits[int(path.stem)]
-            name = f"tn3k_{part}_{path.stem}.png"
+                number = int(stem) if stem.isdecimal() else None
+                if number not in splits:
+                    raise InputError(f"{fold} does not name {called}, which is in {images}")
+                split = splits[number]
+            name = f"tn3k_{part}_{stem}.png"
             prescribed = None if part == "trainval" and not splits else split
-            mask = partial(read_mask, masks / path.name, above=_BLACK)
-            download.items.append(Item(name, path, mask, labels.get(path.name), group=name, split=prescribed))
+            mask = partial(read_mask_of, find(masks / path.name))
+            download.items.append(Item(name, path, mask, labels.get(key(called)), group=name, split=prescribed))
     return download
 
 
@@ -61,7 +61,7 @@ def _fold(path: Path) -> dict[int, str]:
     try:
         fold = json.loads(read_text(path))
         return {int(number): split for split in ("train", "val") for number in fold[split]}
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
-            f'{path} is no fold of TN3K ({error}); expected {{"train": [0, ...], "val": [...]}}'
+            f'{path} is no fold of TN3K ({reason(error)}); expected {{"train": [0, ...], "val": [...]}}'
         ) from error

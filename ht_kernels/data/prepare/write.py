@@ -1,8 +1,11 @@
-"""Writing the published layout."""
+"""Writing the published layout. Text is UTF-8 with the line ends of Linux on every system."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..layout import SPLITS, TASKS, image_path, mask_path
+from ..names import visible
 
 
 def write_image(root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
@@ -26,10 +30,12 @@ def write_splits(
     splits: Mapping[str, str],
     labels: Mapping[str, int],
     captions: Mapping[str, str] | None = None,
+    header: bool = False,
 ) -> None:
     """Write the lists of names, and the labels and captions where there are any.
 
-    They are to be written after the images: a data set is there when its lists are.
+    They are to be written after the images: a data set is there when its lists are. The tables are as the published
+    code reads them: ``labels.csv`` without a header line, captions by the columns ``filename`` and ``Caption``.
 
     Args:
         root: the folder with ``all``.
@@ -37,32 +43,41 @@ def write_splits(
         splits: split by name.
         labels: label by name; empty for none.
         captions: caption by name.
+        header: begin ``labels.csv`` with the line ``image,label``.
     """
-    columns = {
-        "segmentation": ("", {}),
-        "classification": ("label", labels),
-        "contrastive": ("caption", captions or {}),
-    }
-    for task, (column, values) in columns.items():
-        if column and not values:
-            continue
-        folder = root / task / dataset
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in SPLITS:
-            names = [name for name, where in splits.items() if where == split]
-            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-        if column:
-            rows = "".join(f"{name},{values[name]}\n" for name in splits)
-            (folder / f"{column}s.csv").write_text(f"image,{column}\n{rows}")
+    _write_lists(root / "segmentation" / dataset, splits)
+    if labels:
+        folder = root / "classification" / dataset
+        _write_lists(folder, splits)
+        _write_table(folder / "labels.csv", labels, ("image", "label") if header else None)
+    if captions:
+        folder = root / "contrastive" / dataset
+        _write_lists(folder, splits)
+        _write_table(folder / "captions.csv", captions, ("filename", "Caption"))
 
 
 def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
     """Write the SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file written."""
     files = [path(root, name) for name in names for path in (image_path, mask_path)]
-    files += [path for task in TASKS for path in sorted((root / task / dataset).glob("*"))]
+    files += [path for task in TASKS if (root / task / dataset).is_dir() for path in visible(root / task / dataset)]
     target = root / f"{dataset}.sha256"
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n" for path in files
-    ]
-    target.write_text("".join(lines))
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest().encode() for path in files]
+    places = [os.fsencode(path.relative_to(root).as_posix()) for path in files]
+    target.write_bytes(b"".join(b"%b  %b\n" % pair for pair in zip(digests, places, strict=True)))
     return target
+
+
+def _write_lists(folder: Path, splits: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        _write(folder / f"{split}.txt", "".join(f"{name}\n" for name, where in splits.items() if where == split))
+
+
+def _write_table(path: Path, values: Mapping[str, object], header: tuple[str, str] | None) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([*([header] if header else []), *values.items()])
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
