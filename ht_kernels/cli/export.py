@@ -132,6 +132,12 @@ def run(args: argparse.Namespace) -> int:
         reports = [report] if engine_report is None else [report, engine_report]
         for each in reports:
             print("\n".join(_table(each)))
+        if report.classes is not None and len(report.classes) == 1:
+            print(
+                f"torch finds only class {report.classes[0]} in these frames, so the check says little about classes: "
+                "name other frames with --frames.",
+                file=sys.stderr,
+            )
         failed = next((each for each in reports if not each.passed), None)
         if failed is None and not as_folder:
             os.replace(file, output)

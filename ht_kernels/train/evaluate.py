@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ht_kernels.classes import class_count
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
@@ -59,12 +60,15 @@ def evaluate(
     Raises:
         InputError: a target is a class that the model does not have, or the images do not have the model's size.
     """
-    size, classes = model.config.image_size, len(prompts.classes) if prompts else model.config.num_classes
+    size = model.config.image_size
+    classes = len(prompts.classes) if prompts else class_count(model.config.num_classes)
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
-    if not captions and (classes < 2 or int(examples.targets.max()) >= classes):
-        raise InputError(f"the data has class {int(examples.targets.max())}, the model has {classes} classes from 0 on")
+    if classes < 2:
+        raise InputError(f"there is one class to choose from, {prompts.classes[0]}: name two or more with --classes")
+    if not captions:
+        examples.check_classes(classes)
     device = next(model.parameters()).device
     indices = range(len(examples))
     predictions = predict(model, examples, indices, _BATCH, device)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from ht_kernels.classes import class_count
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
@@ -66,14 +67,18 @@ class Trainer:
         say: receives each line of output for the user, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); no
-            validation image has a lesion; or the folder cannot be made.
+        InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
+            target is a class that the model does not have; no validation image has a lesion; or the folder cannot be
+            made.
     """
 
     def __init__(
         self, model: HTCLIP, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
     ) -> None:
         self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
+        if model.config.task != "contrastive":
+            for examples in (train, val):
+                examples.check_classes(class_count(model.config.num_classes))
         if model.config.task == "segmentation" and not val.targets.any():
             raise InputError(
                 f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
@@ -90,7 +95,7 @@ class Trainer:
             # The text tower is frozen, so each caption is embedded only once.
             self.texts = embed_texts(model, train.texts)
         else:
-            self.loss = loss_for(model.config.task)
+            self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
         self.events: Any = None
         self.epoch = self.step = self.waited = 0
@@ -229,9 +234,8 @@ class Trainer:
             images = torch.stack([found[i] for i in range(len(self.val))])
             summary = recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
         else:
-            summary = summarize(
-                gather_object(score(self.val, mine, predictions, self.model.config.num_classes, surfaces=False))
-            )
+            classes = class_count(self.model.config.num_classes)
+            summary = summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
         value = summary[SCORES[self.model.config.task]]
         self.waited += 1
         if value > self.best:
