@@ -320,9 +320,8 @@ def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
 def _mask(g: Graph, count: int) -> None:
     """Turn ``logits`` (B, K, H, W) into ``mask`` (B, H, W), by the rule of :func:`ht_kernels.classes.classes_of`."""
     if count == 1:
-        above = g.add(
-            "Greater", "mask/above", "logits", g.constant("mask.zero", torch.tensor(0.0)), to=TensorProto.BOOL
-        )
+        zero = g.constant("mask.zero", torch.tensor(0.0))
+        above = g.add("Greater", "mask/above", "logits", zero, to=TensorProto.BOOL)
         classes = g.add("Squeeze", "mask/squeeze", g.cast(above, FLOAT), g.integers((1,)))
     else:
         classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)

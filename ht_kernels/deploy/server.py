@@ -21,9 +21,9 @@ _DELAY = 2000
 def write_repository(onnx: str | Path, folder: str | Path) -> Path:
     """Write a folder with ``config.pbtxt``, ``1/`` with the ONNX file and its manifest, and ``labels.txt``.
 
-    ``labels.txt`` has a class a line, from class 0 on; it is written only if the classes have names. The name of the folder becomes the name of the model; pass
-    the parent of the folder to the server with ``--model-repository``. If the batch size is dynamic, the server gathers
-    requests into batches of up to the largest size in the manifest.
+    ``labels.txt`` has a class a line, from class 0 on; it is written only if the classes have names. The name of the
+    folder becomes the name of the model; pass the parent of the folder to the server with ``--model-repository``. If
+    the batch size is dynamic, the server gathers requests into batches of up to the largest size in the manifest.
 
     Args:
         onnx: a file written by :func:`ht_kernels.deploy.export_onnx`, with its manifest beside it.

@@ -65,7 +65,7 @@ def evaluate(
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
-    if classes < 2:
+    if prompts and classes < 2:
         raise InputError(f"there is one class to choose from, {prompts.classes[0]}: name two or more with --classes")
     if not captions:
         examples.check_classes(classes)

@@ -29,8 +29,9 @@ def loss_for(task: str, logits: int) -> Loss:
     one = logits == 1
     loss: torch.nn.Module = FocalLoss(to_onehot_y=not one)
     if task == "segmentation":
-        smooth = {"smooth_nr": 1e-8, "smooth_dr": 1e-8}
-        loss = DiceCELoss(to_onehot_y=not one, softmax=not one, sigmoid=one, squared_pred=True, **smooth)
+        loss = DiceCELoss(
+            to_onehot_y=not one, softmax=not one, sigmoid=one, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8
+        )
 
     def compute(logits: Tensor, targets: Tensor) -> Tensor:
         targets = targets[:, None]
