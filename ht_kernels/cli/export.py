@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import why
 
 from . import model_options, terminal
 
@@ -179,9 +180,14 @@ def _folder_beside(output: Path) -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent)
     except OSError as error:
-        raise InputError(f"the output {output} cannot be written: {error.strerror}") from error
+        raise InputError(f"the output {output} cannot be written: {why(error)}") from error
     with folder as name:
-        yield Path(name)
+        try:
+            yield Path(name)
+        except InputError as error:  # a user does not know the hidden folder
+            raise InputError(str(error).replace(name, str(output.parent))) from error
+        except OSError as error:
+            raise InputError(f"the output {output} cannot be written: {why(error)}") from error
 
 
 def _table(report: Report) -> list[str]:

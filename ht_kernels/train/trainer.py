@@ -24,6 +24,7 @@ from ht_kernels.files import csv_bytes, make_folder, write_whole
 
 from . import contrast
 from .augment import augment
+from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import loss_for
@@ -97,7 +98,7 @@ class Trainer:
         else:
             self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
-        self.events: Any = None
+        self.events: EventLog | None = None
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
         self.rows: list[dict[str, Any]] = []
@@ -109,7 +110,8 @@ class Trainer:
         """Train for all epochs of the recipe, or until the recipe's patience ends.
 
         Raises:
-            InputError: the loss is not finite; the message names the images of the batch.
+            InputError: the loss is not finite, where the message names the images of the batch; or a file cannot be
+                written.
         """
         while self.epoch < self.recipe.epochs and self.waited < self.recipe.patience:
             start = time.perf_counter()
@@ -122,8 +124,6 @@ class Trainer:
                 row |= self._validate()
             self.rows.append(row)
             self._record(row)
-        if self.events is not None:
-            self.events.close()
         return Outcome(self.epoch, self.best, self.best_epoch)
 
     def _train_epoch(self) -> float:
@@ -249,16 +249,9 @@ class Trainer:
             return
         words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
-        from torch.utils.tensorboard import SummaryWriter
-
         if self.events is None:
-            # If an earlier run was killed, it may have written events of epochs that are run again. purge_step makes
-            # TensorBoard hide them.
-            folder = str(self.output / "tensorboard")
-            self.events = SummaryWriter(folder, purge_step=row["epoch"])  # type: ignore[no-untyped-call]
-        for name, value in row.items():
-            self.events.add_scalar(name, value, row["epoch"])
-        self.events.flush()
+            self.events = EventLog(self.output / "tensorboard", first=row["epoch"])
+        self.events.add(row["epoch"], row)
         write_whole(self.output / "log.csv", csv_bytes(self.rows), "the log")
         state = {
             "made_of": self.made_of,
