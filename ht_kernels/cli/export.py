@@ -184,8 +184,11 @@ def _folder_beside(output: Path) -> Iterator[Path]:
     with folder as name:
         try:
             yield Path(name)
-        except InputError as error:  # a user does not know the hidden folder
-            raise InputError(str(error).replace(name, str(output.parent))) from error
+        except InputError as error:
+            message = str(error)
+            for hidden in (f"{name}/{output.name}", f"{name}/model.onnx"):  # which a user does not know
+                message = message.replace(hidden, str(output))
+            raise InputError(message) from error
         except OSError as error:
             raise InputError(f"the output {output} cannot be written: {why(error)}") from error
 

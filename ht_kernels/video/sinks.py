@@ -50,7 +50,8 @@ class VideoSink:
         """Write what is pending, and the index."""
         if self._container is not None:
             self._mux(None)
-            self._container.close()
+            container, self._container = self._container, None
+            container.close()
 
     def _mux(self, frame: Any) -> None:
         """Encode and write a frame, or for None what is pending."""

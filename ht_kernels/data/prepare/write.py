@@ -50,10 +50,10 @@ def write_splits(
         folder.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
             names = [name for name, where in splits.items() if where == split]
-            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         if column:
             rows = "".join(f"{name},{values[name]}\n" for name in splits)
-            (folder / f"{column}s.csv").write_text(f"image,{column}\n{rows}")
+            (folder / f"{column}s.csv").write_text(f"image,{column}\n{rows}", encoding="utf-8")
 
 
 def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
@@ -64,5 +64,5 @@ def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n" for path in files
     ]
-    target.write_text("".join(lines))
+    target.write_text("".join(lines), encoding="utf-8")
     return target
