@@ -185,10 +185,8 @@ def _folder_beside(output: Path) -> Iterator[Path]:
         try:
             yield Path(name)
         except InputError as error:
-            message = str(error)
-            for hidden in (f"{name}/{output.name}", f"{name}/model.onnx"):  # which a user does not know
-                message = message.replace(hidden, str(output))
-            raise InputError(message) from error
+            hidden = re.escape(name) + "/.*?(?= cannot be )"  # a file that a user does not know
+            raise InputError(re.sub(hidden, lambda _: str(output), str(error))) from error
         except OSError as error:
             raise InputError(f"the output {output} cannot be written: {why(error)}") from error
 
