@@ -101,3 +101,10 @@ def test_a_clip_that_names_no_patient(tmp_path: Path) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()))
     with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation"):
         check_clip(clip)
+
+
+def test_an_error_of_the_disk_has_no_traceback_in_it(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames(5)), **patient())
+    with open("/dev/full", "wb") as full, pytest.raises(OSError) as caught:
+        write_segmentation(Path(full.name), clip, [None] * 5, NAMES)
+    assert caught.value.strerror == "No space left on device"
