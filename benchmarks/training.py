@@ -138,7 +138,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
-    loss = loss_for("segmentation")(model(images), masks)
+    loss = loss_for("segmentation", 2)(model(images), masks)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels import environment
-from ht_kernels.files import make_folder, write_whole
+from ht_kernels.files import output_folder
 
 from . import chart
 from .cases import IMPLEMENTATIONS, LABELS
@@ -31,7 +31,7 @@ def table(results: list[Result]) -> list[str]:
 
 
 def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
-    """Write results.json and chart.png into ``directory``. Each file appears complete or not at all.
+    """Write results.json and chart.png into ``directory``. They appear together or not at all.
 
     Raises:
         InputError: the folder or a file cannot be written.
@@ -46,9 +46,9 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
         "environment": facts,
     }
     files = {"results.json": (json.dumps(document, indent=2) + "\n").encode(), "chart.png": chart.draw(results, facts)}
-    make_folder(directory)
-    for name, content in files.items():
-        write_whole(directory / name, content, "the file")
+    with output_folder(directory) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     return [directory / name for name in files]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import why
 
 from . import model_options, terminal
 
@@ -132,6 +133,12 @@ def run(args: argparse.Namespace) -> int:
         reports = [report] if engine_report is None else [report, engine_report]
         for each in reports:
             print("\n".join(_table(each)))
+        if report.classes is not None and len(report.classes) == 1:
+            print(
+                f"torch finds only class {report.classes[0]} in these frames, so the check says little about classes: "
+                "name other frames with --frames.",
+                file=sys.stderr,
+            )
         failed = next((each for each in reports if not each.passed), None)
         if failed is None and not as_folder:
             os.replace(file, output)
@@ -173,9 +180,15 @@ def _folder_beside(output: Path) -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent)
     except OSError as error:
-        raise InputError(f"the output {output} cannot be written: {error.strerror}") from error
+        raise InputError(f"the output {output} cannot be written: {why(error)}") from error
     with folder as name:
-        yield Path(name)
+        try:
+            yield Path(name)
+        except InputError as error:
+            hidden = re.escape(name) + "/.*?(?= cannot be )"  # a file that a user does not know
+            raise InputError(re.sub(hidden, lambda _: str(output), str(error))) from error
+        except OSError as error:
+            raise InputError(f"the output {output} cannot be written: {why(error)}") from error
 
 
 def _table(report: Report) -> list[str]:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.clip.injection import adapters
-    from ht_kernels.files import make_folder, png_bytes, write_whole
+    from ht_kernels.files import output_folder, png_bytes
     from ht_kernels.media.opening import open_file
     from ht_kernels.media.preprocess import sample_frames
     from ht_kernels.video.example import example_clip
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
         pictures["noise_weights.png"] = _draw_noise_weights(weights)
     if not pictures:
         raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")
-    make_folder(args.output)
-    for name, figure in pictures.items():
-        write_whole(args.output / name, png_bytes(figure), "the picture")
+    with output_folder(args.output) as folder:
+        for name, figure in pictures.items():
+            (folder / name).write_bytes(png_bytes(figure))
     print(f"wrote {' and '.join(pictures)} to {args.output}")
     return 0
 

@@ -156,6 +156,8 @@ def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, 
         masks = [SegmentationDataset(args.data, args.dataset, split) for split in ("train", "val")]
         return *(read_examples(d, args.skip_bad) for d in masks), ("background", "lesion")  # type: ignore[return-value]
     labels = [ClassificationDataset(args.data, args.dataset, split) for split in ("train", "val")]
+    if len(labels[0].classes) < 2:
+        raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
     return *(read_examples(d, args.skip_bad) for d in labels), labels[0].classes  # type: ignore[return-value]
 
 

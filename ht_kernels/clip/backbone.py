@@ -187,7 +187,7 @@ def _set_preprocessing(model: nn.Module, name: str, schema: str, place: str, pre
     known: dict[str, Any] = {} if pretrained is None else get_pretrained_cfg(name, pretrained)
     if place and schema in ("hf-hub", "local-dir"):
         file = Path(place) / _CONFIG if schema == "local-dir" else download_pretrained_from_hf(place, filename=_CONFIG)
-        known = json.loads(Path(file).read_text()).get("preprocess_cfg", {})
+        known = json.loads(Path(file).read_text(encoding="utf-8")).get("preprocess_cfg", {})
     set_model_preprocess_cfg(model, merge_preprocess_dict(PreprocessCfg(), known))
 
 

@@ -89,14 +89,15 @@ class HTCLIP(nn.Module):
         pretrained: a tag, the path of a weights file, or None. Only for a backbone given by name.
         task: ``segmentation``, ``classification`` or ``contrastive``. ``contrastive`` ignores the arguments of heads:
             ``num_classes``, ``reduce_dim``, ``feature_layers`` and ``class_names``.
-        num_classes: the number of classes K.
+        num_classes: the number of logits K: one for each class, background included, or a single one for two classes,
+            where class 1 is where it is above 0.
         variant: the variant of the adapters.
         bottleneck: the bottleneck width C of the adapters.
         reduce_dim: the width R of the pyramid.
         feature_layers: the blocks that the pyramid reads, as increasing indices from 0.
         adapter_layers: the blocks that get an adapter, as for :func:`ht_kernels.inject`.
         image_size: the side of the square images in pixels; None for the tower's own image size.
-        class_names: the names of the K classes, stored in the configuration.
+        class_names: a name for each of the K logits, stored in the configuration.
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
 
     Raises:

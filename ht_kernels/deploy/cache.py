@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import why
 
 
 def cache_folder() -> Path:
@@ -40,7 +41,7 @@ def cached(
     folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".lock").open("w") as lock:
+        with folder.with_suffix(".lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a crash
             if folder.is_dir() and good(folder):
                 return folder
@@ -52,5 +53,5 @@ def cached(
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"the cache {root} cannot be written: {error.strerror}; XDG_CACHE_HOME moves it") from error
+        raise InputError(f"the cache {root} cannot be written: {why(error)}; XDG_CACHE_HOME moves it") from error
     return folder

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.backends.call import Case
+from ht_kernels.classes import classes_of
 from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
@@ -183,9 +184,8 @@ class FoldedHTCLIP(nn.Module):
 
     @staticmethod
     def classes(logits: Tensor) -> Tensor:
-        """The class of each pixel (B, H, W) or frame (B,), as uint8. With a single class, 1 where its logit is > 0."""
-        best = logits.argmax(1) if logits.shape[1] > 1 else logits[:, 0] > 0
-        return best.to(torch.uint8)
+        """The class of each pixel or frame; :func:`ht_kernels.classes.classes_of` says which."""
+        return classes_of(logits)
 
     def check(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> None:
         """Raise what :meth:`forward` raises for wrong arguments, except for the device, which is not checked."""

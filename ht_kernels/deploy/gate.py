@@ -1,9 +1,12 @@
-"""The gate: it runs an exported model on real frames and compares the results with the folded model in torch."""
+"""The gate: it runs an exported model on real frames and compares the results with the folded model in torch.
+
+Every output that the file declares is compared with what torch gives a user; for logits that includes the classes.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ht_kernels.classes import classes_of
 from ht_kernels.dice import dice
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
@@ -72,10 +76,11 @@ class Report:
         frames: the number of frames compared.
         cosine, absolute_error, relative_error: errors of the logits or embeddings on the worst frame; see
             :class:`Thresholds`. None if the file returns masks only.
+        classes: the classes that occur in the results of torch on these frames. None for embeddings.
         agreement_mean, agreement_worst: share of pixels (for classification, frames) that get the same class as in
-            torch. None for embeddings.
-        dice_mean, dice_worst: Dice coefficient of the masks, averaged over the classes in a frame. None except for
-            segmentation.
+            torch, from the output that agrees least. None for embeddings.
+        dice_mean, dice_worst: Dice coefficient of the masks, averaged over the classes in a frame, from the output that
+            agrees least. None except for segmentation.
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
         diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``. It is ``engine``
@@ -90,6 +95,7 @@ class Report:
     cosine: float | None
     absolute_error: float | None
     relative_error: float | None
+    classes: tuple[int, ...] | None
     agreement_mean: float | None
     agreement_worst: float | None
     dice_mean: float | None
@@ -131,7 +137,7 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         thresholds: the limits to keep; default: the entry of ``THRESHOLDS`` for the precision of the file.
 
     Raises:
-        InputError: the file cannot be run, or the frames do not fit.
+        InputError: the file cannot be run, has other outputs than the model, or the frames do not fit.
     """
     try:
         import onnx
@@ -148,9 +154,10 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     thresholds = thresholds or THRESHOLDS[precision]
     if precision != "fp32":
         _emulate(model)
-    name = folded.result
-    outputs = _run(model, {name, *(output.name for output in model.graph.output)}, frames)
-    measured = _compare(name, _expected(folded, frames), outputs[name].astype(np.float64), outputs.get("mask"))
+    # The logits are compared too where the file only gives the mask made of them: a mask shows an error later.
+    names = dict.fromkeys([folded.result, *(output.name for output in model.graph.output)])
+    outputs = _run(model, list(names), frames)
+    measured = _compare(folded.result, _expected(folded, frames), outputs)
     worst = measured.pop("worst")
     failures = _failures(measured, thresholds)
     stream, diverged = None, None
@@ -191,10 +198,8 @@ def check_session(
     for part in torch.split(frames, largest):
         filled = torch.cat([part, part[-1:].expand(max(0, smallest - len(part)), -1, -1, -1)])
         parts.append(session(filled)[: len(part)].cpu())
-    result = torch.cat(parts).numpy()
-    is_mask = session.output == "mask"
-    numbers, mask = (None, result) if is_mask else (result.astype(np.float64), None)
-    measured = _compare(folded.result, _expected(folded, frames), numbers, mask)
+    outputs = {session.output: torch.cat(parts).numpy()}
+    measured = _compare(folded.result, _expected(folded, frames), outputs)
     del measured["worst"]
     failures = _failures(measured, thresholds)
     return Report(
@@ -211,10 +216,10 @@ def check_session(
 
 
 @torch.inference_mode()
-def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Array:
+def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Tensor:
     """Logits or embeddings of the folded model in torch."""
     parts = torch.split(frames, _FRAMES_AT_ONCE)
-    return torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts]).double().numpy()
+    return torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts])
 
 
 def _precision(model: ModelProto) -> str:
@@ -225,39 +230,53 @@ def _precision(model: ModelProto) -> str:
     return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def _compare(name: str, expected: Array, logits: Array | None, mask: Array | None) -> dict[str, Any]:
+def _compare(name: str, expected: Tensor, outputs: dict[str, Array]) -> dict[str, Any]:
     """The measured fields of a :class:`Report`, and the index of the worst frame under ``worst``.
 
-    ``logits`` holds logits (B, K, ...) or embeddings (B, E). Logits, masks or both may be given.
+    Args:
+        name: ``logits`` or ``embeddings``.
+        expected: the logits or embeddings of torch.
+        outputs: what the file gave, by the names of the tensors: ``name``, ``mask`` or both.
+
+    Raises:
+        InputError: an output has another name, shape or type.
     """
     count = len(expected)
-    cosine = error = relative = None
-    if logits is not None:
-        a, b = expected.reshape(count, -1), logits.reshape(count, -1)
+    classes = classes_of(expected).numpy() if name == "logits" else None
+    known = {name: expected.numpy()}
+    if classes is not None and classes.ndim > 1:
+        known["mask"] = classes
+    for output, got in outputs.items():
+        wanted = known.get(output)
+        if wanted is None or (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            shapes = " or ".join(f"{n} {tuple(one.shape)} {one.dtype}" for n, one in known.items())
+            raise InputError(f"the file gives {output} {tuple(got.shape)} {got.dtype}, expected {shapes}")
+    cosine = error = relative = agreement = overlap = None
+    if name in outputs:
+        a, b = (values.reshape(count, -1).astype(np.float64) for values in (known[name], outputs[name]))
         error = np.abs(a - b).max(1)
         relative = error / np.abs(a).max(1)
         cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    agreement = overlap = None
-    if name == "logits":
-        theirs, ours = expected.argmax(1), mask
-        if ours is None:
-            assert logits is not None
-            ours = logits.argmax(1)
-        agreement = (theirs == ours).reshape(count, -1).mean(1)
-        overlap = [_dice(one, other) for one, other in zip(theirs, ours, strict=True)] if theirs.ndim > 1 else None
-    worst = relative
-    if worst is None:
+    if classes is not None:
+        given = [classes_of(torch.from_numpy(outputs[name])).numpy()] if name in outputs else []
+        given += [outputs["mask"]] if "mask" in outputs else []
+        agreement = np.min([(classes == ours).reshape(count, -1).mean(1) for ours in given], axis=0)
+        if classes.ndim > 1:
+            overlap = np.min([[_dice(*pair) for pair in zip(classes, ours, strict=True)] for ours in given], axis=0)
+    distance = relative
+    if distance is None:
         assert agreement is not None
-        worst = 1 - agreement
+        distance = 1 - agreement
     return {
         "cosine": None if cosine is None else float(cosine.min()),
         "absolute_error": None if error is None else float(error.max()),
         "relative_error": None if relative is None else float(relative.max()),
+        "classes": None if classes is None else tuple(np.unique(classes).tolist()),
         "agreement_mean": None if agreement is None else float(agreement.mean()),
         "agreement_worst": None if agreement is None else float(agreement.min()),
-        "dice_mean": None if overlap is None else float(np.mean(overlap)),
-        "dice_worst": None if overlap is None else float(np.min(overlap)),
-        "worst": int(worst.argmax()),  # NaN counts as largest
+        "dice_mean": None if overlap is None else float(overlap.mean()),
+        "dice_worst": None if overlap is None else float(overlap.min()),
+        "worst": int(distance.argmax()),  # NaN counts as largest
     }
 
 
@@ -311,12 +330,11 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
     return tokens
 
 
-def _run(model: ModelProto, names: Iterable[str], frames: Tensor) -> dict[str, Array]:
+def _run(model: ModelProto, names: Sequence[str], frames: Tensor) -> dict[str, Array]:
     """Run a model in ONNX Runtime, and return the tensors named ``names``."""
     import onnx
     import onnxruntime
 
-    names = list(names)
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     del shown.graph.output[:]

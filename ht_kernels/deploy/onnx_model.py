@@ -65,9 +65,7 @@ def build(
         else:
             _classify(g, scores, folded.classifier)
     if output == "mask":
-        classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)
-        # TensorRT casts to uint8 from floating point only.
-        g.add("Cast", "mask", g.cast(classes, FLOAT), to=TensorProto.UINT8)
+        _mask(g, folded.config.num_classes)
 
     count = batches[0] if batches[0] == batches[2] else "batch"
     frames = helper.make_tensor_value_info("frames", TensorProto.UINT8, [count, channels, *folded.image_size])
@@ -317,6 +315,18 @@ def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
     scales = g.constant("head/upsample.scales", torch.tensor(factors))
     how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     g.add("Resize", "head/upsample", image, "", scales, output="logits", to=FLOAT, **how)
+
+
+def _mask(g: Graph, count: int) -> None:
+    """Turn ``logits`` (B, K, H, W) into ``mask`` (B, H, W), by the rule of :func:`ht_kernels.classes.classes_of`."""
+    if count == 1:
+        zero = g.constant("mask.zero", torch.tensor(0.0))
+        above = g.add("Greater", "mask/above", "logits", zero, to=TensorProto.BOOL)
+        classes = g.add("Squeeze", "mask/squeeze", g.cast(above, FLOAT), g.integers((1,)))
+    else:
+        classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)
+    # TensorRT casts to uint8 from floating point only.
+    g.add("Cast", "mask", g.cast(classes, FLOAT), to=TensorProto.UINT8)
 
 
 def _factor(cells: int, pixels: int) -> float:

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from ht_kernels.classes import names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 
@@ -20,9 +21,9 @@ _DELAY = 2000
 def write_repository(onnx: str | Path, folder: str | Path) -> Path:
     """Write a folder with ``config.pbtxt``, ``1/`` with the ONNX file and its manifest, and ``labels.txt``.
 
-    ``labels.txt`` is written only if the classes have names. The name of the folder becomes the name of the model; pass
-    the parent of the folder to the server with ``--model-repository``. If the batch size is dynamic, the server gathers
-    requests into batches of up to the largest size in the manifest.
+    ``labels.txt`` has a class a line, from class 0 on; it is written only if the classes have names. The name of the
+    folder becomes the name of the model; pass the parent of the folder to the server with ``--model-repository``. If
+    the batch size is dynamic, the server gathers requests into batches of up to the largest size in the manifest.
 
     Args:
         onnx: a file written by :func:`ht_kernels.deploy.export_onnx`, with its manifest beside it.
@@ -51,9 +52,10 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
         (hidden / "1").mkdir()
         shutil.copyfile(onnx, hidden / "1" / onnx.name)
         shutil.copyfile(manifest_path(onnx), hidden / "1" / manifest_path(onnx).name)
-        (hidden / "config.pbtxt").write_text(configuration(manifest, folder.name))
+        (hidden / "config.pbtxt").write_text(configuration(manifest, folder.name), encoding="utf-8")
         if manifest.class_names:
-            (hidden / "labels.txt").write_text("\n".join(manifest.class_names) + "\n")
+            names = names_of(manifest.num_classes, manifest.class_names)
+            (hidden / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return folder
 
 
@@ -68,7 +70,9 @@ def configuration(manifest: Manifest, name: str) -> str:
             (manifest.output_type, manifest.output_shape),
         )
     )
-    labels = ' label_filename: "labels.txt"' if manifest.class_names and manifest.task == "classification" else ""
+    # The server names the largest value of a result. A single logit is always the largest, so it gets no name.
+    named = manifest.class_names and manifest.task == "classification" and manifest.num_classes > 1
+    labels = ' label_filename: "labels.txt"' if named else ""
     smallest, usual, largest = manifest.batch
     # The first inference of a model is slow, so the server runs one on zeros before it accepts requests.
     zeros = f'inputs {{ key: "{manifest.input_name}" value: {{ {frames} zero_data: true }} }}'

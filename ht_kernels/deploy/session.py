@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError
-from ht_kernels.files import read_whole
+from ht_kernels.files import read_whole, why
 
 from .batch import batch_range
 from .cache import cached
@@ -147,8 +147,12 @@ def _candidates_of_model(
     def exported(use: Callable[[Path, bytes, Manifest], Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
         from .onnx import export_onnx
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
+        try:
+            folder = tempfile.TemporaryDirectory()
+        except OSError as error:
+            raise InputError(f"there is no place for the exported model: {why(error)}; TMPDIR names another") from error
+        with folder as name:
+            path = Path(name) / "model.onnx"
             manifest = export_onnx(folded, path, batch=batch)
             return use(path, _read(path, manifest), manifest)
 

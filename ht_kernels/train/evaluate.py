@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ht_kernels.classes import class_count
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.files import csv_bytes, make_folder, write_whole
+from ht_kernels.files import csv_bytes, output_folder, utf8
 
 from .examples import Examples
 from .metrics import Row, embed_texts, predict, score, summarize
@@ -46,7 +47,7 @@ def evaluate(
     Args:
         model: the model, on any device.
         examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
-        output: the folder for the results, made if missing.
+        output: the folder for the results, made if missing. They appear together or not at all.
         title: the title of the report: which model was evaluated on which data.
         prompts: words for zero-shot classification by a contrastive model, whose examples then need labels. Without
             them, a contrastive model is evaluated on retrieval: of captions by images, and of images by captions.
@@ -57,14 +58,18 @@ def evaluate(
         these in which the model found something; for zero-shot classification also ``prompts``.
 
     Raises:
-        InputError: a target is a class that the model does not have, or the images do not have the model's size.
+        InputError: a target is a class that the model does not have, the images do not have the model's size, or the
+            results cannot be written.
     """
-    size, classes = model.config.image_size, len(prompts.classes) if prompts else model.config.num_classes
+    size = model.config.image_size
+    classes = len(prompts.classes) if prompts else class_count(model.config.num_classes)
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
-    if not captions and (classes < 2 or int(examples.targets.max()) >= classes):
-        raise InputError(f"the data has class {int(examples.targets.max())}, the model has {classes} classes from 0 on")
+    if prompts and classes < 2:
+        raise InputError(f"there is one class to choose from, {prompts.classes[0]}: name two or more with --classes")
+    if not captions:
+        examples.check_classes(classes)
     device = next(model.parameters()).device
     indices = range(len(examples))
     predictions = predict(model, examples, indices, _BATCH, device)
@@ -88,9 +93,9 @@ def evaluate(
         results["without_lesion"], results["false_alarms"] = len(empty), sum(row["predicted"] for row in empty)
     if prompts:
         results["prompts"] = prompts._asdict()
-    make_folder(output)
-    picture = _draw(output, examples, predictions, rows)
-    _write(output, rows, results, _report(results, picture))
+    with output_folder(output) as folder:
+        picture = _draw(folder, examples, predictions, rows)
+        _write(folder, rows, results, _report(results, picture))
     return results
 
 
@@ -116,7 +121,8 @@ def evaluate_all(
     results = {"title": title, "datasets": each}
     rows = [{"dataset": name, "images": one["images"], **one["summary"]} for name, one in each.items()]
     links = [f"- [{name}]({name}/report.md)" for name in each]
-    _write(output, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
+    with output_folder(output) as folder:
+        _write(folder, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
     return results
 
 
@@ -168,19 +174,19 @@ def _report(results: dict[str, Any], picture: str) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(output: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> str:
+def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> str:
     if "rank" in rows[0]:
-        draw_recall(output / "recall.png", rows)
+        draw_recall(folder / "recall.png", rows)
         return "recall.png"
     if "probabilities" in rows[0]:
-        draw_roc(output / "roc.png", rows)
+        draw_roc(folder / "roc.png", rows)
         return "roc.png"
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
     middle = max(0, len(ranked) // 2 - 2)
     chosen = (
         list(dict.fromkeys([*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]])) or list(range(len(rows)))[:4]
     )
-    draw_masks(output / "overlays.png", examples, predictions, rows, chosen)
+    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen)
     return "overlays.png"
 
 
@@ -195,10 +201,10 @@ def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[
     ]
 
 
-def _write(output: Path, rows: list[Row], results: dict[str, Any], report: str) -> None:
-    write_whole(output / "results.csv", csv_bytes(rows), "the table")
-    write_whole(output / "results.json", json.dumps(_plain(results), indent=2).encode(), "the results")
-    write_whole(output / "report.md", report.encode(), "the report")
+def _write(folder: Path, rows: list[Row], results: dict[str, Any], report: str) -> None:
+    (folder / "results.csv").write_bytes(csv_bytes(rows))
+    (folder / "results.json").write_text(json.dumps(_plain(results), indent=2), encoding="utf-8")
+    (folder / "report.md").write_bytes(utf8(report))
 
 
 def _plain(value: Any) -> Any:

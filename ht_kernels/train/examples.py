@@ -42,6 +42,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.names)
 
+    def check_classes(self, classes: int) -> None:
+        """Raise InputError if a target, a mask or a label, is none of ``classes`` classes."""
+        largest = int(self.targets.max())
+        if largest >= classes:
+            raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
+
     def share(self, percent: int, seed: int) -> Examples:
         """A random subset of ``percent`` % of the images, but at least one image, for few-shot training."""
         if percent == 100:

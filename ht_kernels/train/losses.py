@@ -17,20 +17,28 @@ TEMPERATURE = 0.07
 """The published temperature of the contrastive loss. It is not trained."""
 
 
-def loss_for(task: str) -> Loss:
-    """The loss function of a task; it returns the mean over the images of a batch.
+def loss_for(task: str, logits: int) -> Loss:
+    """The loss function of a task for a model with ``logits`` = K logits; it returns the mean over a batch.
 
     For segmentation it takes logits (B, K, H, W) and masks (B, H, W), and computes Dice loss, with squared predictions
     in the denominator, plus cross entropy. For classification it takes logits (B, K) and labels (B,), and computes the
-    focal loss.
+    focal loss. A single logit goes through a sigmoid, and the losses are those of class 1 alone.
     """
     from monai.losses import DiceCELoss, FocalLoss  # type: ignore[attr-defined]
 
+    one = logits == 1
+    loss: torch.nn.Module = FocalLoss(to_onehot_y=not one)
     if task == "segmentation":
-        dice = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8)
-        return lambda logits, masks: dice(logits.float(), masks[:, None])  # type: ignore[no-any-return]
-    focal = FocalLoss(to_onehot_y=True)
-    return lambda logits, labels: focal(logits.float(), labels[:, None])  # type: ignore[no-any-return]
+        loss = DiceCELoss(
+            to_onehot_y=not one, softmax=not one, sigmoid=one, squared_pred=True, smooth_nr=1e-8, smooth_dr=1e-8
+        )
+
+    def compute(logits: Tensor, targets: Tensor) -> Tensor:
+        targets = targets[:, None]
+        mean: Tensor = loss(logits.float(), targets.float() if one else targets)
+        return mean
+
+    return compute
 
 
 def info_nce(images: Tensor, texts: Tensor, captions: Tensor) -> Tensor:

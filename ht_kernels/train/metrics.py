@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ht_kernels.classes import classes_of, probabilities_of
 from ht_kernels.clip import HTCLIP
 from ht_kernels.dice import dice
 
@@ -34,7 +35,8 @@ def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: in
     """Run a model on the examples at ``indices``.
 
     Returns:
-        Masks of classes (N, S, S) uint8, probabilities (N, K) or embeddings (N, E), by the model's task, on the CPU.
+        Masks of classes (N, S, S) uint8, probabilities (N, C) of the C classes that the model tells apart, or
+        embeddings (N, E), by the model's task, on the CPU.
     """
     model.eval()
     results = [torch.empty(0)] if not indices else []
@@ -42,9 +44,9 @@ def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: in
         images = examples.images[list(indices[first : first + batch])].to(device).float() / 255
         result = model(images).float()
         if model.config.task == "segmentation":
-            result = result.argmax(1).to(torch.uint8)
+            result = classes_of(result)
         elif model.config.task == "classification":
-            result = result.softmax(1)
+            result = probabilities_of(result)
         results.append(result.cpu())
     return torch.cat(results)
 
@@ -58,7 +60,7 @@ def embed_texts(model: HTCLIP, texts: Sequence[str]) -> Tensor:
 def score(
     examples: Examples, indices: Sequence[int], predictions: Tensor, classes: int, surfaces: bool = True
 ) -> list[Row]:
-    """Return a row for each of the examples at ``indices``.
+    """Return a row for each of the examples at ``indices``, whose predictions are of ``classes`` classes.
 
     For masks a row has Dice and IoU and, with ``surfaces``, the 95th percentile of the Hausdorff distance and the
     average surface distance, in pixels. Each is a mean over the foreground classes in the true mask. It is nan if the

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ht_kernels.files import png_bytes, write_whole
+from ht_kernels.files import png_bytes
 
 from .examples import Examples
 from .metrics import Row
@@ -66,4 +66,4 @@ def draw_recall(path: Path, rows: Sequence[Row]) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
-    write_whole(path, png_bytes(figure), "the picture")
+    path.write_bytes(png_bytes(figure))

@@ -17,12 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from ht_kernels.classes import class_count
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 
 from . import contrast
 from .augment import augment
+from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import loss_for
@@ -66,14 +68,18 @@ class Trainer:
         say: receives each line of output for the user, on the main process.
 
     Raises:
-        InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); no
-            validation image has a lesion; or the folder cannot be made.
+        InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
+            target is a class that the model does not have; no validation image has a lesion; or the folder cannot be
+            made.
     """
 
     def __init__(
         self, model: HTCLIP, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
     ) -> None:
         self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
+        if model.config.task != "contrastive":
+            for examples in (train, val):
+                examples.check_classes(class_count(model.config.num_classes))
         if model.config.task == "segmentation" and not val.targets.any():
             raise InputError(
                 f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
@@ -90,9 +96,9 @@ class Trainer:
             # The text tower is frozen, so each caption is embedded only once.
             self.texts = embed_texts(model, train.texts)
         else:
-            self.loss = loss_for(model.config.task)
+            self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
-        self.events: Any = None
+        self.events: EventLog | None = None
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
         self.rows: list[dict[str, Any]] = []
@@ -104,7 +110,8 @@ class Trainer:
         """Train for all epochs of the recipe, or until the recipe's patience ends.
 
         Raises:
-            InputError: the loss is not finite; the message names the images of the batch.
+            InputError: the loss is not finite, where the message names the images of the batch; or a file cannot be
+                written.
         """
         while self.epoch < self.recipe.epochs and self.waited < self.recipe.patience:
             start = time.perf_counter()
@@ -117,8 +124,6 @@ class Trainer:
                 row |= self._validate()
             self.rows.append(row)
             self._record(row)
-        if self.events is not None:
-            self.events.close()
         return Outcome(self.epoch, self.best, self.best_epoch)
 
     def _train_epoch(self) -> float:
@@ -229,9 +234,8 @@ class Trainer:
             images = torch.stack([found[i] for i in range(len(self.val))])
             summary = recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
         else:
-            summary = summarize(
-                gather_object(score(self.val, mine, predictions, self.model.config.num_classes, surfaces=False))
-            )
+            classes = class_count(self.model.config.num_classes)
+            summary = summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
         value = summary[SCORES[self.model.config.task]]
         self.waited += 1
         if value > self.best:
@@ -245,16 +249,9 @@ class Trainer:
             return
         words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
-        from torch.utils.tensorboard import SummaryWriter
-
         if self.events is None:
-            # If an earlier run was killed, it may have written events of epochs that are run again. purge_step makes
-            # TensorBoard hide them.
-            folder = str(self.output / "tensorboard")
-            self.events = SummaryWriter(folder, purge_step=row["epoch"])  # type: ignore[no-untyped-call]
-        for name, value in row.items():
-            self.events.add_scalar(name, value, row["epoch"])
-        self.events.flush()
+            self.events = EventLog(self.output / "tensorboard", first=row["epoch"])
+        self.events.add(row["epoch"], row)
         write_whole(self.output / "log.csv", csv_bytes(self.rows), "the log")
         state = {
             "made_of": self.made_of,

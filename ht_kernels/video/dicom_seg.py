@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ def write_segmentation(
         size = int(dataset.Rows), int(dataset.Columns)
         pixels = np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks])
         segmentation = _segmentation(dataset, pixels, class_names)
-    segmentation.save_as(path)
+    content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
+    segmentation.save_as(content)
+    path.write_bytes(content.getvalue())
 
 
 @contextmanager

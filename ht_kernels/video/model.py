@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ht_kernels.classes import names_of
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
@@ -42,10 +43,7 @@ class FrameModel:
         else:
             self.size = model.image_size
         self.model = model
-        if count == 1:
-            self.class_names: tuple[str, ...] = ("background", names[0] if names else "class 1")
-        else:
-            self.class_names = names or tuple(f"class {i}" for i in range(count))
+        self.class_names = names_of(count, names)
         self._graphs = GraphRunner(model) if isinstance(model, FoldedHTCLIP) and model.position.is_cuda else None
 
     def preprocess(self, frame: Frame) -> Tensor:

@@ -76,7 +76,7 @@ def record(
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
         (folder / "latency.png").write_bytes(chart.draw(report))
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ class VideoSink:
     """Writes frames (H, W, 3) uint8 RGB as an H.264 video (mp4, yuv420p). Call ``close`` when done.
 
     The first frame decides the size, and frames of another size are resized to it. H.264 needs even sizes, so a size
-    that is odd gets one more row or column.
+    that is odd gets one more row or column. After an OSError there is half a file, and nothing more is written to it.
 
     Raises:
         InputError: PyAV was built without an H.264 encoder.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -42,15 +44,25 @@ class VideoSink:
             frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        for packet in self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
-            self._container.mux(packet)
+        self._mux(av.VideoFrame.from_ndarray(frame, format="rgb24"))
 
     def close(self) -> None:
         """Write what is pending, and the index."""
         if self._container is not None:
-            for packet in self._stream.encode():
+            self._mux(None)
+            container, self._container = self._container, None
+            container.close()
+
+    def _mux(self, frame: Any) -> None:
+        """Encode and write a frame, or for None what is pending."""
+        try:
+            for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-            self._container.close()
+        except OSError:
+            container, self._container = self._container, None
+            with suppress(OSError):
+                container.close()
+            raise
 
     def _open(self, height: int, width: int) -> None:
         try:
@@ -67,6 +79,11 @@ class VideoSink:
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "18", "preset": "veryfast"}
+        try:
+            self._container.start_encoding()
+        except OSError:
+            self._container = None  # FFmpeg crashes if it is asked to go on without a header
+            raise
 
 
 class MaskSink:

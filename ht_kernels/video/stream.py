@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ht_kernels.classes import classes_of
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.frames import Box, Frame, check_frame
@@ -337,7 +338,7 @@ class Stream:
             raise InputError("its logits are not finite")
         if self._smoother is not None:
             logits = self._smoother(logits, item.pixels)
-        labels = FoldedHTCLIP.classes(logits)[0].cpu().numpy()
+        labels = classes_of(logits)[0].cpu().numpy()
         item.mask = np.zeros(item.frame.shape[:2], dtype=np.uint8)
         item.box.of(item.mask)[...] = labels
         self._masks += 1

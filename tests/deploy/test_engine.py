@@ -9,6 +9,7 @@ import pytest
 
 import ht_kernels as ht
 from helpers.exports import corrupt, folded_model
+from helpers.small_models import small_model
 from helpers.small_towers import IMAGE
 from ht_kernels.cli import main
 from ht_kernels.deploy import build_engine, engine, export_onnx, read_manifest
@@ -23,10 +24,11 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         build_engine(tmp_path / "model.onnx", tmp_path / "model.engine", targets=["sm_86"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_builds(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "classes"), [("fp32", 1), ("fp16", 3), ("bf16", 3)])
+def test_builds(precision: str, classes: int, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    written = export_onnx(folded_model(), tmp_path / "model.onnx", precision=precision, batch=(1, 2, 4), output="mask")
+    folded = ht.fold(small_model(num_classes=classes).float())
+    written = export_onnx(folded, tmp_path / "model.onnx", precision=precision, batch=(1, 2, 4), output="mask")
     phases: list[str] = []
     targets = ["sm_86", "sm_120"]
     build_engine(tmp_path / "model.onnx", tmp_path / "model.engine", targets=targets, progress=phases.append)

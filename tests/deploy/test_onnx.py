@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 import ht_kernels as ht
-from helpers.exports import corrupt, error, folded_model, run, some_frames
+from helpers.exports import balanced, corrupt, error, folded_model, run, some_frames
 from helpers.small_models import small_model
 from helpers.small_towers import IMAGE, MORE_TOWERS, TOWERS
 from ht_kernels import fold
-from ht_kernels.deploy import check_onnx, export_onnx, onnx_graph, read_manifest
+from ht_kernels.deploy import check_onnx, check_session, export_onnx, onnx_graph, read_manifest
 from ht_kernels.deploy.gate import THRESHOLDS
+from ht_kernels.deploy.manifest import sha256, write_manifest
 from ht_kernels.errors import InputError
 from ht_kernels.published import VARIANTS
 
@@ -66,14 +68,91 @@ def test_an_image_size_that_patches_do_not_divide() -> None:
         assert int(np.float32(_factor(cells, pixels)) * np.float32(cells)) == pixels
 
 
-def test_mask(tmp_path: Path) -> None:
-    folded = folded_model()
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_mask(classes: int, tmp_path: Path) -> None:
+    folded, frames = balanced(classes)
+    for precision in ("fp32", "fp16"):
+        export_onnx(folded, tmp_path / "model.onnx", output="mask", batch=2, precision=precision)
+        report = check_onnx(folded, tmp_path / "model.onnx", frames)
+        assert report.passed and report.classes == (0, 1) and report.relative_error is not None
     export_onnx(folded, tmp_path / "model.onnx", output="mask", batch=2)
-    frames = some_frames(folded, 2)
     mask = run(tmp_path / "model.onnx", frames)
     assert mask.dtype == torch.uint8 and mask.shape == (2, IMAGE, IMAGE)
-    assert (mask == folded(frames).argmax(1)).float().mean() > 0.999
-    assert check_onnx(folded, tmp_path / "model.onnx", frames).passed
+    assert (mask == folded.classes(folded(frames))).float().mean() > 0.999
+
+
+def wrong_mask(path: Path, how: str) -> None:
+    """Make the mask of a file by another rule than its logits ask for."""
+    model = onnx.load(path)
+    nodes = model.graph.node
+    (cast,) = (node for node in nodes if node.output[0] == "mask")
+    if how == "zeros":
+        nodes.insert(len(nodes) - 1, onnx.helper.make_node("Sub", [cast.input[0]] * 2, ["wrong"]))
+    else:
+        kind = {"argmax": "ArgMax", "argmin": "ArgMin"}[how]
+        nodes.insert(len(nodes) - 1, onnx.helper.make_node(kind, ["logits"], ["wrong"], axis=1, keepdims=0))
+    cast.input[0] = "wrong"
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(("classes", "how"), [(1, "argmax"), (1, "zeros"), (2, "argmin"), (2, "zeros")])
+def test_the_gate_sees_a_wrong_mask(classes: int, how: str, tmp_path: Path) -> None:
+    folded, frames = balanced(classes)
+    path = tmp_path / "model.onnx"
+    manifest = export_onnx(folded, path, output="mask", batch=2)
+    wrong_mask(path, how)
+    write_manifest(dataclasses.replace(manifest, sha256=sha256(path.read_bytes())), path)
+    for report in (check_onnx(folded, path, frames), check_session(folded, path, frames)):
+        assert not report.passed and report.agreement_mean < 0.6 and report.dice_mean < 0.6
+    assert check_onnx(folded, path, frames).relative_error < 1e-4
+
+
+def test_the_gate_compares_every_output(tmp_path: Path) -> None:
+    """A file with logits and a mask fails if either is wrong."""
+    folded, frames = balanced(2)
+    path = tmp_path / "model.onnx"
+
+    def both() -> None:
+        export_onnx(folded, path, output="mask", batch=2)
+        model = onnx.load(path)
+        logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [2, 2, IMAGE, IMAGE])
+        model.graph.output.insert(0, logits)
+        onnx.save(model, path)
+
+    both()
+    assert check_onnx(folded, path, frames).passed
+    wrong_mask(path, "zeros")
+    assert not check_onnx(folded, path, frames).passed
+    both()
+    corrupt(path, "pyramid.bias", 3)
+    model = onnx.load(path)
+    (argmax,) = (node for node in model.graph.node if node.op_type == "ArgMax")
+    right = onnx.numpy_helper.from_array(folded(frames).numpy(), "right")
+    model.graph.initializer.append(right)
+    argmax.input[0] = "right"
+    onnx.save(model, path)
+    report = check_onnx(folded, path, frames)
+    assert not report.passed and report.agreement_mean < 0.99
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (mask,) = session.run(["mask"], {"frames": frames.numpy()})
+    assert np.array_equal(mask, folded.classes(folded(frames)).numpy())
+
+
+@pytest.mark.parametrize("change", ["name", "shape"])
+def test_the_gate_refuses_outputs_that_are_not_the_models(change: str, tmp_path: Path) -> None:
+    folded, frames = balanced(2)
+    export_onnx(folded, tmp_path / "model.onnx", batch=2)
+    model = onnx.load(tmp_path / "model.onnx")
+    if change == "name":
+        model.graph.node.append(onnx.helper.make_node("Neg", ["logits"], ["result"]))
+        model.graph.output[0].name = "result"
+    else:
+        model.graph.node.append(onnx.helper.make_node("ReduceMax", ["logits"], ["mask"], keepdims=1))
+        model.graph.output[0].name = "mask"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"the file gives (result|mask) .*, expected logits \(2, 2, .* or mask \(2, "):
+        check_onnx(folded, tmp_path / "model.onnx", frames)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 
 from helpers.exports import folded_model, some_frames
-from ht_kernels import HTCLIP
+from helpers.small_models import small_model
+from ht_kernels import HTCLIP, fold
 from ht_kernels.cli import main
 from ht_kernels.deploy import export_onnx, read_manifest
 from ht_kernels.deploy.server import write_repository
@@ -47,6 +48,16 @@ def test_a_fixed_batch_is_in_the_shape(tmp_path: Path) -> None:
     _, config = parsed(write_repository(tmp_path / "model.onnx", tmp_path / "classify"))
     assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
     assert list(config.input[0].dims) == [3, 1, *folded.image_size] and list(config.output[0].dims) == [3, 3]
+
+
+def test_names_of_a_single_logit(tmp_path: Path) -> None:
+    """The server names the largest value of a result, and a single one is always the largest."""
+    for task in ("segmentation", "classification"):
+        folded = fold(small_model("timm", task, num_classes=1, class_names=("lesion",)).float())
+        export_onnx(folded, tmp_path / "model.onnx")
+        folder = write_repository(tmp_path / "model.onnx", tmp_path / task)
+        assert "label_filename" not in (folder / "config.pbtxt").read_text()
+        assert (folder / "labels.txt").read_text() == "background\nlesion\n"
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,21 @@ def some_frames(folded: FoldedHTCLIP, batch: int = 3, channels: int = 1) -> torc
     return torch.randint(0, 256, (batch, channels, *folded.image_size), dtype=torch.uint8, generator=generator)
 
 
+def balanced(classes: int) -> tuple[FoldedHTCLIP, torch.Tensor]:
+    """A segmentation model, and frames in which about half the pixels are class 0 and the others are class 1."""
+    folded = fold(small_model("timm", num_classes=classes).float())
+    frames = some_frames(folded, 2)
+    folded.pyramid_bias[2:] -= 1e3
+    logits = folded(frames)
+    margin = logits[:, 0] if classes == 1 else logits[:, 1] - logits[:, 0]
+    middle = margin.flatten().sort().values[int(0.45 * margin.numel()) : int(0.55 * margin.numel())]
+    widest = int(middle.diff().argmax())  # no pixel is so close to the limit that rounding decides its class
+    folded.pyramid_bias[0 if classes == 1 else 1] -= middle[widest : widest + 2].mean()
+    shares = folded.classes(folded(frames)).flatten().bincount() / frames[:, 0].numel()
+    assert len(shares) == 2 and shares.min() > 0.4, shares
+    return folded, frames
+
+
 def run(path: Path, frames: torch.Tensor) -> torch.Tensor:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"frames": frames.numpy()})[0])

@@ -10,9 +10,12 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from helpers.clips import TINY, frames, write_dicom
+from helpers.clips import TINY, folded, frames, write_dicom
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
+from ht_kernels.media.opening import open_file
+from ht_kernels.media.preprocess import preprocess
+from ht_kernels.video import Stream, record
 from ht_kernels.video.dicom_seg import check_clip, write_segmentation
 
 highdicom = pytest.importorskip("highdicom")
@@ -80,7 +83,28 @@ def test_the_command(tmp_path: Path) -> None:
             assert np.array_equal(mask, np.asarray(shown))
 
 
+def test_a_single_logit_makes_one_segment(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), **patient())
+    model = folded(1)
+    model.pyramid_bias -= model(preprocess(frames()[2], model.image_size)).median()
+    report = record(open_file(clip), Stream(model), tmp_path / "out", dicom_seg=True)
+    assert report["states"] == {"ok": 5}
+    segmentation = highdicom.seg.segread(tmp_path / "out/segmentation.dcm")
+    assert [d.segment_label for d in segmentation.SegmentSequence] == ["class 1"]
+    for index, frame in enumerate(frames()):
+        logits = model(preprocess(frame, model.image_size), output_size=frame.shape)
+        assert np.array_equal(segmentation.pixel_array[index], (logits[0, 0] > 0).numpy())
+    assert 0.2 < segmentation.pixel_array[2].mean() < 0.8
+
+
 def test_a_clip_that_names_no_patient(tmp_path: Path) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()))
     with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation"):
         check_clip(clip)
+
+
+def test_an_error_of_the_disk_has_no_traceback_in_it(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames(5)), **patient())
+    with open("/dev/full", "wb") as full, pytest.raises(OSError) as caught:
+        write_segmentation(Path(full.name), clip, [None] * 5, NAMES)
+    assert caught.value.strerror == "No space left on device"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import output_folder
 
 from ..layout import SPLITS, read_gray
 from ..names import key, text_of
@@ -48,7 +49,8 @@ class Report:
 def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0, header: bool = False) -> Report:
     """Turn a download into the published layout.
 
-    Other data sets in the output folder stay. Images and masks become gray PNG files of their own size.
+    Other data sets in the output folder stay. The new one appears complete or not at all. Images and masks become gray
+    PNG files of their own size.
 
     Args:
         dataset: busi, tn3k or ddti.
@@ -59,7 +61,7 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
 
     Raises:
         InputError: the download is not what was expected, a file is damaged, nothing is left for a split, or the
-            output is no folder. Nothing is written then.
+            output is no folder or cannot be written. Nothing is written then.
     """
     source, output = Path(source), Path(output)
     if dataset not in READERS:
@@ -81,13 +83,14 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
             raise InputError(
                 f"{source}: {len(items)} images in {len(set(groups))} groups leave the {split} split empty"
             )
-    for item in items:
-        if item.name in splits:
-            image = read_gray(item.image)
-            write_image(output, item.name, np.array(image), item.mask(item.image, image.size))
     labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
-    write_splits(output, download.dataset, splits, labels, header=header)
-    report.checksums = write_checksums(output, download.dataset, list(splits))
+    with output_folder(output, merge=True) as folder:
+        for item in items:
+            if item.name in splits:
+                image = read_gray(item.image)
+                write_image(folder, item.name, np.array(image), item.mask(item.image, image.size))
+        write_splits(folder, download.dataset, splits, labels, header=header)
+        report.checksums = output / write_checksums(folder, download.dataset, list(splits)).name
     return report
 
 
