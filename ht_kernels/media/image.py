@@ -104,9 +104,12 @@ def decode_image(path: Path) -> Iterator[tuple[float | None, Frame]]:
         seconds += shown_for or 0.0
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
     Image.init()  # this Pillow may lack some
-    return Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN])
+    # Pillow maps a file that it is given the path of into memory, and then misreads a TIFF file that lies on its side.
+    with path.open("rb") as file, Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+        yield image
 
 
 def _decode(path: Path) -> Iterator[tuple[float | None, Frame]]:

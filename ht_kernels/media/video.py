@@ -19,6 +19,7 @@ import numpy as np
 from ht_kernels.errors import InputError, reason
 
 from .frames import Frame, plausible_rate
+from .image import open_image
 from .source import Source
 
 _STATE_THEIR_LENGTH = {"matroska", "mov", "avi", "flv", "asf"}
@@ -48,13 +49,15 @@ def open_video(path: Path) -> Source:
     try:
         with _container(path) as container:
             if container.format.name.endswith(_STILL_IMAGES):
-                raise InputError(f"{path} is an image that cannot be read")
+                return open_image(path)  # which says what is wrong with it
             stream = None if container.format.name == "tty" else video_stream(container)
             if stream is None:
                 raise InputError(f"{path} has no video stream")
             if not getattr(stream, "height", 0):  # a codec that FFmpeg does not know
                 raise InputError(f"{path} has a video stream that cannot be decoded")
             fps, count = video_rate(stream), stream.frames or None
+    except InputError:
+        raise
     except (av.error.FFmpegError, ValueError) as error:
         why = _why(error, log=True)
         raise InputError(
