@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageChops, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from ht_kernels.errors import InputError, reason
 
@@ -118,7 +118,10 @@ def _decode(path: Path) -> Iterator[tuple[float | None, Frame]]:
         with _open(path) as image:
             for page in _pages(image):
                 image.seek(page)
+                before = _to_go_back_to(image)
                 frame = show(image)
+                if before is not None:
+                    image._prev_im = before
                 milliseconds = image.info.get("duration")  # WebP says it when the frame was decoded
                 if milliseconds is None:
                     yield None, frame
@@ -135,6 +138,15 @@ def _decode(path: Path) -> Iterator[tuple[float | None, Frame]]:
         ) from error
     except Exception as error:  # as above
         raise InputError(f"{path} cannot be read as an image: {reason(error)}") from error
+
+
+def _to_go_back_to(image: Any) -> Any:
+    """What an animated PNG shows again after the frame that is about to be decoded; None where that frame stays.
+
+    Pillow lays such a frame over the only copy of what was there before, and so cannot go back to it.
+    """
+    previous = getattr(image, "_prev_im", None)
+    return previous.copy() if previous and image.info.get("disposal") == PngImagePlugin.Disposal.OP_PREVIOUS else None
 
 
 def _pages(image: Any) -> Iterable[int]:

@@ -112,7 +112,7 @@ def _decode_video(path: Path, warnings: list[str]) -> Iterator[tuple[float | Non
             length = _Length(container, stream)
             for packet in container.demux():  # of all streams, for some files only state the length of all together
                 length.add(packet)
-                if packet.stream_index != stream.index:
+                if packet.stream.index != stream.index:
                     continue
                 frames, damage = decode_packet(packet)
                 if damage is not None:
@@ -156,7 +156,7 @@ class _Length:
         """Count a packet that was read."""
         if packet.pts is None:
             return
-        if packet.stream_index == self._stream:
+        if packet.stream.index == self._stream:
             self._packets += 1
         elif not self._counts_all:
             return
@@ -170,8 +170,9 @@ class _Length:
             return f"ends after {self._packets} of {self._indexed} frames" if short else None
         if self._declared is None or self._end is None:
             return None
-        # The last frame of some files has no duration, and headers round.
-        tolerance = max(0.1, 2.5 / self._rate if self._rate else 0.0)
+        # The last frame of some files has no duration; the length of all streams together is also rounded.
+        frames, least = (2.5, 0.1) if self._counts_all else (1.5, 0.0)
+        tolerance = max(least, frames / self._rate) if self._rate else 0.1
         short = self._end < self._declared - tolerance
         return f"ends after frame {done}, at {self._end:.2f} of {self._declared:.2f} seconds" if short else None
 

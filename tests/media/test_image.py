@@ -36,14 +36,26 @@ def refused(path: Path) -> str:
         list(open_file(path))
     with pytest.raises(InputError) as trained:
         read_gray(path)
-    assert str(streamed.value) == str(trained.value) and "\n" not in str(trained.value) and str(path) in str(trained.value)
+    assert (
+        str(streamed.value) == str(trained.value) and "\n" not in str(trained.value) and str(path) in str(trained.value)
+    )
     return str(trained.value)
 
 
 def write_tiff(path: Path, data: bytes, bits: list[int], order: str = "<", **tags: int) -> Path:
     """An uncompressed TIFF file of 6 x 16 pixels."""
     numbers = {"photometric": 262, "planar": 284, "extra": 338, "format": 339}
-    fields = {256: [16], 257: [6], 258: bits, 259: [1], 262: [1], 273: [0], 277: [len(bits)], 278: [6], 279: [len(data)]}
+    fields = {
+        256: [16],
+        257: [6],
+        258: bits,
+        259: [1],
+        262: [1],
+        273: [0],
+        277: [len(bits)],
+        278: [6],
+        279: [len(data)],
+    }
     fields.update({numbers[name]: [value] for name, value in tags.items()})
     end, entries, tail = 8 + 2 + 12 * len(fields) + 4, b"", b""
     for number, values in sorted(fields.items()):
@@ -67,9 +79,7 @@ def write_png(path: Path, rows: np.ndarray, colour: int, extra: bytes = b"") -> 
     pixels = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 6, 16, colour, 0, 0, 0))
     more = chunk(extra[:4], extra[4:]) if extra else b""
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
     return path
 
 
@@ -80,14 +90,18 @@ def test_16_bits_are_scaled_from_their_whole_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((6, 16), 99 * 257, np.uint16)).save(tmp_path / "even.png")
     assert (read(tmp_path / "even.png") == 99).all()
     for white in (1023, 4095, 65535):
-        (tmp_path / "b.pgm").write_bytes(b"P5 16 6 %d\n" % white + np.rint(RAMP * (white / 65535)).astype(">u2").tobytes())
+        (tmp_path / "b.pgm").write_bytes(
+            b"P5 16 6 %d\n" % white + np.rint(RAMP * (white / 65535)).astype(">u2").tobytes()
+        )
         assert np.abs(read(tmp_path / "b.pgm").astype(int) - SHOWN).max() <= 1, white
     colour = np.stack([RAMP, RAMP[:, ::-1], RAMP // 2], -1)
     shown = np.stack([SHOWN, SHOWN[:, ::-1], RAMP // 2 // 256], -1)
     rgb = read(write_png(tmp_path / "rgb.png", colour.reshape(6, -1), 2))
     assert np.abs(rgb.astype(int) - shown).max() <= 1
     opaque = np.stack([RAMP, np.full_like(RAMP, 65535)], -1)
-    assert np.abs(read(write_png(tmp_path / "ga.png", opaque.reshape(6, -1), 4)).astype(int) - SHOWN[..., None]).max() <= 1
+    assert (
+        np.abs(read(write_png(tmp_path / "ga.png", opaque.reshape(6, -1), 4)).astype(int) - SHOWN[..., None]).max() <= 1
+    )
     hole = write_png(tmp_path / "hole.png", RAMP, 0, b"tRNS" + struct.pack(">H", 65535))
     assert np.array_equal(read(hole), np.where(SHOWN == 255, 0, SHOWN))
 
