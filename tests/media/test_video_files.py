@@ -234,7 +234,7 @@ def test_a_cover_is_no_video_and_the_default_one_is_taken(tmp_path: Path) -> Non
     def two(first: Disposition, second: Disposition) -> list[int]:
         path = tmp_path / "a.mkv"
         with av.open(str(path), "w") as container:
-            for level, disposition in ((40, first), (200, second)):
+            for disposition in (first, second):
                 stream = container.add_stream("libx264", rate=25)
                 stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
                 stream.disposition = disposition
