@@ -19,7 +19,8 @@ from helpers.clips import TINY, folded, frames, write_dicom
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
-from ht_kernels.video import Stream, record
+from ht_kernels.video import LiveSource, Stream, record
+from ht_kernels.video.channel import Channel, Closed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,6 +128,18 @@ def test_damaged_packets_are_counted_and_left_out(tmp_path: Path, last: bool) ->
     damage(path, list(range(30)))
     with pytest.raises(InputError, match="no frame can be decoded: Invalid data found"):
         open_file(path)
+
+
+def test_a_live_source_counts_damaged_packets_and_goes_on(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "mjpeg", "yuvj420p")
+    damage(path, [3, 4, 11])
+    source, channel = LiveSource("a", "url", av.open(str(path))), Channel[Any](30)
+    source._read(channel, av.open(str(path)))
+    assert source.damaged == 3
+    for _ in range(27):
+        channel.get(0)
+    with pytest.raises(Closed):
+        channel.get(0)
 
 
 def test_damage_is_in_the_report_and_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
