@@ -214,7 +214,10 @@ def _gray(values: NDArray[Any], white: float) -> Frame:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= white:  # false for NaN, too
         raise InputError(f"its values are {low:g} to {high:g}, expected 0 to {white:g}; save it as 8-bit gray")
-    return np.rint(values * (255 / white)).astype(np.uint8)
+    if values.dtype.kind == "f":
+        return np.rint(values * (255 / white)).astype(np.uint8)
+    shown: Frame = np.rint(np.arange(int(white) + 1) * (255 / white)).astype(np.uint8)  # a table needs less memory
+    return np.take(shown, values)
 
 
 def _tag(image: Image.Image, number: int, default: int) -> int:
