@@ -71,9 +71,10 @@ def endless() -> Source:
     """A source that repeats the clip without end, and decodes it every time."""
     clip = open_file(example_clip())
 
-    def decode() -> Iterator[Frame]:
+    def decode() -> Iterator[tuple[None, Frame]]:
         while True:
-            yield from clip
+            for frame in clip:
+                yield None, frame
 
     return Source(clip.path, clip.kind, None, FPS, clip.size, decode)
 

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             report = record(source, stream, args.output, weights=PHANTOM.name, watch=watch)
         if report["interrupted"]:
             raise KeyboardInterrupt
+        terminal.warn(report["input"]["warnings"])
         print("\n" + "\n".join(terminal.summary(report)), flush=True)
         print("\nFor the comparison: ViT-B-16, hybrid adapters behind every block, random weights", flush=True)
         model = model_options.untrained_model()

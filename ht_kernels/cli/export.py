@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         with terminal.step(f"reading {args.checkpoint}"):
             folded = ht.fold(model_options.load_model(args)[0])
             frames = sample_frames(source, folded.image_size, _FRAMES)
+            terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
         config = folded.config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
-from . import model_options
+from . import model_options, terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         pictures["filters.png"] = _draw_filters(found, model.tower.grid)
     if any(adapter.noise for adapter in found.values()):
         weights = noise_weights_of(model, sample_frames(source, model.tower.image_size, _FRAMES))
+        terminal.warn(source.warnings)
         pictures["noise_weights.png"] = _draw_noise_weights(weights)
     if not pictures:
         raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")

@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         weights = str(args.checkpoint) if trained else "untrained"
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count) as watch:
             report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
+    terminal.warn(report["input"]["warnings"])
     print("\n".join(terminal.summary(report)))
     print(f"wrote overlay.mp4, masks/, latency.png and report.json to {output}")
     if report["interrupted"] and not isinstance(source, LiveSource):

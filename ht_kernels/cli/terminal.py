@@ -76,6 +76,12 @@ def progress(total: int | None) -> Iterator[Callable[[Shown], None]]:
     yield say
 
 
+def warn(warnings: list[str]) -> None:
+    """Say what is amiss in a file that was read all the same."""
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def summary(report: dict[str, Any]) -> list[str]:
     """The report of a stream in a few lines."""
     states = ", ".join(f"{count} {state}" for state, count in report["states"].items())

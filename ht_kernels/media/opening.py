@@ -12,7 +12,7 @@ from ht_kernels.errors import InputError
 
 from .dicom import open_dicom
 from .frames import Frame
-from .image import SUFFIXES, decode_image, is_image
+from .image import SUFFIXES, decode_image, is_image, open_image
 from .source import Source
 from .video import open_video
 
@@ -29,7 +29,7 @@ def open_file(path: str | Path) -> Source:
     kind = _kind(path)
     if kind == "dicom":
         return open_dicom(path)
-    return _open_image(path) if kind == "image" else open_video(path)
+    return open_image(path) if kind == "image" else open_video(path)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -38,13 +38,17 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         InputError: the file is missing or damaged, or has several pictures.
     """
-    kind = _kind(path)
-    if kind == "video":
-        raise InputError(f"{path} cannot be read as an image; expected PNG, JPEG, TIFF or another image, or DICOM")
-    frames = open_dicom(path).decode() if kind == "dicom" else decode_image(path)
+    warnings: list[str] = []
+    if _kind(path) == "dicom":
+        source = open_dicom(path)
+        frames, warnings = source.decode(), source.warnings
+    else:
+        frames = decode_image(path)
     _, frame = next(frames)
     if next(frames, None) is not None:
         raise InputError(f"{path} has several frames, expected one picture; save those that you want as images")
+    if warnings:  # a picture that is not whole teaches the wrong thing
+        raise InputError("; ".join(warnings))
     return Image.fromarray(frame)
 
 
@@ -62,11 +66,11 @@ def _kind(path: Path) -> str:
         raise InputError(f"{path} is empty")
     if head[128:] == b"DICM":
         return "dicom"
-    return "image" if path.suffix.lower() in SUFFIXES or is_image(path) else "video"
+    return "image" if is_image(path) else "video"
 
 
 def _open_folder(path: Path) -> Source:
-    files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()), key=_natural)
+    files = sorted((p for p in path.iterdir() if _is_shown(p)), key=_natural)
     if not files:
         raise InputError(f"{path} has no images; expected files that end in {', '.join(SUFFIXES)}")
 
@@ -74,19 +78,16 @@ def _open_folder(path: Path) -> Source:
         for file in files:
             yield None, next(decode_image(file))[1]
 
-    return Source(path, "images", len(files), None, _size(next(decode())[1]), decode)
+    _, first = next(decode())
+    return Source(path, "images", len(files), None, (first.shape[0], first.shape[1]), decode)
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether a file in a folder is an image. Hidden files are none: macOS puts ``._NAME.png`` beside NAME.png."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """A sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
-def _open_image(path: Path) -> Source:
-    _, first = next(decode_image(path))
-    return Source(path, "image", None, None, _size(first), lambda: decode_image(path))
-
-
-def _size(frame: Frame) -> tuple[int, int]:
-    return frame.shape[0], frame.shape[1]

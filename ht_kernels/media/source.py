@@ -45,6 +45,10 @@ class Source:
     decode: Callable[[], Iterator[tuple[float | None, Frame]]]
     scan: Box | None = None
     warnings: list[str] = field(default_factory=list)
+    _known: int = field(init=False, repr=False, compare=False)  # how many of the warnings opening found
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_known", len(self.warnings))
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
         """Pairs of the seconds from the start, and the frame.
@@ -52,6 +56,7 @@ class Source:
         The times are the file's own; without them they follow from its frame rate, and without that from 10 frames a
         second.
         """
+        del self.warnings[self._known :]
         index = -1
         for index, (seconds, frame) in enumerate(self.decode()):
             yield (index / (self.fps or USUAL_FPS) if seconds is None else seconds), frame

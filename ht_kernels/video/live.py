@@ -9,7 +9,7 @@ from typing import Any
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.frames import Frame
-from ht_kernels.media.video import video_rate
+from ht_kernels.media.video import decode_packet, shown, video_rate, video_stream
 
 from .channel import Channel, Closed
 
@@ -41,16 +41,17 @@ class LiveSource:
         size: (height, width) as announced.
         reconnects: how often a lost connection was opened again and gave a frame.
         drops: frames that were replaced by a newer one before they were taken.
+        damaged: packets that could not be decoded and were left out.
     """
 
     frame_count = None
 
     def __init__(self, address: str, kind: str, container: Any) -> None:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         self.path, self.kind = _without_password(address), kind
         self.fps = video_rate(stream)
         self.size = stream.height, stream.width
-        self.reconnects, self.drops = 0, 0
+        self.reconnects, self.drops, self.damaged = 0, 0, 0
         self._address = address
         self._container: Any = container
         self._closed = threading.Event()
@@ -104,8 +105,11 @@ class LiveSource:
 
         try:
             with container or _connect(self._address, self.kind) as container:
-                for frame in container.decode(video=0):
-                    channel.put((time.monotonic(), frame.to_ndarray(format="rgb24")))
+                for packet in container.demux(video_stream(container)):
+                    frames, damage = decode_packet(packet)
+                    self.damaged += damage is not None
+                    for frame in frames:
+                        channel.put((time.monotonic(), shown(frame, packet.stream)))
             channel.close()
         except Closed:
             pass
@@ -144,7 +148,7 @@ def _connect(address: str, kind: str) -> Any:
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise InputError(f"{shown} cannot be opened: {reason(error).replace(address, shown)}") from error
-    if not container.streams.video:
+    if video_stream(container) is None:
         container.close()
         raise InputError(f"{shown} has no video stream")
     return container

@@ -61,7 +61,7 @@ def record(
             for shown in stream.run(source):
                 if view is not None:
                     view.write(shown.overlay)
-                video.write(shown.overlay)
+                video.write(shown.overlay, shown.seconds)
                 if shown.mask is not None:
                     masks.write(shown.mask, shown.index)
                 if dicom_seg:
@@ -90,6 +90,7 @@ def _report(source: Source | LiveSource, stream: Stream, weights: str | None) ->
             "fps": source.fps,
             "height": source.size[0],
             "width": source.size[1],
+            "warnings": [] if isinstance(source, LiveSource) else list(source.warnings),
         },
         **stream.report(),
         "weights": weights,

@@ -16,10 +16,17 @@ from ht_kernels.media.frames import Frame
 
 from .overlay import COLORS
 
+_TICKS = 90_000
+"""Units of time in a second of a video."""
+
+_LONGEST = 3600 * _TICKS
+"""How long a frame is shown at most: damaged files state anything, and MP4 has 32 bits for it."""
+
 
 class VideoSink:
     """Writes frames (H, W, 3) uint8 RGB as an H.264 video (mp4, yuv420p). Call ``close`` when done.
 
+    Frames that come with times are shown at these; ``fps`` is how often the others follow.
     The first frame decides the size, and frames of another size are resized to it. H.264 needs even sizes, so a size
     that is odd gets one more row or column. After an OSError there is half a file, and nothing more is written to it.
 
@@ -32,9 +39,16 @@ class VideoSink:
         self._path, self._rate = path, Fraction(fps).limit_denominator(1001)
         self._container: Any = None
         self._stream: Any = None
+        self._ticks: int | None = None
 
-    def write(self, frame: Frame) -> None:
-        """Append one frame."""
+    def write(self, frame: Frame, seconds: float | None = None) -> None:
+        """Append one frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            seconds: when to show it; the first frame is shown at 0, and one whose time is not after that of the frame
+                before right after it. None for the next moment by the frame rate.
+        """
         import av
 
         if self._container is None:
@@ -44,7 +58,16 @@ class VideoSink:
             frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        self._mux(av.VideoFrame.from_ndarray(frame, format="rgb24"))
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        if self._ticks is None:
+            wanted = 0
+        elif seconds is None:
+            wanted = self._ticks + round(_TICKS / self._rate)
+        else:
+            wanted = min(max(round(_TICKS * seconds), self._ticks + 1), self._ticks + _LONGEST)
+        self._ticks = picture.pts = wanted
+        picture.time_base = Fraction(1, _TICKS)
+        self._mux(picture)
 
     def close(self) -> None:
         """Write what is pending, and the index."""
@@ -78,6 +101,7 @@ class VideoSink:
             raise InputError("this PyAV has no H.264 encoder (libx264): pip install av brings one") from error
         self._stream.width, self._stream.height = width + width % 2, height + height % 2
         self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, _TICKS)
         self._stream.options = {"crf": "18", "preset": "veryfast"}
         try:
             self._container.start_encoding()

@@ -201,6 +201,9 @@ class Stream:
     def report(self) -> dict[str, Any]:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
+        ``damaged`` is what a live source gave that is no frame: packets that could not be decoded, and frames that are
+        not uint8. What is amiss in a file is told by the ``warnings`` of its source once the stream has ended.
+
         Three latencies cover several stages, from when a frame was decoded to when an overlay was drawn. ``end_to_end``
         is the work on a frame of a file, without waits. ``frame_age`` has the waits between stages, too. ``mask_age``
         starts with the frame that the mask was made of, which may be an earlier one than the frame shown.
@@ -222,6 +225,7 @@ class Stream:
         if isinstance(self._source, LiveSource):
             report["reconnects"] = self._source.reconnects
             report["drops"]["decode"] = self._source.drops
+            report["damaged"] += self._source.damaged
         return report
 
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:

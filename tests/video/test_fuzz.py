@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from helpers.clips import folded, frames, region, write_dicom
+from helpers.clips import folded, frames, region, write_dicom, write_video
 from ht_kernels.deploy import Session, export_onnx
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.media.frames import check_frame
@@ -87,6 +87,7 @@ def of_images() -> dict[str, bytes]:
 
 
 IMAGES = of_images()
+VIDEO: list[bytes] = []
 CLIP = Path(get_testdata_file("examples_ybr_color.dcm", download=False)).read_bytes()
 DAMAGE = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8)
 
@@ -104,6 +105,16 @@ def damaged(content: bytes, damage: list[tuple[float, int]], keep: float) -> byt
 def test_images(tmp_path_factory: pytest.TempPathFactory, kind: str, damage: list[tuple[float, int]], keep: float):
     path = tmp_path_factory.getbasetemp() / f"fuzz.{kind}"
     path.write_bytes(damaged(IMAGES[kind], damage, keep))
+    enter(path)
+
+
+@EXAMPLES
+@given(DAMAGE, st.sampled_from([1.0, 1.0, 0.9, 0.3]))
+def test_videos(tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[float, int]], keep: float) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.mp4"
+    if not VIDEO:
+        VIDEO.append(write_video(path).read_bytes())
+    path.write_bytes(damaged(VIDEO[0], damage, keep))
     enter(path)
 
 

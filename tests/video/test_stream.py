@@ -48,7 +48,8 @@ def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["frames"] == 5 and report["weights"] == "untrained" and report["backend"] == "cpu"
-    assert report["input"] == {"path": str(clip), "kind": "dicom", "fps": 25.0, "height": 48, "width": 64}
+    about = {"path": str(clip), "kind": "dicom", "fps": 25.0, "height": 48, "width": 64, "warnings": []}
+    assert report["input"] == about
     assert report["versions"]["ht_kernels"] == ht.__version__ and "torch" in report["versions"]
     with av.open(tmp_path / "out/overlay.mp4") as container:
         assert container.streams.video[0].frames == 5 and container.streams.video[0].average_rate == 25
