@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import timm.models.eva as timm_eva
 import timm.models.vision_transformer as timm_vit
 import torch
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
 from torch import nn
 
 DIM, DEPTH, HEADS, IMAGE, PATCH = 32, 4, 4, 64, 16
@@ -116,6 +118,11 @@ def _timm(**options: object) -> nn.Module:
     )
 
 
+def _eva(**options: object) -> nn.Module:
+    sizes = {"img_size": IMAGE, "patch_size": PATCH, "embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS}
+    return timm_eva.Eva(**sizes, mlp_ratio=2, num_classes=0, use_rot_pos_emb=False, **options)
+
+
 TOWERS: dict[str, Callable[[], nn.Module]] = {
     "open_clip": _open_clip,
     "timm": lambda: Clip(Trunk(_timm())),
@@ -131,6 +138,12 @@ MORE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "timm, no prefix": lambda: _timm(class_token=False, global_pool="avg"),
     "timm, not square": lambda: _timm(img_size=(48, 80), no_embed_class=True, qkv_bias=False),
     "timm, dynamic size": lambda: _timm(dynamic_img_size=True),
+    "timm, normalised queries and keys": lambda: _timm(qk_norm=True),
+    "timm, packed SwiGLU": lambda: _timm(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU),
+    "timm, gate last": lambda: _timm(mlp_layer=GluMlp, act_layer=nn.SiLU),
+    "timm, SwiGLU": lambda: _timm(mlp_layer=SwiGLU, act_layer=nn.SiLU, qkv_bias=False),
+    "eva": lambda: _eva(init_values=0.5),
+    "eva, parts": lambda: _eva(qkv_fused=False, qk_norm=True, swiglu_mlp=True),
 }
 """What else towers may have."""
 
