@@ -6,9 +6,9 @@ import open_clip
 import pytest
 import timm
 import torch
-from helpers.small_towers import DIM, IMAGE, PATCH, eva_tower, small_clip, small_tower, timm_tower
 from torch import nn
 
+from helpers.small_towers import DIM, IMAGE, PATCH, eva_tower, small_clip, small_tower, timm_tower
 from ht_kernels import HTCLIP, fold, inject
 from ht_kernels.clip.backbone import load_backbone
 from ht_kernels.clip.towers import find_tower
