@@ -186,7 +186,7 @@ def check_size(size: int, patch: tuple[int, int]) -> None:
 def _check_timm(trunk: Any) -> None:
     """Raise InputError if the tokens of a timm tower are not a grid of patches with learned positions."""
     embed = trunk.patch_embed
-    if not hasattr(embed, "proj"):
+    if not hasattr(embed, "proj") or hasattr(embed, "backbone"):
         raise InputError(
             f"this vision transformer embeds its images by a {type(embed).__name__}, but adapters need a single "
             "convolution, as in ViT-B-16"

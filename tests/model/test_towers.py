@@ -31,7 +31,8 @@ def with_stem() -> nn.Module:
 
 REFUSED = {
     "a stem of several convolutions": (with_stem, "Sequential.*single convolution"),
-    "a backbone as stem": (lambda: on_meta("vit_base_mci_224"), "single convolution"),
+    "a stem as backbone": (lambda: on_meta("vit_base_mci_224"), "HybridEmbed, but adapters need a single convolution"),
+    "a ResNet as backbone": (lambda: on_meta("vit_tiny_r_s16_p8_224"), "HybridEmbed, but adapters need a single"),
     "overlapping patches": (lambda: strided(8), "stride is its kernel size"),
     "padding": (lambda: timm_tower(img_size=60, dynamic_img_size=True, dynamic_img_pad=True), "pads images of 60x60"),
     "rotary positions": (lambda: on_meta("eva02_tiny_patch14_224"), "RoPE"),
