@@ -97,9 +97,9 @@ def _model(args: argparse.Namespace) -> tuple[HTCLIP, str]:
         return model_options.load_model(args)[0], args.checkpoint.name
     from ht_kernels.clip import HTCLIP
 
-    chosen = model_options.given(args, "backbone", "pretrained")
+    chosen = model_options.given(args, *model_options.TOWER)
     model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()
-    return model, f"CLIP as it is ({', '.join(chosen.values()) or 'random weights'})"
+    return model, f"CLIP as it is ({', '.join(map(str, chosen.values())) or 'random weights'})"
 
 
 def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> tuple[Examples, Prompts | None]:

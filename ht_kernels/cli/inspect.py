@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.clip.injection import adapters
+    from ht_kernels.deploy.folded import why_not_folded
     from ht_kernels.files import output_folder, png_bytes
     from ht_kernels.media.opening import open_file
     from ht_kernels.media.preprocess import sample_frames
@@ -49,15 +51,19 @@ def run(args: argparse.Namespace) -> int:
 
     source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
-    found = adapters(model.tower)
+    found, unfoldable = adapters(model.tower), why_not_folded(model)
     pictures: dict[str, Figure] = {}
     if any(adapter.frequency for adapter in found.values()):
         pictures["filters.png"] = _draw_filters(found, model.tower.grid)
-    if any(adapter.noise for adapter in found.values()):
+    if unfoldable:
+        print(f"The model cannot be folded, so noise weights are not drawn: {unfoldable}.", file=sys.stderr)
+    elif any(adapter.noise for adapter in found.values()):
         weights = noise_weights_of(model, sample_frames(source, model.tower.image_size, _FRAMES))
         terminal.warn(source.warnings)
         pictures["noise_weights.png"] = _draw_noise_weights(weights)
     if not pictures:
+        if unfoldable:
+            raise InputError(f"there is nothing to draw of {args.checkpoint}: its tower cannot be folded")
         raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")
     with output_folder(args.output) as folder:
         for name, figure in pictures.items():

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
 
+TOWER = ("backbone", "pretrained", "image_size")
+"""The names of the options that :func:`add_tower_arguments` adds."""
+
 UNTRAINED = (
     "The weights are untrained: the masks show that everything runs, not anatomy. "
     "For a trained model use ht-kernels stream with --checkpoint."
@@ -17,7 +20,7 @@ UNTRAINED = (
 
 
 def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> None:
-    """Add ``--checkpoint``, ``--backbone`` and ``--pretrained``.
+    """Add ``--checkpoint`` and the options of the tower.
 
     With ``exported`` the help says that ``--checkpoint`` may also name a file of ``ht-kernels export``.
     """
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> No
 
 
 def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
-    """Add ``--backbone`` and ``--pretrained`` alone, for a command that takes its checkpoint without an option."""
+    """Add ``--backbone``, ``--pretrained`` and ``--image-size``, which name a tower without a checkpoint."""
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -37,6 +40,13 @@ def add_tower_arguments(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--pretrained", metavar="TAG", help="the tower's weights: a tag of open_clip or timm, or the path of a file"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side of the images in pixels, a multiple of the patch size; positions are resampled (default: the "
+        "checkpoint's, else the tower's own)",
     )
 
 
@@ -53,13 +63,13 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     """
     from ht_kernels.clip import HTCLIP
 
-    chosen = given(args, "backbone", "pretrained")
+    chosen = given(args, *TOWER)
     if args.checkpoint is not None:
         return HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval(), True
     return untrained_model(**chosen), False
 
 
-def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None) -> HTCLIP:
+def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None, image_size: int | None = None) -> HTCLIP:
     """A segmentation model with reproducible random adapters and head."""
     import torch
 
@@ -67,7 +77,7 @@ def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None) -
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return HTCLIP(backbone, pretrained=pretrained, task="segmentation", num_classes=2).eval()
+        return HTCLIP(backbone, pretrained, task="segmentation", num_classes=2, image_size=image_size).eval()
 
 
 def warn_untrained() -> None:

@@ -120,8 +120,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
             f"--precision {args.precision} is for a checkpoint on a GPU with --runtime cuda_graph; an exported file "
             "has its own precision, and the CPU computes fp32"
         )
-    if exported and (args.backbone or args.pretrained):
-        raise InputError(f"{args.checkpoint} has its tower in it: leave --backbone and --pretrained out")
+    if exported and model_options.given(args, *model_options.TOWER):
+        raise InputError(f"{args.checkpoint} has its tower in it: leave --backbone, --pretrained and --image-size out")
     if exported:
         return Session.open(args.checkpoint, runtime=runtime, progress=show), True
     if on_gpu:

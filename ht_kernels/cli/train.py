@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
+        from ht_kernels.deploy.folded import why_not_folded
         from ht_kernels.train import Trainer, prepare
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
@@ -106,16 +108,19 @@ def run(args: argparse.Namespace) -> int:
     if args.task == "contrastive":
         model, train, val = _pairs(args)
     else:
-        train, val, names = _examples(args)
+        names, read = _data(args)
         model = _model(args, task=args.task, num_classes=len(names), class_names=names)
-        if model.tower.image_size != tuple(train.images.shape[2:]):
-            size = "x".join(map(str, train.images.shape[2:]))
-            raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read at {size}")
+        if model.config.image_size is None:
+            raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
+        train, val = read(model.config.image_size)
     train = train.share(recipe.ratio, recipe.seed)
+    unfoldable = why_not_folded(model)
     prepare(model, recipe.method)
     trainer = Trainer(model, recipe, train, val, args.output)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
+    if unfoldable:
+        trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
     trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     outcome = trainer.run()
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
@@ -135,30 +140,43 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return Recipe(**given)
 
 
-def _examples(args: argparse.Namespace) -> tuple[Examples, Examples, tuple[str, ...]]:
-    """For training, for validation, and the names of the classes."""
-    import os
+def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
+    """The names of the classes, and a function that reads images of a size: for training, and for validation.
 
+    Data that is missing is reported before a model is loaded.
+    """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
-    from ht_kernels.train import read_examples, simulate_examples
+    from ht_kernels.train import read_examples
 
+    lesion = "background", "lesion"
     if args.phantoms is not None:
         if args.data or args.dataset or args.task != "segmentation":
             raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
         if args.phantoms < 1:
             raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
-        workers = len(os.sched_getaffinity(0))
-        sets = [simulate_examples(args.phantoms, args.seed, workers=workers)]
-        sets += [simulate_examples(_VALIDATION_PHANTOMS, args.seed + 1, workers=workers)]
-        return sets[0], sets[1], ("background", "lesion")
+        return lesion, lambda size: _simulate(args, size)
     _need_data(args)
-    if args.task == "segmentation":
-        masks = [SegmentationDataset(args.data, args.dataset, split) for split in ("train", "val")]
-        return *(read_examples(d, args.skip_bad) for d in masks), ("background", "lesion")  # type: ignore[return-value]
-    labels = [ClassificationDataset(args.data, args.dataset, split) for split in ("train", "val")]
-    if len(labels[0].classes) < 2:
+    kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
+    sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
+
+    if args.task == "classification" and len(sets[0].classes) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
-    return *(read_examples(d, args.skip_bad) for d in labels), labels[0].classes  # type: ignore[return-value]
+
+    def read(size: int) -> list[Examples]:
+        for data in sets:
+            data.image_size = size
+        return [read_examples(data, args.skip_bad) for data in sets]
+
+    return getattr(sets[0], "classes", lesion), read
+
+
+def _simulate(args: argparse.Namespace, size: int) -> list[Examples]:
+    import os
+
+    from ht_kernels.train import simulate_examples
+
+    counts, workers = (args.phantoms, _VALIDATION_PHANTOMS), len(os.sched_getaffinity(0))
+    return [simulate_examples(n, args.seed + i, size, workers) for i, n in enumerate(counts)]
 
 
 def _need_data(args: argparse.Namespace) -> None:
@@ -188,7 +206,7 @@ def _model(args: argparse.Namespace, **options: Any) -> HTCLIP:
 
     from ht_kernels.train import build, start_from
 
-    names = ("backbone", "pretrained", "variant", "spectral", "reduce_dim", "feature_layers")
+    names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")
     chosen = model_options.given(args, *names) | options
     torch.manual_seed(args.seed)
     if args.start is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ht_kernels.errors import InputError, reason
 
 from .open_clip import open_clip
+from .towers import check_size, find_tower
 
 _CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -46,20 +48,25 @@ def load_backbone(
             ``open_clip_config.json`` and the weights), or ``timm/NAME``.
         pretrained: a tag that open_clip or timm knows, or the path of a weights file. With None, ``hf-hub:`` and
             ``local-dir:`` models get the weights that lie there, and all others random weights.
-        image_size: the side of the images in pixels. If it differs from the weights', the position embedding is
-            resampled.
+        image_size: the side of the images in pixels, a multiple of the patch size; None for the tower's own, which for
+            a timm tower is that of the weights. If it differs from the weights', the position embedding is resampled.
         text: build the text tower too, and set open_clip's preprocessing on the model.
 
     Raises:
-        InputError: the name or tag is unknown, the hub cannot be reached, a file cannot be read or does not fit, or
-            ``text`` is true for a model without a text tower.
+        InputError: the name or tag is unknown, the hub cannot be reached, a file cannot be read or does not fit, the
+            tower cannot take images of ``image_size``, or ``text`` is true for a model without a text tower.
     """
     if name.startswith("timm/"):
         if text:
             raise InputError(f"{name} has no text tower, which image-text tasks need; name a CLIP model of open_clip")
-        model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained, image_size)
-        return model
-    return _load_open_clip(name, pretrained, image_size, text)
+        model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained)
+    else:
+        model = _load_open_clip(name, pretrained, image_size, text)
+    if image_size is not None:
+        tower = find_tower(model)
+        if tower.image_size != (image_size, image_size):
+            tower.resize(image_size)
+    return model
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -89,7 +96,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
-def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any:
+def _load_timm(name: str, pretrained: str | None) -> Any:
     try:
         import timm
     except ImportError as error:
@@ -110,9 +117,8 @@ def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any
         ) from error
     if local:
         state = {k: t for k, t in read_weights(str(pretrained)).items() if not k.startswith(("head.", "fc_norm."))}
+        _take_size(model, model, state.get("pos_embed"))
         _assign(model, state, str(pretrained))
-    if image_size is not None and hasattr(model, "set_input_size"):
-        model.set_input_size(image_size)
     return model
 
 
@@ -135,6 +141,8 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, t
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
     elif image_size is not None:
+        if "patch_size" in vision and image_size != vision.get("image_size", 224):
+            check_size(image_size, (vision["patch_size"], vision["patch_size"]))
         vision["image_size"] = image_size
     if quick_gelu is None:
         quick_gelu = bool(config.get("quick_gelu", False))
@@ -153,10 +161,10 @@ def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, t
             if not state:
                 raise InputError(f"{path} holds no vision tower: expected names that start with 'visual.'")
         resize_pos_embed(state, model)
+        if "timm_model_name" in vision:
+            visual: Any = model.visual
+            _take_size(visual.trunk, visual, state.get("visual.trunk.pos_embed"))
         _assign(model, state, path)
-    if "timm_model_name" in vision and image_size is not None:
-        visual: Any = model.visual
-        visual.set_input_size(image_size)
     return model
 
 
@@ -239,6 +247,21 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
                 "backbone='local-dir:FOLDER', a folder with open_clip_config.json and the weights"
             ) from error
     return None, None
+
+
+def _take_size(trunk: Any, resized: Any, positions: Tensor | None) -> None:
+    """Give a timm tower the image size that weights were made for, if their position embedding is a square grid.
+
+    ``resized`` is the module whose ``set_input_size`` is called: the tower, or open_clip's wrapper around it.
+    """
+    own = getattr(trunk, "pos_embed", None)
+    if own is None or positions is None or positions.dim() != 3 or positions.shape == own.shape:
+        return
+    prefix = 0 if getattr(trunk, "no_embed_class", False) else getattr(trunk, "num_prefix_tokens", 0)
+    side = math.isqrt(max(positions.shape[1] - prefix, 0))
+    if hasattr(trunk, "set_input_size") and side and side * side + prefix == positions.shape[1]:
+        patch = trunk.patch_embed.patch_size
+        resized.set_input_size((side * patch[0], side * patch[1]))
 
 
 def _assign(model: nn.Module, state: dict[str, Tensor], path: str) -> None:

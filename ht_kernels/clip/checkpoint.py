@@ -78,7 +78,8 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             tower is not read.
         overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
             ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
-            ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does.
+            ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does. ``image_size``
+            resizes a model of our format, as ``HTCLIP.resize`` does.
 
     A ``backbone`` that is a module gets its adapters, in place, before the file's tensors are compared with it.
 
@@ -143,6 +144,7 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
             raise InputError(
                 f"{path} is damaged: its configuration says {name} {config.get(name)!r}, its tensors {shown!r}"
             )
+    size = overrides.pop("image_size", None)
     config = {**config, **overrides}
     if config.get("backbone") is None:
         raise InputError(
@@ -156,7 +158,8 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
             config[name] = tuple(config[name])
     model = _build(path, config)
     _fill(path, model, tensors)
-    return model
+    # A trained tower has positions of its own, so the model gets its weights first and another size then.
+    return model if size is None else model.resize(size)
 
 
 def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:

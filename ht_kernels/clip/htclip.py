@@ -16,8 +16,8 @@ from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
 
 from .backbone import load_backbone
-from .injection import adapters, inject
-from .text import Tokenizer, find_preprocessing, find_tokenizer
+from .injection import adapters, inject, resize
+from .text import Preprocessing, Tokenizer, find_preprocessing, find_tokenizer
 from .towers import find_tower
 
 if TYPE_CHECKING:
@@ -96,14 +96,15 @@ class HTCLIP(nn.Module):
         reduce_dim: the width R of the pyramid.
         feature_layers: the blocks that the pyramid reads, as increasing indices from 0.
         adapter_layers: the blocks that get an adapter, as for :func:`ht_kernels.inject`.
-        image_size: the side of the square images in pixels; None for the tower's own image size.
+        image_size: the side of the square images in pixels, a multiple of the patch size; None for the tower's own
+            image size. If it differs from the tower's, the position embedding is resampled.
         class_names: a name for each of the K logits, stored in the configuration.
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
-        InputError: the backbone or its weights cannot be loaded, the tower is not a vision transformer, or the task
-            needs a text tower and the backbone has none.
+        InputError: the backbone or its weights cannot be loaded, the tower is not a vision transformer, it cannot take
+            images of ``image_size``, or the task needs a text tower and the backbone has none.
     """
 
     reduces: nn.ModuleList
@@ -144,8 +145,8 @@ class HTCLIP(nn.Module):
             load_backbone(backbone, pretrained, image_size, contrastive) if isinstance(backbone, str) else backbone
         )
         tower = find_tower(clip_model)
-        if image_size is not None and tower.image_size != (image_size, image_size):
-            raise ValueError(f"image_size is {image_size}, but the tower takes images of {tower.image_size}")
+        if image_size is not None:
+            resize(tower, image_size)
         layers = tuple(feature_layers)
         increasing = layers and list(layers) == sorted(set(layers))
         if not contrastive and not (increasing and layers[0] >= 0 and layers[-1] < len(tower.blocks)):
@@ -187,10 +188,9 @@ class HTCLIP(nn.Module):
             setattr(self, name, part)
         if tokenizer is not None:
             self.tokenizer: Tokenizer = tokenizer
-            preprocessing = find_preprocessing(clip_model, tower.image_size)
+            preprocessing = self._find_preprocessing()
             self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean))
             self.register_buffer("pixel_std", torch.tensor(preprocessing.std))
-            self.resizing, self._resize = preprocessing.words, preprocessing.resize
         self.config = HTCLIPConfig(
             backbone=backbone if isinstance(backbone, str) else None,
             pretrained=pretrained,
@@ -226,6 +226,19 @@ class HTCLIP(nn.Module):
         for adapter in adapters(self.tower).values():
             adapter.to_spectral(form, self.tower.grid)
         self.config = replace(self.config, spectral=form)
+        return self
+
+    def resize(self, image_size: int) -> HTCLIP:
+        """Make the model take square images of another size, in place. The position embedding is resampled.
+
+        Raises:
+            InputError: ``image_size`` is not a multiple of the patch size, or the adapters have a full or shared
+                spectral filter, which is bound to the patch grid.
+        """
+        resize(self.tower, image_size)
+        if self.config.task == "contrastive":
+            self._find_preprocessing()
+        self.config = replace(self.config, image_size=image_size)
         return self
 
     def save(self, path: str | Path) -> None:
@@ -299,6 +312,12 @@ class HTCLIP(nn.Module):
             texts = self.tokenizer(list(texts))
         clip_model: Any = self.clip_model
         return _unit(clip_model.encode_text(texts.to(self.pixel_mean.device)))
+
+    def _find_preprocessing(self) -> Preprocessing:
+        """Find the CLIP model's preprocessing, and resize images as it does."""
+        found = find_preprocessing(self.clip_model, self.tower.image_size)
+        self.resizing, self._resize = found.words, found.resize
+        return found
 
     def _need_text(self, method: str) -> None:
         if self.config.task != "contrastive":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.errors import InputError
 from ht_kernels.nn import HTAdapter
 
 from .mona import BatchFirstMona, SequenceFirstMona
@@ -66,6 +67,27 @@ def adapters(tower: Tower) -> dict[int, HTAdapter]:
         if mona is not None:
             found[i] = getattr(mona, "clip_mona", mona)
     return found
+
+
+def resize(tower: Tower, size: int) -> None:
+    """Make a tower and its adapters take square images of another size, in place; see :meth:`Tower.resize`.
+
+    Raises:
+        InputError: ``size`` is not a multiple of the patch size, or an adapter's filter is bound to the patch grid.
+    """
+    if tower.image_size == (size, size):
+        return
+    bound = {a.spectral for a in adapters(tower).values() if getattr(a, "spectral", None) in ("full", "shared")}
+    if bound:
+        raise InputError(
+            f"the adapters have a {bound.pop()} spectral filter, made for a patch grid of {tower.grid[0]}x"
+            f"{tower.grid[1]}, so images of {size}x{size} pixels cannot be used; a radial filter has no fixed grid"
+        )
+    tower.resize(size)
+    for block in tower.blocks:
+        mona: Any = getattr(block, "mona", None)
+        if hasattr(mona, "grid"):
+            mona.grid = tower.grid
 
 
 def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:

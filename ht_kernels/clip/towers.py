@@ -5,10 +5,12 @@ A tower is recognised by its structure, so none of these packages is imported.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
@@ -29,7 +31,9 @@ class Tower(ABC):
         image_size: (height, width) of the images that the tower takes.
     """
 
-    def __init__(self, visual: nn.Module, patch_embedding: nn.Conv2d, pre_norm: nn.Module, blocks: nn.Sequential):
+    def __init__(
+        self, visual: nn.Module, patch_embedding: nn.Conv2d, pre_norm: nn.Module, blocks: nn.Sequential | nn.ModuleList
+    ) -> None:
         self.visual: Any = visual
         self.patch_embedding = patch_embedding
         self.pre_norm = pre_norm
@@ -53,6 +57,23 @@ class Tower(ABC):
     @abstractmethod
     def finish(self, x: Tensor) -> Tensor:
         """Apply the final norm. The published code computes it, but no segmentation or classification head reads it."""
+
+    def resize(self, size: int) -> None:
+        """Make the tower take square images of another size, in place. Its position embedding is resampled.
+
+        The patch grid is resampled bicubically with antialiasing, as open_clip and timm do. Prefix tokens keep their
+        positions.
+
+        Raises:
+            InputError: ``size`` is not a multiple of the patch size.
+        """
+        patch = _pair(self.patch_embedding.kernel_size)
+        check_size(size, patch)
+        self.set_size((size, size), (size // patch[0], size // patch[1]))
+
+    @abstractmethod
+    def set_size(self, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
+        """Do the work of :meth:`resize`, with an image size and the patch grid that belongs to it."""
 
     def tokens(self, x: Tensor) -> Tensor:
         """Return the output of a block as (B, N, D)."""
@@ -83,12 +104,25 @@ class ClipTower(Tower):
         normed: Tensor = self.visual.ln_post(self.tokens(x)[:, 0])
         return normed
 
+    def set_size(self, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
+        visual, old = self.visual, self.visual.positional_embedding
+        patches = old.detach()[1:].float().reshape(1, *self.grid, self.dim).permute(0, 3, 1, 2)
+        patches = F.interpolate(patches, grid, mode="bicubic", antialias=True).flatten(2)[0].t()
+        new = torch.cat([old.detach()[:1], patches.to(old.dtype)])
+        visual.positional_embedding = nn.Parameter(new, requires_grad=old.requires_grad)
+        if hasattr(visual, "image_size"):
+            visual.image_size, visual.grid_size = image_size, grid
+        else:
+            visual.input_resolution = image_size[0]
+        self.image_size, self.grid = image_size, grid
+
 
 class TimmTower(Tower):
-    """timm's ``VisionTransformer``, alone or as the trunk of an open_clip model."""
+    """``VisionTransformer`` or ``Eva`` of timm, alone or as the trunk of an open_clip model."""
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: Any, wrapper: Any) -> None:
         super().__init__(visual, visual.patch_embed.proj, visual.norm_pre, visual.blocks)
+        self._wrapper = wrapper
         self.image_size = _pair(visual.patch_embed.img_size)
         self.grid = _pair(visual.patch_embed.grid_size)
         self.prefix_tokens = int(visual.num_prefix_tokens)
@@ -96,35 +130,93 @@ class TimmTower(Tower):
     def place(self, patches: Tensor) -> Tensor:
         if self.visual.dynamic_img_size:  # timm then expects the grid as an image, channels last
             patches = patches.reshape(patches.shape[0], *self.grid, self.dim)
-        x: Tensor = self.visual.patch_drop(self.visual._pos_embed(patches))
+        placed = self.visual._pos_embed(patches)
+        if isinstance(placed, tuple):  # from Eva: tokens that went through patch dropout, and rotary positions or None
+            x: Tensor = placed[0]
+            return x
+        x = self.visual.patch_drop(placed)
         return x
 
     def finish(self, x: Tensor) -> Tensor:
         normed: Tensor = self.visual.norm(x)
         return normed
 
+    def set_size(self, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
+        self._wrapper.set_input_size(image_size)
+        self.image_size, self.grid = image_size, grid
+
 
 def find_tower(model: nn.Module) -> Tower:
     """The vision tower in a CLIP model, an open_clip vision tower or a timm vision transformer.
 
     Raises:
-        InputError: the vision tower is not a plain vision transformer, for example a ResNet or ConvNeXt.
+        InputError: the vision tower is not a plain vision transformer, for example a ResNet, ConvNeXt or a transformer
+            behind a convolutional stem.
     """
     visual: Any = getattr(model, "visual", model)
     trunk: Any = getattr(visual, "trunk", visual)
     if _has(visual, "conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer.resblocks"):
+        _check_patches(visual.conv1)
         return ClipTower(visual)
-    timm_parts = "patch_embed.proj", "blocks", "_pos_embed", "patch_drop", "norm_pre", "norm", "num_prefix_tokens"
-    if _has(trunk, *timm_parts) and getattr(trunk, "rope", None) is None:
-        if not isinstance(trunk.patch_embed.norm, nn.Identity):
-            raise InputError("this vision transformer normalises its patch embedding, which no adapter was made for")
-        if trunk.patch_embed.img_size is None:
-            raise InputError("this vision transformer has no fixed image size; create it with img_size")
-        return TimmTower(trunk)
-    raise InputError(
-        f"the vision tower is a {type(trunk).__name__}, but adapters need a vision transformer of open_clip, timm or "
-        "the OpenAI CLIP package, for example ViT-B-16"
-    )
+    timm_parts = "patch_embed", "blocks", "_pos_embed", "patch_drop", "norm_pre", "norm", "num_prefix_tokens"
+    if not _has(trunk, *timm_parts):
+        raise InputError(
+            f"the vision tower is a {type(trunk).__name__}, but adapters need a vision transformer of open_clip, timm "
+            "or the OpenAI CLIP package, for example ViT-B-16"
+        )
+    _check_timm(trunk)
+    return TimmTower(trunk, visual if hasattr(visual, "set_input_size") else trunk)
+
+
+def check_size(size: int, patch: tuple[int, int]) -> None:
+    """Check that square images of ``size`` pixels divide into whole patches.
+
+    Raises:
+        InputError: they do not, or ``size`` is not positive.
+    """
+    step = math.lcm(*patch)
+    if size < 1 or size % step:
+        near = sorted({max(size // step, 1) * step, max(size // step + 1, 1) * step})
+        raise InputError(
+            f"images of {size}x{size} pixels do not divide into patches of {patch[0]}x{patch[1]}; the sizes near it "
+            f"that do are {' and '.join(map(str, near))}"
+        )
+
+
+def _check_timm(trunk: Any) -> None:
+    """Raise InputError if the tokens of a timm tower are not a grid of patches with learned positions."""
+    embed = trunk.patch_embed
+    if not hasattr(embed, "proj") or hasattr(embed, "backbone"):
+        raise InputError(
+            f"this vision transformer embeds its images by a {type(embed).__name__}, but adapters need a single "
+            "convolution, as in ViT-B-16"
+        )
+    _check_patches(embed.proj)
+    if not isinstance(getattr(embed, "norm", None), nn.Identity):
+        raise InputError("this vision transformer normalises its patch embedding, which no adapter was made for")
+    if getattr(trunk, "rope", None) is not None:
+        raise InputError(
+            f"this {type(trunk).__name__} rotates its queries and keys by their positions (RoPE), which no adapter was "
+            "made for; take a tower with a position embedding, for example ViT-B-16"
+        )
+    if embed.img_size is None:
+        raise InputError("this vision transformer has no fixed image size; create it with img_size")
+    size, patch = _pair(embed.img_size), _pair(embed.proj.kernel_size)
+    if getattr(embed, "dynamic_img_pad", False) and (size[0] % patch[0] or size[1] % patch[1]):
+        raise InputError(
+            f"this vision transformer pads images of {size[0]}x{size[1]} pixels to whole patches of "
+            f"{patch[0]}x{patch[1]}, which no adapter was made for; create it with an img_size that needs no padding"
+        )
+
+
+def _check_patches(embedding: Any) -> None:
+    """Raise InputError if the patch embedding is not a convolution whose kernels lie side by side."""
+    plain = isinstance(embedding, nn.Conv2d) and embedding.kernel_size == embedding.stride
+    if not plain or embedding.padding != (0, 0) or embedding.dilation != (1, 1) or embedding.groups != 1:
+        raise InputError(
+            f"this vision transformer embeds its patches by a {type(embedding).__name__} (a hybrid tower), but "
+            "adapters need a single convolution whose stride is its kernel size, as in ViT-B-16"
+        )
 
 
 def _has(module: nn.Module, *paths: str) -> bool:

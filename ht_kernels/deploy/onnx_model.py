@@ -98,28 +98,46 @@ def _embed(g: Graph, folded: FoldedHTCLIP, channels: int) -> str:
 
 def _block(g: Graph, scope: str, block: Any, x: str) -> str:
     dim = block.qkv_weight.shape[1]
-    inner = block.query_bias.shape[0]
+    inner = block.out_weight.shape[1]
     attended = _attention(g, f"{scope}/attention", block, g.normalize(f"{scope}/norm1", x, dim, block.eps[0]), inner)
     change = g.linear(f"{scope}/attention/out", attended, block.out_weight, block.out_bias)
     x = g.add("Add", f"{scope}/attention/residual", x, change)
     normed = g.normalize(f"{scope}/norm2", x, dim, block.eps[1])
     hidden = g.linear(f"{scope}/mlp/hidden", normed, block.hidden_weight, block.hidden_bias, result=g.narrow)
-    hidden = _activation(g, f"{scope}/mlp/activation", block.activation, hidden)
+    if block.gated:
+        width = block.last_weight.shape[1]
+        gate, value = g.split(f"{scope}/mlp/split", hidden, [width] * 2, axis=2)
+        gate = _activation(g, f"{scope}/mlp/activation", block.activation, gate)
+        hidden = g.add("Mul", f"{scope}/mlp/gated", gate, value)
+    else:
+        hidden = _activation(g, f"{scope}/mlp/activation", block.activation, hidden)
     change = g.linear(f"{scope}/mlp/last", hidden, block.last_weight, block.last_bias, result=FLOAT)
     return g.add("Add", f"{scope}/mlp/residual", x, change, output=f"{scope}.out")
 
 
 def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
-    """Attention as MatMul, Softmax and MatMul. The scale of the scores is folded into the query's weights."""
+    """Attention as MatMul, Softmax and MatMul.
+
+    The scale of the scores is folded into the weights of the queries, or, if these are normalised, of their norm.
+    """
     tokens_shape = (block.heads, inner // block.heads)
     scale = tokens_shape[1] ** -0.5
-    weight = torch.cat([block.qkv_weight[:inner] * scale, block.qkv_weight[inner:]])
-    bias = F.pad(block.query_bias * scale, (0, weight.shape[0] - inner))
+    weight, bias = block.qkv_weight, F.pad(block.score_bias, (0, 3 * inner - block.score_bias.shape[0]))
+    if block.query_norm is None:
+        weight = torch.cat([weight[:inner] * scale, weight[inner:]])
+        bias = torch.cat([bias[:inner] * scale, bias[inner:]])
     qkv = g.linear(f"{scope}/qkv", x, weight, bias, result=g.narrow)
     parts = g.split(f"{scope}/split", qkv, [inner] * 3, axis=2)
     q, k, v = (
-        g.add("Transpose", f"{scope}/{name}", g.reshape(f"{scope}/{name}/heads", part, -1, *tokens_shape), perm=order)
-        for name, part, order in zip("qkv", parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+        g.reshape(f"{scope}/{name}/heads", part, -1, *tokens_shape) for name, part in zip("qkv", parts, strict=True)
+    )
+    if block.query_norm is not None:
+        q = _head_norm(g, f"{scope}/q/norm", block.query_norm, q, scale)
+    if block.key_norm is not None:
+        k = _head_norm(g, f"{scope}/k/norm", block.key_norm, k, 1.0)
+    q, k, v = (
+        g.add("Transpose", f"{scope}/{name}", part, perm=order)
+        for name, part, order in zip("qkv", (q, k, v), ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
     )
     scores = g.add("MatMul", f"{scope}/scores", q, k)
     weights = g.add("Softmax", f"{scope}/softmax", g.cast(scores, FLOAT), axis=-1)
@@ -128,18 +146,28 @@ def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
     return g.reshape(f"{scope}/merged", mixed, -1, inner)
 
 
+def _head_norm(g: Graph, scope: str, norm: Any, x: str, scale: float) -> str:
+    """LayerNorm over the channels of each head, times ``scale``, in float32."""
+    normed = g.normalize(scope, x, norm.weight.shape[0], norm.eps, norm.weight * scale)
+    bias = g.constant(f"{scope}.bias", norm.bias * scale)
+    return g.cast(g.add("Add", f"{scope}/bias", normed, bias), g.narrow)
+
+
 def _activation(g: Graph, name: str, activation: nn.Module, x: str) -> str:
-    """The activation of an MLP: GELU, GELU with tanh, or QuickGELU. Which one it is, is found by comparing values."""
+    """The activation of an MLP: GELU, GELU with tanh, QuickGELU or SiLU. Comparing values tells which one it is."""
     probe = torch.linspace(-6, 6, 97)
     got = activation(probe.clone())
     for approximate in ("none", "tanh"):
         if torch.allclose(got, F.gelu(probe, approximate=approximate), rtol=0, atol=1e-6):
             return g.add("Gelu", name, x, approximate=approximate)
-    if torch.allclose(got, probe * torch.sigmoid(1.702 * probe), rtol=0, atol=1e-6):
-        slope = g.constant("quick_gelu.slope", torch.tensor(1.702), g.types[x])
-        gate = g.add("Sigmoid", f"{name}/sigmoid", g.add("Mul", f"{name}/slope", x, slope))
-        return g.add("Mul", name, x, gate)
-    raise InputError(f"{name} is a {type(activation).__name__}, expected GELU or QuickGELU: it cannot be exported")
+    for slope in (1.0, 1.702):
+        if torch.allclose(got, probe * torch.sigmoid(slope * probe), rtol=0, atol=1e-6):
+            factor = g.constant(f"sigmoid.slope.{slope}", torch.tensor(slope), g.types[x])
+            gate = g.add("Sigmoid", f"{name}/sigmoid", x if slope == 1 else g.add("Mul", f"{name}/slope", x, factor))
+            return g.add("Mul", name, x, gate)
+    raise InputError(
+        f"{name} is a {type(activation).__name__}, expected GELU, QuickGELU or SiLU: it cannot be exported"
+    )
 
 
 def _adapter(g: Graph, scope: str, adapter: Any, x: str, grid: tuple[int, int], prefix_tokens: int) -> str:

@@ -50,8 +50,13 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     if keep_adapters and given:
         raise InputError(f"{given[0]} was given for new adapters, but those of {path} are kept: leave one of them out")
     tower = {name: options[name] for name in ("backbone", "pretrained") if name in options}
+    size = options.get("image_size")
     kept = {"spectral": options.pop("spectral", None)}
     source = HTCLIP.from_checkpoint(path, **tower, **(kept if keep_adapters else {}))
+    if size is not None and keep_adapters:
+        source.resize(size)
+    elif size is not None and source.tower.image_size != (size, size):
+        source.tower.resize(size)  # without the adapters, whose filters may be bound to a grid: new ones replace them
     missing = () if source.config.feature_layers else _OF_HEADS
     config = {name: value for name, value in vars(source.config).items() if name not in missing} | kept | options
     if keep_adapters:

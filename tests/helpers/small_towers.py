@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+import timm.models.eva as timm_eva
 import timm.models.vision_transformer as timm_vit
 import torch
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
 from torch import nn
 
 DIM, DEPTH, HEADS, IMAGE, PATCH = 32, 4, 4, 64, 16
@@ -102,7 +104,7 @@ def _open_clip(**options: object) -> nn.Module:
     return Clip(VisionTransformer(IMAGE, PATCH, DIM, DEPTH, HEADS, mlp_ratio=2.0, output_dim=8, **options))
 
 
-def _timm(**options: object) -> nn.Module:
+def timm_tower(**options: object) -> nn.Module:
     size = options.pop("img_size", IMAGE)
     return timm_vit.VisionTransformer(
         img_size=size,
@@ -116,9 +118,14 @@ def _timm(**options: object) -> nn.Module:
     )
 
 
+def eva_tower(**options: object) -> nn.Module:
+    sizes = {"img_size": IMAGE, "patch_size": PATCH, "embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS}
+    return timm_eva.Eva(**{**sizes, **options}, mlp_ratio=2, num_classes=0, use_rot_pos_emb=False)
+
+
 TOWERS: dict[str, Callable[[], nn.Module]] = {
     "open_clip": _open_clip,
-    "timm": lambda: Clip(Trunk(_timm())),
+    "timm": lambda: Clip(Trunk(timm_tower())),
     "openai": lambda: Clip(OpenAIVisionTransformer()),
 }
 """The three structures."""
@@ -126,11 +133,17 @@ TOWERS: dict[str, Callable[[], nn.Module]] = {
 MORE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "open_clip, layer scale, quick gelu": lambda: _open_clip(ls_init_value=0.5, act_layer=QuickGELU),
     "open_clip, no pre-norm": lambda: _open_clip(no_ln_pre=True),
-    "timm, bare": _timm,
-    "timm, registers, layer scale, pre-norm": lambda: _timm(reg_tokens=3, init_values=0.5, pre_norm=True),
-    "timm, no prefix": lambda: _timm(class_token=False, global_pool="avg"),
-    "timm, not square": lambda: _timm(img_size=(48, 80), no_embed_class=True, qkv_bias=False),
-    "timm, dynamic size": lambda: _timm(dynamic_img_size=True),
+    "timm, bare": timm_tower,
+    "timm, registers, layer scale, pre-norm": lambda: timm_tower(reg_tokens=3, init_values=0.5, pre_norm=True),
+    "timm, no prefix": lambda: timm_tower(class_token=False, global_pool="avg"),
+    "timm, not square": lambda: timm_tower(img_size=(48, 80), no_embed_class=True, qkv_bias=False),
+    "timm, dynamic size": lambda: timm_tower(dynamic_img_size=True),
+    "timm, normalised queries and keys": lambda: timm_tower(qk_norm=True),
+    "timm, packed SwiGLU": lambda: timm_tower(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU),
+    "timm, gate last": lambda: timm_tower(mlp_layer=GluMlp, act_layer=nn.SiLU),
+    "timm, SwiGLU": lambda: timm_tower(mlp_layer=SwiGLU, act_layer=nn.SiLU, qkv_bias=False),
+    "eva": lambda: eva_tower(init_values=0.5),
+    "eva, parts": lambda: eva_tower(qkv_fused=False, qk_norm=True, swiglu_mlp=True),
 }
 """What else towers may have."""
 

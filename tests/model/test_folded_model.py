@@ -212,7 +212,7 @@ def test_what_cannot_be_folded():
     with pytest.raises(TypeError, match="HTCLIP, got Linear"):
         fold(nn.Linear(1, 1))
     model = small_model("timm")
-    model.tower.blocks[1].attn.q_norm = nn.LayerNorm(8).double()
+    model.tower.blocks[1].attn.norm = nn.LayerNorm(32).double()
     with pytest.raises(InputError, match="block 1 of the tower"):
         fold(model)
 

@@ -207,7 +207,7 @@ def test_summary_counts_every_parameter_once():
         ({"task": "detection"}, "classification, contrastive, got 'detection'"),
         ({"num_classes": 0}, "positive"),
         ({"class_names": ["one"]}, "num_classes = 3 names, got 1"),
-        ({"image_size": 32}, r"32, but the tower takes images of \(64, 64\)"),
+        ({"image_size": 40}, "40x40 pixels do not divide into patches of 16x16.* 32 and 48"),
         ({"pretrained": "openai"}, "with a module"),
         ({"variant": "other"}, "unknown variant 'other'"),
     ],

@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import ht_kernels as ht
+from helpers.clip_folder import clip_folder
 from helpers.layout import disc, make_layout, save
-from helpers.small_towers import IMAGE, small_tower
+from helpers.small_towers import IMAGE, small_tower, timm_tower
 from ht_kernels.cli import main
 from ht_kernels.clip.injection import adapters
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
@@ -243,3 +245,36 @@ def test_a_loss_that_is_no_number_names_the_images(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"the loss is nan in epoch 1, on a batch of .*BUSI_0\.png"):
         trainer.run()
+
+
+def test_a_tower_of_another_size_is_trained_and_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = make_layout(tmp_path / "data"), tmp_path / "out"
+    tower = ["--backbone", f"local-dir:{clip_folder(tmp_path / 'clip')}", "--feature-layers", "0", "1"]
+    where = [str(root), "--dataset", "BUSI"]
+    arguments = ["train", "--task", "segmentation", *where, "--output", str(out), *tower, "--epochs", "1"]
+    assert main([*arguments, "--image-size", "100"]) == 2
+    assert "do not divide into patches of 16x16; the sizes near it that do are 96 and 112" in capsys.readouterr().err
+    assert main([*arguments, "--image-size", "96"]) == 0
+    best = out / "best.safetensors"
+    assert ht.HTCLIP.from_checkpoint(best).config.image_size == 96
+    for name, size in {"same": [], "other": ["--image-size", "64"]}.items():
+        evaluate = ["evaluate", str(best), *where, "--split", "val", "--output", str(tmp_path / name)]
+        assert main([*evaluate, *size]) == 0
+    started = ["--from", str(best), "--image-size", "80", "--output", str(tmp_path / "next"), "--epochs", "1"]
+    assert main(["train", "--task", "segmentation", *where, *started]) == 0
+    assert ht.HTCLIP.from_checkpoint(tmp_path / "next/best.safetensors").config.image_size == 80
+
+
+def test_training_says_first_that_a_tower_cannot_be_folded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parallel(*_: object) -> torch.nn.Module:
+        return timm_tower(block_fn=timm.models.vision_transformer.ParallelScalingBlock)
+
+    monkeypatch.setattr("ht_kernels.clip.htclip.load_backbone", parallel)
+    root = make_layout(tmp_path / "data")
+    where = [str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out"), "--feature-layers", "0", "1"]
+    assert main(["train", "--task", "segmentation", *where, "--epochs", "1"]) == 0
+    said = capsys.readouterr()
+    text = said.out + said.err
+    assert 0 <= text.index("cannot be folded, exported or streamed: block 0 of the tower (Par") < text.index("epoch")
