@@ -70,9 +70,7 @@ def frames_of(file: BinaryIO, dataset: Any, pixels: PixelData) -> tuple[int, Cal
         return len(frames), lambda file, i: _compressed(file, frames[i], decoder, options, finish)
     start, length = pixels.spans[0]
     count = length * 8 // _frame_bits(dataset)
-    options.update(number_of_frames=count, pixel_vr="OB" if options["bits_allocated"] <= 8 else "OW")
-    if not dataset.original_encoding[1]:
-        options["pixel_vr"] = "OW"
+    options.update(number_of_frames=count, pixel_vr=pixels.vr)
 
     def native(file: BinaryIO, index: int) -> NDArray[Any]:
         file.seek(start)

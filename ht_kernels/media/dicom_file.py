@@ -38,11 +38,13 @@ class PixelData:
     """Where the pixels of a file are.
 
     Attributes:
+        vr: their value representation, OB or OW; OW where the file does not say.
         encapsulated: whether they are compressed, in fragments (PS3.5 A.4).
         spans: one for each fragment, or the only one.
         whole: False where the file ends before they do.
     """
 
+    vr: str
     encapsulated: bool
     spans: Spans
     whole: bool
@@ -190,20 +192,21 @@ def find_pixels(file: BinaryIO, implicit: bool, little: bool) -> PixelData | Non
         if (group, element) == (0x7FE0, 0x0010):
             break
         file.seek(length, io.SEEK_CUR)
+    vr = "OB" if not implicit and head[4:6] == b"OB" else "OW"
     start = file.tell()
     if length != _UNDEFINED:
-        return PixelData(False, [(start, min(length, size - start))], start + length <= size)
+        return PixelData(vr, False, [(start, min(length, size - start))], start + length <= size)
     spans: Spans = []
     while len(head := file.read(8)) == 8:
         group, element, length = struct.unpack(f"{order}HHI", head)
         if (group, element) != _ITEM or length == _UNDEFINED:
-            return PixelData(True, spans[1:], (group, element) == _DELIMITER)
+            return PixelData(vr, True, spans[1:], (group, element) == _DELIMITER)
         start = file.tell()
         if start + length > size:
             break
         spans.append((start, length))
         file.seek(length, io.SEEK_CUR)
-    return PixelData(True, spans[1:], False)  # the first item is the offset table
+    return PixelData(vr, True, spans[1:], False)  # the first item is the offset table
 
 
 def _size(file: BinaryIO) -> int:

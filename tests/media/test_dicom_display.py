@@ -87,7 +87,7 @@ INVERTED_8 = lookup(255 - np.arange(256), bits=8)
     [
         {"BitsStored": 7, "HighBit": 6},
         {"ModalityLUTSequence": [INVERTED_8]},
-        {"ModalityLUTSequence": [lookup(np.arange(100) * 40, first=20, bits=12)]},
+        {"ModalityLUTSequence": [lookup(np.arange(100) * 600, first=20, bits=16)]},
         {"RescaleSlope": "-1", "RescaleIntercept": "255"},
         {"RescaleSlope": "2", "RescaleIntercept": "-100", "WindowCenter": "100", "WindowWidth": "200"},
         {"SmallestImagePixelValue": 20, "LargestImagePixelValue": 220},
@@ -236,7 +236,7 @@ def without_marker(content: bytes, marker: int) -> bytes:
     return kept + content[at:]
 
 
-ADOBE_YCC = bytes.fromhex("ffee000e41646f62650064000000000001")
+ADOBE_YCC = bytes.fromhex("ffee000e41646f626500640000000001")
 
 
 @pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
@@ -295,11 +295,81 @@ def test_every_file_of_pydicom(tmp_path: Path, name: str) -> None:
     except InputError as error:
         assert str(path) in str(error) and "\n" not in str(error) and not str(error).rstrip().endswith(":")
         try:
-            expected = reading(path)
+            reading(path)
         except Exception:
             return
         modality = str(pydicom.dcmread(path, force=True).get("Modality"))
-        assert modality != "US" or "loat" in str(error) or expected is None, f"{error} although pydicom decodes it"
+        assert modality != "US" or "floating-point" in str(error), f"{error} although pydicom decodes it"
         return
-    expected = reading(path)
+    try:
+        expected = reading(path)
+    except ValueError:  # badVR.dcm: NumberOfFrames is no number, which pydicom's decoders need
+        assert name == "badVR.dcm"
+        return
     np.testing.assert_allclose(got.astype(float), expected.astype(float), atol=1.0)
+
+
+LAYOUTS = st.sampled_from([(8, 8), (8, 7), (8, 5), (16, 16), (16, 12), (16, 9)])
+SYNTAXES = st.sampled_from(
+    [
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEGLSLossless,
+    ]
+)
+WINDOWS = st.sampled_from(
+    [
+        {},
+        {"WindowCenter": "50", "WindowWidth": "80"},
+        {"WindowCenter": ["30", "2"], "WindowWidth": ["1", "3"]},
+        {"WindowCenter": "20", "WindowWidth": "40.5", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "60", "WindowWidth": "30", "VOILUTFunction": "SIGMOID"},
+        {"VOILUTSequence": [lookup(np.arange(128) * 500)]},
+        {"SmallestImagePixelValue": 3, "LargestImagePixelValue": 14},
+    ]
+)
+MODALITIES = st.sampled_from(
+    [
+        {},
+        {"RescaleSlope": "2", "RescaleIntercept": "-30"},
+        {"RescaleSlope": "-1.5", "RescaleIntercept": "9"},
+        {"ModalityLUTSequence": [lookup(60000 - np.arange(200) * 300)]},
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_gray_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    allocated, stored = data.draw(LAYOUTS, "bits")
+    signed = data.draw(st.booleans(), "signed")
+    syntax = data.draw(SYNTAXES, "syntax")
+    seed = data.draw(st.integers(0, 99), "seed")
+    dtype = np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
+    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1)) if signed else (0, 2**stored)
+    pixels = np.random.default_rng(seed).integers(low, high, (2, 8, 10)).astype(dtype)
+    attributes = {**data.draw(MODALITIES, "modality"), **data.draw(WINDOWS, "window")}
+    if syntax == JPEGLSLossless and signed and stored < allocated:
+        pixels = np.abs(np.maximum(pixels, low + 1))  # JPEG-LS has no sign to extend
+    interpretation = data.draw(st.sampled_from(["MONOCHROME1", "MONOCHROME2"]), "interpretation")
+    path = tmp_path_factory.getbasetemp() / "any.dcm"
+    write_dicom(
+        path, pixels, BitsStored=stored, HighBit=stored - 1, PixelRepresentation=int(signed),
+        PhotometricInterpretation=interpretation, **attributes,
+    )  # fmt: skip
+    dataset = pydicom.dcmread(path)
+    if syntax.is_encapsulated:
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(path)
+    elif syntax == ExplicitVRBigEndian:
+        dataset.PixelData = pixels.byteswap().tobytes() if allocated == 16 else pixels.tobytes()
+        dataset["PixelData"].VR = "OB" if allocated == 8 else "OW"
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(path, implicit_vr=False, little_endian=False)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    agrees(path)
