@@ -13,10 +13,10 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from helpers.clips import frames, write_dicom
+from helpers.dicom import compressed, jpeg
 from ht_kernels.errors import InputError
 from ht_kernels.media import dicom_file
 from ht_kernels.media.opening import open_file
-from media.test_dicom_display import compressed, jpeg
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CLIP = np.stack(frames(3))
@@ -62,7 +62,6 @@ def test_what_is_no_dicom() -> None:
         b"\x08\0" * 99,
     ):
         assert not dicom_file.is_dicom(content)
-    noise = np.random.default_rng(0).integers(0, 256, (2000, 400), dtype=np.uint8)
     noise[:, :4] = 8, 0, 5, 0
     assert not any(dicom_file.is_dicom(row.tobytes()) for row in noise)
 

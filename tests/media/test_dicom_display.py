@@ -9,17 +9,25 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom import Dataset
-from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
     UltrasoundMultiFrameImageStorage,
 )
 
 from helpers.clips import write_dicom
+from helpers.dicom import compressed, jpeg
 from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
 
@@ -207,23 +215,6 @@ def test_colour_that_is_not_compressed(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown(path).astype(int), COLOUR, atol=2)
     with pytest.raises(InputError, match="YBR_PARTIAL_422, expected RGB"):
         shown(write_dicom(tmp_path / "a.dcm", ybr, PhotometricInterpretation="YBR_PARTIAL_422"))
-
-
-def compressed(path: Path, syntax: str, streams: list[bytes], pixels: np.ndarray, **attributes: Any) -> Path:
-    """A file whose frames are the codestreams given."""
-    write_dicom(path, pixels, **attributes)
-    dataset = pydicom.dcmread(path)
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.PixelData = encapsulate(streams)
-    dataset["PixelData"].is_undefined_length = True
-    dataset.save_as(path)
-    return path
-
-
-def jpeg(frame: np.ndarray, **options: Any) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(frame).save(content, "jpeg", quality=95, **options)
-    return content.getvalue()
 
 
 def without_marker(content: bytes, marker: int) -> bytes:
