@@ -152,7 +152,7 @@ class _LookUp:
 
     def __call__(self, values: NDArray[Any]) -> _Floats:
         # Values below the first and above the last that are mapped take their entries.
-        places = np.clip(np.floor(values) - self._first, 0, len(self._table) - 1).astype(np.int64)
+        places = np.clip(np.floor(values.astype(np.float64)) - self._first, 0, len(self._table) - 1).astype(np.int64)
         found: _Floats = self._table[places]
         return found
 

@@ -359,7 +359,8 @@ def test_any_gray_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
         dataset.PixelData = pixels.byteswap().tobytes() if allocated == 16 else pixels.tobytes()
         dataset["PixelData"].VR = "OB" if allocated == 8 else "OW"
         dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.save_as(path, implicit_vr=False, little_endian=False)
+        list(dataset.iterall())  # decoded, so that they are written in the other order
+        pydicom.dcmwrite(path, dataset, implicit_vr=False, little_endian=False, force_encoding=True)
     else:
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.save_as(path, implicit_vr=syntax.is_implicit_VR, little_endian=True)
