@@ -24,6 +24,7 @@ if WORKERS > 1:  # they share the processors, and so do the programs that they s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--frames", type=int, default=600, help="that tests/video/test_soak.py runs")
+    parser.addoption("--fuzz", action="store_true", help="10,000 inputs for each test that tries hostile ones")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,6 +39,12 @@ def pytest_collection_finish() -> None:
     """
     gc.freeze()
     gc.set_threshold(10_000, 10, 100)
+
+
+@pytest.fixture(scope="session")
+def fuzz_budget(request: pytest.FixtureRequest) -> int:
+    """How many inputs a test that tries hostile ones takes."""
+    return 10_000 if request.config.getoption("--fuzz") else 60
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from ht_kernels.errors import BackendError, InputError
 from ht_kernels.media.frames import check_frame
 from ht_kernels.video import Source, open_source
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
-EXAMPLES = settings(max_examples=60, deadline=None)
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.filterwarnings("ignore")]
 
 
 def enter(path: Path, most: int = 50) -> None:
@@ -58,20 +57,24 @@ HOSTILE = {
 }
 
 
-@EXAMPLES
-@given(changes=st.dictionaries(st.sampled_from(sorted(HOSTILE)), st.none(), max_size=4), data=st.data())
-def test_dicom_attributes(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, None], data: st.DataObject):
-    path = tmp_path_factory.getbasetemp() / "attributes.dcm"
-    values = {name: data.draw(HOSTILE[name], name) for name in changes}
-    before = pydicom.config.settings.writing_validation_mode
-    pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
-    try:
-        write_dicom(path, np.stack(frames()), **values)
-    except (ValueError, TypeError, OverflowError):
-        return  # pydicom cannot write it
-    finally:
-        pydicom.config.settings.writing_validation_mode = before
-    enter(path)
+def test_dicom_attributes(tmp_path: Path, fuzz_budget: int) -> None:
+    path = tmp_path / "attributes.dcm"
+
+    @settings(max_examples=fuzz_budget, deadline=None)
+    @given(changes=st.dictionaries(st.sampled_from(sorted(HOSTILE)), st.none(), max_size=4), data=st.data())
+    def check(changes: dict[str, None], data: st.DataObject) -> None:
+        values = {name: data.draw(HOSTILE[name], name) for name in changes}
+        before = pydicom.config.settings.writing_validation_mode
+        pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
+        try:
+            write_dicom(path, np.stack(frames()), **values)
+        except (ValueError, TypeError, OverflowError):
+            return  # pydicom cannot write it
+        finally:
+            pydicom.config.settings.writing_validation_mode = before
+        enter(path)
+
+    check()
 
 
 def of_images() -> dict[str, bytes]:
@@ -99,34 +102,41 @@ def damaged(content: bytes, damage: list[tuple[float, int]], keep: float) -> byt
     return bytes(changed[: max(1, int(keep * len(changed)))])
 
 
-@EXAMPLES
-@given(st.sampled_from(sorted(IMAGES)), DAMAGE, st.sampled_from([1.0, 1.0, 0.9, 0.3]))
-def test_images(tmp_path_factory: pytest.TempPathFactory, kind: str, damage: list[tuple[float, int]], keep: float):
-    path = tmp_path_factory.getbasetemp() / f"fuzz.{kind}"
-    path.write_bytes(damaged(IMAGES[kind], damage, keep))
-    enter(path)
+def test_images(tmp_path: Path, fuzz_budget: int) -> None:
+    @settings(max_examples=fuzz_budget, deadline=None)
+    @given(st.sampled_from(sorted(IMAGES)), DAMAGE, st.sampled_from([1.0, 1.0, 0.9, 0.3]))
+    def check(kind: str, damage: list[tuple[float, int]], keep: float) -> None:
+        path = tmp_path / f"fuzz.{kind}"
+        path.write_bytes(damaged(IMAGES[kind], damage, keep))
+        enter(path)
+
+    check()
 
 
-@settings(max_examples=40, deadline=None)
-@given(DAMAGE, st.sampled_from([0.01, 1.0]), st.sampled_from([1.0, 1.0, 0.5, 0.01]))
-def test_a_compressed_clip(
-    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[float, int]], spread: float, keep: float
-):
+def test_a_compressed_clip(tmp_path: Path, fuzz_budget: int) -> None:
     """Damage all over it, or in its first hundredth, where the attributes are."""
-    path = tmp_path_factory.getbasetemp() / "fuzz.dcm"
-    path.write_bytes(damaged(CLIP, [(place * spread, value) for place, value in damage], keep))
-    enter(path, most=5)
+    path = tmp_path / "fuzz.dcm"
+
+    @settings(max_examples=fuzz_budget, deadline=None)
+    @given(DAMAGE, st.sampled_from([0.01, 1.0]), st.sampled_from([1.0, 1.0, 0.5, 0.01]))
+    def check(damage: list[tuple[float, int]], spread: float, keep: float) -> None:
+        path.write_bytes(damaged(CLIP, [(place * spread, value) for place, value in damage], keep))
+        enter(path, most=5)
+
+    check()
 
 
-@EXAMPLES
-@given(
-    st.binary(max_size=600),
-    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM", b"RIFF", b"\0\0\0 ftyp"]),
-)
-def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes):
-    path = tmp_path_factory.getbasetemp() / "fuzz"
-    path.write_bytes(head + content)
-    enter(path)
+def test_any_bytes(tmp_path: Path, fuzz_budget: int) -> None:
+    path = tmp_path / "fuzz"
+    heads = b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM", b"\x08\0\x05\0CS\x02\0", b"RIFF", b"\0\0\0 ftyp"
+
+    @settings(max_examples=fuzz_budget, deadline=None)
+    @given(st.binary(max_size=600), st.sampled_from(heads))
+    def check(content: bytes, head: bytes) -> None:
+        path.write_bytes(head + content)
+        enter(path)
+
+    check()
 
 
 HOSTILE_JSON = st.one_of(
@@ -144,18 +154,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return path, dataclasses.asdict(export_onnx(folded(), path, batch=(1, 2, 3)))
 
 
-@EXAMPLES
-@given(data=st.data())
-def test_manifests(exported: tuple[Path, dict[str, object]], data: st.DataObject) -> None:
+def test_manifests(exported: tuple[Path, dict[str, object]], fuzz_budget: int) -> None:
     """A manifest says anything; the file is refused, or runs as it says."""
     path, good = exported
-    names = data.draw(st.sets(st.sampled_from(sorted(good)), min_size=1, max_size=2))
-    changed = {**good, **{name: data.draw(HOSTILE_JSON, name) for name in sorted(names)}}
-    path.with_name("model.json").write_text(json.dumps(changed))
-    try:
-        session = Session.open(path, runtime="onnxruntime")
-    except (InputError, BackendError) as error:
-        assert "\n" not in str(error)
-        return
-    frames = torch.zeros(session.batch[0], *session.frame_shape, dtype=torch.uint8)
-    assert session(frames).shape[0] == session.batch[0]
+
+    @settings(max_examples=fuzz_budget, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        names = data.draw(st.sets(st.sampled_from(sorted(good)), min_size=1, max_size=2))
+        changed = {**good, **{name: data.draw(HOSTILE_JSON, name) for name in sorted(names)}}
+        path.with_name("model.json").write_text(json.dumps(changed))
+        try:
+            session = Session.open(path, runtime="onnxruntime")
+        except (InputError, BackendError) as error:
+            assert "\n" not in str(error)
+            return
+        frames = torch.zeros(session.batch[0], *session.frame_shape, dtype=torch.uint8)
+        assert session(frames).shape[0] == session.batch[0]
+
+    check()
