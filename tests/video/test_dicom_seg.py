@@ -84,3 +84,9 @@ def test_a_clip_that_names_no_patient(tmp_path: Path) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()))
     with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation"):
         check_clip(clip)
+
+
+def test_no_segmentation_refers_to_a_frame_that_does_not_exist(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames(5)), **patient(NumberOfFrames=4))
+    with pytest.raises(InputError, match=r"it has 5 frames and says 4.*correct its NumberOfFrames"):
+        check_clip(clip)
