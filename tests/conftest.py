@@ -12,6 +12,8 @@ pytest.register_assert_rewrite("helpers")
 # For `benchmarks`. At the end, for the checkout's own ht_kernels would hide the installed one.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from helpers import fuzz  # noqa: E402
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # for tests/kernels/test_triton*.py; read when the kernels are imported
 os.environ["ACCELERATE_USE_CPU"] = "true"  # models here are small, and compared with others on the CPU
@@ -24,11 +26,13 @@ if WORKERS > 1:  # they share the processors, and so do the programs that they s
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--frames", type=int, default=600, help="that tests/video/test_soak.py runs")
+    parser.addoption("--fuzz", action="store_true", help=f"try {fuzz.MANY} inputs in each fuzz test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """pytest-xdist would hand out files with few tests last, and those are the long ones."""
+    # pytest-xdist would hand out files with few tests last, and those are the long ones.
     config.option.loadscopereorder = False
+    fuzz.many = config.getoption("--fuzz")
 
 
 def pytest_collection_finish() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from ht_kernels.errors import InputError
 
 from .dicom import open_dicom
+from .dicom_file import is_dicom
 from .frames import Frame
 from .image import SUFFIXES, decode_image, is_image, open_image
 from .source import Source
@@ -59,12 +60,12 @@ def _kind(path: Path) -> str:
         raise InputError(f"{path} is neither a file nor a folder")
     try:
         with path.open("rb") as file:
-            head = file.read(132)
+            head = file.read(1024)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not head:
         raise InputError(f"{path} is empty")
-    if head[128:] == b"DICM":
+    if is_dicom(head):
         return "dicom"
     return "image" if is_image(path) else "video"
 

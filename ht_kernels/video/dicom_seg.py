@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 
 import ht_kernels
 from ht_kernels.errors import InputError, reason
+from ht_kernels.media.dicom import open_dicom
+from ht_kernels.media.dicom_file import declared_frames, opened, quiet
 
 
 def check_clip(clip: Path) -> None:
@@ -23,8 +24,15 @@ def check_clip(clip: Path) -> None:
     Raises:
         InputError: as :func:`write_segmentation`.
     """
+    count = open_dicom(clip).frame_count
     with _explained(clip) as dataset:
-        shape = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
+        declared = declared_frames(dataset) or 1
+        if count != declared:
+            raise ValueError(
+                f"it has {count} frames and says {declared}, so that other programs would look for frames that do not "
+                "exist; correct its NumberOfFrames first"
+            )
+        shape = declared, int(dataset.Rows), int(dataset.Columns)
         _segmentation(dataset, np.broadcast_to(np.uint8(0), shape), ("background", "class 1"))
 
 
@@ -41,7 +49,8 @@ def write_segmentation(
         class_names: background first.
 
     Raises:
-        InputError: highdicom is not installed, or the clip lacks what a Segmentation must refer to.
+        InputError: highdicom is not installed, or the clip lacks what a Segmentation must refer to, or has another
+            number of frames than it says.
     """
     with _explained(clip) as dataset:
         size = int(dataset.Rows), int(dataset.Columns)
@@ -57,13 +66,14 @@ def _explained(clip: Path) -> Iterator[Any]:
     """Give the clip's attributes without its pixels, and turn what pydicom and highdicom raise into InputError."""
     try:
         import highdicom  # noqa: F401
-        from pydicom import dcmread
+        import pydicom  # noqa: F401
     except ImportError as error:
         raise InputError(f"a DICOM Segmentation needs highdicom ({error}): pip install highdicom") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # pydicom warns of values that the standard forbids
-            yield dcmread(clip, stop_before_pixels=True)
+        with opened(clip) as (dataset, _), quiet():
+            yield dataset
+    except InputError:
+        raise
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{clip} cannot have a DICOM Segmentation: {reason(error)}") from error
 

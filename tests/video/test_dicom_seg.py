@@ -108,3 +108,9 @@ def test_an_error_of_the_disk_has_no_traceback_in_it(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full, pytest.raises(OSError) as caught:
         write_segmentation(Path(full.name), clip, [None] * 5, NAMES)
     assert caught.value.strerror == "No space left on device"
+
+
+def test_no_segmentation_refers_to_a_frame_that_does_not_exist(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames(5)), **patient(NumberOfFrames=4))
+    with pytest.raises(InputError, match=r"it has 5 frames and says 4.*correct its NumberOfFrames"):
+        check_clip(clip)

@@ -1,0 +1,159 @@
+"""Decoding the frames of a DICOM file: stored values, or RGB, converted exactly once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .dicom_file import PixelData, Spans, declared_frames, frame_bytes, group_fragments, read_spans
+
+_EIGHT_BIT_JPEG = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+_RLE = "1.2.840.10008.1.2.5"
+
+
+def decoder_of(dataset: Any, pixels: PixelData) -> Any:
+    """pydicom's decoder for a file.
+
+    Raises:
+        ValueError: nothing that is installed decodes its transfer syntax; the message names the packages that would.
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little = dataset.original_encoding
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    if not pixels.encapsulated:
+        native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        return get_decoder(native if little else ExplicitVRBigEndian)
+    if syntax is None:
+        raise ValueError("its pixels are compressed, and TransferSyntaxUID, which says how, is missing")
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        name = syntax if syntax.is_private or syntax.name == syntax else f"{syntax.name} ({syntax})"
+        raise ValueError(
+            f"its pixels are compressed as {name}, which cannot be decoded; convert it to another transfer syntax"
+        ) from None
+    if not decoder.is_available:
+        needs = "; ".join(decoder.missing_dependencies)
+        raise ValueError(
+            f"its pixels are compressed as {syntax.name}, and the package that decodes them is not installed ({needs}):"
+            " pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
+        )
+    return decoder
+
+
+def frames_of(file: BinaryIO, dataset: Any, pixels: PixelData) -> tuple[int, Callable[[BinaryIO, int], NDArray[Any]]]:
+    """The number of frames that are there whole, and what decodes one: (H, W) stored values or (H, W, 3) RGB.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    decoder = decoder_of(dataset, pixels)
+    options = _options(dataset)
+    if options["photometric_interpretation"].startswith("YBR_PARTIAL"):
+        raise ValueError(f"its pixels are {options['photometric_interpretation']}, expected RGB, YBR_FULL or gray")
+
+    def finish(pixels: NDArray[Any], properties: dict[str, Any]) -> NDArray[Any]:
+        if not pixels_are_coded:
+            pixels = _without_unused_bits(pixels, options, int(dataset.get("HighBit") or 0))
+        return _rgb(pixels, properties)
+
+    pixels_are_coded = pixels.encapsulated and decoder.UID != _RLE
+    if pixels.encapsulated:
+        frames = group_fragments(file, pixels.spans, declared_frames(dataset))
+        return len(frames), lambda file, i: _compressed(file, frames[i], decoder, options, finish)
+    start, length = pixels.spans[0]
+    count = length * 8 // _frame_bits(dataset)
+    options.update(number_of_frames=count, pixel_vr=pixels.vr)
+
+    def native(file: BinaryIO, index: int) -> NDArray[Any]:
+        file.seek(start)
+        return finish(*next(decoder.iter_array(file, indices=[index], correct_unused_bits=False, **options)))
+
+    return count, native
+
+
+def _frame_bits(dataset: Any) -> int:
+    """Frames of one bit per pixel follow each other without a gap (PS3.5 8.1.1); others fill whole bytes."""
+    if int(dataset.BitsAllocated) == 1:
+        return int(dataset.Rows) * int(dataset.Columns)
+    return 8 * frame_bytes(dataset)
+
+
+def _options(dataset: Any) -> dict[str, Any]:
+    """What pydicom's decoders must know."""
+    allocated = int(dataset.BitsAllocated)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    stored = int(dataset.get("BitsStored") or allocated)
+    interpretation = str(dataset.get("PhotometricInterpretation") or ("RGB" if samples == 3 else "MONOCHROME2"))
+    return {
+        "rows": int(dataset.Rows),
+        "columns": int(dataset.Columns),
+        "samples_per_pixel": samples,
+        "bits_allocated": allocated,
+        "bits_stored": stored if 1 <= stored <= allocated else allocated,
+        "pixel_representation": 1 if dataset.get("PixelRepresentation") == 1 else 0,
+        "photometric_interpretation": interpretation,
+        "planar_configuration": int(dataset.get("PlanarConfiguration") or 0),
+        "number_of_frames": 1,
+        "pixel_keyword": "PixelData",
+    }
+
+
+def _compressed(
+    file: BinaryIO, spans: Spans, decoder: Any, options: dict[str, Any], finish: Callable[..., NDArray[Any]]
+) -> NDArray[Any]:
+    from pydicom.encaps import encapsulate
+
+    content = read_spans(file, spans)
+    if decoder.UID in _EIGHT_BIT_JPEG and options["samples_per_pixel"] == 3:
+        return _jpeg(content, options)
+    # Codestreams give the samples of a pixel together, whatever the file says. pydicom knows what RLE gives.
+    options = {**options, "planar_configuration": 0}
+    if decoder.UID == _RLE:
+        options["correct_unused_bits"] = False
+    return finish(*decoder.as_array(encapsulate([content], has_bot=False), index=0, **options))
+
+
+def _jpeg(content: bytes, options: dict[str, Any]) -> NDArray[np.uint8]:
+    """A frame of colour in 8-bit JPEG.
+
+    The codestream says what its components are, if it can: an Adobe marker (ISO/IEC 10918-6, 6.5.3), a JFIF marker, or
+    components that are called R, G and B. libjpeg goes by these. Without any, PhotometricInterpretation decides.
+    """
+    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        if image.size != (options["columns"], options["rows"]):
+            raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, expected as many as the file declares")
+        said = "adobe" in image.info or "jfif" in image.info or _named_rgb(image)
+        if not said and options["photometric_interpretation"] == "RGB":
+            image.draft("YCbCr", image.size)  # libjpeg would take it for YCbCr; it converts nothing if that is wanted
+            return np.array(image)
+        return np.array(image.convert("RGB"))
+
+
+def _named_rgb(image: Image.Image) -> bool:
+    return [layer[0] for layer in getattr(image, "layer", [])] in ([*b"RGB"], [*b"rgb"])
+
+
+def _without_unused_bits(pixels: NDArray[Any], options: dict[str, Any], high: int) -> NDArray[Any]:
+    """Stored values alone (PS3.5 8.1.1): the other bits of a word may hold overlays or anything."""
+    stored, word = options["bits_stored"], 8 * pixels.dtype.itemsize
+    if stored == word or options["bits_allocated"] == 1:
+        return pixels
+    high = high if stored - 1 <= high < word else stored - 1
+    shifted: NDArray[Any] = (pixels << (word - 1 - high)) >> (word - stored)
+    return shifted
+
+
+def _rgb(pixels: NDArray[Any], properties: dict[str, Any]) -> NDArray[Any]:
+    """Check that colour is RGB: pydicom converts what is YBR, and says so."""
+    interpretation = str(properties["photometric_interpretation"])
+    if pixels.ndim == 3 and (interpretation != "RGB" or pixels.shape[2] != 3):
+        raise ValueError(f"its pixels are {interpretation} of {pixels.shape[2]} samples, expected RGB, YBR or gray")
+    return pixels
