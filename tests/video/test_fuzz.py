@@ -130,10 +130,15 @@ def test_a_compressed_clip(
     enter(path, most=5)
 
 
+HEADS = b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM", b"\x08\0\x05\0CS\x02\0", b"RIFF", b"\0\0\0 ftyp"
+
+
 @EXAMPLES
 @given(
     st.binary(max_size=600),
-    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM", b"\x08\0\x05\0CS\x02\0", b"RIFF", b"\0\0\0 ftyp"]),
+    st.sampled_from(
+        [b"", b"\x89PNG\r\n\x1a\n", b"\0" * 128 + b"DICM", b"\x08\0\x05\0CS\x02\0", b"RIFF", b"\0\0\0 ftyp"]
+    ),
 )
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, head: bytes):
     path = tmp_path_factory.getbasetemp() / "fuzz"
