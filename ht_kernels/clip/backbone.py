@@ -12,12 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 
 from .open_clip import open_clip
+from .torchscript import is_archive
+from .weight_file import read_weights
 
 _CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -60,33 +61,6 @@ def load_backbone(
         model: nn.Module = _load_timm(name.removeprefix("timm/"), pretrained, image_size)
         return model
     return _load_open_clip(name, pretrained, image_size, text)
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors file or from a torch file that holds only tensors. No code is executed.
-
-    Raises:
-        InputError: the file is missing, cannot be read, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as weights ({reason(error)}); expected a safetensors file, or a torch file "
-            "that holds nothing but tensors"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{path} holds no state dict: expected names with tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def _load_timm(name: str, pretrained: str | None, image_size: int | None) -> Any:
@@ -211,7 +185,8 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
     from open_clip.pretrained import download_pretrained_from_hf  # type: ignore[import-untyped]
 
     if pretrained is not None and Path(pretrained).is_file():
-        return pretrained, None
+        # OpenAI's own files are TorchScript archives; its towers were trained with QuickGELU.
+        return pretrained, True if is_archive(Path(pretrained)) else None
     known = place and schema in ("hf-hub", "local-dir")
     if pretrained is not None:
         tag = None if known else library.get_pretrained_cfg(name, pretrained)

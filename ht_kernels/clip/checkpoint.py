@@ -26,6 +26,7 @@ from ht_kernels.nn import ClassificationHead
 from ht_kernels.published import VARIANTS
 
 from .injection import adapters
+from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:
     from .htclip import HTCLIP
@@ -74,8 +75,9 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
 
     Args:
         path: a file in our format, or a torch file with one of these: a state dict of adapters only;
-            ``{"reduces", "blocks", "seg_head" | "cls_head", "mona"}``; the state dict of a whole task model, whose
-            tower is not read.
+            ``{"reduces", "blocks", "seg_head" | "cls_head", "mona"}``, with an empty ``mona`` for a model without
+            adapters; the state dict of a whole task model, whose tower is not read. A state dict may lie under a key
+            that training scripts use (:data:`ht_kernels.clip.weight_file.WRAPPERS`).
         overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
             ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
             ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does.
@@ -86,15 +88,14 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
         InputError: the file is missing, damaged or of another format, holds code, or does not fit the model.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}")
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    content = read_content(path, "checkpoint")
     form = overrides.pop("spectral", None)
-    model = _load_ours(path, overrides) if head[8:] == b"{" else _load_published(path, overrides)
+    metadata = read_metadata(path)
+    model = (
+        _load_published(path, content, overrides)
+        if metadata is None
+        else _load_ours(path, content, metadata, overrides)
+    )
     if form is None or form == model.config.spectral:
         return model
     try:
@@ -116,15 +117,9 @@ def _trained(model: HTCLIP) -> dict[str, Tensor]:
     }
 
 
-def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise InputError(f"{path} is damaged: it cannot be read as safetensors ({error})") from error
+def _load_ours(
+    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str], overrides: dict[str, Any]
+) -> HTCLIP:
     if _KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file of something else: expected a checkpoint written by HTCLIP.save, with "
@@ -159,28 +154,29 @@ def _load_ours(path: Path, overrides: dict[str, Any]) -> HTCLIP:
     return model
 
 
-def _load_published(path: Path, overrides: dict[str, Any]) -> HTCLIP:
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        words = str(error)
-        if "weights_only" in words or "Unsupported" in words or "unsupported" in words:
-            reason = "it holds more than tensors, such as code, which is not run"
-        else:
-            reason = "it is damaged, or not a torch or safetensors file"
-        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCLIP:
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, expected a state dict or a published checkpoint")
+        raise InputError(f"{path} holds {outline(content)}, expected a state dict or a published checkpoint")
     if not ("mona" in content or "reduces" in content):
-        inner = next((content[k] for k in ("mona_state_dict", "state_dict") if isinstance(content.get(k), dict)), None)
-        content = _split(inner or content)
+        content = unwrap(path, content)
+    whole = not ("mona" in content or "reduces" in content)
+    if whole:
+        content = _split(content)
     parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
     groups = _group_adapters(path, content.get("mona"))
-    if not groups:
+    # The published baseline has no adapters: ``mona`` is empty, or names nothing but the tower, the pyramid and the head.
+    # A file with adapters under other names is not taken for one.
+    mona = content.get("mona")
+    others = isinstance(mona, dict) and not any(".mona." in str(name) for name in mona)
+    bare = bool(parts) and (mona == {} or (whole and others))
+    if not (groups or bare):
         raise InputError(
-            f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight"
+            f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight, "
+            f"got {outline(content.get('mona'))}"
         )
     config: dict[str, Any] = {**_read(path, content, overrides.get("task")), **overrides}
+    if not groups:
+        config.setdefault("adapter_layers", ())
     if "backbone" not in config:
         warnings.warn(
             f"{path.name} does not name its vision tower, so ViT-B-16 with random weights is used; pass backbone= and "

@@ -1,0 +1,203 @@
+"""Reading files of weights: safetensors, torch files and TorchScript archives, told apart by their content.
+
+No code in a file is executed. Torch files are read with ``weights_only``, which knows tensors and plain containers;
+numpy's numbers and ``argparse.Namespace``, which training scripts store beside the weights, are allowed besides. Of a
+TorchScript archive only the tensors are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ht_kernels.errors import InputError, reason
+
+from . import torchscript
+
+WRAPPERS = ("model_state_dict", "state_dict", "mona_state_dict", "model", "module", "net", "network", "weights")
+"""Keys under which training scripts put the state dict."""
+
+_DEEPEST = 4  # wrappers within wrappers
+_PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
+_MODELS = ("model", "net", "clip", "clip_model")  # attributes under which scripts keep the CLIP model
+
+
+def read_content(path: Path, what: str) -> Any:
+    """What a file holds: the tensors by name, or the object that was written by ``torch.save``.
+
+    Args:
+        path: the file.
+        what: what it should be, for the error message, such as "checkpoint".
+
+    Raises:
+        InputError: the file is missing, cannot be read, or holds something else; the message says what.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no {what} file {path}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    problem = _foreign(path, head)
+    try:
+        if not problem:
+            if is_safetensors(head):
+                from safetensors.torch import load_file
+
+                return load_file(path)
+            if torchscript.is_archive(path):
+                return torchscript.read_tensors(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the legacy format
+                with torch.serialization.safe_globals(_allowed()):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        problem = _problem(error)
+        cause: Exception | None = error
+    else:
+        cause = None
+    raise InputError(f"{path} cannot be read as a {what}: {problem}") from cause
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from a file of weights.
+
+    A wrapper around it (:data:`WRAPPERS`), the prefixes of DataParallel and ``torch.compile``, the name of an attribute
+    that holds the whole model, such as ``model.``, and entries that are no tensors are taken away.
+
+    Raises:
+        InputError: as :func:`read_content` and :func:`unwrap`, or the file holds no state dict.
+    """
+    path = Path(path)
+    state = unwrap(path, read_content(path, "weights file"))
+    tensors = {k: t for k, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise InputError(f"{path} holds no state dict: expected names with tensors, got {outline(state)}")
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name} is not a plain tensor whose values lie in the file")
+    named = {_PREFIXES.sub("", str(name)): tensor for name, tensor in tensors.items()}
+    for prefix in _MODELS:
+        if all(name.startswith(f"{prefix}.") for name in named):
+            return {name.removeprefix(f"{prefix}."): tensor for name, tensor in named.items()}
+    return named
+
+
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file; None for a file of another kind."""
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        if not is_safetensors(file.read(9)):
+            return None
+    with safe_open(path, framework="pt") as content:
+        return content.metadata() or {}
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file with these first bytes is of safetensors: the length of a JSON text, and the text."""
+    return head[8:9] == b"{"
+
+
+def unwrap(path: Path, content: Any) -> Any:
+    """The state dict in what a training script wrote: the content itself, or what lies under one of the wrappers.
+
+    Raises:
+        InputError: the content has several wrappers, so that it is unclear which is meant.
+    """
+    for _ in range(_DEEPEST):
+        found = [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        if len(found) > 1:
+            raise InputError(f"{path} holds several state dicts, {', '.join(found)}: save the one that is meant alone")
+        if not found:
+            break
+        content = content[found[0]]
+    return dict(content) if isinstance(content, Mapping) else content
+
+
+def outline(content: Any) -> str:
+    """What was found, in a few words."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [str(name) for name in content]
+    return f"{', '.join(names[:5])}{' and so on' if len(names) > 5 else ''}" if names else "nothing"
+
+
+def _foreign(path: Path, head: bytes) -> str:
+    """What a file is that holds no weights, in words; "" if it may hold some."""
+    text = head.lstrip().lower()
+    if not head:
+        return "it is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS and not the file that it stands for: run git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "it is a web page: the download failed, or needs a login"
+    if head.startswith(b"\x89HDF"):
+        return "it is an HDF5 file; convert the weights to safetensors"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")) or head[257:262] == b"ustar":
+        return "it is a packed archive: unpack it first"
+    if head.startswith(b"\x93NUMPY"):
+        return "it is an array of NumPy; convert the weights to safetensors"
+    if head.startswith(b"PK"):
+        return _foreign_archive(path)
+    if head.startswith(b"\x08") and b"\x12" in head[:4]:
+        return "it is an ONNX file, which cannot be turned back into a checkpoint"
+    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+    return "it is a text, not weights" if printable == len(head) else ""
+
+
+def _foreign_archive(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return "it is cut off or damaged; the download may be incomplete"
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        numpy = any(entry.filename.endswith(".npy") for entry in entries)
+        return "it is an archive of NumPy" if numpy else "it is a ZIP archive of other files: unpack it first"
+    data = [entry for entry in entries if "/data" in entry.filename]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in data):
+        return "its tensors are compressed, which torch does not do"
+    if sum(entry.file_size for entry in data) > path.stat().st_size:
+        return "its tensors are said to be larger than the file"
+    return ""
+
+
+def _problem(error: Exception) -> str:
+    """Why torch or safetensors could not read a file."""
+    words = reason(error)
+    found = re.search(r"GLOBAL (\S+)", words)
+    if found:
+        return f"it holds {found[1]}, which is code or an object and not a tensor; it is not run"
+    if "weights_only" in words or "nsupported" in words:
+        return "it holds more than tensors, such as code, which is not run"
+    return f"it is damaged, or not a torch or safetensors file ({words.removesuffix('.')})"
+
+
+def _allowed() -> list[Any]:
+    """Numbers and containers that may lie beside tensors. To make one runs no code of the file."""
+    scalar = np.float64(0).__reduce__()[0]
+    array = np.zeros(0).__reduce__()[0]
+    dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"} | {type(np.dtype("S1")), type(np.dtype("U1"))}
+    aliases = [
+        (made, f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")  # before and since NumPy 2
+        for made, name in ((scalar, "scalar"), (array, "_reconstruct"))
+    ]
+    paths = [
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
+        for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
+    ]
+    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *aliases, *paths]
