@@ -164,8 +164,8 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
         content = _split(content)
     parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
     groups = _group_adapters(path, content.get("mona"))
-    # The published baseline has no adapters: ``mona`` is empty, or names nothing but the tower, the pyramid and the head.
-    # A file with adapters under other names is not taken for one.
+    # The published baseline has no adapters: ``mona`` is empty, or names only the tower, the pyramid and the head. A
+    # file with adapters under other names is not taken for one.
     mona = content.get("mona")
     others = isinstance(mona, dict) and not any(".mona." in str(name) for name in mona)
     bare = bool(parts) and (mona == {} or (whole and others))

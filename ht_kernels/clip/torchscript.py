@@ -44,8 +44,8 @@ def is_archive(path: Path) -> bool:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor that is an attribute of a module, by the path of attributes that leads to it.
 
-    These are the names in the state dict of the module that was saved. Attributes of OpenAI's modules that are no weights
-    are left out: attention masks and sizes.
+    These are the names in the state dict of the module that was saved. Attributes of OpenAI's modules that are no
+    weights, attention masks and sizes, are left out.
 
     Raises:
         ValueError: the archive is malformed or holds something other than modules and tensors.

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 import ht_kernels as ht
-from helpers.clip_folder import write_clip_folder
+from helpers.clip_folder import clip_folder
 from helpers.small_models import small_model
 from helpers.small_towers import small_tower
 from ht_kernels.cli import main
@@ -201,15 +202,15 @@ def test_what_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixtur
         assert str(path) in str(error.value) and "\n" not in str(error.value)
         assert re.search(r"[^:(]$", str(error.value))
     assert main(["export", str(path), "--output", str(tmp_path / "a.onnx")]) == 2
-    said = capsys.readouterr().err
-    assert re.search(words, said) and said.count("\n") == 1
+    assert re.search(words, capsys.readouterr().err.splitlines()[-1])
 
 
 def test_every_command_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, out = tmp_path / "a.pt", str(tmp_path / "out")
+    path, out, picture = tmp_path / "a.pt", str(tmp_path / "out"), tmp_path / "a.png"
+    Image.new("L", (32, 32)).save(picture)
     path.write_bytes(REFUSED["git lfs"][0])
     for command in (
-        ["stream", str(path), "--checkpoint", str(path), "--output", out],
+        ["stream", str(picture), "--checkpoint", str(path), "--output", out],
         ["inspect", str(path), "--output", out],
         ["export", str(path), "--output", out],
         ["evaluate", str(path), "--phantoms", "2", "--output", out],
@@ -222,9 +223,11 @@ def test_every_command_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_weights_of_openai(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half-precision TorchScript weights in a tower of open_clip, which takes QuickGELU as OpenAI's towers do."""
-    folder = write_clip_folder(tmp_path / "clip")
+    folder = clip_folder(tmp_path / "clip")
     plain: Any = load_backbone(f"local-dir:{folder}").eval().half()
-    (tmp_path / "a.pt").write_bytes(torchscript_bytes(plain, torch.rand(1, 3, 64, 64).half()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace_module(plain, {"encode_image": torch.rand(1, 3, 64, 64).half()}).save(tmp_path / "a.pt")
     loaded = load_backbone(f"local-dir:{folder}", str(tmp_path / "a.pt"))
     assert any(type(module).__name__ == "QuickGELU" for module in loaded.modules())
     for name, tensor in plain.state_dict().items():
