@@ -161,7 +161,7 @@ def _foreign_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except Exception:  # zipfile raises different exceptions for different damage
         return "it is cut off or damaged; the download may be incomplete"
     if not any(entry.filename.endswith("data.pkl") for entry in entries):
         numpy = any(entry.filename.endswith(".npy") for entry in entries)
