@@ -59,8 +59,9 @@ def read_content(path: Path, what: str) -> Any:
                 return torchscript.read_tensors(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about the legacy format
-                with torch.serialization.safe_globals(_allowed()):
-                    return torch.load(path, map_location="cpu", weights_only=True)
+                # Given a path, torch.load goes by the name of the file.
+                with torch.serialization.safe_globals(_allowed()), path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         problem = _problem(error)
         cause: Exception | None = error

@@ -214,7 +214,7 @@ def test_every_command_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.Ca
         ["inspect", str(path), "--output", out],
         ["export", str(path), "--output", out],
         ["evaluate", str(path), "--phantoms", "2", "--output", out],
-        ["train", "--phantoms", "2", "--checkpoint", str(path), "--output", out],
+        ["train", "--phantoms", "2", "--task", "segmentation", "--from", str(path), "--output", out],
     ):
         assert main(command) == 2, command
         said = capsys.readouterr().err
