@@ -158,8 +158,8 @@ def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], li
     _need_data(args)
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
     sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
-
-    if args.task == "classification" and len(sets[0].classes) < 2:
+    names: tuple[str, ...] = getattr(sets[0], "classes", lesion)
+    if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
     def read(size: int) -> list[Examples]:
@@ -167,7 +167,7 @@ def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], li
             data.image_size = size
         return [read_examples(data, args.skip_bad) for data in sets]
 
-    return getattr(sets[0], "classes", lesion), read
+    return names, read
 
 
 def _simulate(args: argparse.Namespace, size: int) -> list[Examples]:

@@ -89,7 +89,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
         InputError: the file is missing, damaged or of another format, holds code, or does not fit the model.
     """
     path = Path(path)
-    content = read_content(path, "a checkpoint")
+    content = read_content(path, "checkpoint")
     form = overrides.pop("spectral", None)
     metadata = read_metadata(path)
     model = (
@@ -161,18 +161,24 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {outline(content)}, expected a state dict or a published checkpoint")
     if not ("mona" in content or "reduces" in content):
-        content = unwrap(content)
-        if not ("mona" in content or "reduces" in content):
-            content = _split(content)
+        content = unwrap(path, content)
+    whole = not ("mona" in content or "reduces" in content)
+    if whole:
+        content = _split(content)
     parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
     groups = _group_adapters(path, content.get("mona"))
-    if not (groups or parts):
+    # The published baseline has no adapters: ``mona`` is empty, or names only the tower, the pyramid and the head. A
+    # file with adapters under other names is not taken for one.
+    mona = content.get("mona")
+    others = isinstance(mona, dict) and not any(".mona." in str(name) for name in mona)
+    bare = bool(parts) and (mona == {} or (whole and others))
+    if not (groups or bare):
         raise InputError(
             f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight, "
             f"got {outline(content.get('mona'))}"
         )
     config: dict[str, Any] = {**_read(path, content, overrides.get("task")), **overrides}
-    if not groups:  # a published baseline, whose tower has no adapters
+    if not groups:
         config.setdefault("adapter_layers", ())
     if "backbone" not in config:
         warnings.warn(

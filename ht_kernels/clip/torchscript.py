@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 _DEEPEST = 50
+_NO_WEIGHTS = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 _STORAGES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -32,19 +33,19 @@ _STORAGES = {
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive."""
+    """Whether a file is a TorchScript archive. A damaged file is none."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except Exception:  # zipfile raises errors of any kind on a damaged file
+    except Exception:  # zipfile raises different exceptions for different damage
         return False
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor that is an attribute of a module, by the path of attributes that leads to it.
 
-    These are the names in the state dict of the module that was saved; attention masks, which OpenAI's modules keep as
-    attributes, are left out.
+    These are the names in the state dict of the module that was saved. Attributes of OpenAI's modules that are no
+    weights, attention masks and sizes, are left out.
 
     Raises:
         ValueError: the archive is malformed or holds something other than modules and tensors.
@@ -55,8 +56,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
 
     def collect(value: Any, name: str, depth: int) -> None:
-        if isinstance(value, Tensor) and not name.endswith("attn_mask"):
-            tensors[name] = value
+        if isinstance(value, Tensor):
+            if name.rpartition(".")[2] not in _NO_WEIGHTS:
+                tensors[name] = value
         elif isinstance(value, _Module):
             if depth == _DEEPEST:
                 raise ValueError(f"its modules are nested more than {_DEEPEST} deep")
@@ -71,19 +73,23 @@ class _Module:
     """Stands for a module of any class."""
 
 
-class _Modules(pickle.Unpickler):
-    """Reads ``data.pkl``, and makes nothing but modules, tensors and lists of numbers."""
+class _Modules(pickle._Unpickler):
+    """Reads ``data.pkl``, and makes nothing but modules, tensors and lists of numbers.
+
+    The base class is written in Python, because the one written in C reserves as much memory as a file asks for.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
         self._archive, self._prefix = archive, prefix
         self._read: dict[str, Tensor] = {}
+        self._class = type("Module", (_Module,), {})  # of this file alone, since a pickle can change its classes
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return _Module
+            return self._class
         known = {
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("collections", "OrderedDict"): OrderedDict,
             **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
             **{("torch", storage): dtype for storage, dtype in _STORAGES.items()},
@@ -101,6 +107,5 @@ class _Modules(pickle.Unpickler):
             )
         return self._read[key]
 
-
-def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return storage.as_strided(tuple(size), tuple(stride), offset)
+    def _tensor(self, storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        return storage.as_strided(tuple(size), tuple(stride), offset)

@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ from ht_kernels.errors import InputError, reason
 from . import torchscript
 
 WRAPPERS = ("model_state_dict", "state_dict", "mona_state_dict", "model", "module", "net", "network", "weights")
-"""Keys under which training scripts put the state dict, in the order in which they are looked for."""
+"""Keys under which training scripts put the state dict."""
 
+_DEEPEST = 4  # wrappers within wrappers
 _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.)+")  # of DataParallel and torch.compile
+_MODELS = ("model", "net", "clip", "clip_model")  # attributes under which scripts keep the CLIP model
 
 
 def read_content(path: Path, what: str) -> Any:
@@ -34,13 +36,13 @@ def read_content(path: Path, what: str) -> Any:
 
     Args:
         path: the file.
-        what: what it should be, for the error message: "a checkpoint" or "weights".
+        what: what it should be, for the error message, such as "checkpoint".
 
     Raises:
         InputError: the file is missing, cannot be read, or holds something else; the message says what.
     """
     if not path.is_file():
-        raise InputError(f"there is no file {path}, expected {what}")
+        raise InputError(f"there is no {what} file {path}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -55,32 +57,42 @@ def read_content(path: Path, what: str) -> Any:
                 return load_file(path)
             if torchscript.is_archive(path):
                 return torchscript.read_tensors(path)
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()), path.open("rb") as file:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about the legacy format
-                # By the path, torch would go by the ending of the name.
-                return torch.load(file, map_location="cpu", weights_only=True)
+                # Given a path, torch.load goes by the name of the file.
+                with torch.serialization.safe_globals(_allowed()), path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         problem = _problem(error)
         cause: Exception | None = error
     else:
         cause = None
-    raise InputError(f"{path} cannot be read as {what}: {problem}") from cause
+    raise InputError(f"{path} cannot be read as a {what}: {problem}") from cause
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """A state dict from a file of weights.
 
-    A wrapper around it (:data:`WRAPPERS`), the prefixes of DataParallel and ``torch.compile``, and entries that are no
-    tensors are taken away.
+    A wrapper around it (:data:`WRAPPERS`), the prefixes of DataParallel and ``torch.compile``, the name of an attribute
+    that holds the whole model, such as ``model.``, and entries that are no tensors are taken away.
 
     Raises:
-        InputError: as :func:`read_content`, or the file holds no state dict.
+        InputError: as :func:`read_content` and :func:`unwrap`, or the file holds no state dict.
     """
-    state = unwrap(read_content(Path(path), "weights"))
+    path = Path(path)
+    state = unwrap(path, read_content(path, "weights file"))
     tensors = {k: t for k, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise InputError(f"{path} holds no state dict: expected names with tensors, got {outline(state)}")
-    return {_PREFIXES.sub("", str(name)): tensor for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise InputError(f"{path}: {name} is not a plain tensor whose values lie in the file")
+    named = {_PREFIXES.sub("", str(name)): tensor for name, tensor in tensors.items()}
+    for prefix in _MODELS:
+        if all(name.startswith(f"{prefix}.") for name in named):
+            return {name.removeprefix(f"{prefix}."): tensor for name, tensor in named.items()}
+    return named
 
 
 def read_metadata(path: Path) -> dict[str, str] | None:
@@ -99,13 +111,19 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{"
 
 
-def unwrap(content: Any) -> Any:
-    """The state dict in what a training script wrote: the content itself, or what lies under one of the wrappers."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+def unwrap(path: Path, content: Any) -> Any:
+    """The state dict in what a training script wrote: the content itself, or what lies under one of the wrappers.
+
+    Raises:
+        InputError: the content has several wrappers, so that it is unclear which is meant.
+    """
+    for _ in range(_DEEPEST):
+        found = [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        if len(found) > 1:
+            raise InputError(f"{path} holds several state dicts, {', '.join(found)}: save the one that is meant alone")
+        if not found:
             break
-        content = inner
+        content = content[found[0]]
     return dict(content) if isinstance(content, Mapping) else content
 
 
@@ -144,13 +162,16 @@ def _foreign_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except Exception:  # zipfile raises errors of any kind on a damaged file
+    except Exception:  # zipfile raises different exceptions for different damage
         return "it is cut off or damaged; the download may be incomplete"
     if not any(entry.filename.endswith("data.pkl") for entry in entries):
         numpy = any(entry.filename.endswith(".npy") for entry in entries)
         return "it is an archive of NumPy" if numpy else "it is a ZIP archive of other files: unpack it first"
-    if any("/data/" in entry.filename and entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    data = [entry for entry in entries if "/data" in entry.filename]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in data):
         return "its tensors are compressed, which torch does not do"
+    if sum(entry.file_size for entry in data) > path.stat().st_size:
+        return "its tensors are said to be larger than the file"
     return ""
 
 
@@ -175,4 +196,9 @@ def _allowed() -> list[Any]:
         for module in ("numpy.core", "numpy._core")  # before and since NumPy 2
         for made, name in ((scalar, "scalar"), (array, "_reconstruct"))
     ]
-    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *aliases]
+    paths = [
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
+        for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
+    ]
+    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *aliases, *paths]

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .dicom_file import PixelData, Spans, declared_frames, frame_bytes, group_fragments, read_spans
+from .dicom_file import PixelData, Spans, declared_frames, frame_bytes, group_fragments, guess_syntax, read_spans
 
 _EIGHT_BIT_JPEG = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _RLE = "1.2.840.10008.1.2.5"
 
 
-def decoder_of(dataset: Any, pixels: PixelData) -> Any:
+def decoder_of(file: BinaryIO, dataset: Any, pixels: PixelData) -> Any:
     """pydicom's decoder for a file.
 
     Raises:
@@ -26,12 +26,15 @@ def decoder_of(dataset: Any, pixels: PixelData) -> Any:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     implicit, little = dataset.original_encoding
-    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or guess_syntax(file, pixels)
     if not pixels.encapsulated:
         native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         return get_decoder(native if little else ExplicitVRBigEndian)
     if syntax is None:
-        raise ValueError("its pixels are compressed, and TransferSyntaxUID, which says how, is missing")
+        raise ValueError(
+            "its pixels are compressed, TransferSyntaxUID, which says how, is missing, and they are neither JPEG nor "
+            "JPEG 2000"
+        )
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -54,7 +57,9 @@ def frames_of(file: BinaryIO, dataset: Any, pixels: PixelData) -> tuple[int, Cal
     Raises:
         ValueError: the file cannot be decoded.
     """
-    decoder = decoder_of(dataset, pixels)
+    decoder = decoder_of(file, dataset, pixels)
+    if not pixels.encapsulated:
+        _name_what_is_there(dataset, pixels.spans[0][1])
     options = _options(dataset)
     if options["photometric_interpretation"].startswith("YBR_PARTIAL"):
         raise ValueError(f"its pixels are {options['photometric_interpretation']}, expected RGB, YBR_FULL or gray")
@@ -84,6 +89,15 @@ def _frame_bits(dataset: Any) -> int:
     if int(dataset.BitsAllocated) == 1:
         return int(dataset.Rows) * int(dataset.Columns)
     return 8 * frame_bytes(dataset)
+
+
+def _name_what_is_there(dataset: Any, length: int) -> None:
+    """Correct a file that says YBR_FULL_422, chroma for two pixels each, and has the chroma of every pixel."""
+    if dataset.get("PhotometricInterpretation") != "YBR_FULL_422":
+        return
+    dataset.PhotometricInterpretation = "YBR_FULL"
+    if length < frame_bytes(dataset) * max(1, declared_frames(dataset) or 1):
+        dataset.PhotometricInterpretation = "YBR_FULL_422"
 
 
 def _options(dataset: Any) -> dict[str, Any]:
@@ -124,21 +138,20 @@ def _compressed(
 def _jpeg(content: bytes, options: dict[str, Any]) -> NDArray[np.uint8]:
     """A frame of colour in 8-bit JPEG.
 
-    The codestream says what its components are, if it can: an Adobe marker (ISO/IEC 10918-6, 6.5.3), a JFIF marker, or
-    components that are called R, G and B. libjpeg goes by these. Without any, PhotometricInterpretation decides.
+    The codestream says what its components are, if it can: by a JFIF marker, an Adobe marker (ISO/IEC 10918-6, 6.5.3),
+    or components that are called R, G and B, or 1, 2 and 3. libjpeg goes by these, in this order; only components
+    called R, G and B are taken for these even behind a JFIF marker. Without any, PhotometricInterpretation decides.
     """
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         if image.size != (options["columns"], options["rows"]):
             raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, expected as many as the file declares")
-        said = "adobe" in image.info or "jfif" in image.info or _named_rgb(image)
-        if not said and options["photometric_interpretation"] == "RGB":
-            image.draft("YCbCr", image.size)  # libjpeg would take it for YCbCr; it converts nothing if that is wanted
+        names = bytes(layer[0] for layer in getattr(image, "layer", []))
+        jfif, rgb = "jfif" in image.info, names in (b"RGB", b"rgb")
+        said = jfif or rgb or "adobe" in image.info or names == b"\1\2\3"
+        if (rgb and jfif) or not (said or options["photometric_interpretation"].startswith("YBR")):
+            image.draft("YCbCr", image.size)  # libjpeg takes it for YCbCr; it converts nothing if that is wanted
             return np.array(image)
         return np.array(image.convert("RGB"))
-
-
-def _named_rgb(image: Image.Image) -> bool:
-    return [layer[0] for layer in getattr(image, "layer", [])] in ([*b"RGB"], [*b"rgb"])
 
 
 def _without_unused_bits(pixels: NDArray[Any], options: dict[str, Any], high: int) -> NDArray[Any]:

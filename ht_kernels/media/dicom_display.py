@@ -6,7 +6,7 @@ and white is the first of these that the file says:
 1. the VOI LUT (PS3.3 C.11.2), the first where there are several;
 2. the first window (C.11.2.1.2) and its function: LINEAR, LINEAR_EXACT or SIGMOID;
 3. the range of the modality look-up table's entries (C.11.1);
-4. SmallestImagePixelValue to LargestImagePixelValue (C.7.6.3.1);
+4. SmallestImagePixelValue to LargestImagePixelValue (C.7.6.3.1), where more than 8 bits are stored;
 5. all values that BitsStored allows.
 
 Each holds for all frames of a clip, so that none flickers. Numbers that are empty or malformed count as missing.
@@ -93,7 +93,7 @@ def _gray_scale(dataset: Any, bits: int, signed: bool) -> Callable[[NDArray[Any]
     if modality is not None:
         low, high = 0.0, modality.white
     else:
-        if smallest and largest and low <= smallest[0] < largest[0] <= high:
+        if bits > 8 and smallest and largest and low <= smallest[0] < largest[0] <= high:
             low, high = smallest[0], largest[0]
         low, high = sorted((low * slope + intercept, high * slope + intercept))
 

@@ -236,6 +236,27 @@ def group_fragments(file: BinaryIO, spans: Spans, declared: int | None) -> list[
     return [[span] for span in spans if span[1]]
 
 
+def guess_syntax(file: BinaryIO, pixels: PixelData) -> Any:
+    """The transfer syntax of compressed pixels, by their first frame; None where it is neither JPEG nor JPEG 2000."""
+    from pydicom import uid
+
+    first = read_spans(file, pixels.spans[:1])
+    if first.startswith(_STARTS[1]):
+        return uid.JPEG2000
+    by_marker = {  # of the frame header (ITU-T T.81, table B.1, and T.87)
+        0xC0: uid.JPEGBaseline8Bit,
+        0xC1: uid.JPEGExtended12Bit,
+        0xC3: uid.JPEGLosslessSV1,
+        0xF7: uid.JPEGLSLossless,
+    }
+    at = 2
+    while first.startswith(_STARTS[0]) and at + 4 <= len(first) and first[at] == 0xFF:
+        if first[at + 1] in by_marker:
+            return by_marker[first[at + 1]]
+        at += 2 + struct.unpack_from(">H", first, at + 2)[0]
+    return None
+
+
 def read_spans(file: BinaryIO, spans: Spans) -> bytes:
     """The bytes at places in a file, joined."""
     parts = []

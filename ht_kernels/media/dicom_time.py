@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -46,13 +47,14 @@ def _by_time(values: list[float], count: int) -> tuple[float | None, None]:
 
 
 def _by_vector(values: list[float], count: int) -> tuple[float | None, list[float] | None]:
-    """The first value is the time of the first frame, 0 as a rule; each other is the time since the frame before."""
+    """The first value is that of the first frame, 0 as a rule; each other is the time since the frame before.
+
+    Some files leave out the first.
+    """
     steps = [value for value in values if value > 0]
-    rate = plausible_rate(1000 * len(steps) / sum(steps)) if steps and math.isfinite(sum(steps)) else None
-    if rate is None or len(values) != count or min(values) < 0:
+    if not steps or min(values) < 0 or not math.isfinite(sum(steps)):
+        return None, None
+    rate = plausible_rate(1000 * len(steps) / sum(steps))
+    if rate is None or count < 2 or len(values) not in (count, count - 1):
         return rate, None
-    times, now = [], 0.0
-    for value in [0.0, *values[1:]]:
-        now += value / 1000
-        times.append(now)
-    return rate, times
+    return rate, [0.0, *(t / 1000 for t in itertools.accumulate(values[len(values) - count + 1 :]))]

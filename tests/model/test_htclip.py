@@ -306,10 +306,10 @@ class Code:
 def test_weights_that_want_code_are_not_executed(tmp_path):
     path = tmp_path / "bad.pt"
     torch.save({"visual.conv1.weight": Code()}, path)
-    with pytest.raises(InputError, match=r"bad\.pt cannot be read as weights"):
+    with pytest.raises(InputError, match=r"bad\.pt cannot be read as a weights file: it holds .* is not run"):
         HTCLIP("ViT-B-16", pretrained=str(path))
     path.write_bytes(b"not a file of weights")
-    with pytest.raises(InputError, match=r"bad\.pt cannot be read as weights"):
+    with pytest.raises(InputError, match=r"bad\.pt cannot be read as a weights file: it is a text"):
         HTCLIP("ViT-B-16", pretrained=str(path))
 
 
