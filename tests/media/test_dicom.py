@@ -183,6 +183,22 @@ def test_rates(tmp_path: Path, attributes: dict[str, Any], fps: float | None) ->
     assert open_file(write_dicom(tmp_path / "a.dcm", CLIP, **attributes)).fps == fps
 
 
+def test_times_without_that_of_the_first_frame(tmp_path: Path) -> None:
+    source = open_file(write_dicom(tmp_path / "a.dcm", CLIP, FrameTimeVector=["20", "60"]))
+    assert [seconds for seconds, _ in source.timed()] == pytest.approx([0, 0.02, 0.08])
+
+
+def test_increments_that_go_back_are_none(tmp_path: Path) -> None:
+    assert open_file(write_dicom(tmp_path / "a.dcm", CLIP, FrameTimeVector=["0", "-1", "2"], CineRate="8")).fps == 8
+
+
+def test_compressed_without_a_transfer_syntax(tmp_path: Path) -> None:
+    path = compressed(tmp_path / "a.dcm", JPEGBaseline8Bit, [jpeg(frame) for frame in CLIP], CLIP)
+    expected = list(open_file(path))
+    path.write_bytes(body(path))
+    assert np.array_equal(list(open_file(path)), expected)
+
+
 def test_times(tmp_path: Path) -> None:
     source = open_file(write_dicom(tmp_path / "a.dcm", CLIP, FrameTimeVector=["0", "20", "60"], FrameDelay="500"))
     assert [round(seconds, 3) for seconds, _ in source.timed()] == [0, 0.02, 0.08]
