@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.errors import reason
 from ht_kernels.nn import HTAdapter
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
@@ -154,7 +155,7 @@ def _swap(module: Any, variant: str) -> str | None:
                 (form for form in forms if _Trial(module, form, variant).passes()), None
             )
     except Exception as error:
-        return f"it could not be tried out ({type(error).__name__}: {error})"
+        return f"it could not be tried out ({type(error).__name__}: {reason(error)})"
     finally:
         torch.set_num_threads(threads)
     if form is None:

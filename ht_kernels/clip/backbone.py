@@ -243,7 +243,24 @@ def _assign(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit this tower: {reason(error)[:300]}") from error
+        raise InputError(f"{path} does not fit this tower: {_difference(model, state) or reason(error)}") from error
+
+
+def _difference(model: nn.Module, state: dict[str, Tensor]) -> str:
+    """What a state dict lacks, has too much, and has in another shape, with an example of each."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    other = [f"{n} with shape {given[n]}, expected {wanted[n]}" for n in wanted if given.get(n, wanted[n]) != wanted[n]]
+    kinds = {
+        "it lacks": [name for name in wanted if name not in given],
+        "it has, unknown here,": [name for name in given if name not in wanted],
+        "it has": other,
+    }
+    return "; ".join(
+        f"{words} {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}"
+        for words, names in kinds.items()
+        if names
+    )
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.errors import BackendError
+from ht_kernels.errors import BackendError, reason
 from ht_kernels.ops.dispatch import asked_for
 
 from .folded import FoldedHTCLIP
@@ -165,7 +165,7 @@ class _Graph:
             ) from error
         except RuntimeError as error:
             raise BackendError(
-                f"the model could not be captured as a CUDA graph ({error}); call the folded model itself"
+                f"the model could not be captured as a CUDA graph ({reason(error)}); call the folded model itself"
             ) from error
         caller.wait_stream(stream)
 

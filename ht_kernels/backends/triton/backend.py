@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.errors import BackendError
+from ht_kernels.errors import BackendError, reason
 from ht_kernels.folding import FoldedAdapter
 
 from .. import core, gpu, torch_private
@@ -164,7 +164,7 @@ def _running(x: Tensor) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # Triton's compiler and autotuner and the driver raise exceptions of many kinds
-        raise BackendError(f"Triton could not run the kernels: {type(error).__name__}: {error}") from error
+        raise BackendError(f"Triton could not run the kernels: {type(error).__name__}: {reason(error)}") from error
 
 
 @functools.cache
