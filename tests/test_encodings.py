@@ -41,7 +41,7 @@ def test_names_that_the_terminal_cannot_show(tmp_path: Path, monkeypatch: pytest
     said = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(said, encoding="ascii"))
     assert main(["phantom", "--size", "32", "--output", str(tmp_path / "naïve")]) == 0
-    assert said.getvalue().endswith(b"/na\\xefve\n")
+    assert b"/na\\xefve\n" in said.getvalue()
 
 
 def test_names_that_are_not_text() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydicom.uid import JPEGBaseline8Bit
 
 from helpers.clips import folded, frames, write_dicom, write_video
+from helpers.dicom import compressed, jpeg
 from ht_kernels.cli import main
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
@@ -93,8 +95,9 @@ def test_a_source_that_stalls() -> None:
 
 
 def test_a_source_that_breaks(tmp_path: Path) -> None:
-    clip = write_dicom(tmp_path / "a.dcm", np.stack(frames()))
-    clip.write_bytes(clip.read_bytes()[:-4000])
+    encoded = [jpeg(frame) for frame in frames()]
+    encoded[2] = encoded[2][:300]
+    clip = compressed(tmp_path / "a.dcm", JPEGBaseline8Bit, encoded, np.stack(frames()))
     with pytest.raises(InputError, match=r"a\.dcm"):
         list(Stream(folded()).run(open_source(clip)))
     bad = [frames(1)[0], np.full((8, 8), np.nan, np.float32)]

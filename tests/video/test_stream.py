@@ -111,8 +111,8 @@ def test_an_exported_file_and_runtimes(clip: Path, tmp_path: Path, capsys: pytes
 def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "a file").write_text("")
-    truncated = tmp_path / "truncated.dcm"
-    truncated.write_bytes(clip.read_bytes()[:-4000])
+    no_frame = tmp_path / "no frame.dcm"
+    no_frame.write_bytes(clip.read_bytes()[: clip.stat().st_size // 100])
     classifier = ht.HTCLIP("timm/vit_tiny_patch16_224", task="classification")
     classifier.save(tmp_path / "classifier.safetensors")
     (tmp_path / "alone.onnx").write_bytes(b"")
@@ -122,7 +122,7 @@ def test_bad_input(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     for arguments, message in [
         ([str(tmp_path / "missing"), *output, *TINY], "there is no file or folder"),
         ([str(tmp_path / "text.mp4"), *output, *TINY], "neither an ultrasound DICOM file, nor a video"),
-        ([str(truncated), *output, *TINY], "truncated.dcm"),
+        ([str(no_frame), *output, *TINY], "no frame.dcm"),
         ([str(get_testdata_file("CT_small.dcm", download=False)), *output, *TINY], "expected ultrasound"),
         ([str(clip), "--output", str(tmp_path / "a file"), *TINY], "is a file, expected a folder"),
         ([str(clip), *output, "--backbone", "ViT-B-61"], "did you mean ViT-B-16"),
@@ -230,7 +230,7 @@ def test_an_interrupted_demo_ends(
     ("name", "message"),
     [
         ("cuda", "backend 'cuda' was asked for by name but cannot run"),
-        ("gpu", "unknown backend 'gpu', expected one of"),
+        ("gpu", "unknown backend 'gpu' in HT_KERNELS_BACKEND, expected one of"),
     ],
 )
 def test_a_backend_that_cannot_run(
