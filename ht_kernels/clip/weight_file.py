@@ -1,16 +1,19 @@
 """Reading files of weights: safetensors, torch files and TorchScript archives, told apart by their content.
 
-No code in a file is executed. Torch files are read with ``weights_only``, which knows tensors and plain containers;
-numpy's numbers and ``argparse.Namespace``, which training scripts store beside the weights, are allowed besides. Of a
-TorchScript archive only the tensors are read.
+No code in a file is executed. Torch files are read with ``weights_only``, which knows tensors and plain containers.
+NumPy's numbers, times and ``argparse.Namespace``, which training scripts store beside the weights, are allowed besides.
+Of a TorchScript archive only the tensors are read.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
+import datetime
 import re
 import warnings
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -137,7 +140,7 @@ def outline(content: Any) -> str:
 
 def _foreign(path: Path, head: bytes) -> str:
     """What a file is that holds no weights, in words; "" if it may hold some."""
-    text = head.lstrip().lower()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not head:
         return "it is empty"
     if text.startswith(b"version https://git-lfs"):
@@ -154,8 +157,16 @@ def _foreign(path: Path, head: bytes) -> str:
         return _foreign_archive(path)
     if head.startswith(b"\x08") and b"\x12" in head[:4]:
         return "it is an ONNX file, which cannot be turned back into a checkpoint"
-    printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
-    return "it is a text, not weights" if printable == len(head) else ""
+    return "it is a text, not weights" if _is_text(head) else ""
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are of a text in UTF-8; the last character may be cut."""
+    text = codecs.getincrementaldecoder("utf-8")()
+    try:
+        return all(c.isprintable() or c in "\t\r\n\ufeff" for c in text.decode(head))
+    except UnicodeDecodeError:
+        return False
 
 
 def _foreign_archive(path: Path) -> str:
@@ -190,7 +201,7 @@ def _allowed() -> list[Any]:
     """Numbers and containers that may lie beside tensors. To make one runs no code of the file."""
     scalar = np.float64(0).__reduce__()[0]
     array = np.zeros(0).__reduce__()[0]
-    dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"} | {type(np.dtype("S1")), type(np.dtype("U1"))}
+    dtypes = {type(np.dtype(kind)) for kind in "?bhilqBHILQefdSUMm"}
     aliases = [
         (made, f"{module}.multiarray.{name}")
         for module in ("numpy.core", "numpy._core")  # before and since NumPy 2
@@ -201,4 +212,6 @@ def _allowed() -> list[Any]:
         for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
         for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
     ]
-    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *aliases, *paths]
+    times = [datetime.datetime, datetime.date, datetime.timedelta]
+    plain = [defaultdict, dict, list, set, int, float]
+    return [argparse.Namespace, *plain, *times, np.ndarray, np.dtype, *dtypes, *aliases, *paths]

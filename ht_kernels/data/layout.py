@@ -124,8 +124,9 @@ def read_pairs(path: Path, column: str, what: str) -> list[tuple[int, str, str]]
     rows = [(i, [cell.strip() for cell in row]) for i, row in enumerate(table, 1) if any(map(str.strip, row))]
     at, width = (0, 1), 2
     if rows and column in (header := [cell.lower() for cell in rows[0][1]]):
+        value = header.index(column)
         names = [header.index(name) for name in ("image", "filename") if name in header]
-        at, width = (names[0] if names else 0, header.index(column)), len(header)
+        at, width = (names[0] if names else int(value == 0), value), len(header)
         rows = rows[1:]
     pairs = []
     for number, row in rows:

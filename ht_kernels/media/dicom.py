@@ -9,7 +9,7 @@ from typing import Any
 from ht_kernels.errors import InputError, reason
 
 from .dicom_decode import frames_of
-from .dicom_display import Display
+from .dicom_display import Display, with_groups
 from .dicom_file import declared_frames, find_pixels, opened, quiet
 from .dicom_time import frame_times
 from .frames import Box, Frame
@@ -95,9 +95,11 @@ def _decode(path: Path, count: int, times: list[float] | None) -> Iterator[tuple
             if pixels is None:
                 raise ValueError("its pixels are gone since it was opened")
             _, decode = frames_of(file, dataset, pixels)
-            show = Display(dataset)
+            display = Display(dataset)
             for index in range(count):
                 with quiet():
+                    of_frame = with_groups(dataset, index)
+                    show = display if of_frame is dataset else Display(of_frame)
                     frame = show(decode(file, index))
                 yield (None if times is None else times[index]), frame
                 done += 1

@@ -64,12 +64,13 @@ def frames_of(file: BinaryIO, dataset: Any, pixels: PixelData) -> tuple[int, Cal
     if options["photometric_interpretation"].startswith("YBR_PARTIAL"):
         raise ValueError(f"its pixels are {options['photometric_interpretation']}, expected RGB, YBR_FULL or gray")
 
-    def finish(pixels: NDArray[Any], properties: dict[str, Any]) -> NDArray[Any]:
-        if not pixels_are_coded:
-            pixels = _without_unused_bits(pixels, options, int(dataset.get("HighBit") or 0))
-        return _rgb(pixels, properties)
+    coded = pixels.encapsulated and decoder.UID != _RLE  # the codestream has no unused bits
 
-    pixels_are_coded = pixels.encapsulated and decoder.UID != _RLE
+    def finish(values: NDArray[Any], properties: dict[str, Any]) -> NDArray[Any]:
+        if not coded:
+            values = _without_unused_bits(values, options, int(dataset.get("HighBit") or 0))
+        return _rgb(values, properties)
+
     if pixels.encapsulated:
         frames = group_fragments(file, pixels.spans, declared_frames(dataset))
         return len(frames), lambda file, i: _compressed(file, frames[i], decoder, options, finish)
@@ -92,11 +93,17 @@ def _frame_bits(dataset: Any) -> int:
 
 
 def _name_what_is_there(dataset: Any, length: int) -> None:
-    """Correct a file that says YBR_FULL_422, chroma for two pixels each, and has the chroma of every pixel."""
+    """Correct a file that says YBR_FULL_422, chroma for two pixels each, and has the chroma of every pixel.
+
+    It has if the pixels of the declared frames are just as long then, or if this alone makes whole frames.
+    """
     if dataset.get("PhotometricInterpretation") != "YBR_FULL_422":
         return
+    declared, half = declared_frames(dataset) or 0, frame_bytes(dataset)
     dataset.PhotometricInterpretation = "YBR_FULL"
-    if length < frame_bytes(dataset) * max(1, declared_frames(dataset) or 1):
+    full = frame_bytes(dataset)
+    fits = [length - length % 2 == n - n % 2 for n in (declared * half, declared * full)]
+    if fits[0] or not (fits[1] or (length % half > 1 >= length % full)):
         dataset.PhotometricInterpretation = "YBR_FULL_422"
 
 

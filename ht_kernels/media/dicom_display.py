@@ -16,6 +16,7 @@ nothing is scaled by the smallest and largest pixels found, which padding would 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,26 @@ from .dicom_time import numbers
 from .frames import Frame
 
 _Floats = NDArray[np.float64]
+
+
+_OF_A_FRAME = "FrameVOILUTSequence", "PixelValueTransformationSequence"
+"""Functional groups that say how the values of a frame become gray (PS3.3 C.7.6.16.2.9 and C.7.6.16.2.10)."""
+
+
+def with_groups(dataset: Any, index: int) -> Any:
+    """The attributes of a frame of an enhanced clip, whose functional groups come before those of the file.
+
+    Other files are returned as they are.
+    """
+    shared, every = (list(dataset.get(f"{name}FunctionalGroupsSequence") or []) for name in ("Shared", "PerFrame"))
+    groups = shared[:1] + every[index : index + 1]
+    items = [item for group in groups for name in _OF_A_FRAME for item in list(group.get(name) or [])[:1]]
+    if not items:
+        return dataset
+    merged = copy.copy(dataset)
+    for item in items:
+        merged.update(item)
+    return merged
 
 
 class Display:

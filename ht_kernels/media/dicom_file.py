@@ -29,6 +29,8 @@ _LONG_VR = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR"
 _STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"
 """First bytes of a codestream: of JPEG and JPEG-LS, of JPEG 2000, and of a JP2 file, which some writers put there."""
 
+_RLE_HEADER = 64
+
 Spans = list[tuple[int, int]]
 """Places in a file, each with a number of bytes."""
 
@@ -219,14 +221,15 @@ def _size(file: BinaryIO) -> int:
 def group_fragments(file: BinaryIO, spans: Spans, declared: int | None) -> list[Spans]:
     """The fragments of each frame.
 
-    A fragment that begins as a codestream begins a frame. Where none does, as with RLE (PS3.5 A.4.2), each is a frame,
-    unless the file declares a single one.
+    A fragment that begins as a codestream begins a frame. Where none does, each is a frame, unless the file declares a
+    single one.
     """
     frames: list[Spans] = []
     begun = False
     for start, length in spans:
         file.seek(start)
-        begins = file.read(min(length, 8)).startswith(_STARTS)
+        head = file.read(min(length, _RLE_HEADER))
+        begins = head.startswith(_STARTS) or _begins_rle(head)
         begun |= begins
         if begins or not frames:
             frames.append([])
@@ -234,6 +237,15 @@ def group_fragments(file: BinaryIO, spans: Spans, declared: int | None) -> list[
     if begun or declared == 1:
         return frames
     return [[span] for span in spans if span[1]]
+
+
+def _begins_rle(head: bytes) -> bool:
+    """Whether a fragment begins with a header of RLE: a number of segments, and the offset of each (PS3.5 G.5)."""
+    if len(head) < _RLE_HEADER:
+        return False
+    count, *offsets = struct.unpack("<16I", head)
+    used = offsets[:count]
+    return 1 <= count <= 15 and used[0] == _RLE_HEADER and used == sorted(set(used)) and not any(offsets[count:])
 
 
 def guess_syntax(file: BinaryIO, pixels: PixelData) -> Any:

@@ -68,7 +68,7 @@ for _key, _modes in {
 def is_image(path: Path) -> bool:
     """Whether the file is an image, be it one that is refused."""
     try:
-        with _open(path):
+        with opened(path):
             return True
     except Image.DecompressionBombError:
         return True
@@ -105,7 +105,8 @@ def decode_image(path: Path) -> Iterator[tuple[float | None, Frame]]:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """An image file in Pillow, without its pixels. Raises Pillow's errors, of any kind."""
     Image.init()  # this Pillow may lack some
     # Pillow maps a file that it is given the path of into memory, and then misreads a TIFF file that lies on its side.
     with path.open("rb") as file, Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
@@ -115,7 +116,7 @@ def _open(path: Path) -> Iterator[Any]:
 def _decode(path: Path) -> Iterator[tuple[float | None, Frame]]:
     """The frames of an image file, and for how many seconds an animation shows each."""
     try:
-        with _open(path) as image:
+        with opened(path) as image:
             for page in _pages(image):
                 image.seek(page)
                 before = _to_go_back_to(image)
@@ -123,6 +124,8 @@ def _decode(path: Path) -> Iterator[tuple[float | None, Frame]]:
                 if before is not None:
                     image._prev_im = before
                 milliseconds = image.info.get("duration")  # WebP says it when the frame was decoded
+                if milliseconds is None and image.format == "GIF" and image.is_animated:
+                    milliseconds = 0
                 if milliseconds is None:
                     yield None, frame
                 else:
@@ -174,23 +177,24 @@ def show(image: Image.Image) -> Frame:
         raise InputError(f"it has {image.size[0]}x{image.size[1]} pixels")
     if _tag(image, _SAMPLE_FORMAT, 1) == _SIGNED:
         raise InputError("its values are integers with a sign, and nothing says which is white; save it as 8-bit gray")
-    upright = _upright(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        values = np.asarray(upright)
-        gray = _gray(values, _white(image))
-        if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
+    turned = upright(image)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        values = np.asarray(turned)
+        gray = _gray(values, white_of(image))
+        if has_white_at_zero(image):
             gray = 255 - gray
         transparent = image.info.get("transparency")
         return gray if transparent is None else np.where(values == transparent, np.uint8(0), gray)
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
-        upright = ImageChops.invert(upright)  # Pillow takes all for Adobe's, which store the inverse
-    colour = upright.mode not in ("1", "L", "LA", "La")
-    if upright.has_transparency_data:
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright.convert("RGBA"))
-    return np.asarray(upright.convert("RGB" if colour else "L"))
+        turned = ImageChops.invert(turned)  # Pillow takes all for Adobe's, which store the inverse
+    colour = turned.mode not in ("1", "L", "LA", "La")
+    if turned.has_transparency_data:
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, (0, 0, 0, 255)), turned.convert("RGBA"))
+    return np.asarray(turned.convert("RGB" if colour else "L"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned and mirrored as its file says."""
     image.load()  # Pillow turns TIFF files itself, and then forgets their orientation
     orientation = None
     with contextlib.suppress(Exception):  # an EXIF block that is damaged says nothing
@@ -198,8 +202,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _white(image: Image.Image) -> float:
-    """The value of white in an image of 16 bits or of floating point."""
+def has_white_at_zero(image: Image.Image) -> bool:
+    """Whether white is 0 in a TIFF file of 16 bits or of floating point; of 8 bits, Pillow inverts it itself."""
+    return _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO
+
+
+def white_of(image: Image.Image) -> float:
+    """The value of white in an image of 16 bits or of floating point.
+
+    Raises:
+        InputError: it has more bits.
+    """
     if image.mode == "F":
         return 1.0
     bits = _tag(image, _BITS_PER_SAMPLE, 16)

@@ -31,11 +31,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ht_kernels.errors import InputError, reason
 
-from .image import is_image
+from .image import has_white_at_zero, is_image, opened, upright, white_of
 from .opening import read_image
 
 _MOST_BETWEEN = 0.12
@@ -50,7 +50,6 @@ _FEW = 4
 """A picture of so few values was not compressed or resized, so that each of them means something."""
 _SMALL = 16
 """Whole numbers are numbers of classes, if all are below this."""
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 8
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -134,8 +133,7 @@ def _flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
 def _read(path: Path) -> NDArray[Any]:
     """The values of an image file's mask: (H, W), or (H, W, 3) where they are colours."""
     try:
-        # By its path, Pillow maps a plain TIFF into memory, and scrambles one that is to be turned by 90 degrees.
-        with path.open("rb") as file, Image.open(file) as image:
+        with opened(path) as image:
             pictures = getattr(image, "n_frames", 1)
             values = _values(image)
     except Exception as error:  # Pillow raises errors of any kind on a damaged file
@@ -146,17 +144,15 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 def _values(image: Image.Image) -> NDArray[Any]:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        values = np.asarray(upright)
-        white = 1 if upright.mode == "F" else 65535
-        inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        return white - values if inverted else values
-    if upright.has_transparency_data:
-        return _shown(np.asarray(upright.convert("RGBA")))
-    if upright.mode == "P":
-        return _of_palette(np.asarray(upright), np.asarray(upright.convert("RGB")))
-    return np.asarray(upright.convert("L" if upright.mode in ("1", "L") else "RGB"))
+    turned = upright(image)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        values = np.asarray(turned)
+        return white_of(image) - values if has_white_at_zero(image) else values
+    if turned.has_transparency_data:
+        return _shown(np.asarray(turned.convert("RGBA")))
+    if turned.mode == "P":
+        return _of_palette(np.asarray(turned), np.asarray(turned.convert("RGB")))
+    return np.asarray(turned.convert("L" if turned.mode in ("1", "L") else "RGB"))
 
 
 def _shown(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

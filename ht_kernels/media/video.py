@@ -22,7 +22,7 @@ from .frames import Frame, plausible_rate
 from .image import open_image
 from .source import Source
 
-_STATE_THEIR_LENGTH = {"matroska", "mov", "avi", "flv", "asf"}
+_STATE_THEIR_LENGTH = {"matroska", "mov", "avi", "flv"}
 """FFmpeg's names of containers whose header says how long the video is; other lengths are read off the file's end."""
 
 _STILL_IMAGES = "_pipe", "image2", "gif", "apng"

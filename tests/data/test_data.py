@@ -217,6 +217,7 @@ ROWS = "BUSI_0.png,0\nBUSI_1.png,1\nBUSI_2.png,0\nBUSI_3.png,1\nBUSI_4.png,0\n"
         ROWS,
         "image,label\n" + ROWS,
         "Filename,Label\n" + ROWS,
+        "label,name\n" + "".join(",".join(reversed(row.split(","))) + "\n" for row in ROWS.split()),
         "\ufeffimage,label\r\n" + ROWS.replace("\n", "\r\n"),
         ROWS.replace(",0", ", 0 ").replace(",1", ',"1"'),
         ROWS.replace(",0", ",0.0").replace(",1", ",01"),

@@ -396,7 +396,7 @@ BOMB = "<!DOCTYPE case [<!ENTITY a 'aaaaaaaaaa'>" + "".join(
         (outline((10, 10), (20, 10), (20, "NaN")), "the outline in 5.xml is damaged: it has a point at 20, nan"),
         (outline((10, 10), (20, 10), ("-Infinity", 20)), "the outline in 5.xml is damaged: it has a point at -inf, 20"),
         (outline((10, 10), (20, 10), ("1" * 400, 20)), "the outline in 5.xml is damaged: int too large"),
-        (outline((10, 10), (20, 10), ("null", 20)), "the outline in 5.xml is damaged: "),
+        (outline((10, 10), (20, 10), ("null", 20)), "the outline in 5.xml is damaged: it is no list of regions"),
         (
             outline((10, 10), (20, 10), (1e9, 20)),
             "its outline has a point at 1e+09, 20, far outside of its 52x40 pixels",

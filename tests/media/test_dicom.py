@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from helpers.clips import frames, write_dicom
@@ -186,6 +187,51 @@ def test_rates(tmp_path: Path, attributes: dict[str, Any], fps: float | None) ->
 def test_times_without_that_of_the_first_frame(tmp_path: Path) -> None:
     source = open_file(write_dicom(tmp_path / "a.dcm", CLIP, FrameTimeVector=["20", "60"]))
     assert [seconds for seconds, _ in source.timed()] == pytest.approx([0, 0.02, 0.08])
+
+
+RLE = "1.2.840.10008.1.2.5"
+
+
+def rle(frames: np.ndarray) -> list[bytes]:
+    """Frames of 8 bits as pydicom compresses them."""
+    return [get_encoder(RLE).encode(frame, **OPTIONS) for frame in frames]
+
+
+OPTIONS = {
+    **{"rows": 48, "columns": 64, "samples_per_pixel": 1, "number_of_frames": 1, "bits_allocated": 8},
+    **{"bits_stored": 8, "pixel_representation": 0, "photometric_interpretation": "MONOCHROME2"},
+}
+
+
+@pytest.mark.parametrize("declared", [1, 2, 3])
+def test_frames_in_rle_are_counted(tmp_path: Path, declared: int) -> None:
+    source = open_file(compressed(tmp_path / "a.dcm", RLE, rle(CLIP), CLIP, NumberOfFrames=declared))
+    assert np.array_equal(list(source), CLIP) and len(source.warnings) == (declared != 3)
+
+
+def test_rle_in_several_fragments(tmp_path: Path) -> None:
+    parts = [part for frame in rle(CLIP) for part in (frame[:200], frame[200:])]
+    assert np.array_equal(list(open_file(compressed(tmp_path / "a.dcm", RLE, parts, CLIP, NumberOfFrames=3))), CLIP)
+
+
+@pytest.mark.parametrize(("declared", "warned"), [(None, True), (1, True), (3, False)])
+def test_frames_of_half_the_chroma_are_counted(tmp_path: Path, declared: int | None, warned: bool) -> None:
+    half = np.arange(3 * 20 * 30 * 2, dtype=np.uint8)
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        np.zeros((3, 20, 30, 3), np.uint8),
+        PhotometricInterpretation="YBR_FULL_422",
+        PixelData=half.tobytes(),
+    )
+    expected = list(open_file(path))
+    dataset = pydicom.dcmread(path)
+    if declared is None:
+        del dataset.NumberOfFrames
+    else:
+        dataset.NumberOfFrames = declared
+    dataset.save_as(path)
+    source = open_file(path)
+    assert len(expected) == 3 and np.array_equal(list(source), expected) and bool(source.warnings) == warned
 
 
 def test_increments_that_go_back_are_none(tmp_path: Path) -> None:

@@ -275,6 +275,26 @@ def test_where_a_jpeg_does_not_say_its_colours_the_file_does(tmp_path: Path, sai
     np.testing.assert_allclose(shown(path).astype(int), COLOUR, atol=4)
 
 
+def group(center: float, width: float) -> Dataset:
+    inner, outer = Dataset(), Dataset()
+    inner.WindowCenter, inner.WindowWidth = center, width
+    outer.FrameVOILUTSequence = [inner]
+    return outer
+
+
+def test_windows_in_functional_groups(tmp_path: Path) -> None:
+    """Of all frames, and of each."""
+    deep = np.repeat(DEEP >> 4, 2, 0)
+    wide, narrow = ({"WindowCenter": center, "WindowWidth": width} for center, width in ((2000, 1000), (500, 100)))
+    bits = {"BitsStored": 12, "HighBit": 11}
+    first, second = (shown(write_dicom(tmp_path / "a.dcm", deep, **bits, **window))[0] for window in (wide, narrow))
+    assert not np.array_equal(first, second)
+    shared = {"SharedFunctionalGroupsSequence": [group(2000, 1000)]}
+    assert np.array_equal(shown(write_dicom(tmp_path / "b.dcm", deep, **bits, **narrow, **shared)), [first, first])
+    each = {"PerFrameFunctionalGroupsSequence": [group(2000, 1000), group(500, 100)]}
+    assert np.array_equal(shown(write_dicom(tmp_path / "c.dcm", deep, **bits, **each)), [first, second])
+
+
 def test_a_file_that_says_half_of_its_chroma(tmp_path: Path) -> None:
     full = convert_color_space(COLOUR, "RGB", "YBR_FULL")
     path = write_dicom(tmp_path / "a.dcm", full, PhotometricInterpretation="YBR_FULL_422")

@@ -336,3 +336,11 @@ def test_a_folder_has_no_hidden_files(tmp_path: Path) -> None:
     (only_hidden / "._a.png").write_bytes(b"x")
     with pytest.raises(InputError, match="has no images"):
         open_file(only_hidden)
+
+
+def test_a_gif_without_delays_is_shown_as_in_browsers(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((20, 30), value, np.uint8)) for value in (0, 100, 200)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:], duration=[0, 0, 0])
+    source = open_file(tmp_path / "a.gif")
+    assert [seconds for seconds, _ in source.timed()] == pytest.approx([0, 0.1, 0.2])
+    assert source.fps == pytest.approx(10)

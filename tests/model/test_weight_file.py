@@ -8,7 +8,9 @@ import random
 import re
 import warnings
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +104,13 @@ def test_a_torchscript_archive_makes_nothing_but_tensors(tmp_path: Path, monkeyp
             read_weights(path)
 
 
+NOW = np.datetime64("2026-01-01")
 WRAPPED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "model_state_dict": lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}}, "epoch": 3},
     "model": lambda s: {"model": s, "args": argparse.Namespace(lr=np.float64(0.1), output=Path("x"))},
     "state_dict": lambda s: {"state_dict": s, "best": np.float32(0.5), "curve": np.arange(3.0), "ints": np.int64(3)},
     "net": lambda s: {"net": s},
+    "log": lambda s: {"state_dict": s, "log": defaultdict(list, loss=[0.5]), "time": datetime(2026, 1, 1), "at": NOW},
     "twice": lambda s: {"model": {"state_dict": s}},
     "data parallel": lambda s: {f"module.{n}": t for n, t in s.items()},
     "compiled": lambda s: {"model": {f"_orig_mod.module.{n}": t for n, t in s.items()}},
@@ -173,6 +177,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "pointer of Git LFS .*: run git lfs pull",
     ),
     "web page": (b"\n<!DOCTYPE html><html><title>Sign in</title></html>", "it is a web page: the download failed"),
+    "web page with a mark": (b"\xef\xbb\xbf<html>" + "é".encode() * 400, "it is a web page"),
+    "text with accents": (b"x" + "é".encode() * 400, "it is a text"),
     "json": (b'{"error": "Repository not found"}', "it is a text"),
     "text": (b"epoch,loss\n1,0.5\n", "it is a text"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),

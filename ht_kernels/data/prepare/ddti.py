@@ -103,8 +103,11 @@ def _outlines(path: Path) -> dict[str, list[Polygon] | str]:
         before = outlines.setdefault(number, [])
         try:
             polygons = _polygons(mark.findtext("svg") or "[]")
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             outlines[number] = reason(error)
+            continue
+        except (KeyError, TypeError):
+            outlines[number] = "it is no list of regions, each with points of two numbers, x and y"
             continue
         if isinstance(before, list):
             before += polygons
