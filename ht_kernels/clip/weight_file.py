@@ -13,7 +13,6 @@ import datetime
 import re
 import warnings
 import zipfile
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -191,9 +190,9 @@ def _problem(error: Exception) -> str:
     words = reason(error)
     found = re.search(r"GLOBAL (\S+)", words)
     if found:
-        return f"it holds {found[1]}, which is code or an object and not a tensor; it is not run"
+        return f"it holds {found[1]}, which is code or an object and is not run; save the weights alone"
     if "weights_only" in words or "nsupported" in words:
-        return "it holds more than tensors, such as code, which is not run"
+        return "it holds more than tensors, such as code, which is not run; save the weights alone"
     return f"it is damaged, or not a torch or safetensors file ({words.removesuffix('.')})"
 
 
@@ -213,5 +212,4 @@ def _allowed() -> list[Any]:
         for kind, name in ((PurePosixPath, "PosixPath"), (PureWindowsPath, "WindowsPath"))
     ]
     times = [datetime.datetime, datetime.date, datetime.timedelta]
-    plain = [defaultdict, dict, list, set, int, float]
-    return [argparse.Namespace, *plain, *times, np.ndarray, np.dtype, *dtypes, *aliases, *paths]
+    return [argparse.Namespace, *times, np.ndarray, np.dtype, *dtypes, *aliases, *paths]

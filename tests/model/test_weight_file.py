@@ -8,7 +8,6 @@ import random
 import re
 import warnings
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -110,7 +109,7 @@ WRAPPED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "model": lambda s: {"model": s, "args": argparse.Namespace(lr=np.float64(0.1), output=Path("x"))},
     "state_dict": lambda s: {"state_dict": s, "best": np.float32(0.5), "curve": np.arange(3.0), "ints": np.int64(3)},
     "net": lambda s: {"net": s},
-    "log": lambda s: {"state_dict": s, "log": defaultdict(list, loss=[0.5]), "time": datetime(2026, 1, 1), "at": NOW},
+    "log": lambda s: {"state_dict": s, "time": datetime(2026, 1, 1), "at": NOW},
     "twice": lambda s: {"model": {"state_dict": s}},
     "data parallel": lambda s: {f"module.{n}": t for n, t in s.items()},
     "compiled": lambda s: {"model": {f"_orig_mod.module.{n}": t for n, t in s.items()}},
