@@ -24,10 +24,10 @@ from torch import Tensor
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.mask import read_mask
-from ht_kernels.media.opening import read_image
+from ht_kernels.media.opening import is_hidden, read_image
 from ht_kernels.media.preprocess import preprocess
 
-from .names import is_hidden, key, on_disk, visible
+from .names import key, on_disk, visible
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""

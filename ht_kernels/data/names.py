@@ -15,13 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ht_kernels.errors import InputError
-
-_OF_SYSTEMS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file is one that systems add to folders: ``._*``, ``.DS_Store`` and what else begins with a dot."""
-    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+from ht_kernels.media.opening import is_hidden
 
 
 def visible(folder: Path) -> list[Path]:

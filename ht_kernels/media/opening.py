@@ -17,6 +17,13 @@ from .image import SUFFIXES, decode_image, is_image, open_image
 from .source import Source
 from .video import open_video
 
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini", "ehthumbs.db")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is one that systems add to folders: ``._*``, ``.DS_Store`` and what else begins with a dot."""
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
+
 
 def open_file(path: str | Path) -> Source:
     """Open a DICOM ultrasound file, a video file, a folder of images, or one image.
@@ -84,8 +91,8 @@ def _open_folder(path: Path) -> Source:
 
 
 def _is_shown(path: Path) -> bool:
-    """Whether a file in a folder is an image. Hidden files are none: macOS puts ``._NAME.png`` beside NAME.png."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether a file in a folder is an image."""
+    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and path.is_file()
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
