@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
     from ht_kernels.train import Examples, Recipe
 
-HELP = "train adapters and heads, or a baseline, with the published recipe"
+HELP = "train adapters and heads, or a baseline, by a named recipe"
 
 _VALIDATION_PHANTOMS = 200
 
@@ -28,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--ratio",
         type=int,
-        default=100,
         metavar="PERCENT",
-        help="share of the training split to use: 1, 2, 5, 10, 20, 50 or 100",
+        help="share of the training split to use: 1, 2, 5, 10, 20, 50 or 100 (default)",
     )
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_options.add_tower_arguments(model)
     model.add_argument(
         "--from",
-        dest="start",
+        dest="checkpoint",
         type=Path,
         metavar="CHECKPOINT",
         help="start from its tower, and from its heads where task and classes are the same; options of the model that "
@@ -71,31 +70,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--feature-layers", type=int, nargs="+", metavar="L", help="blocks that the heads read (default: 3 6 9)"
     )
-    recipe = parser.add_argument_group("recipe (defaults as published)")
+    recipe = parser.add_argument_group(
+        "recipe", "Options that are not given have the value of the recipe named by --recipe."
+    )
+    recipe.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="steady (adapters start as the identity, warm-up, clipped gradients, averaged weights; the default for "
+        "segmentation and classification) or published (the default for contrastive)",
+    )
     recipe.add_argument(
         "--method",
-        default="ht",
-        help="what is trained beside the heads: ht (adapters), heads (nothing else), lora, full (the tower), or all "
-        "(adapters and tower, for a tower without pretrained weights)",
+        help="what is trained beside the heads: ht (adapters; the default), heads (nothing else), lora, full (the "
+        "tower), or all (adapters and tower, for a tower without pretrained weights)",
     )
-    recipe.add_argument("--epochs", type=int, default=200)
-    recipe.add_argument("--batch", type=int, default=32, help="images of one step, of all processes together")
-    recipe.add_argument("--accumulate", type=int, default=1, metavar="N", help="compute each batch in N parts")
-    recipe.add_argument("--learning-rate", type=float, default=1e-4)
-    recipe.add_argument("--warmup", type=int, default=0, metavar="EPOCHS")
-    recipe.add_argument("--validate-every", type=int, default=10, metavar="EPOCHS")
+    recipe.add_argument("--epochs", type=int)
+    recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")
+    recipe.add_argument("--accumulate", type=int, metavar="N", help="compute each batch in N parts")
+    recipe.add_argument("--start", metavar="HOW", help="how new adapters start: published (random) or identity")
+    recipe.add_argument("--learning-rate", type=float, help="of heads, and of adapters unless they have their own")
+    recipe.add_argument("--adapter-learning-rate", type=float, help="of all that is trained inside the tower")
+    recipe.add_argument("--warmup", type=int, metavar="EPOCHS", help="epochs in which the learning rate rises")
+    recipe.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
+    recipe.add_argument("--average", type=float, metavar="DECAY", help="validate and save a moving average of weights")
+    recipe.add_argument("--validate-every", type=int, metavar="EPOCHS")
     recipe.add_argument(
         "--patience",
         type=int,
-        default=15,
         metavar="VALIDATIONS",
         help="validations without a better one, before training stops",
     )
     recipe.add_argument(
-        "--augment", default="published", help="published, weak (no gray values), gray (no flips) or none"
+        "--augment", help="published, weak (no gray values), gray (no flips), ultrasound (gain, speckle, zoom) or none"
     )
-    recipe.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
-    recipe.add_argument("--seed", type=int, default=1)
+    recipe.add_argument("--precision", help="mixed precision: no, bf16 or fp16")
+    recipe.add_argument("--seed", type=int)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,10 +115,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
     recipe = _recipe(args)
     if args.task == "contrastive":
-        model, train, val = _pairs(args)
+        model, train, val = _pairs(args, recipe)
     else:
-        names, read = _data(args)
-        model = _model(args, task=args.task, num_classes=len(names), class_names=names)
+        names, read = _data(args, recipe)
+        model = _model(args, recipe, task=args.task, num_classes=len(names), class_names=names)
         if model.config.image_size is None:
             raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
         train, val = read(model.config.image_size)
@@ -132,15 +141,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    from dataclasses import fields
+    from dataclasses import fields, replace
 
-    from ht_kernels.train import Recipe
+    from ht_kernels.train import RECIPES, Recipe
 
-    given = {f.name: getattr(args, f.name) for f in fields(Recipe) if hasattr(args, f.name)}
-    return Recipe(**given)
+    name = args.recipe or ("published" if args.task == "contrastive" else "steady")
+    if name not in RECIPES:
+        raise InputError(f"--recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
+    options = model_options.given(args, *(f.name for f in fields(Recipe) if hasattr(args, f.name)))
+    epochs = options.get("epochs", RECIPES[name].epochs)
+    options.setdefault("warmup", min(RECIPES[name].warmup, epochs // 2))  # a short training has a short warm-up
+    return replace(RECIPES[name], **options)
 
 
-def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
+def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
     """The names of the classes, and a function that reads images of a size: for training, and for validation.
 
     Data that is missing is reported before a model is loaded.
@@ -154,7 +168,7 @@ def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], li
             raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
         if args.phantoms < 1:
             raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
-        return lesion, lambda size: _simulate(args, size)
+        return lesion, lambda size: _simulate(args.phantoms, recipe.seed, size)
     _need_data(args)
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
     sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
@@ -170,13 +184,13 @@ def _data(args: argparse.Namespace) -> tuple[tuple[str, ...], Callable[[int], li
     return names, read
 
 
-def _simulate(args: argparse.Namespace, size: int) -> list[Examples]:
+def _simulate(count: int, seed: int, size: int) -> list[Examples]:
     import os
 
     from ht_kernels.train import simulate_examples
 
-    counts, workers = (args.phantoms, _VALIDATION_PHANTOMS), len(os.sched_getaffinity(0))
-    return [simulate_examples(n, args.seed + i, size, workers) for i, n in enumerate(counts)]
+    counts, workers = (count, _VALIDATION_PHANTOMS), len(os.sched_getaffinity(0))
+    return [simulate_examples(n, seed + i, size, workers) for i, n in enumerate(counts)]
 
 
 def _need_data(args: argparse.Namespace) -> None:
@@ -184,7 +198,7 @@ def _need_data(args: argparse.Namespace) -> None:
         raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
 
 
-def _pairs(args: argparse.Namespace) -> tuple[HTCLIP, Examples, Examples]:
+def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, Examples]:
     """The model, which knows what images go through, and images with captions for training and validation."""
     from ht_kernels.data import CaptionDataset
     from ht_kernels.train import read_examples
@@ -195,22 +209,26 @@ def _pairs(args: argparse.Namespace) -> tuple[HTCLIP, Examples, Examples]:
     for name in ("reduce_dim", "feature_layers"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is of a head, and a contrastive model has none")
-    model = _model(args, task=args.task)
+    model = _model(args, recipe, task=args.task)
     sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
     train, val = (read_examples(data, args.skip_bad) for data in sets)
     return model, train, val
 
 
-def _model(args: argparse.Namespace, **options: Any) -> HTCLIP:
+def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> HTCLIP:
     import torch
 
     from ht_kernels.train import build, start_from
 
     names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")
     chosen = model_options.given(args, *names) | options
-    torch.manual_seed(args.seed)
-    if args.start is not None:
-        return start_from(args.start, args.method, args.keep_adapters, **chosen)
+    torch.manual_seed(recipe.seed)
+    if not args.keep_adapters:
+        chosen["start"] = recipe.start
+    elif args.start is not None:
+        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
+    if args.checkpoint is not None:
+        return start_from(args.checkpoint, recipe.method, args.keep_adapters, **chosen)
     if args.keep_adapters:
         raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
-    return build(args.method, **chosen)
+    return build(recipe.method, **chosen)

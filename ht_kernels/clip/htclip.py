@@ -100,6 +100,8 @@ class HTCLIP(nn.Module):
             image size. If it differs from the tower's, the position embedding is resampled.
         class_names: a name for each of the K logits, stored in the configuration.
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
+        start: how new adapters start, as for :func:`ht_kernels.inject`. It is not part of the configuration, because a
+            trained model does not depend on it.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -128,6 +130,7 @@ class HTCLIP(nn.Module):
         image_size: int | None = None,
         class_names: Sequence[str] | None = None,
         spectral: str | None = None,
+        start: str = "published",
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -167,7 +170,7 @@ class HTCLIP(nn.Module):
             parts["cls_head"] = ClassificationHead(reduce_dim, num_classes, hidden=not tower.batch_first)
         present = adapters(tower)
         if not present:
-            inject(clip_model, variant, bottleneck, adapter_layers, spectral)
+            inject(clip_model, variant, bottleneck, adapter_layers, spectral, start)
         for i, adapter in present.items():
             if not isinstance(adapter, HTAdapter):
                 raise ValueError(

@@ -21,6 +21,7 @@ def inject(
     bottleneck: int = 64,
     layers: int | Iterable[int] | None = None,
     spectral: str | None = None,
+    start: str = "published",
 ) -> nn.Module:
     """Freeze a CLIP model and add a new adapter after blocks of its vision tower, in place.
 
@@ -34,13 +35,15 @@ def inject(
         bottleneck: the bottleneck width C of the adapters.
         layers: None for every block, a number n for the first n blocks, or the indices of blocks.
         spectral: the form of the spectral filter on the tower's patch grid; None for a gain per channel.
+        start: ``published`` for random initial values as published, ``identity`` for adapters that change nothing
+            until they are trained; see :class:`ht_kernels.HTAdapter`.
 
     Returns:
         ``clip_model``.
 
     Raises:
         InputError: the vision tower is not a vision transformer.
-        ValueError: the variant or form is unknown, or a block does not exist or already has an adapter.
+        ValueError: the variant, form or start is unknown, or a block does not exist or already has an adapter.
     """
     tower = find_tower(clip_model)
     chosen = _choose(layers, len(tower.blocks))
@@ -50,7 +53,7 @@ def inject(
     like = tower.patch_embedding.weight
     # In a half-precision tower, adapters keep their parameters, and compute, in float32.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    monas = [_new(tower, variant, bottleneck, spectral).to(like.device, dtype) for _ in chosen]
+    monas = [_new(tower, variant, bottleneck, spectral, start).to(like.device, dtype) for _ in chosen]
     clip_model.requires_grad_(False)
     for i, mona in zip(chosen, monas, strict=True):
         block: Any = tower.blocks[i]
@@ -96,11 +99,13 @@ def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
     return adapted
 
 
-def _new(tower: Tower, variant: str, bottleneck: int, spectral: str | None) -> BatchFirstMona | SequenceFirstMona:
+def _new(
+    tower: Tower, variant: str, bottleneck: int, spectral: str | None, start: str
+) -> BatchFirstMona | SequenceFirstMona:
     kind = tower.dim, bottleneck, variant, spectral
     if tower.batch_first:
-        return BatchFirstMona(HTAdapter(*kind, grid=tower.grid), tower.grid, tower.prefix_tokens)
-    return SequenceFirstMona(*kind, grid=tower.grid, prefix_tokens=tower.prefix_tokens)
+        return BatchFirstMona(HTAdapter(*kind, grid=tower.grid, start=start), tower.grid, tower.prefix_tokens)
+    return SequenceFirstMona(*kind, grid=tower.grid, prefix_tokens=tower.prefix_tokens, start=start)
 
 
 def _choose(layers: int | Iterable[int] | None, depth: int) -> list[int]:

@@ -54,7 +54,7 @@ class _HwShapesAdapter(HTAdapter):
     ``hw_shapes`` means the same as for :class:`BatchFirstMona`.
 
     Args:
-        dim, bottleneck, variant, spectral, dropout: as for :class:`ht_kernels.HTAdapter`.
+        dim, bottleneck, variant, spectral, dropout, start: as for :class:`ht_kernels.HTAdapter`.
         grid: default patch grid (H, W); also the grid of the spectral filter.
         prefix_tokens: the number of tokens before the patch grid.
     """
@@ -68,8 +68,9 @@ class _HwShapesAdapter(HTAdapter):
         dropout: float = 0.1,
         grid: tuple[int, int] | None = None,
         prefix_tokens: int = 1,
+        start: str = "published",
     ) -> None:
-        super().__init__(dim, bottleneck, variant, spectral, dropout, grid)
+        super().__init__(dim, bottleneck, variant, spectral, dropout, grid, start)
         self.grid = grid
         self.prefix_tokens = prefix_tokens
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
 from ht_kernels.folding import FoldedAdapter, fold_adapter
@@ -15,6 +15,9 @@ from ht_kernels.ops.prepared import Stamp, guard, is_captured, wait_for
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .spectral import SpectralFilter
+
+STARTS = ("published", "identity")
+"""How the parameters of a new adapter start; :class:`HTAdapter` describes them."""
 
 
 class HTAdapter(PublishedAdapter):
@@ -36,10 +39,12 @@ class HTAdapter(PublishedAdapter):
             ``freq_enhanced`` and ``hybrid``.
         dropout: probability of the dropout before ``project2``, in training only.
         grid: patch grid (H, W) of a spectral filter of the form ``full`` or ``shared``, which fits only this grid.
+        start: ``published`` for the published initial values, all random; ``identity`` for ``project2`` at zero, so
+            that a new adapter returns its input and training starts with what the tower computes.
 
     Raises:
-        ValueError: the variant or form is unknown, a width is too small, the variant has no frequency filter that a
-            spectral filter could replace, or the form needs a grid and none is given.
+        ValueError: the variant, form or start is unknown, a width is too small, the variant has no frequency filter
+            that a spectral filter could replace, or the form needs a grid and none is given.
     """
 
     def __init__(
@@ -50,9 +55,12 @@ class HTAdapter(PublishedAdapter):
         spectral: str | None = None,
         dropout: float = 0.1,
         grid: tuple[int, int] | None = None,
+        start: str = "published",
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant '{variant}', expected one of {', '.join(VARIANTS)}")
+        if start not in STARTS:
+            raise ValueError(f"unknown start '{start}', expected one of {', '.join(STARTS)}")
         published = VARIANTS[variant]
         if dim < 1 or bottleneck < (4 if published.noise else 1):
             raise ValueError(f"dim {dim} and bottleneck {bottleneck} are too small for variant '{variant}'")
@@ -61,6 +69,9 @@ class HTAdapter(PublishedAdapter):
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
         self._cache: _Kept | None = None
+        if start == "identity":
+            nn.init.zeros_(self.project2.weight)
+            nn.init.zeros_(self.project2.bias)
         if spectral is not None:
             self.to_spectral(spectral, grid)
 

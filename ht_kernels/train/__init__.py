@@ -2,7 +2,7 @@
 
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
-from .recipe import AUGMENTATIONS, METHODS, RATIOS, Recipe
+from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe
 from .start import build, start_from
 from .trainer import Outcome, Trainer
 
@@ -10,6 +10,7 @@ __all__ = [
     "AUGMENTATIONS",
     "METHODS",
     "RATIOS",
+    "RECIPES",
     "Examples",
     "Outcome",
     "Recipe",

@@ -1,8 +1,9 @@
-"""The published augmentations, on 8-bit images.
+"""Augmentations of 8-bit images: the published ones, and one for ultrasound.
 
-Half of the images, drawn at random, are changed: first by zero to nine random changes of gray values, then by zero to
-four random changes of geometry, which also apply to the mask. ``weak`` changes the geometry only. ``gray`` changes the
-gray values only; it is for captions that name a side, which flipping an image would make wrong.
+The published ones change half of the images, drawn at random: first by zero to nine random changes of gray values, then
+by zero to four random changes of geometry, which also apply to the mask. ``weak`` changes the geometry only. ``gray``
+changes the gray values only; it is for captions that name a side, which flipping an image would make wrong.
+``ultrasound`` is described in :mod:`ht_kernels.train.ultrasound`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+
+from .ultrasound import vary
 
 _Gray = Callable[[Tensor, random.Random], Tensor]
 
@@ -34,6 +37,8 @@ def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> 
 
     :data:`ht_kernels.train.AUGMENTATIONS` lists the kinds. ``g`` supplies all random numbers.
     """
+    if kind == "ultrasound":
+        return vary(image, mask, g)
     if kind == "none" or g.random() < 0.5:
         return image, mask
     if kind in ("published", "gray"):

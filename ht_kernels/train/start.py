@@ -12,6 +12,7 @@ from ht_kernels.folding import blocks_to_run
 from .methods import uses_adapters
 
 _OF_ADAPTERS = ("variant", "bottleneck")
+
 _OF_HEADS = ("reduce_dim", "feature_layers")
 """Options of the heads. A contrastive checkpoint has no heads, so its values of these options are not used."""
 
@@ -46,7 +47,7 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     Raises:
         InputError: the checkpoint cannot be loaded, or an option does not fit it.
     """
-    given = [name for name in _OF_ADAPTERS if name in options]
+    given = [name for name in (*_OF_ADAPTERS, "start") if name in options]
     if keep_adapters and given:
         raise InputError(f"{given[0]} was given for new adapters, but those of {path} are kept: leave one of them out")
     tower = {name: options[name] for name in ("backbone", "pretrained") if name in options}

@@ -17,13 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ht_kernels.classes import class_count
+from ht_kernels.classes import class_count, classes_of
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 
 from . import contrast
 from .augment import augment
+from .average import Average
 from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
@@ -88,9 +89,7 @@ class Trainer:
         self.say: Say = say if self.accelerator.is_main_process else lambda _: None
         self.contrastive = model.config.task == "contrastive"
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(
-            self.trainable.values(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
-        )
+        optimizer = torch.optim.AdamW(self._groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.contrastive:
             # The text tower is frozen, so each caption is embedded only once.
@@ -98,6 +97,8 @@ class Trainer:
         else:
             self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
+        self.average = None if recipe.average is None else Average(self.trainable.values(), recipe.average)
+        self.found_foreground = False
         self.events: EventLog | None = None
         self.epoch = self.step = self.waited = 0
         self.best, self.best_epoch = -1.0, 0
@@ -118,12 +119,13 @@ class Trainer:
             row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self._train_epoch()}
             row["seconds"] = time.perf_counter() - start
             row["images_per_second"] = len(self.train) / row["seconds"]
-            row["learning_rate"] = self._learning_rate()
+            row["learning_rate"] = self._learning_rate(self.recipe.learning_rate)
             self.epoch += 1
             if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
                 row |= self._validate()
             self.rows.append(row)
             self._record(row)
+            self._warn_of_background()
         return Outcome(self.epoch, self.best, self.best_epoch)
 
     def _train_epoch(self) -> float:
@@ -134,6 +136,7 @@ class Trainer:
         random.Random(f"{recipe.seed} {self.epoch}").shuffle(order)
         self.parallel.train()
         losses: list[float] = []
+        self.found_foreground = False
         for first in range(0, len(order), recipe.batch):
             batch = order[first : first + recipe.batch]
             losses.append(self._train_batch(batch) * len(batch))
@@ -157,10 +160,26 @@ class Trainer:
                 "a lower learning rate, or without mixed precision"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self._learning_rate(group["peak"])
+        if recipe.clip is not None:
+            world.clip_grad_norm_(self.trainable.values(), recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
         return mean
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The trainable parameters for the optimizer: those inside the tower, and those of the heads.
+
+        ``peak`` is the learning rate of a group at the start of the cosine schedule.
+        """
+        recipe = self.recipe
+        inside = [p for name, p in self.trainable.items() if name.startswith("clip_model.")]
+        heads = [p for name, p in self.trainable.items() if not name.startswith("clip_model.")]
+        peaks = recipe.adapter_learning_rate or recipe.learning_rate, recipe.learning_rate
+        groups = zip((inside, heads), peaks, strict=True)
+        return [{"params": parameters, "lr": peak, "peak": peak} for parameters, peak in groups if parameters]
 
     def _mean_loss(self, batch: list[int], parts: list[list[int]]) -> float:
         """Compute the gradients of the mean loss over a batch, and return the loss.
@@ -173,11 +192,14 @@ class Trainer:
         for part in parts:
             images, targets = self._examples([batch[place] for place in part])
             with world.autocast(), _unsynced(self, part is not parts[-1]):
-                loss = self.loss(self.parallel(images), targets)
+                logits = self.parallel(images)
+                loss = self.loss(logits, targets)
                 weight = len(part) / len(batch) if counted else 0.0
                 # Gradients are averaged over the processes, and we need their sum.
                 world.backward(loss * weight * world.num_processes)
             total += loss.detach() * weight
+            if self.model.config.task == "segmentation" and not self.found_foreground:
+                self.found_foreground = bool(classes_of(logits.detach()).any())
         return float(world.reduce(total, "sum"))
 
     def _contrast(self, batch: list[int], parts: list[list[int]]) -> float:
@@ -214,18 +236,27 @@ class Trainer:
         device = self.accelerator.device
         return torch.stack(images).to(device).float() / 255, torch.stack(targets).to(device).long()
 
-    def _learning_rate(self) -> float:
-        """The learning rate of the current step: a linear warm-up, then a cosine to the final learning rate."""
+    def _learning_rate(self, peak: float) -> float:
+        """The learning rate of the current step: a linear warm-up to ``peak``, then a cosine to the final rate."""
         recipe = self.recipe
         per_epoch = math.ceil(len(self.train) / recipe.batch)
         warmup, steps = recipe.warmup * per_epoch, recipe.epochs * per_epoch
         if self.step < warmup:
-            return recipe.learning_rate * (self.step + 1) / warmup
+            return peak * (self.step + 1) / warmup
         cosine = (1 + math.cos(math.pi * (self.step - warmup) / (steps - warmup))) / 2
-        return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * cosine
+        return recipe.final_learning_rate + (peak - recipe.final_learning_rate) * cosine
 
     def _validate(self) -> dict[str, float]:
-        """Return the scores on the validation split, and save the weights if they are the best so far."""
+        """Return the scores on the validation split, and save the weights if they are the best so far.
+
+        If the recipe averages weights, the averaged ones are validated and saved.
+        """
+        if self.average is None:
+            return self._validate_weights()
+        with self.average.in_place():
+            return self._validate_weights()
+
+    def _validate_weights(self) -> dict[str, float]:
         world = self.accelerator
         mine = range(world.process_index, len(self.val), world.num_processes)
         predictions = predict(self.model, self.val, mine, self.recipe.batch, world.device)
@@ -244,6 +275,19 @@ class Trainer:
                 merged(self.model, self.recipe.method).save(self.output / "best.safetensors")
         return {f"val_{name}": number for name, number in summary.items()}
 
+    def _warn_of_background(self) -> None:
+        """Say so if no pixel of any training image was predicted as foreground in the epoch."""
+        if self.model.config.task != "segmentation":
+            return
+        found = torch.tensor(float(self.found_foreground), device=self.accelerator.device)
+        if self.accelerator.reduce(found, "sum") > 0:
+            return
+        self.say(
+            f"epoch {self.epoch}: every pixel of every training image was predicted as background. If that does not "
+            "end after a few epochs, start again in another folder with --start identity, --warmup 2 and a lower "
+            "--learning-rate"
+        )
+
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
@@ -257,6 +301,7 @@ class Trainer:
             "made_of": self.made_of,
             "model": {name: p.detach().cpu() for name, p in self.trainable.items()},
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": [self.epoch, self.step, self.waited, self.best, self.best_epoch],
             "rows": self.rows,
@@ -280,6 +325,8 @@ class Trainer:
             for name, parameter in self.trainable.items():
                 parameter.copy_(model[name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load(state["average"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
