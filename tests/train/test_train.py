@@ -66,9 +66,12 @@ def test_only_what_the_method_says_changes(method: str, task: str, tmp_path: Pat
     assert names == {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
 
 
-def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steadied", [{}, {"average": 0.9, "clip": 1.0, "adapter_learning_rate": 1e-3, "warmup": 1}])
+def test_a_killed_training_resumes_to_the_same_weights(
+    steadied: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_layout(tmp_path / "data")
-    whole = train(root, tmp_path / "whole", epochs=3)
+    whole = train(root, tmp_path / "whole", epochs=3, **steadied)
     record = Trainer._record
 
     def killed(self: Trainer, row: dict[str, object]) -> None:
@@ -79,9 +82,13 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_record", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(root, tmp_path / "killed", epochs=3)
-    resumed = train(root, tmp_path / "killed", epochs=3)
+            train(root, tmp_path / "killed", epochs=3, **steadied)
+    resumed = train(root, tmp_path / "killed", epochs=3, **steadied)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    means = [torch.load(tmp_path / name / "last.pt")["average"] for name in ("whole", "killed")]
+    assert (means[0] is None) == (not steadied)
+    for a, b in zip(*(mean["means"] if mean else () for mean in means), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_batch_in_parts_is_the_same_batch(tmp_path: Path) -> None:
