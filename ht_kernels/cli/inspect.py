@@ -1,4 +1,4 @@
-"""``ht-kernels inspect``: what the adapters of a checkpoint learned, as pictures."""
+"""``ht-kernels inspect``: how large a model's activations are, and what its adapters learned, as pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.errors import InputError
-
 from . import model_options, terminal
 
 if TYPE_CHECKING:
@@ -16,9 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ht_kernels.clip import HTCLIP
+    from ht_kernels.clip.activations import Scale
     from ht_kernels.nn import HTAdapter
 
-HELP = "draw what a checkpoint's adapters learned: frequency filters, and the scales that images chose"
+HELP = "draw a model's activation scales and what its adapters learned: filters, and the scales that images chose"
 _COLUMNS = 4
 _FRAMES = 16
 _SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
@@ -26,7 +25,11 @@ _SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="trained model, in our format or the published one (default: new adapters in the tower of --backbone)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
@@ -35,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help="images to draw noise weights of: a DICOM clip, a video, a folder of images, one image (default: the clip "
+        help="images to run: a DICOM clip, a video, a folder of images, one image (default: the clip "
         "that comes with pydicom)",
     )
     model_options.add_tower_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from ht_kernels.clip.activations import activation_scales
     from ht_kernels.clip.injection import adapters
     from ht_kernels.deploy.folded import why_not_folded
     from ht_kernels.files import output_folder, png_bytes
@@ -52,24 +56,55 @@ def run(args: argparse.Namespace) -> int:
     source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
     found, unfoldable = adapters(model.tower), why_not_folded(model)
-    pictures: dict[str, Figure] = {}
+    frames = sample_frames(source, model.tower.image_size, _FRAMES)
+    terminal.warn(source.warnings)
+    scales = activation_scales(model, frames.float() / 255)
+    print("\n".join(_table(scales)))
+    pictures: dict[str, Figure] = {"activations.png": _draw_scales(scales)}
     if any(adapter.frequency for adapter in found.values()):
         pictures["filters.png"] = _draw_filters(found, model.tower.grid)
     if unfoldable:
         print(f"The model cannot be folded, so noise weights are not drawn: {unfoldable}.", file=sys.stderr)
     elif any(adapter.noise for adapter in found.values()):
-        weights = noise_weights_of(model, sample_frames(source, model.tower.image_size, _FRAMES))
-        terminal.warn(source.warnings)
-        pictures["noise_weights.png"] = _draw_noise_weights(weights)
-    if not pictures:
-        if unfoldable:
-            raise InputError(f"there is nothing to draw of {args.checkpoint}: its tower cannot be folded")
-        raise InputError(f"{args.checkpoint} has baseline adapters, which learn neither a filter nor noise weights")
+        pictures["noise_weights.png"] = _draw_noise_weights(noise_weights_of(model, frames))
     with output_folder(args.output) as folder:
         for name, figure in pictures.items():
             (folder / name).write_bytes(png_bytes(figure))
-    print(f"wrote {' and '.join(pictures)} to {args.output}")
+    print(f"wrote {', '.join(pictures)} to {args.output}")
     return 0
+
+
+def _table(scales: dict[int, Scale]) -> list[str]:
+    """The lines of a table of activation scales."""
+    lines = [f"{'root mean squares':<20}{'stream':>10}{'largest channel':>18}{'adapter adds':>15}"]
+    for block, scale in scales.items():
+        added = "-" if scale.added is None else f"{scale.added:.3g}"
+        lines.append(f"behind block {block:<7}{scale.stream:>10.3g}{scale.largest:>18.3g}{added:>15}")
+    return lines
+
+
+def _draw_scales(scales: dict[int, Scale]) -> Figure:
+    """The root mean squares of stream, largest channel and what the adapters add, over the blocks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    lines = {
+        "largest channel": ("#8aa63b", {block: scale.largest for block, scale in scales.items()}),
+        "residual stream": ("#2a7f9e", {block: scale.stream for block, scale in scales.items()}),
+        "what the adapter adds": ("#c8501e", {block: scale.added for block, scale in scales.items() if scale.added}),
+    }
+    for label, (color, values) in lines.items():
+        if values:
+            axes.plot(list(values), list(values.values()), "o-", color=color, markersize=4, label=label)
+    axes.set_yscale("log")
+    axes.set_xticks(list(scales))
+    axes.set_xlabel("block")
+    axes.set_ylabel("root mean square")
+    axes.set_title("Scale of the activations behind each block", fontsize=11)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:

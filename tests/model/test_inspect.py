@@ -9,9 +9,12 @@ import torch
 
 import ht_kernels as ht
 from helpers.small_models import gray_frames, small_model
-from helpers.small_towers import shake
+from helpers.small_towers import shake, small_tower
 from ht_kernels.cli import main
 from ht_kernels.cli.inspect import magnitude, noise_weights_of
+from ht_kernels.clip.activations import activation_scales
+from ht_kernels.clip.injection import adapters
+from ht_kernels.nn import HTAdapter
 from ht_kernels.published import PublishedHTCLIP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,13 +60,43 @@ def test_command(spectral: str | None, tmp_path: Path, capsys: pytest.CaptureFix
     model = ht.HTCLIP("timm/vit_tiny_patch16_224", spectral=spectral, **small)
     model.save(checkpoint)
     assert main(["inspect", str(checkpoint), "--output", str(output)]) == 0
-    assert "wrote filters.png and noise_weights.png" in capsys.readouterr().out
-    assert all((output / name).read_bytes()[:4] == b"\x89PNG" for name in ("filters.png", "noise_weights.png"))
+    assert "wrote activations.png, filters.png, noise_weights.png" in capsys.readouterr().out
+    assert all(
+        (output / name).read_bytes()[:4] == b"\x89PNG"
+        for name in ("activations.png", "filters.png", "noise_weights.png")
+    )
 
 
-def test_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_without_filters_and_without_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"image_size": 64, "reduce_dim": 16, "feature_layers": (0, 1)}
     ht.HTCLIP("timm/vit_tiny_patch16_224", variant="baseline", **small).save(tmp_path / "model.safetensors")
-    assert main(["inspect", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]) == 2
-    assert "baseline adapters" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    tower = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64"]
+    for name, given in {"baseline": [str(tmp_path / "model.safetensors")], "new": tower}.items():
+        assert main(["inspect", *given, "--output", str(tmp_path / name)]) == 0
+        assert "behind block 1" in capsys.readouterr().out and (tmp_path / name / "activations.png").exists()
+    assert [path.name for path in (tmp_path / "baseline").iterdir()] == ["activations.png"]
     assert main(["inspect", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["timm", "openai"])
+def test_scales_are_those_of_the_tokens(kind: str) -> None:
+    torch.manual_seed(0)
+    tower = small_tower(kind).float()
+    model = ht.HTCLIP(tower, reduce_dim=16, feature_layers=(0, 2), bottleneck=8, adapter_layers=(0, 2)).eval()
+    images = torch.rand(2, 1, *model.tower.image_size)
+    scales = activation_scales(model, images)
+    assert list(scales) == [0, 1, 2] and scales[1].added is None
+    with torch.no_grad():
+        x = model.tower.embed(images.expand(-1, 3, -1, -1))
+        for i, block in enumerate(model.tower.blocks[:3]):
+            adapter = adapters(model.tower).get(i)
+            block._forward_hooks.clear()
+            x = block(x)
+            tokens = model.tower.tokens(x)
+            assert scales[i].stream == pytest.approx(float(tokens.square().mean() ** 0.5), rel=1e-5)
+            assert scales[i].largest == pytest.approx(float(tokens.square().mean((0, 1)).max() ** 0.5), rel=1e-5)
+            if adapter is not None:
+                after = HTAdapter.forward(adapter, tokens, model.tower.grid, model.tower.prefix_tokens)
+                assert scales[i].added == pytest.approx(float((after - tokens).square().mean() ** 0.5), rel=1e-3)
+                x = after if model.tower.batch_first else after.transpose(0, 1)

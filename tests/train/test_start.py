@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import ht_kernels as ht
+from helpers.layout import make_layout
+from helpers.small_towers import small_tower
+from helpers.training import build, examples, train
 from ht_kernels.cli import main
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.train import RECIPES, Recipe, Trainer, prepare
 from ht_kernels.train.augment import augment
 from ht_kernels.train.average import Average
-from tests.helpers.layout import make_layout
-from tests.helpers.small_towers import small_tower
-from tests.train.test_train import build, examples, train
 
 FORMS = [("baseline", None), ("noise_aware", None), ("freq_enhanced", "shared"), ("hybrid", None), ("hybrid", "full")]
 

@@ -13,42 +13,20 @@ import torch
 import ht_kernels as ht
 from helpers.clip_folder import clip_folder
 from helpers.layout import disc, make_layout, save
-from helpers.small_towers import IMAGE, small_tower, timm_tower
+from helpers.small_towers import IMAGE, timm_tower
+from helpers.training import build, examples, train
 from ht_kernels.cli import main
 from ht_kernels.clip.injection import adapters
-from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples, start_from
+from ht_kernels.train import Examples, Recipe, Trainer, prepare, start_from
 from ht_kernels.train import build as build_model
-from ht_kernels.train.methods import merged, uses_adapters
+from ht_kernels.train.methods import merged
 from ht_kernels.weights import PHANTOM
-
-
-def build(method: str, task: str = "segmentation") -> ht.HTCLIP:
-    tower = small_tower("timm").float()
-    torch.manual_seed(3)
-    layers = None if uses_adapters(method) else ()
-    model = ht.HTCLIP(tower, task=task, reduce_dim=16, feature_layers=(1, 2), bottleneck=8, adapter_layers=layers)
-    prepare(model, method)
-    return model
-
-
-def examples(root: Path, split: str, task: str = "segmentation") -> Examples:
-    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
-    return read_examples(kind(root, "BUSI", split, IMAGE))
 
 
 def digest(model: ht.HTCLIP) -> str:
     named = sorted((n, p) for n, p in model.state_dict().items() if n.startswith("clip_model.") and ".mona." not in n)
     return hashlib.sha256(b"".join(p.numpy().tobytes() for n, p in named if "lora_" not in n)).hexdigest()
-
-
-def train(root: Path, output: Path, method: str = "ht", task: str = "segmentation", **options: object) -> ht.HTCLIP:
-    model = build(method, task)
-    recipe = Recipe(method=method, **{"epochs": 2, "batch": 4, "validate_every": 1, **options})  # type: ignore[arg-type]
-    data = (examples(root, split, task) for split in ("train", "val"))
-    Trainer(model, recipe, *data, output, say=lambda _: None).run()
-    return model
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
