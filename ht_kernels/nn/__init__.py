@@ -5,4 +5,12 @@ from .familiarity import DistanceScale, Familiarity
 from .heads import ClassificationHead, SegmentationHead, pyramid
 from .spectral import SpectralFilter
 
-__all__ = ["ClassificationHead", "DistanceScale", "Familiarity", "HTAdapter", "SegmentationHead", "SpectralFilter", "pyramid"]
+__all__ = [
+    "ClassificationHead",
+    "DistanceScale",
+    "Familiarity",
+    "HTAdapter",
+    "SegmentationHead",
+    "SpectralFilter",
+    "pyramid",
+]

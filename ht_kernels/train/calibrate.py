@@ -40,5 +40,5 @@ def calibrate(model: HTCLIP, train: Examples, val: Examples, batch: int, device:
 def pooled_features(model: HTCLIP, images: Tensor, batch: int, device: Any) -> Tensor:
     """The pooled features (N, F) of images (N, C, S, S) uint8, on the CPU, without augmentation and dropout."""
     model.eval()
-    parts = [pooled(model.features(part.to(device).float() / 255)) for part in images.split(batch)]
+    parts = [pooled(model.features(part.to(device).float() / 255)) for part in torch.split(images, batch)]
     return torch.cat([part.cpu() for part in parts])
