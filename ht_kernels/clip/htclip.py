@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOT_CALIBRATED = (
     "the model cannot say how far an image is from those it was trained on: calibrate it with "
-    "ht_kernels.train.calibrate, or train it again"
+    "ht_kernels.train.calibrate, and export it again if this is an exported file"
 )
 TASKS = ("segmentation", "classification", "contrastive")
 

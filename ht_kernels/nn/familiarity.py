@@ -7,6 +7,7 @@ like those that the mean and the covariance came from, and several times that fo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class DistanceScale:
     def unfamiliar(self, distance: float) -> bool:
         """Whether an image at this distance is unfamiliar. A distance that is not a number is."""
         return not distance <= self.limit
+
+    def sound(self) -> bool:
+        """Whether the limit is a positive number, and the quantiles are two or more numbers from 0 on, not falling."""
+        steps = itertools.pairwise((0.0, *self.quantiles, math.inf))
+        return 0 < self.limit < math.inf and len(self.quantiles) > 1 and all(a <= b for a, b in steps)
 
 
 class Familiarity(nn.Module):
@@ -139,8 +145,9 @@ class Familiarity(nn.Module):
         scaled = (features.to(self.mean.dtype) - self.mean) / self.spread
         along = scaled @ self.directions.t()
         beside = scaled - along @ self.directions
-        squares = (along.square() / self.variances).sum(1) + beside.square().sum(1) / self.remainder
-        return (squares / len(self.mean)).sqrt()
+        deviations = torch.cat([along / self.variances.sqrt(), beside / self.remainder.sqrt()], 1)
+        distances: Tensor = torch.linalg.vector_norm(deviations, dim=1) / len(self.mean) ** 0.5
+        return distances
 
     @property
     def scale(self) -> DistanceScale:
