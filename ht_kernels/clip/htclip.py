@@ -85,7 +85,7 @@ class HTCLIP(nn.Module):
     and ``encode_image`` normalizes it by mean and standard deviation.
 
     ``familiarity`` is None, or says how far an image is from the training images, in the distances that
-    :meth:`with_distance` returns; :func:`ht_kernels.train.calibrate` sets it. It fits the weights that it was made
+    :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it was made
     with: after further training, calibrate again or set it to None.
 
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,

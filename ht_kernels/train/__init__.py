@@ -1,6 +1,6 @@
 """Training and evaluation: recipes, the training loop, metrics and reports."""
 
-from .calibrate import calibrate
+from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
 from .recipe import AUGMENTATIONS, METHODS, RATIOS, Recipe
