@@ -85,8 +85,8 @@ class HTCLIP(nn.Module):
     and ``encode_image`` normalizes it by mean and standard deviation.
 
     ``familiarity`` is None, or says how far an image is from the training images, in the distances that
-    :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it was made
-    with: after further training, calibrate again or set it to None.
+    :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it
+    was made with: after further training, calibrate again or set it to None.
 
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
