@@ -388,7 +388,7 @@ class HTCLIP(nn.Module):
         )
 
     def _trainable_parts(self) -> list[nn.Module]:
-        return [part for part in self.children() if part not in (self.clip_model, self.familiarity)]
+        return [part for part in self.children() if part is not self.clip_model]
 
 
 def _unit(embeddings: Tensor) -> Tensor:

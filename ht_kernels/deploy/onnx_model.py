@@ -385,9 +385,9 @@ def _distance(g: Graph, means: list[str], familiarity: Familiarity) -> None:
     features = g.add("Concat", "distance/features", *means, axis=1) if len(means) > 1 else means[0]
     centred = g.add("Sub", "distance/centred", features, g.constant("distance.mean", known.mean))
     scaled = g.add("Mul", "distance/scaled", centred, g.constant("distance.scale", 1 / known.spread))
-    along = g.linear("distance/along", scaled, known.directions, None, product=FLOAT)
-    back = g.linear("distance/back", along, known.directions.t(), None, product=FLOAT)
-    beside = g.add("Sub", "distance/beside", scaled, back)
+    directions = g.constant("distance.directions", known.directions)
+    along = g.add("Gemm", "distance/along", scaled, directions, transB=1)
+    beside = g.add("Sub", "distance/beside", scaled, g.add("MatMul", "distance/back", along, directions))
     parts = [
         g.add("Mul", f"distance/{name}.deviation", part, g.constant(f"distance.{name}", (variance * width).rsqrt()))
         for name, part, variance in (("along", along, known.variances), ("beside", beside, known.remainder))

@@ -67,8 +67,9 @@ class DistanceScale:
 class Familiarity(nn.Module):
     """The mean and covariance of a model's pooled features, and the distances of its validation images.
 
-    The covariance is that of Ledoit and Wolf, shrunk towards a multiple of the identity, of features that are scaled to
-    unit variance. Its K leading directions are stored with their variances, and the mean variance of all others.
+    Features are scaled to unit variance, because some channels of CLIP towers are 50 times larger than others and would
+    decide alone. The covariance is that of Ledoit and Wolf, shrunk towards a multiple of the identity. Its K leading
+    directions are stored with their variances, and the mean variance of all others.
 
     Buffers are float32: ``mean`` and ``spread``, the mean and standard deviation (F,) of each feature; ``directions``
     (K, F), orthonormal; ``variances`` (K,); ``remainder`` (); ``quantiles`` (Q,); ``limit`` (). F is the number of
