@@ -61,8 +61,11 @@ class Session:
         self.class_names: tuple[str, ...] | None = facts["class_names"]
         self.familiarity: DistanceScale | None = facts["familiarity"]
         self._run = run
+        zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
         for _ in range(_WARM_UP):
-            run(torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8))
+            run(zeros)
+            if self.familiarity is not None:
+                run.with_distance(zeros)
 
     @classmethod
     def open(
