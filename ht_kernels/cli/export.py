@@ -202,6 +202,7 @@ def _table(report: Report) -> list[str]:
         ("agreement of classes, worst frame", report.agreement_worst, None, ""),
         ("Dice, mean", report.dice_mean, limits.dice, "at least"),
         ("Dice, worst frame", report.dice_worst, None, ""),
+        ("relative error of distances", report.distance_error, limits.distance, "at most"),
     ]
     title = f"{report.precision} in {report.runtime}, {report.frames} frames"
     lines = [f"{title:<36}{'measured':>12}   asked for"]

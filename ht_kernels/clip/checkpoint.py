@@ -1,9 +1,10 @@
 """Checkpoints: our format, and the two formats that the published code writes.
 
 Our format is one safetensors file. It holds the adapters, the pyramid and the head under their state-dict names; a
-contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. The tower's
-weights are stored only if they were trained, so a frozen tower takes no space. The metadata holds, under the key
-``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP.
+contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. A calibrated
+model also stores its ``familiarity``. The tower's weights are stored only if they were trained, so a frozen tower takes
+no space. The metadata holds, under the key ``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the
+arguments of HTCLIP.
 
 No code in a checkpoint is executed: torch files are read with ``weights_only``.
 """
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
-from ht_kernels.nn import ClassificationHead
+from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
 
 from .injection import adapters
@@ -35,6 +36,7 @@ FORMAT = 1
 _KEY = "ht_kernels"
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
+_FAMILIARITY = "familiarity."
 _LEVELS = (3, 6, 9)
 """The feature layers of published models, whose checkpoints do not name them."""
 
@@ -61,8 +63,8 @@ def save(model: HTCLIP, path: str | Path) -> None:
 def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
     """Return the weights in the form that the published code writes: ``reduces``, ``blocks``, the head, and ``mona``.
 
-    A contrastive model has only ``mona``. Write the result with ``torch.save``; the published code and :func:`load` can
-    read the file.
+    A contrastive model has only ``mona``, and the format has no place for ``familiarity``. Write the result with
+    ``torch.save``; the published code and :func:`load` can read the file.
     """
     names = [name for name in ("reduces", "blocks", *_HEADS) if hasattr(model, name)]
     parts = {name: getattr(model, name).state_dict() for name in names}
@@ -81,7 +83,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
         overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
             ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
             ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does. ``image_size``
-            resizes a model of our format, as ``HTCLIP.resize`` does.
+            resizes a model of our format, as ``HTCLIP.resize`` does; a warning says so if its ``familiarity`` is lost.
 
     A ``backbone`` that is a module gets its adapters, in place, before the file's tensors are compared with it.
 
@@ -152,9 +154,40 @@ def _load_ours(
         if isinstance(config.get(name), list):
             config[name] = tuple(config[name])
     model = _build(path, config)
+    if any(name.startswith(_FAMILIARITY) for name in tensors):
+        model.familiarity = _like_that_of(path, model, tensors)
     _fill(path, model, tensors)
+    if model.familiarity is not None:
+        _check_familiarity(path, model.familiarity)
+        if size not in (None, model.config.image_size):
+            warnings.warn(
+                f"{path.name} is calibrated for another image size, so at {size} pixels it gives no distances from its "
+                "training images; calibrate it again",
+                stacklevel=4,
+            )
     # A trained tower has positions of its own, so the model gets its weights first and another size then.
     return model if size is None else model.resize(size)
+
+
+def _like_that_of(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor]) -> Familiarity:
+    """A new Familiarity for a model, with as many directions and quantiles as the file has."""
+    counts = []
+    for name, dimensions in (("directions", 2), ("quantiles", 1)):
+        tensor = tensors.get(_FAMILIARITY + name)
+        if tensor is None or tensor.dim() != dimensions:
+            raise InputError(f"{path} is damaged: it has a familiarity without the {name}")
+        counts.append(tensor.shape[0])
+    familiarity = Familiarity(len(model.config.feature_layers) * model.tower.dim, *counts)
+    return familiarity.to(model.tower.patch_embedding.weight.device)
+
+
+def _check_familiarity(path: Path, familiarity: Familiarity) -> None:
+    """Raise InputError if a familiarity that a file has filled gives distances that mean nothing."""
+    for name in ("spread", "variances", "remainder"):
+        if not (getattr(familiarity, name) > 0).all():
+            raise InputError(f"{path} is damaged: its familiarity.{name} has values that are not positive")
+    if not familiarity.scale.sound():
+        raise InputError(f"{path} is damaged: its familiarity.limit is not positive, or its familiarity.quantiles fall")
 
 
 def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCLIP:

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
-from ht_kernels.nn import ClassificationHead, HTAdapter, SegmentationHead, pyramid
+from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter, SegmentationHead, pyramid
+from ht_kernels.nn.familiarity import pooled
 
 from .backbone import load_backbone
 from .injection import adapters, inject, resize
@@ -23,6 +25,10 @@ from .towers import find_tower
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NOT_CALIBRATED = (
+    "the model cannot say how far an image is from those it was trained on: calibrate it with "
+    "ht_kernels.train.calibrate, and export it again if this is an exported file"
+)
 TASKS = ("segmentation", "classification", "contrastive")
 
 
@@ -78,6 +84,10 @@ class HTCLIP(nn.Module):
     with those of :meth:`encode_text`. The CLIP model's own preprocessing applies: :meth:`preprocess` resizes an image,
     and ``encode_image`` normalizes it by mean and standard deviation.
 
+    ``familiarity`` is None, or says how far an image is from the training images, in the distances that
+    :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it
+    was made with: after further training, calibrate again or set it to None.
+
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
 
@@ -115,6 +125,7 @@ class HTCLIP(nn.Module):
     cls_head: ClassificationHead
     pixel_mean: Tensor
     pixel_std: Tensor
+    familiarity: Familiarity | None
 
     def __init__(
         self,
@@ -186,6 +197,7 @@ class HTCLIP(nn.Module):
 
         self.clip_model = clip_model
         self.tower = tower
+        self.register_module("familiarity", None)
         self.trained_before: frozenset[str] = frozenset()  # tower weights that a checkpoint set
         for name, part in parts.items():
             setattr(self, name, part)
@@ -234,10 +246,14 @@ class HTCLIP(nn.Module):
     def resize(self, image_size: int) -> HTCLIP:
         """Make the model take square images of another size, in place. The position embedding is resampled.
 
+        Another size changes the features, so ``familiarity`` becomes None.
+
         Raises:
             InputError: ``image_size`` is not a multiple of the patch size, or the adapters have a full or shared
                 spectral filter, which is bound to the patch grid.
         """
+        if self.tower.image_size != (image_size, image_size):
+            self.familiarity = None
         resize(self.tower, image_size)
         if self.config.task == "contrastive":
             self._find_preprocessing()
@@ -254,7 +270,22 @@ class HTCLIP(nn.Module):
         """Return logits (B, K, H, W) for segmentation, logits (B, K) for classification, or embeddings (B, E)."""
         if self.config.task == "contrastive":
             return self.encode_image(images)
+        return self._logits(self.features(images))
+
+    def with_distance(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and the distances (B,) of images from the training images, in one pass over the tower.
+
+        ``images`` are as for ``model(images)``. ``model.familiarity.scale`` says which distances are usual.
+
+        Raises:
+            InputError: the model has no ``familiarity``.
+        """
+        if self.familiarity is None:
+            raise InputError(NOT_CALIBRATED)
         features = self.features(images)
+        return self._logits(features), self.familiarity(pooled(features))
+
+    def _logits(self, features: list[Tensor]) -> Tensor:
         if self.config.task == "segmentation":
             head = self.seg_head
             scores = feature_pyramid(features, *fold_pyramid(self.reduces, self.blocks, head.weight, head.bias))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ht_kernels.backends.call import Case
 from ht_kernels.classes import classes_of
-from ht_kernels.clip.htclip import HTCLIP
+from ht_kernels.clip.htclip import HTCLIP, NOT_CALIBRATED
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.folding import (
@@ -28,6 +28,7 @@ from ht_kernels.folding import (
 )
 from ht_kernels.functional import feature_pyramid, ht_adapter
 from ht_kernels.media.preprocess import RESIZING
+from ht_kernels.nn.familiarity import pool
 from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
 
@@ -54,6 +55,7 @@ class FoldedHTCLIP(nn.Module):
         resizing: how an image is resized to a frame, in words.
         pixel_mean, pixel_std: mean and standard deviation by channel, of pixels in [0, 1], with which the model
             normalizes its frames; 0 and 1 if it does not normalize them.
+        familiarity: that of the HTCLIP, or None: how far frames are from the training images.
     """
 
     position: Tensor
@@ -108,6 +110,7 @@ class FoldedHTCLIP(nn.Module):
             self.register_buffer("pyramid_bias", pyramid_bias.clone())
         if task == "classification":
             self.classifier = _fold_classifier(model.cls_head)
+        self.familiarity = copy.deepcopy(model.familiarity)
         if dtype is not None:
             self._round(dtype)
         self.eval()
@@ -132,23 +135,54 @@ class FoldedHTCLIP(nn.Module):
             TypeError: ``frames`` is neither uint8 nor floating point.
             ValueError: ``frames`` is on another device, or ``output_size`` is given for a task other than segmentation.
         """
+        (result,) = self._checked(frames, output_size, distance=False)
+        return result
+
+    def with_distance(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Compute the logits and the distances (B,) of frames from the training images, in one pass.
+
+        ``familiarity.scale`` says which distances are usual. They are float32 (float64 for a float64 model).
+
+        Raises:
+            InputError, TypeError, ValueError: as for :meth:`forward`; InputError also if ``familiarity`` is None.
+        """
+        result, distances = self._checked(frames, output_size, distance=True)
+        return result, distances
+
+    def _checked(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
         if frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
-        self.check(frames, output_size)
-        return self.compute(frames, output_size)
+        self.check(frames, output_size, distance)
+        return self.compute(frames, output_size, distance)
 
-    def compute(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
-        """Compute the result for frames that :meth:`check` has accepted. Nothing here waits for a GPU."""
+    def compute(
+        self, frames: Tensor, output_size: tuple[int, int] | None = None, distance: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Compute the result, and with ``distance`` the distances, of frames that :meth:`check` has accepted.
+
+        Nothing here waits for a GPU.
+        """
         x, prefix = self.embed(frames), self.prefix_tokens
-        scores, pool, feature = self.pyramid_bias, self.classifier is not None, 0
+        scores, mean, feature = self.pyramid_bias, self.classifier is not None, 0
+        pooled: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x.contiguous())
             if str(i) in self.adapters:
                 x = self.adapters[str(i)](x, self.grid, prefix)
             if i in self.config.feature_layers:
                 level = self.levels[feature].values()  # type: ignore[operator]
-                scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=pool)
+                scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=mean)
                 feature += 1
+                if distance:
+                    pooled.append(pool(x[:, prefix:]))
+        result = self._result(x, scores, output_size)
+        if not distance:
+            return (result,)
+        assert self.familiarity is not None, "check refuses such a call"
+        return result, self.familiarity(torch.cat(pooled, 1))
+
+    def _result(self, x: Tensor, scores: Tensor, output_size: tuple[int, int] | None) -> Tensor:
+        """The logits from the pyramid's scores, or the embeddings from the tokens after the last block."""
         if self.pooled is not None:
             embeddings: Tensor = self.pooled(x)
             return embeddings
@@ -183,13 +217,22 @@ class FoldedHTCLIP(nn.Module):
         x[:, self.prefix_tokens :] += patches.flatten(2).transpose(1, 2)
         return x if self.pre_norm is None else self.pre_norm(x)
 
+    def _check_device(self, frames: Tensor) -> None:
+        if frames.device != self.position.device:
+            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
+
     @staticmethod
     def classes(logits: Tensor) -> Tensor:
         """The class of each pixel or frame; :func:`ht_kernels.classes.classes_of` says which."""
         return classes_of(logits)
 
-    def check(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> None:
-        """Raise what :meth:`forward` raises for wrong arguments, except for the device, which is not checked."""
+    def check(self, frames: Tensor, output_size: tuple[int, int] | None = None, distance: bool = False) -> None:
+        """Raise what :meth:`forward`, or with ``distance`` :meth:`with_distance`, raises for wrong arguments.
+
+        The device is not checked.
+        """
+        if distance and self.familiarity is None:
+            raise InputError(NOT_CALIBRATED)
         if output_size is not None and self.config.task != "segmentation":
             raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
         height, width = self.image_size

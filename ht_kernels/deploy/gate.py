@@ -22,7 +22,7 @@ from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
-from .manifest import manifest_path, read_manifest, sha256
+from .manifest import DISTANCE, manifest_path, read_manifest, sha256
 from .session import Session
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Thresholds:
         agreement: smallest allowed share of pixels (for classification, frames) that get the same class as in torch,
             on average over frames.
         dice: smallest allowed Dice coefficient of the masks, on average over frames.
+        distance: largest allowed relative error of a frame's distance from the training images.
         stream: relative L2 error of the residual stream above which a place counts as the origin of an error. It does
             not decide whether the model passes.
     """
@@ -52,13 +53,14 @@ class Thresholds:
     relative: float
     agreement: float
     dice: float
+    distance: float
     stream: float
 
 
 THRESHOLDS = {
-    "fp32": Thresholds(cosine=0.999999, relative=1e-4, agreement=0.9999, dice=0.999, stream=1e-5),
-    "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, stream=5e-3),
-    "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, stream=5e-2),
+    "fp32": Thresholds(cosine=0.999999, relative=1e-4, agreement=0.9999, dice=0.999, distance=1e-4, stream=1e-5),
+    "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, distance=1e-2, stream=5e-3),
+    "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, distance=5e-2, stream=5e-2),
 }
 """The default limits, by precision. They are five to ten times the errors measured on a real clip with ViT-Tiny and
 ViT-B/16 with random weights (fp16: relative 1.4e-3, stream 8e-4; bf16: relative 1.7e-2, stream 6e-3), because trained
@@ -81,6 +83,7 @@ class Report:
             torch, from the output that agrees least. None for embeddings.
         dice_mean, dice_worst: Dice coefficient of the masks, averaged over the classes in a frame, from the output that
             agrees least. None except for segmentation.
+        distance_error: largest relative error of the distances; see :class:`Thresholds`. None if the file gives none.
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
         diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``. It is ``engine``
@@ -100,6 +103,7 @@ class Report:
     agreement_worst: float | None
     dice_mean: float | None
     dice_worst: float | None
+    distance_error: float | None
     thresholds: Thresholds
     failures: tuple[str, ...]
     diverged: str | None
@@ -197,8 +201,9 @@ def check_session(
     parts = []
     for part in torch.split(frames, largest):
         filled = torch.cat([part, part[-1:].expand(max(0, smallest - len(part)), -1, -1, -1)])
-        parts.append(session(filled)[: len(part)].cpu())
-    outputs = {session.output: torch.cat(parts).numpy()}
+        results = (session(filled),) if session.familiarity is None else session.with_distance(filled)
+        parts.append([result[: len(part)].cpu().numpy() for result in results])
+    outputs = {name: np.concatenate([part[i] for part in parts]) for i, (name, *_) in enumerate(manifest.outputs)}
     measured = _compare(folded.result, _expected(folded, frames), outputs)
     del measured["worst"]
     failures = _failures(measured, thresholds)
@@ -216,10 +221,13 @@ def check_session(
 
 
 @torch.inference_mode()
-def _expected(folded: FoldedHTCLIP, frames: Tensor) -> Tensor:
-    """Logits or embeddings of the folded model in torch."""
-    parts = torch.split(frames, _FRAMES_AT_ONCE)
-    return torch.cat([folded(part.to(folded.position.device)).cpu() for part in parts])
+def _expected(folded: FoldedHTCLIP, frames: Tensor) -> dict[str, Array]:
+    """Logits or embeddings of the folded model in torch, and the distances if it is calibrated, by their names."""
+    folded.check(frames)
+    device, distance = folded.position.device, folded.familiarity is not None
+    parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, _FRAMES_AT_ONCE)]
+    names = (folded.result, DISTANCE) if distance else (folded.result,)
+    return {name: torch.cat([part[i] for part in parts]).cpu().numpy() for i, name in enumerate(names)}
 
 
 def _precision(model: ModelProto) -> str:
@@ -230,20 +238,19 @@ def _precision(model: ModelProto) -> str:
     return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
-def _compare(name: str, expected: Tensor, outputs: dict[str, Array]) -> dict[str, Any]:
+def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -> dict[str, Any]:
     """The measured fields of a :class:`Report`, and the index of the worst frame under ``worst``.
 
     Args:
         name: ``logits`` or ``embeddings``.
-        expected: the logits or embeddings of torch.
-        outputs: what the file gave, by the names of the tensors: ``name``, ``mask`` or both.
+        expected: the logits or embeddings, and the distances if any, of torch.
+        outputs: what the file gave, by the names of the tensors: ``name``, ``mask`` or both, and ``distance``.
 
     Raises:
         InputError: an output has another name, shape or type.
     """
-    count = len(expected)
-    classes = classes_of(expected).numpy() if name == "logits" else None
-    known = {name: expected.numpy()}
+    count, known = len(expected[name]), dict(expected)
+    classes = classes_of(torch.from_numpy(expected[name])).numpy() if name == "logits" else None
     if classes is not None and classes.ndim > 1:
         known["mask"] = classes
     for output, got in outputs.items():
@@ -263,10 +270,14 @@ def _compare(name: str, expected: Tensor, outputs: dict[str, Array]) -> dict[str
         agreement = np.min([(classes == ours).reshape(count, -1).mean(1) for ours in given], axis=0)
         if classes.ndim > 1:
             overlap = np.min([[_dice(*pair) for pair in zip(classes, ours, strict=True)] for ours in given], axis=0)
-    distance = relative
-    if distance is None:
+    apart = relative
+    if apart is None:
         assert agreement is not None
-        distance = 1 - agreement
+        apart = 1 - agreement
+    distance = None
+    if DISTANCE in outputs:
+        distance = np.abs(outputs[DISTANCE] / known[DISTANCE] - 1)
+        apart = np.maximum(apart, distance)
     return {
         "cosine": None if cosine is None else float(cosine.min()),
         "absolute_error": None if error is None else float(error.max()),
@@ -276,7 +287,8 @@ def _compare(name: str, expected: Tensor, outputs: dict[str, Array]) -> dict[str
         "agreement_worst": None if agreement is None else float(agreement.min()),
         "dice_mean": None if overlap is None else float(overlap.mean()),
         "dice_worst": None if overlap is None else float(overlap.min()),
-        "worst": int(distance.argmax()),  # NaN counts as largest
+        "distance_error": None if distance is None else float(distance.max()),
+        "worst": int(apart.argmax()),  # NaN counts as largest
     }
 
 
@@ -291,6 +303,7 @@ def _failures(measured: dict[str, Any], thresholds: Thresholds) -> tuple[str, ..
         ("relative error", measured["relative_error"], False, thresholds.relative),
         ("agreement of classes", measured["agreement_mean"], True, thresholds.agreement),
         ("Dice", measured["dice_mean"], True, thresholds.dice),
+        ("relative error of distances", measured["distance_error"], False, thresholds.distance),
     ]
     return tuple(
         f"{name} is {value:.6g}, expected at {'least' if least else 'most'} {limit:g}"

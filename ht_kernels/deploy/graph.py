@@ -79,31 +79,48 @@ class GraphRunner:
                 :meth:`ht_kernels.deploy.FoldedHTCLIP.forward`.
             BackendError: the graph could not be captured.
         """
-        self.model.check(frames, output_size)
-        with self._lock, torch.cuda.device(self._device):
-            return self._graph(frames, output_size)(frames)
+        (result,) = self._run(frames, output_size, distance=False)
+        return result
+
+    @torch.no_grad()
+    def with_distance(self, frames: Tensor, output_size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the logits or masks of frames, and their distances (B,) from the training images.
+
+        Raises:
+            InputError, TypeError, ValueError, BackendError: as for a call; InputError also if the model has no
+                ``familiarity``.
+        """
+        result, distances = self._run(frames, output_size, distance=True)
+        return result, distances
 
     def warm_up(self, shape: tuple[int, ...], output_size: tuple[int, int] | None = None) -> None:
         """Capture the graph for uint8 frames of ``shape`` now."""
         self(torch.zeros(shape, dtype=torch.uint8), output_size)
 
-    def _graph(self, frames: Tensor, output_size: tuple[int, int] | None) -> _Graph:
+    def _run(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
+        self.model.check(frames, output_size, distance)
+        with self._lock, torch.cuda.device(self._device):
+            return self._graph(frames, output_size, distance)(frames)
+
+    def _graph(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> _Graph:
         # A graph keeps the settings of the moment it was captured, so other settings need another graph.
         settings = asked_for(), torch.get_float32_matmul_precision()
-        key = tuple(frames.shape), frames.dtype, output_size, settings
+        key = tuple(frames.shape), frames.dtype, output_size, distance, settings
         graph = self._graphs.pop(key, None)
         if graph is None:
             while len(self._graphs) >= self.max_graphs:
                 self._graphs.popitem(last=False)
             weights = list(self.model.buffers())
             with _capture_alone():
-                graph = _Graph(lambda x: self._compute(x, output_size), frames, weights, self._stream, self._done)
+                graph = _Graph(
+                    lambda x: self._compute(x, output_size, distance), frames, weights, self._stream, self._done
+                )
         self._graphs[key] = graph
         return graph
 
-    def _compute(self, frames: Tensor, output_size: tuple[int, int] | None) -> Tensor:
-        logits = self.model.compute(frames, output_size)
-        return self.model.classes(logits) if self.masks else logits
+    def _compute(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
+        logits, *distances = self.model.compute(frames, output_size, distance)
+        return (self.model.classes(logits) if self.masks else logits), *distances
 
 
 @contextmanager
@@ -127,7 +144,7 @@ class _Graph:
     """One captured call with its static input and output. It is made and called on the current device.
 
     Args:
-        function: the function to capture.
+        function: the function to capture; it returns one tensor or more.
         like: frames of the shape and dtype to capture the function for.
         weights: all other tensors that the function reads; the graph keeps them alive at their addresses.
         stream: the stream to capture on.
@@ -136,7 +153,7 @@ class _Graph:
 
     def __init__(
         self,
-        function: Callable[[Tensor], Tensor],
+        function: Callable[[Tensor], tuple[Tensor, ...]],
         like: Tensor,
         weights: list[Tensor],
         stream: torch.cuda.Stream,
@@ -157,7 +174,7 @@ class _Graph:
                     function(self.input.frames)
                 # "thread_local" lets other threads, such as a video decoder, call CUDA during the capture.
                 with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-                    self.output = function(self.input.frames)
+                    self.outputs = function(self.input.frames)
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"too little memory on {device} to capture a CUDA graph for frames {tuple(like.shape)}: use a smaller "
@@ -169,11 +186,13 @@ class _Graph:
             ) from error
         caller.wait_stream(stream)
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        result = torch.empty_like(self.output)  # a copy, because the next replay overwrites the graph's output
+    def __call__(self, frames: Tensor) -> tuple[Tensor, ...]:
+        # Copies, because the next replay overwrites the graph's outputs.
+        results = tuple(torch.empty_like(output) for output in self.outputs)
         torch.cuda.current_stream().wait_event(self.done)  # the previous call may have used another stream
         self.input.fill(frames)
         self.graph.replay()
-        result.copy_(self.output)
+        for result, output in zip(results, self.outputs, strict=True):
+            result.copy_(output)
         self.done.record()
-        return result
+        return results

@@ -14,12 +14,16 @@ import ht_kernels
 from ht_kernels import environment
 from ht_kernels.errors import InputError
 from ht_kernels.files import read_whole, write_whole
+from ht_kernels.nn import DistanceScale
 
 from .folded import FoldedHTCLIP
 
 FORMAT = 1
 _LARGEST_BATCH, _LARGEST_SIDE = 4096, 8192
 _RESULTS = {"segmentation": ("logits", "mask"), "classification": ("logits",), "contrastive": ("embeddings",)}
+DISTANCE = "distance"
+"""The name of the second output of a file whose model is calibrated: the distances (B,) float32."""
+
 _PACKAGES = ("torch", "onnx", "onnxruntime")
 
 
@@ -43,10 +47,12 @@ class Manifest:
         class_names: the name of each class, or None.
         batch: smallest, usual and largest batch size.
         input_name, input_type, input_shape: the input, frames. A dynamic batch size is written as ``batch``.
-        output_name, output_type, output_shape: the output, written the same way.
+        output_name, output_type, output_shape: the first output, the result, written the same way.
         preprocessing: what to do with a frame before passing it in, in words.
         pixel_scale, pixel_mean, pixel_std: how the graph itself normalizes pixel values:
             ``(pixel * scale - mean) / std``, with mean and standard deviation by channel.
+        familiarity: what the distances from the training images mean, which the file then gives as second output,
+            :data:`DISTANCE`; None if it gives none, as in the manifests of older versions.
     """
 
     format: int
@@ -73,6 +79,13 @@ class Manifest:
     pixel_scale: float
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    familiarity: DistanceScale | None = None
+
+    @property
+    def outputs(self) -> list[tuple[str, tuple[int | str, ...], str]]:
+        """The name, shape and type of each output of the file, in its order."""
+        result = self.output_name, self.output_shape, self.output_type
+        return [result] if self.familiarity is None else [result, (DISTANCE, self.output_shape[:1], "float32")]
 
 
 def manifest_path(path: Path) -> Path:
@@ -142,6 +155,7 @@ def describe(
         pixel_scale=1 / 255,
         pixel_mean=folded.pixel_mean,
         pixel_std=folded.pixel_std,
+        familiarity=None if folded.familiarity is None else folded.familiarity.scale,
     )
 
 
@@ -172,6 +186,7 @@ def read_manifest(path: str | Path) -> Manifest:
         raise InputError(f"{path} is not a manifest: expected what ht-kernels export writes")
     if values["format"] != FORMAT:
         raise InputError(f"{path} has manifest format {values['format']!r}, and this version reads format {FORMAT}")
+    values.setdefault("familiarity", None)
     names = [field.name for field in fields(Manifest)]
     for problem, found in (("lacks", set(names) - values.keys()), ("has the unknown", values.keys() - set(names))):
         if found:
@@ -179,7 +194,7 @@ def read_manifest(path: str | Path) -> Manifest:
     hints = get_type_hints(Manifest)
     read: dict[str, Any] = {}
     for name in names:
-        value = tuple(values[name]) if isinstance(values[name], list) else values[name]
+        value = _distance_scale(values[name]) if name == "familiarity" else _tuples(values[name])
         if not _is(value, hints[name]):
             raise InputError(f"the manifest {path} is damaged: {name} is {values[name]!r}; export the model again")
         read[name] = value
@@ -190,6 +205,20 @@ def read_manifest(path: str | Path) -> Manifest:
         )
     _check_file(manifest, path)
     return manifest
+
+
+def _tuples(value: Any) -> Any:
+    """A value from JSON, with a list converted to a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distance_scale(value: Any) -> Any:
+    """The DistanceScale that a value from JSON holds, or the value itself if it holds none."""
+    hints = get_type_hints(DistanceScale)
+    if not isinstance(value, dict) or value.keys() != hints.keys():
+        return value
+    held = {name: _tuples(one) for name, one in value.items()}
+    return DistanceScale(**held) if all(_is(held[name], hint) for name, hint in hints.items()) else value
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -223,6 +252,9 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
         width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
     if manifest.output_shape != (count, *width, *pixels) or len(manifest.output_shape) == 1:
         yield "output_shape", f"the shape of {manifest.output_name} of {manifest.num_classes} classes"
+    scale = manifest.familiarity
+    if scale is not None and not (scale.sound() and manifest.task != "contrastive"):
+        yield "familiarity", "null, or a limit above 0 and quantiles that do not fall, of a model with classes"
 
 
 def _check_file(manifest: Manifest, path: Path) -> None:

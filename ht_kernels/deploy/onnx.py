@@ -38,6 +38,9 @@ def export_onnx(
     - ``mask`` (B, H, W) uint8, the class of each pixel, for segmentation;
     - ``embeddings`` (B, E) float32 of unit length, for a contrastive model.
 
+    If the model is calibrated (``folded.familiarity``), the graph also returns ``distance`` (B,) float32, how far each
+    frame is from the training images, and the manifest says which distances are usual.
+
     Args:
         folded: a model folded in float32 or float64.
         path: the file to write; it appears complete or not at all.

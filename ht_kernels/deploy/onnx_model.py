@@ -1,9 +1,9 @@
 """The folded model as an ONNX graph, built operator by operator from the folded weights, without tracing.
 
 Matrix products and the patch embedding are in the precision asked for (with bfloat16, the patch embedding is in
-float32). The residual stream, LayerNorm, softmax, the noise estimator, the depthwise convolutions and the last product
-before the logits are always in float32, because some channels of CLIP's residual stream are so large that 16 bits
-cannot hold them together with the others.
+float32). The residual stream, LayerNorm, softmax, the noise estimator, the depthwise convolutions, the last product
+before the logits and the distances are always in float32, because some channels of CLIP's residual stream are so large
+that 16 bits cannot hold them together with the others.
 
 The tensors of the residual stream are named ``embedding.out``, ``blocks.{i}.out`` and ``adapters.{i}.out``.
 """
@@ -21,8 +21,10 @@ import ht_kernels
 from ht_kernels.backends.cuda import MAX_SIDE
 from ht_kernels.errors import InputError
 from ht_kernels.folding import MATRICES, FoldedLevel, fourier_matrices
+from ht_kernels.nn import Familiarity
 
 from .folded import FoldedHTCLIP
+from .manifest import DISTANCE
 from .onnx_graph import FLOAT, PLUGIN_DOMAIN, Graph
 
 _NARROW = {"fp32": FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -46,14 +48,19 @@ def build(
     g.types["frames"] = TensorProto.UINT8
     x = _embed(g, folded, channels)
     levels: list[str] = []
+    means: list[str] = []
     for i, block in enumerate(folded.blocks):
         x = _block(g, f"blocks.{i}", block, x)
         if str(i) in folded.adapters:
             adapt = _plugin_adapter if plugin else _adapter
             x = adapt(g, f"adapters.{i}", folded.adapters[str(i)], x, folded.grid, folded.prefix_tokens)
         if i in folded.config.feature_layers:
+            scope = f"pyramid.{len(levels)}"
             level = folded.levels[len(levels)].values()  # type: ignore[operator]
-            levels.append(_level(g, f"pyramid.{len(levels)}", level, x, folded))
+            patches = _patches(g, scope, x, folded)
+            levels.append(_level(g, scope, level, patches, pool=folded.classifier is not None))
+            if folded.familiarity is not None:
+                means.append(g.add("ReduceMean", f"{scope}/mean", patches, g.integers((1,)), keepdims=0))
     size: tuple[int, ...] = ()
     if folded.pooled is not None:
         _pool(g, x, folded)
@@ -66,11 +73,16 @@ def build(
             _classify(g, scores, folded.classifier)
     if output == "mask":
         _mask(g, folded.config.num_classes)
+    if folded.familiarity is not None:
+        _distance(g, means, folded.familiarity)
 
     count = batches[0] if batches[0] == batches[2] else "batch"
     frames = helper.make_tensor_value_info("frames", TensorProto.UINT8, [count, channels, *folded.image_size])
-    shape = [count, *size] if output == "mask" else [count, folded.width, *size]
-    return g.model([frames], [helper.make_tensor_value_info(output, g.types[output], shape)], ht_kernels.__version__)
+    shapes = {output: [count, *size] if output == "mask" else [count, folded.width, *size]}
+    if folded.familiarity is not None:
+        shapes[DISTANCE] = [count]
+    outputs = [helper.make_tensor_value_info(name, g.types[name], shape) for name, shape in shapes.items()]
+    return g.model([frames], outputs, ht_kernels.__version__)
 
 
 def _embed(g: Graph, folded: FoldedHTCLIP, channels: int) -> str:
@@ -297,16 +309,23 @@ def _without_margin(kernels: Tensor) -> Tensor:
     return kernels
 
 
-def _level(g: Graph, scope: str, level: FoldedLevel, x: str, folded: FoldedHTCLIP) -> str:
-    """One pyramid level, with the last product in float32; :class:`ht_kernels.folding.FoldedLevel` documents it."""
-    if folded.prefix_tokens:
-        sizes = folded.prefix_tokens, folded.grid[0] * folded.grid[1]
-        _, x = g.split(f"{scope}/split", x, sizes, axis=1)
+def _patches(g: Graph, scope: str, x: str, folded: FoldedHTCLIP) -> str:
+    """The patch tokens (B, H*W, D) of all tokens."""
+    if not folded.prefix_tokens:
+        return x
+    return g.split(f"{scope}/split", x, (folded.prefix_tokens, folded.grid[0] * folded.grid[1]), axis=1)[1]
+
+
+def _level(g: Graph, scope: str, level: FoldedLevel, x: str, pool: bool) -> str:
+    """One pyramid level of patch tokens, or of their mean, with the last product in float32.
+
+    :class:`ht_kernels.folding.FoldedLevel` documents the computation.
+    """
     reduced = g.linear(f"{scope}/reduce", x, level.reduce_weight, level.reduce_bias)
     normed = g.normalize(f"{scope}/norm", reduced, level.reduce_weight.shape[0], level.eps)
     hidden = g.linear(f"{scope}/hidden", normed, level.hidden_weight, level.hidden_bias)
     hidden = g.add("Gelu", f"{scope}/gelu", hidden)
-    if folded.classifier is not None:
+    if pool:
         hidden = g.add("ReduceMean", f"{scope}/pool", hidden, g.integers((1,)), keepdims=0)
     return g.linear(f"{scope}/last", hidden, level.last_weight, None, product=FLOAT)
 
@@ -355,6 +374,26 @@ def _mask(g: Graph, count: int) -> None:
         classes = g.add("ArgMax", "mask/argmax", "logits", to=TensorProto.INT64, axis=1, keepdims=0)
     # TensorRT casts to uint8 from floating point only.
     g.add("Cast", "mask", g.cast(classes, FLOAT), to=TensorProto.UINT8)
+
+
+def _distance(g: Graph, means: list[str], familiarity: Familiarity) -> None:
+    """Turn the mean patch tokens (B, D) of the feature layers into ``distance`` (B,), in float32.
+
+    :meth:`ht_kernels.nn.Familiarity.forward` is the computation; its root of F is in the factors here.
+    """
+    known, width = familiarity, len(familiarity.mean)
+    features = g.add("Concat", "distance/features", *means, axis=1) if len(means) > 1 else means[0]
+    centred = g.add("Sub", "distance/centred", features, g.constant("distance.mean", known.mean))
+    scaled = g.add("Mul", "distance/scaled", centred, g.constant("distance.scale", 1 / known.spread))
+    directions = g.constant("distance.directions", known.directions)
+    along = g.add("Gemm", "distance/along", scaled, directions, transB=1)
+    beside = g.add("Sub", "distance/beside", scaled, g.add("MatMul", "distance/back", along, directions))
+    parts = [
+        g.add("Mul", f"distance/{name}.deviation", part, g.constant(f"distance.{name}", (variance * width).rsqrt()))
+        for name, part, variance in (("along", along, known.variances), ("beside", beside, known.remainder))
+    ]
+    deviations = g.add("Concat", "distance/deviations", *parts, axis=1)
+    g.add("ReduceL2", DISTANCE, deviations, g.integers((1,)), keepdims=0)
 
 
 def _factor(cells: int, pixels: int) -> float:

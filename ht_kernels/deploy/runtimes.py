@@ -1,8 +1,9 @@
 """The runtimes of a session: an engine, a CUDA graph, ONNX Runtime, or the folded model itself.
 
-Each takes frames (B, C, H, W) uint8 of the manifest's shape, from any device. Each returns logits, masks or embeddings
-in a tensor that no later call overwrites. Any number of threads may call a runtime. The runtime for engines follows
-TensorRT's documented interface, but no GPU has run it yet.
+Each takes frames (B, C, H, W) uint8 of the manifest's shape, from any device. A call returns logits, masks or
+embeddings, and ``with_distance`` returns beside them the distances (B,) float32 of a calibrated model, in tensors that
+no later call overwrites. Any number of threads may call a runtime. The runtime for engines follows TensorRT's
+documented interface, but no GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 import threading
 import weakref
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,16 @@ from .manifest import Manifest
 from .static_input import StaticInput
 
 _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+class Runtime(Protocol):
+    """What every runtime offers."""
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Return the results of frames."""
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the results of frames and their distances; only for a calibrated model."""
 
 
 def check_engine(manifest: Manifest) -> None:
@@ -74,11 +85,14 @@ class EngineRuntime:
             raise BackendError(f"{manifest.kind} could not make ready to run {manifest.file}: see its messages")
         self._manifest = manifest
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # TensorRT synchronises the default one
-        device, dtype = self._stream.device, _TYPES[manifest.output_type]
+        device = self._stream.device
         with torch.cuda.stream(self._stream):
             self._input = StaticInput(_largest(manifest, manifest.input_shape), torch.uint8, device)
-            self._output = torch.zeros(_largest(manifest, manifest.output_shape), dtype=dtype, device=device)
-        for name, tensor in ((manifest.input_name, self._input.frames), (manifest.output_name, self._output)):
+            self._outputs = {
+                name: torch.zeros(_largest(manifest, shape), dtype=_TYPES[kind], device=device)
+                for name, shape, kind in manifest.outputs
+            }
+        for name, tensor in {manifest.input_name: self._input.frames, **self._outputs}.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
         # Only one thread at a time may use a context. The lock is held while a call is queued; on the GPU, the stream
         # runs the calls one after the other. A context per thread would need the engine's memory once per thread.
@@ -86,10 +100,19 @@ class EngineRuntime:
         weakref.finalize(self, self._stream.synchronize)  # a queued call still uses this memory
 
     def __call__(self, frames: Tensor) -> Tensor:
+        return self._run(frames)[0]
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        result, distances = self._run(frames)
+        return result, distances
+
+    def _run(self, frames: Tensor) -> list[Tensor]:
+        """All outputs of the engine, which computes them in any case."""
         manifest, stream = self._manifest, self._stream
         with self._lock, torch.cuda.device(stream.device):
             caller = torch.cuda.current_stream()
-            result = torch.empty_like(self._output[: len(frames)])
+            outputs = [output[: len(frames)] for output in self._outputs.values()]
+            results = [torch.empty_like(output) for output in outputs]
             stream.wait_stream(caller)
             try:
                 with torch.cuda.stream(stream):
@@ -97,10 +120,11 @@ class EngineRuntime:
                     ready = self._context.set_input_shape(manifest.input_name, tuple(frames.shape))
                     if not (ready and self._context.execute_async_v3(stream.cuda_stream)):
                         raise BackendError(f"{manifest.kind} could not run {manifest.file}: see its messages")
-                    result.copy_(self._output[: len(frames)])
+                    for result, output in zip(results, outputs, strict=True):
+                        result.copy_(output)
             finally:
                 caller.wait_stream(stream)  # the stream may still read the caller's frames
-        return result
+        return results
 
 
 class GraphRuntime:
@@ -111,6 +135,9 @@ class GraphRuntime:
 
     def __call__(self, frames: Tensor) -> Tensor:
         return self._runner(frames)
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        return self._runner.with_distance(frames)
 
 
 class OnnxRuntime:
@@ -131,19 +158,23 @@ class OnnxRuntime:
                 f"ONNX Runtime cannot read {manifest.file}: {' '.join(str(error).split())[:200]}"
             ) from error
         declared = [(t.name, tuple(t.shape), t.type) for t in (*session.get_inputs(), *session.get_outputs())]
-        types = [f"tensor({kind.removesuffix('32')})" for kind in (manifest.input_type, manifest.output_type)]
-        expected = [
-            (manifest.input_name, manifest.input_shape, types[0]),
-            (manifest.output_name, manifest.output_shape, types[1]),
-        ]
+        tensors = [(manifest.input_name, manifest.input_shape, manifest.input_type), *manifest.outputs]
+        expected = [(name, shape, f"tensor({kind.removesuffix('32')})") for name, shape, kind in tensors]
         if declared != expected:
             raise InputError(f"{manifest.file} takes and gives {declared}, and its manifest says {expected}")
         self._session, self._manifest = session, manifest
 
     def __call__(self, frames: Tensor) -> Tensor:
-        manifest = self._manifest
-        (result,) = self._session.run([manifest.output_name], {manifest.input_name: frames.cpu().numpy()})
-        return torch.from_numpy(result)
+        return self._run(frames)[0]
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        result, distances = self._run(frames)
+        return result, distances
+
+    def _run(self, frames: Tensor) -> list[Tensor]:
+        """All outputs of the file, which ONNX Runtime computes in any case."""
+        outputs = self._session.run(None, {self._manifest.input_name: frames.cpu().numpy()})
+        return [torch.from_numpy(output) for output in outputs]
 
 
 class FoldedRuntime:
@@ -156,6 +187,11 @@ class FoldedRuntime:
         with torch.inference_mode():
             logits: Tensor = self._folded(frames.to(self._folded.position.device))
         return logits.clone()  # a tensor made in inference mode could not be written to outside it
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            logits, distances = self._folded.with_distance(frames.to(self._folded.position.device))
+        return logits.clone(), distances.clone()
 
 
 def _largest(manifest: Manifest, shape: tuple[int | str, ...]) -> tuple[int, ...]:
@@ -172,10 +208,7 @@ def _check_tensors(trt: Any, engine: Any, manifest: Manifest) -> None:
     }
     expected = {
         name: (tuple(-1 if isinstance(size, str) else size for size in shape), kind)
-        for name, shape, kind in (
-            (manifest.input_name, manifest.input_shape, manifest.input_type),
-            (manifest.output_name, manifest.output_shape, manifest.output_type),
-        )
+        for name, shape, kind in ((manifest.input_name, manifest.input_shape, manifest.input_type), *manifest.outputs)
     }
     if declared != expected:
         raise InputError(

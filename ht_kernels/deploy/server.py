@@ -63,13 +63,14 @@ def configuration(manifest: Manifest, name: str) -> str:
     """The content of ``config.pbtxt`` for an exported file: an ``inference.ModelConfig`` in protobuf's text format."""
     dynamic = manifest.batch[0] != manifest.batch[2]
     first = 1 if dynamic else 0  # the server itself adds the batch dimension if it gathers batches
-    frames, result = (
-        f"data_type: {_TYPES[kind]} dims: [ {', '.join(str(size) for size in shape[first:])} ]"
-        for kind, shape in (
-            (manifest.input_type, manifest.input_shape),
-            (manifest.output_type, manifest.output_shape),
-        )
-    )
+
+    def described(shape: tuple[int | str, ...], kind: str) -> str:
+        sizes = shape[first:]
+        # The server refuses a tensor without dimensions, such as one number per frame, unless it is reshaped.
+        reshape = "" if sizes else " reshape { shape: [ ] }"
+        return f"data_type: {_TYPES[kind]} dims: [ {', '.join(map(str, sizes or (1,)))} ]{reshape}"
+
+    frames = described(manifest.input_shape, manifest.input_type)
     # The server names the largest value of a result. A single logit is always the largest, so it gets no name.
     named = manifest.class_names and manifest.task == "classification" and manifest.num_classes > 1
     labels = ' label_filename: "labels.txt"' if named else ""
@@ -82,7 +83,10 @@ def configuration(manifest: Manifest, name: str) -> str:
         f"default_model_filename: {json.dumps(manifest.file)}",
         f"max_batch_size: {largest if dynamic else 0}",
         f'input {{ name: "{manifest.input_name}" {frames} }}',
-        f'output {{ name: "{manifest.output_name}" {result}{labels} }}',
+        *(
+            f'output {{ name: "{output}" {described(shape, kind)}{labels if output == manifest.output_name else ""} }}'
+            for output, shape, kind in manifest.outputs
+        ),
         f'model_warmup {{ name: "zeros" batch_size: {smallest if dynamic else 0} {zeros} }}',
     ]
     if dynamic:

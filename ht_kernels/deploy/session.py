@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from ht_kernels import environment
+from ht_kernels.clip.htclip import NOT_CALIBRATED
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import read_whole, why
+from ht_kernels.nn import DistanceScale
 
 from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, manifest_path, read_manifest, sha256
-from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, runs_here
+from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here
 
 RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
 """The names of the runtimes, best first."""
@@ -36,7 +38,8 @@ class Session:
     ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``. It
     returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; masks (B, H, W) uint8, if the
     model was exported with ``output="mask"``; or embeddings (B, E) float32, for a contrastive model. The result is on
-    the device that computed it, and no later call overwrites it.
+    the device that computed it, and no later call overwrites it. If ``familiarity`` is not None,
+    ``session.with_distance(frames)`` also returns the distances (B,) float32 of the frames from the training images.
 
     Attributes:
         runtime: the name of the runtime that runs the model.
@@ -45,9 +48,10 @@ class Session:
         frame_shape: (C, H, W).
         output: ``logits``, ``mask`` or ``embeddings``.
         task, num_classes, class_names: the task, the number of classes K and the class names of the model.
+        familiarity: the limit and the usual values of the distances; None for a model that gives none.
     """
 
-    def __init__(self, runtime: str, run: Callable[[Tensor], Tensor], facts: dict[str, Any], refused: dict[str, str]):
+    def __init__(self, runtime: str, run: Runtime, facts: dict[str, Any], refused: dict[str, str]):
         self.runtime, self.refused = runtime, refused
         self.batch: tuple[int, int, int] = facts["batch"]
         self.frame_shape: tuple[int, int, int] = facts["frame_shape"]
@@ -55,9 +59,13 @@ class Session:
         self.task: str = facts["task"]
         self.num_classes: int = facts["num_classes"]
         self.class_names: tuple[str, ...] | None = facts["class_names"]
+        self.familiarity: DistanceScale | None = facts["familiarity"]
         self._run = run
+        zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
         for _ in range(_WARM_UP):
-            run(torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8))
+            run(zeros)
+            if self.familiarity is not None:
+                run.with_distance(zeros)
 
     @classmethod
     def open(
@@ -107,6 +115,23 @@ class Session:
             InputError: the frames do not have the shape that the model takes.
             TypeError: the frames are not uint8.
         """
+        self._check(frames)
+        return self._run(frames)
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a call returns, and the distances (B,) float32 of the frames from the training images.
+
+        Both come from one run of the model and lie on the same device.
+
+        Raises:
+            InputError, TypeError: as for a call; InputError also if ``familiarity`` is None.
+        """
+        if self.familiarity is None:
+            raise InputError(NOT_CALIBRATED)
+        self._check(frames)
+        return self._run.with_distance(frames)
+
+    def _check(self, frames: Tensor) -> None:
         low, _, high = self.batch
         if frames.dim() != 4 or tuple(frames.shape[1:]) != self.frame_shape or not low <= len(frames) <= high:
             count = str(low) if low == high else f"{low} to {high}"
@@ -114,10 +139,9 @@ class Session:
             raise InputError(f"frames must have shape ({count}, {wanted}), got {tuple(frames.shape)}")
         if frames.dtype != torch.uint8:
             raise TypeError(f"frames must be uint8, got {frames.dtype}")
-        return self._run(frames)
 
 
-_Candidates = dict[str, Callable[[], Callable[[Tensor], Tensor]]]
+_Candidates = dict[str, Callable[[], Runtime]]
 
 
 def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, Any], runtime: str | None) -> Session:
@@ -144,7 +168,7 @@ def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, An
 def _candidates_of_model(
     folded: FoldedHTCLIP, batch: tuple[int, int, int], progress: Callable[[str], None] | None
 ) -> _Candidates:
-    def exported(use: Callable[[Path, bytes, Manifest], Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    def exported(use: Callable[[Path, bytes, Manifest], Runtime]) -> Runtime:
         from .onnx import export_onnx
 
         try:
@@ -156,7 +180,7 @@ def _candidates_of_model(
             manifest = export_onnx(folded, path, batch=batch)
             return use(path, _read(path, manifest), manifest)
 
-    def engine() -> Callable[[Tensor], Tensor]:
+    def engine() -> Runtime:
         gpu_target()  # raises if there is no GPU, before the export takes time
         return exported(lambda path, _, manifest: _cached_engine(path, manifest, progress))
 
@@ -220,6 +244,7 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
         "task": manifest.task,
         "num_classes": manifest.num_classes,
         "class_names": manifest.class_names,
+        "familiarity": manifest.familiarity,
     }
 
 
@@ -232,4 +257,5 @@ def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> 
         "task": config.task,
         "num_classes": config.num_classes,
         "class_names": config.class_names,
+        "familiarity": None if folded.familiarity is None else folded.familiarity.scale,
     }

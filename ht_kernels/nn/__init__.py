@@ -1,7 +1,16 @@
-"""Modules: the adapter, its spectral filter and the heads."""
+"""Modules: the adapter, its spectral filter, the heads, and the distance from the training images."""
 
 from .adapter import HTAdapter
+from .familiarity import DistanceScale, Familiarity
 from .heads import ClassificationHead, SegmentationHead, pyramid
 from .spectral import SpectralFilter
 
-__all__ = ["ClassificationHead", "HTAdapter", "SegmentationHead", "SpectralFilter", "pyramid"]
+__all__ = [
+    "ClassificationHead",
+    "DistanceScale",
+    "Familiarity",
+    "HTAdapter",
+    "SegmentationHead",
+    "SpectralFilter",
+    "pyramid",
+]

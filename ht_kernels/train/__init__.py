@@ -1,5 +1,6 @@
 """Training and evaluation: recipes, the training loop, metrics and reports."""
 
+from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
 from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe
@@ -16,6 +17,7 @@ __all__ = [
     "Recipe",
     "Trainer",
     "build",
+    "calibrate",
     "prepare",
     "read_examples",
     "simulate_examples",

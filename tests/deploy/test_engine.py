@@ -9,7 +9,7 @@ import pytest
 
 import ht_kernels as ht
 from helpers.exports import corrupt, folded_model
-from helpers.small_models import small_model
+from helpers.small_models import calibrated, small_model
 from helpers.small_towers import IMAGE
 from ht_kernels.cli import main
 from ht_kernels.deploy import build_engine, engine, export_onnx, read_manifest
@@ -27,7 +27,7 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(("precision", "classes"), [("fp32", 1), ("fp16", 3), ("bf16", 3)])
 def test_builds(precision: str, classes: int, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    folded = ht.fold(small_model(num_classes=classes).float())
+    folded = ht.fold(calibrated(small_model(num_classes=classes)).float())
     written = export_onnx(folded, tmp_path / "model.onnx", precision=precision, batch=(1, 2, 4), output="mask")
     phases: list[str] = []
     targets = ["sm_86", "sm_120"]
@@ -36,6 +36,7 @@ def test_builds(precision: str, classes: int, tmp_path: Path) -> None:
     assert manifest.kind == "tensorrt_rtx" and manifest.targets == ("sm_86", "sm_120")
     assert manifest.onnx_sha256 == written.sha256 != manifest.sha256
     assert manifest.batch == (1, 2, 4) and manifest.output_shape == ("batch", IMAGE, IMAGE)
+    assert manifest.familiarity == folded.familiarity.scale and len(manifest.outputs) == 2
     assert "tensorrt_rtx" in manifest.versions and "Building engine" in phases
     assert read_manifest(tmp_path / "model.json") == written
 

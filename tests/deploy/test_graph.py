@@ -12,7 +12,7 @@ import torch
 
 import ht_kernels as ht
 from helpers.cuda_stand_in import Capture, CudaStandIn, Graph, OnGpu, stand_in, to_gpu
-from helpers.small_models import gray_frames, small_model
+from helpers.small_models import calibrated, gray_frames, small_model
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session, graph
 from ht_kernels.errors import BackendError, InputError
 
@@ -150,6 +150,25 @@ def test_masks(gpu: StandIn | RealGpu, task: str) -> None:
     logits, got = GraphRunner(folded)(frames), GraphRunner(folded, masks=True)(frames)
     torch.cuda.synchronize()
     assert got.dtype == torch.uint8 and torch.equal(got.long(), logits.argmax(1))
+
+
+def test_distances(gpu: StandIn | RealGpu, captures: list[object]) -> None:
+    """A graph of its own computes them with the result, and a plain call keeps its graph."""
+    model = calibrated(small_model("timm")).float()
+    folded, frames = gpu.put(ht.fold(model)), some_frames(2)
+    expected = [ht.fold(model).with_distance(one) for one in frames]
+    runner, session = GraphRunner(folded, masks=True), Session.open(folded, runtime="cuda_graph")
+    captures.clear()
+    got = []
+    for one in frames:
+        got.append((*runner.with_distance(one), *session.with_distance(one), runner(one), session(one)))
+        torch.cuda.synchronize()
+    assert len(captures) == 2  # the session captured its two graphs when it was opened
+    for (mask, near, logits, distance, plain_mask, plain_logits), wanted in zip(got, expected, strict=True):
+        torch.testing.assert_close((logits, distance), wanted, rtol=1e-3, atol=1e-3, check_device=False)
+        assert_same([mask, near, plain_mask, plain_logits], [folded.classes(logits), distance, mask, logits])
+    with pytest.raises(InputError, match="calibrate it with"):
+        GraphRunner(folded_model(gpu)).with_distance(frames[0])
 
 
 def test_frames_are_checked_before_anything_is_captured(gpu: StandIn | RealGpu, captures: list[object]) -> None:

@@ -31,6 +31,7 @@ from ht_kernels.deploy import Session, build_engine, check_session, export_onnx,
 from ht_kernels.deploy.cache import cached
 from ht_kernels.deploy.manifest import sha256, write_manifest
 from ht_kernels.errors import BackendError, InputError
+from ht_kernels.nn import DistanceScale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
@@ -195,7 +196,10 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class FakeTensorRT:
-    """What a session calls of TensorRT, on the stand-in for CUDA: the engine gives negatives."""
+    """What a session calls of TensorRT, on the stand-in for CUDA.
+
+    The engine gives negatives and, as distance of a frame, its first pixel.
+    """
 
     Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
     nptype = staticmethod(lambda dtype: dtype)
@@ -208,10 +212,13 @@ class FakeTensorRT:
 
 
 class FakeEngine:
-    num_io_tensors = 2
     largest = 2
     memory = True
     shapes: ClassVar = {"frames": (-1, 1, IMAGE, IMAGE), "mask": (-1, IMAGE, IMAGE)}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.shapes)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.shapes)[index]
@@ -220,7 +227,7 @@ class FakeEngine:
         return self.shapes[name]
 
     def get_tensor_dtype(self, name: str) -> type:
-        return np.uint8
+        return np.float32 if name == "distance" else np.uint8
 
     def create_execution_context(self) -> FakeContext | None:
         return FakeContext() if self.memory else None
@@ -246,11 +253,16 @@ class FakeContext:
         return True
 
     @staticmethod
-    def _run(reference: weakref.ref[FakeContext], stream: Stream, count: int, source: int, target: int) -> None:
+    def _run(
+        reference: weakref.ref[FakeContext], stream: Stream, count: int, source: int, target: int, *distances: int
+    ) -> None:
         if reference() is None:
             stream.cuda.faults.append("a context was freed before it ran")
         data = ctypes.string_at(source, count)
         ctypes.memmove(target, bytes(255 - value for value in data), count)
+        for address in distances:
+            first = np.array(list(data[:: IMAGE * IMAGE]), np.float32)
+            ctypes.memmove(address, first.tobytes(), first.nbytes)
 
 
 @pytest.fixture
@@ -280,6 +292,23 @@ def test_an_engine_is_called_as_documented(cuda: CudaStandIn, engine_file: Path)
     torch.cuda.current_stream().synchronize()
     for got, some in zip(results, (frames, frames[:1], frames, frames.transpose(2, 3)), strict=True):
         assert torch.equal(got, 255 - some[:, 0])
+
+
+def test_an_engine_with_distances(cuda: CudaStandIn, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come from the same run as the result, and every output has an address, asked for or not."""
+    manifest = dataclasses.replace(read_manifest(f"{engine_file}.json"), familiarity=DistanceScale(9.0, (1.0, 2.0)))
+    write_manifest(manifest, engine_file)
+    with pytest.raises(InputError, match="its manifest says"):  # this engine gives none
+        Session.open(engine_file)
+    monkeypatch.setattr(FakeEngine, "shapes", {**FakeEngine.shapes, "distance": (-1,)})
+    opened = Session.open(engine_file)
+    frames = some_frames(folded_model(), 2)
+    results = [opened.with_distance(some) for some in (frames, frames[:1], frames.as_subclass(OnGpu))]
+    result = opened(frames)
+    torch.cuda.current_stream().synchronize()
+    for (got, distances), some in zip(results, (frames, frames[:1], frames), strict=True):
+        assert torch.equal(got, 255 - some[:, 0]) and torch.equal(distances, some[:, 0, 0, 0].float())
+    assert torch.equal(result, 255 - frames[:, 0])
 
 
 def test_engines_that_do_not_fit(cuda: CudaStandIn, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,18 @@ import onnx
 import onnxruntime
 import torch
 
-from helpers.small_models import small_model
+from helpers.small_models import calibrated, small_model
 from ht_kernels import fold
 from ht_kernels.deploy import FoldedHTCLIP
 
 
 def folded_model(tower: str = "timm", task: str = "segmentation", variant: str = "hybrid") -> FoldedHTCLIP:
     return fold(small_model(tower, task, variant).float())
+
+
+def calibrated_model(tower: str = "timm", task: str = "segmentation", **options: object) -> FoldedHTCLIP:
+    """A folded model that gives distances."""
+    return fold(calibrated(small_model(tower, task, **options)).float())
 
 
 def some_frames(folded: FoldedHTCLIP, batch: int = 3, channels: int = 1) -> torch.Tensor:
