@@ -2,9 +2,9 @@
 
 Our format is one safetensors file. It holds the adapters, the pyramid and the head under their state-dict names; a
 contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. A calibrated
-model also stores its ``familiarity``. The tower's weights are stored only if they were trained, so a frozen tower takes
-no space. The metadata holds, under the key ``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the
-arguments of HTCLIP.
+model also stores its ``familiarity``. The tower's weights are stored if they were trained or if :func:`save` was asked
+for them; otherwise a frozen tower takes no space. The metadata holds, under the key ``ht_kernels``, a JSON text with
+``format``, ``version`` and ``config``, the arguments of HTCLIP.
 
 No code in a checkpoint is executed: torch files are read with ``weights_only``.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.errors import InputError
+from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
@@ -41,21 +41,37 @@ _LEVELS = (3, 6, 9)
 """The feature layers of published models, whose checkpoints do not name them."""
 
 
-def save(model: HTCLIP, path: str | Path) -> None:
+def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtype | None = None) -> None:
     """Write the trained tensors and the configuration. The file appears complete or not at all.
+
+    Args:
+        model: the model.
+        path: the file to write, a safetensors file.
+        tower: write the weights of the frozen tower too, except for blocks that the task does not run. The file then
+            needs no other weights, and its configuration names none.
+        dtype: the type of the tensors in the file, such as ``torch.float16``; None for their own. What tells familiar
+            images keeps its own type. :func:`load` makes a model of the tower's usual type in either case.
 
     Raises:
         InputError: the file cannot be written.
+        ValueError: ``tower`` is given for a contrastive model, whose preprocessing belongs to its pretrained weights.
     """
     from safetensors.torch import save as to_bytes
 
     import ht_kernels
 
-    header = {"format": FORMAT, "version": ht_kernels.__version__, "config": vars(model.config)}
+    if tower and model.config.task == "contrastive":
+        raise ValueError("tower=True is for segmentation and classification; a contrastive model names its tower")
+    config = vars(model.config) | ({"pretrained": None} if tower else {})
+    header = {"format": FORMAT, "version": ht_kernels.__version__, "config": config}
     # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
     # several blocks share.
+    kept = (_run(model) if tower else {}) | _trained(model)
     tensors = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in _trained(model).items()
+        name: t.detach()
+        .to("cpu", None if name.startswith(_FAMILIARITY) else dtype)
+        .clone(memory_format=torch.contiguous_format)
+        for name, t in kept.items()
     }
     write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
 
@@ -105,6 +121,12 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
         return model.to_spectral(form)
     except ValueError as error:
         raise InputError(f"{path} cannot be converted: {error}") from error
+
+
+def _run(model: HTCLIP) -> dict[str, Tensor]:
+    """The tensors of a model by name, without those of blocks that are not run."""
+    left_out = {id(t) for block in model.tower.blocks[model.depth :] for t in block.state_dict(keep_vars=True).values()}
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in left_out}
 
 
 def _trained(model: HTCLIP) -> dict[str, Tensor]:
@@ -361,10 +383,8 @@ def _build(path: Path, config: dict[str, Any]) -> HTCLIP:
 
     try:
         return HTCLIP(**config)
-    except InputError:
-        raise
     except Exception as error:  # the arguments come from a file, and may be anything
-        raise InputError(f"{path} does not make a model: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} does not make a model: {reason(error)}") from error
 
 
 def _adapter_prefixes(model: HTCLIP) -> dict[int, str]:

@@ -260,11 +260,14 @@ class HTCLIP(nn.Module):
         self.config = replace(self.config, image_size=image_size)
         return self
 
-    def save(self, path: str | Path) -> None:
-        """Write adapters, heads and configuration to a file; see :func:`ht_kernels.clip.checkpoint.save`."""
+    def save(self, path: str | Path, tower: bool = False, dtype: torch.dtype | None = None) -> None:
+        """Write adapters, heads and configuration to a file, with ``tower`` the frozen tower too.
+
+        :func:`ht_kernels.clip.checkpoint.save` describes the arguments.
+        """
         from .checkpoint import save
 
-        save(self, path)
+        save(self, path, tower, dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, H, W) for segmentation, logits (B, K) for classification, or embeddings (B, E)."""

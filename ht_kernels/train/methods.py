@@ -26,11 +26,14 @@ def prepare(model: HTCLIP, method: str) -> None:
     The text tower is never trained, and neither are parts that the task does not run: for segmentation and
     classification these are the blocks and adapters after the last feature layer, the final norm and the projection.
 
+    The model's ``familiarity`` is dropped, because training changes the features that it was calibrated with.
+
     Raises:
         InputError: the method trains only heads, and the model has none.
     """
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
+    model.familiarity = None
     model.requires_grad_(False)
     for part in model.children():
         if part is not model.clip_model:

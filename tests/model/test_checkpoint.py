@@ -16,11 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ht_kernels as ht
 from helpers import small_models
-from helpers.small_towers import TOWERS, shake, small_tower
+from helpers.small_towers import TOWERS, shake, small_clip, small_tower
 from ht_kernels.clip import HTCLIPConfig
 from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.errors import InputError
@@ -331,3 +332,36 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:
                     ht.HTCLIP.from_checkpoint(path, backbone=small_tower("timm"), feature_layers=LAYERS)
             except InputError as error:
                 assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("kind", ["timm", "openai"])
+def test_a_file_with_the_tower_needs_no_other_weights(kind: str, tmp_path: Path) -> None:
+    tower = small_tower(kind).float()
+    model = ht.HTCLIP(tower, reduce_dim=16, feature_layers=(0, 1), bottleneck=8).eval()
+    whole, half, usual = (tmp_path / f"{name}.safetensors" for name in ("whole", "half", "usual"))
+    model.save(whole, tower=True)
+    model.save(half, tower=True, dtype=torch.float16)
+    model.save(usual)
+    dead = [n for n in read_names(whole) if "blocks.2." in n and ".mona." not in n]
+    assert not dead and len(read_names(whole)) > len(read_names(usual))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    images = torch.rand(2, 1, *model.tower.image_size)
+    torch.manual_seed(9)
+    other = ht.HTCLIP.from_checkpoint(whole, backbone=small_tower(kind, seed=5).float()).eval()
+    torch.testing.assert_close(other(images), model(images))
+    rounded = ht.HTCLIP.from_checkpoint(half, backbone=small_tower(kind, seed=5).float()).eval()
+    assert next(rounded.parameters()).dtype == torch.float32
+    torch.testing.assert_close(rounded(images), model(images), rtol=0.05, atol=0.02)
+    rounded.save(tmp_path / "again.safetensors")
+    assert read_names(tmp_path / "again.safetensors") == read_names(half)
+
+
+def test_a_contrastive_model_is_not_saved_with_its_tower(tmp_path: Path) -> None:
+    model = ht.HTCLIP(small_clip(), task="contrastive")
+    with pytest.raises(ValueError, match="a contrastive model names its tower"):
+        model.save(tmp_path / "model.safetensors", tower=True)
+
+
+def read_names(path: Path) -> set[str]:
+    with safe_open(path, "pt") as file:
+        return set(file.keys())

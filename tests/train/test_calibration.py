@@ -11,7 +11,7 @@ import ht_kernels as ht
 from helpers.small_models import small_model
 from helpers.small_towers import IMAGE, small_clip
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, calibrate, start_from
+from ht_kernels.train import Examples, calibrate, prepare, start_from
 from ht_kernels.weights import PHANTOM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,3 +68,10 @@ def test_training_that_goes_on_drops_it(keep_adapters: bool, tmp_path: Path) -> 
     model.save(tmp_path / "model.safetensors")
     assert ht.HTCLIP.from_checkpoint(tmp_path / "model.safetensors").familiarity is not None
     assert start_from(tmp_path / "model.safetensors", "ht", keep_adapters).familiarity is None
+
+
+def test_training_in_place_drops_it() -> None:
+    model = small_model("timm").float()
+    calibrate(model, examples(20, 0), examples(20, 1), 16, "cpu")
+    prepare(model, "ht")
+    assert model.familiarity is None
