@@ -155,7 +155,11 @@ def test_other_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(ValueError, match="masks=True needs a model with classes"):
         GraphRunner(fold(HTCLIP.from_checkpoint(best)), masks=True)
     assert main(["inspect", best, "--output", str(tmp_path / "pictures"), "--frames", image]) == 0
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"filters.png", "noise_weights.png"}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "activations.png",
+        "filters.png",
+        "noise_weights.png",
+    }
 
 
 def test_export_of_the_image_encoder(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
