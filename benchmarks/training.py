@@ -101,10 +101,14 @@ def phantoms(batch: int, device: torch.device) -> Batches:
 
 
 def speed(
-    models: dict[str, nn.Module], batch: tuple[Tensor, Tensor], seconds: float, device: torch.device
+    models: dict[str, nn.Module],
+    batch: tuple[Tensor, Tensor],
+    seconds: float,
+    device: torch.device,
+    task: str = "segmentation",
 ) -> dict[str, float]:
     """Time steps of the models in turn, and return the median seconds of a step of each model."""
-    calls = {kind: _stepper(model, batch) for kind, model in models.items()}
+    calls = {kind: _stepper(model, batch, task) for kind, model in models.items()}
     timings = interleave(calls, 1, device, seconds)
     return {kind: timing.median for kind, timing in timings.items()}
 
@@ -137,17 +141,19 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, (0.9, 0.95), weight_decay=0.01)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
-    loss = loss_for("segmentation", 2)(model(images), masks)
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, task: str = "segmentation"
+) -> Tensor:
+    loss = loss_for(task, 2)(model(images), targets)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach()
 
 
-def _stepper(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Call:
+def _stepper(model: nn.Module, batch: tuple[Tensor, Tensor], task: str = "segmentation") -> Call:
     optimizer = _optimizer(model)
-    return lambda: _step(model, optimizer, *batch)
+    return lambda: _step(model, optimizer, *batch, task)
 
 
 def _memory(name: str, kind: str, batch: int, device: torch.device) -> int:

@@ -1,5 +1,6 @@
-"""A comparison of training methods on real ultrasound images: ``python -m benchmarks.real_data DATA --output DIR``.
+"""The study: training methods on real ultrasound, ``python -m benchmarks.real_data DATA --tower FILE --output DIR``.
 
-Every run starts from the weights that come with the package, with the tower frozen. Validation chooses the epoch, and
-the test split is measured once. Finished runs are not repeated, so a comparison that was stopped can be continued.
+Every method starts from the same pretrained tower and is trained by the same recipe; adapters start as the identity.
+Validation chooses the epoch, and the test split is measured once. Finished runs are not repeated, and a run that was
+stopped goes on, so a study can be continued.
 """

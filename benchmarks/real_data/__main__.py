@@ -3,72 +3,59 @@
 from __future__ import annotations
 
 import argparse
-import functools
-import multiprocessing
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from ht_kernels.errors import InputError
 
-from . import report, runs, times
-from .runs import Run, Setting
+from . import data, report, runs, times
+from .methods import METHODS, PASSES, Setting, order
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the comparison. Return exit status 0, or 2 for bad input."""
+    """Run the study. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_data", description=__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
     parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs, tables and the chart")
-    parser.add_argument("--epochs", type=int, default=12, help="passes over the training split (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=8, help="images of one step (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--task", default="segmentation", choices=tuple(data.TASKS))
+    parser.add_argument("--backbone", default="timm/vit_small_patch14_dinov2", metavar="NAME", help="the vision tower")
+    parser.add_argument("--tower", metavar="FILE", help="the tower's weights (default: random ones)")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs, tables and charts")
+    parser.add_argument("--epochs", type=int, default=14, help="passes over the training split (default: %(default)s)")
+    parser.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
+    parser.add_argument("--only", nargs="+", choices=[m.name for m in METHODS], metavar="METHOD", help="these methods")
+    parser.add_argument("--share", type=int, nargs="+", choices=tuple(PASSES), help="these shares, in percent")
+    parser.add_argument("--seeds", type=int, help="of every method (default: 3 of the main methods, 1 of the others)")
     parser.add_argument(
         "--times", type=float, metavar="SECONDS", help="instead of runs: time each method, published and ours, so long"
     )
     args = parser.parse_args(argv)
-    chosen = list(runs.order(args.seeds))
-    setting = Setting(args.epochs, args.learning_rate, args.batch)
+    planned = list(order(args.seeds))
+    chosen = [
+        run
+        for run in planned
+        if (args.only is None or run.method.name in args.only) and (args.share is None or run.share in args.share)
+    ]
+    setting = Setting(args.task, args.backbone, args.image_size, args.epochs, args.precision)
     try:
+        splits = data.read(args.data, args.dataset, args.task, args.image_size)
         if args.times is not None:
-            times.measure(runs.read(args.data, args.dataset), setting, args.times, args.output)
-            _report(args.output, chosen)
+            times.measure(splits, setting, args.tower, args.times, args.output)
+            report.write(args.output, planned)
             return 0
-        for number, row in enumerate(_each(chosen, setting, args), 1):
+        for number, run in enumerate(chosen, 1):
+            row = runs.do(run, setting, splits, args.tower, args.output)
             print(
-                f"{number} of {len(chosen)}: {row['ratio']} % {row['method']}, seed {row['seed']}: test Dice "
-                f"{row['dice']:.3f}, validation Dice {row['val_dice']:.3f} in epoch {row['best_epoch']}",
+                f"{number} of {len(chosen)}: {run.share} % {run.method.name}, seed {run.seed}: validation "
+                f"{row['val_score']:.3f} in epoch {row['best_epoch']}; {report.line(row)}",
                 flush=True,
             )
-            _report(args.output, chosen)
+            report.write(args.output, planned)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _report(output: Path, chosen: list[Run]) -> None:
-    rows = runs.finished(output, chosen)
-    if rows:
-        report.write(rows, len(chosen), times.read(output), output)
-
-
-def _each(chosen: list[Run], setting: Setting, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    work = functools.partial(_do, setting=setting, args=args)
-    if args.jobs == 1:
-        yield from map(work, chosen)
-        return
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as workers:
-        yield from workers.map(work, chosen)
-
-
-def _do(run: Run, setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
-    return runs.do(run, setting, runs.read(args.data, args.dataset), args.output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The report of the comparison: results.csv with every run, a table in Markdown and a chart."""
+"""The report of the study: a table and a sentence per share, a chart of all runs, and the learning curves."""
 
 from __future__ import annotations
 
-import statistics
+import math
+import statistics as stats
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,125 +12,206 @@ from matplotlib.figure import Figure
 
 from ht_kernels.files import csv_bytes, png_bytes, write_whole
 
-from .runs import METHODS, RATIOS, Method
-from .times import Times
+from . import runs, times
+from .methods import METHODS, PASSES, Method, Run
+from .statistics import Difference, Result, paired, reliability, summary
 
-Row = dict[str, Any]
+_COLORS = ("#555555", "#c8501e", "#e3a26f", "#2a7f9e", "#8aa63b", "#b98fc4", "#6c8ebf", "#d6b656")
+"""A color for each method, in their order."""
 
-_COLORS = {100: "#c8501e", 20: "#6c8ebf", 5: "#b4b8bd"}
-_COLUMNS = (
-    "trained parameters",
-    "seeds",
-    "Dice",
-    "IoU",
-    "Dice, no near duplicate",
-    "validation Dice",
-    "CPU s, run",
-    "s, steps published",
-    "s, steps ours",
-)
-_NOTE = (
-    "The shipped tower was trained together with its adapters. So a method without adapters starts from a tower that "
-    "lacks a part, and one with new adapters from a tower whose part was replaced; the last two rows keep the part."
-)
+_SHADES = {100: "#c8501e", 20: "#6c8ebf", 5: "#b4b8bd"}
+"""A color for each share of the training split."""
+
+_FIGURES = {
+    "segmentation": {"dice": "Dice", "iou": "IoU", "hd95_found": "HD95, found", "hd95_all": "HD95, all"},
+    "classification": {"auc": "AUC", "accuracy": "accuracy", "brier": "Brier", "ece": "calibration error"},
+}
+"""By task, the figures of a table and their headings; the first is the one that is compared."""
 
 
-def write(rows: Sequence[Row], planned: int, times: Times, output: Path) -> None:
-    """Write results.csv, results.md and chart.png. Each file appears complete or not at all.
+def write(output: Path, planned: Sequence[Run]) -> None:
+    """Write results.csv, results.md, chart.png and curves.png, from all runs of ``planned`` that are finished.
 
-    ``planned`` is the number of runs that were asked for.
+    For classification, reliability.png is written too. Each file appears complete or not at all.
     """
-    write_whole(output / "results.csv", _csv(rows), "the results")
-    write_whole(output / "results.md", ("\n".join(table(rows, planned, times)) + "\n").encode(), "the table")
-    write_whole(output / "chart.png", draw(rows), "the chart")
+    results = runs.finished(output, planned)
+    if not results:
+        return
+    measured = times.read(output)
+    rows = [_flat(result) for result in results]
+    write_whole(output / "results.csv", csv_bytes(rows), "the results")
+    text = "\n".join(table(results, len(planned), measured)) + "\n"
+    write_whole(output / "results.md", text.encode(), "the table")
+    write_whole(output / "chart.png", png_bytes(draw(results)), "the chart")
+    write_whole(output / "curves.png", png_bytes(draw_curves(results)), "the learning curves")
+    if _task(results) == "classification":
+        write_whole(output / "reliability.png", png_bytes(draw_reliability(results)), "the reliability diagram")
 
 
-def table(rows: Sequence[Row], planned: int, times: Times) -> list[str]:
-    """The lines of the report in Markdown.
+def line(result: Result) -> str:
+    """The figures of a run in a line."""
+    figures = summary(result)
+    names = _FIGURES[result["setting"]["task"]]
+    return "test " + ", ".join(f"{names[name]} {figures[name]:.3f}" for name in names)
 
-    For each share of the training split there is a table with a row per method, with means and standard deviations over
-    seeds.
-    """
-    setting, first = rows[0]["setting"], rows[0]
-    passes = f"{setting['epochs']} passes over the training split, or as many images of a share of it"
-    lines = [
-        f"{len(rows)} of {planned} runs are finished. {passes}; batches of {setting['batch']}, learning rate "
-        f"{setting['learning_rate']:g}; {first['test_images']} images in the test split, "
-        f"{first['test_images_unseen']} of them without a near duplicate in the training split. Means and standard "
-        "deviations over seeds. Seconds are for a pass over the training split: CPU time of the whole run, validation "
-        "included, and time of the model's steps alone, the published way and ours, where that was measured.",
-        "",
-        _NOTE,
-    ]
-    for ratio in RATIOS:
-        of_ratio = [row for row in rows if row["ratio"] == ratio]
-        if not of_ratio:
+
+def table(results: Sequence[Result], planned: int, measured: times.Times) -> list[str]:
+    """The lines of the report in Markdown: for each share a table with a row per method, and a verdict."""
+    first = results[0]
+    setting, removed = first["setting"], first["removed"]
+    names = _FIGURES[setting["task"]]
+    words = (
+        f"{len(results)} of {planned} runs are finished.",
+        f"Frozen tower: {setting['backbone']} at {setting['image_size']} pixels;",
+        f"{setting['epochs']} passes over the training split.",
+        f"{len(first['images'])} test images, {first['val_images']} to validate;",
+        f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
+        "as near duplicates. Means and standard deviations over seeds; distances in pixels. Seconds are for the steps",
+        "of a pass over the training split, the published way and ours.",
+    )
+    lines = [" ".join(words)]
+    for share in PASSES:
+        of_share = [result for result in results if result["share"] == share]
+        if not of_share:
             continue
-        lines += ["", f"## {ratio} %: {of_ratio[0]['train_images']} images", ""]
-        lines += [f"| | {' | '.join(_COLUMNS)} |", "|---|" + "--:|" * len(_COLUMNS)]
-        for method, runs in _by_method(of_ratio):
-            figures = [_spread(runs, name) for name in ("dice", "iou", "dice_unseen", "val_dice")]
-            cells = [method.label, f"{runs[0]['trained_parameters']:,}", str(len(runs)), *figures]
-            cells.append(f"{statistics.mean(run['cpu_seconds_per_pass'] for run in runs):.1f}")
-            steps = times.get(method.name, {})
+        lines += ["", f"## {share} %: {of_share[0]['train_images']} images", ""]
+        lines.append(f"| | trained parameters | seeds | {' | '.join(names.values())} | s, published | s, ours |")
+        lines.append("|---|" + "--:|" * (len(names) + 4))
+        for method, of_method in by_method(of_share):
+            figures = [summary(result) for result in of_method]
+            cells = [method.label, f"{of_method[0]['trained_parameters']:,}", str(len(of_method))]
+            cells += [_spread([f[name] for f in figures], 1 if "hd95" in name else 3) for name in names]
+            steps = measured.get(method.name, {})
             cells += [f"{steps[kind]:.1f}" if kind in steps else "-" for kind in ("published", "ours")]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", verdict(of_ratio)]
+        if setting["task"] == "segmentation":
+            lines += ["", *comparison(of_share), "", verdict(of_share)]
     return lines
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """A sentence that compares the two hybrids with the best other method that starts without the shipped adapters."""
-    means = {m.name: statistics.mean(r["dice"] for r in runs) for m, runs in _by_method(rows) if not m.keep}
-    labels = {m.name: m.label for m in METHODS}
-    others = {name: mean for name, mean in means.items() if not name.startswith("hybrid")}
-    hybrids = [name for name in means if name.startswith("hybrid")]
-    if not others or not hybrids:
-        return "Too few runs are finished to compare the hybrids with the others."
-    best = max(others, key=lambda name: others[name])
-    words = []
-    for name in hybrids:
-        gap = means[name] - others[best]
-        words.append(f"{labels[name]} is {abs(gap):.3f} {'above' if gap > 0 else 'below'} it")
-    return f"The best of the others without the shipped adapters is {labels[best]}: {'; '.join(words)} in mean Dice."
+def comparison(results: Sequence[Result]) -> list[str]:
+    """The lines of a table of the differences in Dice from heads alone, with intervals, for one share."""
+    methods = {method.name: of_method for method, of_method in by_method(results)}
+    if "heads" not in methods or len(methods) == 1:
+        return []
+    lines = ["| Dice above heads alone | mean | 95 % interval |", "|---|--:|--:|"]
+    for method, of_method in by_method(results):
+        if method.name != "heads":
+            gap = paired(of_method, methods["heads"])
+            lines.append(f"| {method.label} | {gap.mean:+.3f} | {gap.low:+.3f} to {gap.high:+.3f} |")
+    return lines
 
 
-def draw(rows: Sequence[Row]) -> bytes:
-    """Draw a bar for the mean test Dice of each method and share of the data, and a dot for each seed."""
+def verdict(results: Sequence[Result]) -> str:
+    """A sentence that compares the best HT method of one share with the best other method."""
+    found = by_method(results)
+    ours = [pair for pair in found if pair[0].method == "ht"]
+    others = [pair for pair in found if pair[0].method != "ht"]
+    if not ours or not others:
+        return "Too few runs are finished to compare HT with the others."
+    (best, mine), (rival, theirs) = (max(pairs, key=lambda pair: _dice(pair[1])) for pairs in (ours, others))
+    gap = paired(mine, theirs)
+    if gap.low > 0:
+        return f"HT wins: {best.label} is above {rival.label}, the best other method, by {_words(gap)}."
+    if gap.high < 0:
+        return (
+            f"HT does not win: {best.label} is below {rival.label} by {_words(Difference(-gap[0], -gap[2], -gap[1]))}."
+        )
+    return (
+        f"HT does not win for certain: {best.label} differs from {rival.label}, the best other method, by "
+        f"{gap.mean:+.3f} in mean Dice (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
+    )
+
+
+def draw(results: Sequence[Result]) -> Figure:
+    """A bar for the mean of each method and share, with a dot for each seed."""
+    name, label = next(iter(_FIGURES[_task(results)].items()))
     figure = Figure(figsize=(9, 5.4), layout="constrained", dpi=120)
     axes = figure.subplots()
-    ratios = [ratio for ratio in RATIOS if any(row["ratio"] == ratio for row in rows)]
-    height = 0.8 / len(ratios)
-    places = {method.name: place for place, method in enumerate(METHODS)}
-    for index, ratio in enumerate(ratios):
-        of_ratio = _by_method([row for row in rows if row["ratio"] == ratio])
-        at = [places[m.name] + (index - (len(ratios) - 1) / 2) * height for m, _ in of_ratio]
-        dice = [[run["dice"] for run in runs] for _, runs in of_ratio]
-        means = [statistics.mean(values) for values in dice]
-        axes.barh(at, means, 0.9 * height, color=_COLORS[ratio], label=f"{ratio} % of the training split")
-        for values, y in zip(dice, at, strict=True):
-            axes.text(max(values) + 0.012, y, f"{statistics.mean(values):.3f}", fontsize=8, va="center")
-        dots = [(value, y) for values, y in zip(dice, at, strict=True) for value in values]
-        axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color="black", markersize=2.5)
-    axes.set_yticks(range(len(METHODS)), [method.label for method in METHODS])
-    axes.set(xlabel="Dice on the test split: mean, and each seed", xlim=(0, 1), ylim=(len(METHODS) - 0.4, -0.6))
+    shares = [share for share in PASSES if any(result["share"] == share for result in results)]
+    shown = [method for method, _ in by_method(results)]
+    height = 0.8 / len(shares)
+    for place, share in enumerate(shares):
+        for method, of_method in by_method([r for r in results if r["share"] == share]):
+            y = shown.index(method) + (place - (len(shares) - 1) / 2) * height
+            values = [summary(result)[name] for result in of_method]
+            axes.barh(y, stats.mean(values), 0.9 * height, color=_SHADES[share])
+            axes.plot(values, [y] * len(values), "o", color="black", markersize=2.5)
+            axes.text(max(values) + 0.01, y, f"{stats.mean(values):.3f}", fontsize=8, va="center")
+    for share in shares:
+        axes.barh(0, 0, color=_SHADES[share], label=f"{share} % of the training split")
+    axes.set_yticks(range(len(shown)), [method.label for method in shown])
+    axes.set(xlabel=f"{label} on the test split: mean, and each seed", xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
-    return png_bytes(figure)
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(shares))
+    return figure
 
 
-def _by_method(rows: Sequence[Row]) -> list[tuple[Method, list[Row]]]:
-    """The methods that have rows, in the order of ``METHODS``, each with its rows."""
-    found = ((method, [row for row in rows if row["method"] == method.name]) for method in METHODS)
-    return [(method, runs) for method, runs in found if runs]
+def draw_curves(results: Sequence[Result]) -> Figure:
+    """Training loss and validation score by epoch, on the largest share: a line per run, a color per method."""
+    share = max(result["share"] for result in results)
+    score = {"segmentation": ("val_dice", "Dice"), "classification": ("val_accuracy", "accuracy")}[_task(results)]
+    figure = Figure(figsize=(11, 4.8), layout="constrained", dpi=120)
+    panels = figure.subplots(1, 2)
+    for method, of_method in by_method([r for r in results if r["share"] == share]):
+        for number, result in enumerate(of_method):
+            for axes, name in zip(panels, ("loss", score[0]), strict=True):
+                points = [(row["epoch"], row[name]) for row in result["curve"] if name in row]
+                color = _COLORS[METHODS.index(method)]
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2, label="" if number else method.label)
+    for axes, title in zip(panels, ("training loss", f"{score[1]} on the validation split"), strict=True):
+        axes.set_xlabel("epoch")
+        axes.set_title(title, fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
 
 
-def _spread(runs: Sequence[Row], name: str) -> str:
-    values = [run[name] for run in runs]
-    mean = f"{statistics.mean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+def draw_reliability(results: Sequence[Result]) -> Figure:
+    """The share of malignant lesions over the predicted probability, on the largest share: a line per method."""
+    share = max(result["share"] for result in results)
+    figure = Figure(figsize=(5.6, 5.4), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color="black", linestyle="dotted", linewidth=1, label="as predicted")
+    for method, of_method in by_method([r for r in results if r["share"] == share]):
+        points = reliability(of_method)
+        color = _COLORS[METHODS.index(method)]
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=color, markersize=4, label=method.label)
+    axes.set(xlabel="predicted probability of malignant", ylabel="share that is malignant", xlim=(0, 1), ylim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
 
 
-def _csv(rows: Sequence[Row]) -> bytes:
-    flat = [{**{k: v for k, v in row.items() if k != "setting"}, **row["setting"]} for row in rows]
-    return csv_bytes(flat)
+def by_method(results: Sequence[Result]) -> list[tuple[Method, list[Result]]]:
+    """The methods that have results, in the order of ``METHODS``, each with its results."""
+    found = ((method, [result for result in results if result["method"] == method.name]) for method in METHODS)
+    return [(method, of_method) for method, of_method in found if of_method]
+
+
+def _task(results: Sequence[Result]) -> str:
+    task: str = results[0]["setting"]["task"]
+    return task
+
+
+def _dice(results: Sequence[Result]) -> float:
+    return stats.mean(summary(result)["dice"] for result in results)
+
+
+def _words(gap: Difference) -> str:
+    return f"{gap.mean:.3f} in mean Dice (95 % interval {gap.low:.3f} to {gap.high:.3f})"
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation over seeds, of those that have the figure."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return "-"
+    mean = f"{stats.mean(known):.{digits}f}"
+    return f"{mean} ± {stats.stdev(known):.{digits}f}" if len(known) > 1 else mean
+
+
+def _flat(result: Result) -> dict[str, Any]:
+    """A run as a row of results.csv."""
+    nested = ("setting", "removed", "curve", "images", "environment")
+    return {k: v for k, v in result.items() if k not in nested} | result["setting"] | summary(result)

@@ -12,30 +12,32 @@ from ht_kernels.files import make_folder, write_whole
 from ht_kernels.train.methods import prepare
 
 from .. import training
-from .runs import METHODS, Data, Setting, start
+from .data import Data
+from .methods import BATCH, METHODS, Setting
+from .runs import start
 
 FILE = "times.json"
 
 Times = dict[str, dict[str, float]]
 
 
-def measure(data: Data, setting: Setting, seconds: float, output: Path) -> Times:
+def measure(data: Data, setting: Setting, tower: str | None, seconds: float, output: Path) -> Times:
     """Measure the seconds of a pass for each method, under ``published`` and ``ours``.
 
     A method with a spectral filter has no published counterpart. Augmentation is not included, because it is the same
     for both.
     """
-    images = (data.train.images[: setting.batch].float() / 255).expand(-1, 3, -1, -1).contiguous()
-    batch = images, data.train.targets[: setting.batch].long()
-    steps = len(data.train) / setting.batch
+    images = (data.train.images[:BATCH].float() / 255).expand(-1, 3, -1, -1).contiguous()
+    batch = images, data.train.targets[:BATCH].long()
+    steps = len(data.train) / BATCH
     times: Times = {}
     for method in METHODS:
-        model = start(method, seed=0)
+        model = start(method, 0, setting, tower)
         prepare(model, method.method)
         models: dict[str, nn.Module] = {"ours": model.train()}
         if model.config.spectral is None:
             models = training.pair(model, torch.device("cpu"))
-        found = training.speed(models, batch, seconds, torch.device("cpu"))
+        found = training.speed(models, batch, seconds, torch.device("cpu"), setting.task)
         times[method.name] = {kind: steps * step for kind, step in found.items()}
     make_folder(output)
     write_whole(output / FILE, json.dumps(times, indent=1).encode(), "the times")

@@ -5,63 +5,146 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import training
-from benchmarks.real_data import report, runs, times
+from benchmarks.real_data import data, methods, report, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def row(method: str, seed: int, dice: float, ratio: int = 100) -> dict[str, object]:
-    figures = {"dice": dice, "iou": dice / 2, "dice_unseen": dice - 0.1, "val_dice": dice, "cpu_seconds_per_pass": 3.0}
-    counts = {"train_images": 312, "test_images": 89, "test_images_unseen": 74, "trained_parameters": 1000}
-    setting = {"epochs": 6, "learning_rate": 1e-3, "batch": 8}
-    return {"method": method, "ratio": ratio, "seed": seed, **figures, **counts, "setting": setting}
+def result(method: str, seed: int, dice: dict[str, float | None], share: int = 100) -> dict[str, Any]:
+    images = [
+        {"name": name, "dice": d, "iou": None if d is None else d / 2, "hd95": 10 * d if d else None}
+        for name, d in dice.items()
+    ]
+    setting = {"task": "segmentation", "backbone": "b", "image_size": 100, "epochs": 14, "precision": "no"}
+    counts = {"train_images": 312, "val_images": 45, "removed": {"train": 7, "val": 2}, "trained_parameters": 1000}
+    curve = [{"epoch": 1.0, "loss": 2.0, "val_dice": 0.1}, {"epoch": 2.0, "loss": 1.0}]
+    facts = {"best_epoch": 1, "val_score": 0.1, "seconds_per_epoch": 3.0, "commit": "c", "environment": {}}
+    return {
+        "method": method,
+        "share": share,
+        "seed": seed,
+        "setting": setting,
+        **counts,
+        **facts,
+        "curve": curve,
+        "images": images,
+    }
 
 
-def test_the_table_says_who_won_and_what_is_missing(tmp_path: Path) -> None:
-    rows = [row("lora", 0, 0.5), row("lora", 1, 0.7), row("hybrid_gain", 0, 0.55), row("shipped_trained", 0, 0.9)]
-    report.write(rows, 27, {"lora": {"published": 9.0, "ours": 3.0}}, tmp_path)
-    text = (tmp_path / "results.md").read_text()
-    assert text.startswith("4 of 27 runs are finished")
-    assert "| 2 | 0.600 ± 0.141 | 0.300 ± 0.071 | 0.500 ± 0.141 | 0.600 ± 0.141 | 3.0 | 9.0 | 3.0 |" in text
-    assert "hybrid (gain) is 0.050 below it" in text and "20 %" not in text
-    assert len(list(csv.DictReader((tmp_path / "results.csv").open()))) == 4
-    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
-    assert "0.100 above" in report.verdict([row("lora", 0, 0.5), row("hybrid_spectral", 0, 0.6)])
+def labels(truth: list[int], chance: list[float]) -> dict[str, Any]:
+    images = [
+        {"name": str(i), "label": t, "probabilities": [1 - p, p]}
+        for i, (t, p) in enumerate(zip(truth, chance, strict=True))
+    ]
+    return {"setting": {"task": "classification"}, "images": images}
 
 
-def test_a_share_of_the_data_is_passed_as_often_as_makes_up_for_it() -> None:
-    order = list(runs.order(3))
-    assert [(r.method.name, r.ratio, r.seed) for r in order[:2]] == [("heads", 100, 0), ("lora", 100, 0)]
-    assert len(order) == len({r.name for r in order}) == 81
-    recipe = runs.Run(runs.METHODS[0], 5, 2).recipe(runs.Setting(epochs=6, learning_rate=1e-3, batch=8))
-    assert (recipe.epochs, recipe.validate_every, recipe.ratio, recipe.seed) == (120, 20, 5, 2)
+def test_both_conventions_of_distances() -> None:
+    """An image in which nothing was found is left out, or counts as the diagonal; one without a lesion never counts."""
+    figures = statistics.summary(result("heads", 0, {"a": 0.5, "b": 0.0, "c": 1.0, "normal": None}))
+    assert figures["dice"] == pytest.approx(0.5) and figures["missed"] == 1
+    assert figures["hd95_found"] == pytest.approx(7.5)
+    assert figures["hd95_all"] == pytest.approx((5 + 10 + 100 * 2**0.5) / 3)
 
 
+def test_the_calibration_error_of_ten_bins() -> None:
+    figures = statistics.summary(labels([1, 0, 1, 1], [0.95, 0.05, 0.52, 0.58]))
+    assert figures["ece"] == pytest.approx((0.05 + 0.05 + (2 - 0.52 - 0.58)) / 4)
+    assert figures["brier"] == pytest.approx((0.05**2 + 0.05**2 + 0.48**2 + 0.42**2) / 4)
+    assert statistics.reliability([labels([1, 0], [0.55, 0.52])]) == [(pytest.approx(0.535), 0.5, 2)]
+    assert figures["auc"] == 1.0 and figures["accuracy"] == 1.0
+
+
+def test_paired_differences_average_seeds_and_images_that_both_have() -> None:
+    one = [result("heads", seed, {"a": 0.2 + seed / 5, "b": 0.4}) for seed in range(2)]
+    other = [result("lora", 0, {"b": 0.3, "a": 0.1, "c": 0.9})]
+    gap = statistics.paired(one, other)
+    assert gap.mean == pytest.approx((0.2 + 0.1) / 2) and (gap.low, gap.high) == pytest.approx((0.1, 0.2))
+    drawn = np.random.default_rng(1).normal(0.1, 0.2, 200)
+    low, high = statistics.interval(200, lambda i: drawn[i].mean(-1))
+    wide = 1.96 * drawn.std() / 200**0.5
+    assert (low, high) == pytest.approx((drawn.mean() - wide, drawn.mean() + wide), abs=0.005)
+
+
+def test_the_table_says_who_won_and_what_is_missing() -> None:
+    names = [str(i) for i in range(20)]
+    far, near = dict.fromkeys(names, 0.5), dict.fromkeys(names, 0.6)
+    results = [result("heads", 0, far), result("heads", 1, near), result("hybrid_gain", 0, near)]
+    text = "\n".join(report.table(results, 48, {"heads": {"published": 9.0, "ours": 3.0}}))
+    assert text.startswith("3 of 48 runs are finished") and "7 images of the training split and 2 of the val" in text
+    assert "| heads alone | 1,000 | 2 | 0.550 ± 0.071 | 0.275 ± 0.035 | 5.5 ± 0.7 | 5.5 ± 0.7 | 9.0 | 3.0 |" in text
+    assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
+    assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 |" in text
+    worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
+    assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
+    mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
+    assert "HT does not win for certain" in report.verdict(mixed)
+    assert "Too few runs" in report.verdict(results[:2])
+
+
+def test_shares_get_more_passes_and_fewer_images() -> None:
+    order = list(methods.order())
+    assert [(r.method.name, r.share, r.seed) for r in order[:3]] == [
+        ("heads", 100, 0),
+        ("hybrid_gain", 100, 0),
+        ("hybrid_spectral", 100, 0),
+    ]
+    assert len(order) == len({r.name for r in order})
+    setting = methods.Setting("segmentation", "b", 224, 14, "no")
+    found = [methods.Run(methods.METHODS[0], share, 2).recipe(setting) for share in methods.PASSES]
+    assert [r.epochs for r in found] == [14, 42, 84] and [r.epochs / r.validate_every for r in found] == [14, 14, 14]
+    images = [r.epochs * r.ratio for r in found]
+    assert images == sorted(images, reverse=True)
+
+
+def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    names = {s: (root / f"segmentation/BUSI/{s}.txt").read_text().split() for s in ("train", "val", "test")}
+    whole = data.read(root, "BUSI", "segmentation", 48)
+    assert whole.removed == {"train": 0, "val": 0}
+    image = Image.open(root / "all/images" / names["test"][0])
+    image.save(root / "all/images" / names["val"][0])
+    brighter = image.point(lambda v: min(255, v + 5))
+    brighter.save(root / "all/images" / names["train"][1])
+    data.read.cache_clear()
+    fewer = data.read(root, "BUSI", "segmentation", 48)
+    assert fewer.removed == {"train": 1, "val": 1} and len(fewer.test) == len(whole.test)
+    assert names["train"][1] not in fewer.train.names and names["val"][0] not in fewer.val.names
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_runs_are_trained_once_and_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, output = make_layout(tmp_path / "data"), tmp_path / "out"
-    monkeypatch.setattr(runs, "RATIOS", (100,))
-    chosen = tuple(m for m in runs.METHODS if m.name in ("heads", "hybrid_spectral"))
-    monkeypatch.setattr(runs, "METHODS", chosen)
-    monkeypatch.setattr(times, "METHODS", chosen)
-    arguments = [str(root), "--output", str(output), "--epochs", "1", "--seeds", "1", "--batch", "2"]
+    chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral"))
+    for module in (methods, report, times):
+        monkeypatch.setattr(module, "METHODS", chosen)
+    small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64", "--task", task]
+    arguments = [str(root), "--output", str(output), "--epochs", "2", "--seeds", "1", "--share", "100", *small]
     assert main(arguments) == 0
     table = list(csv.DictReader((output / "results.csv").open()))
-    assert [r["method"] for r in table] == ["heads", "hybrid_spectral"] and int(table[0]["test_images"]) == 3
+    assert [r["method"] for r in table] == ["heads", "hybrid_spectral"]
+    saved = json.loads((output / "runs/100-heads-0/result.json").read_text())
+    assert len(saved["images"]) == 3 and len(saved["curve"]) == 2
     before = (output / "runs/100-heads-0/result.json").stat().st_mtime_ns
     assert main([*arguments, "--times", "0.01"]) == 0 and main(arguments) == 0
     assert (output / "runs/100-heads-0/result.json").stat().st_mtime_ns == before
     measured = json.loads((output / "times.json").read_text())
     assert set(measured["heads"]) == {"published", "ours"} and set(measured["hybrid_spectral"]) == {"ours"}
-    assert main([*arguments, "--learning-rate", "1"]) == 2
+    pictures = {"chart.png", "curves.png"} | ({"reliability.png"} if task == "classification" else set())
+    assert {path.name for path in output.glob("*.png")} == pictures
+    assert main([*arguments, "--epochs", "3"]) == 2
     assert "name another folder" in capsys.readouterr().err
 
 

@@ -1,0 +1,107 @@
+"""The figures of a run, and what can be said about the difference of two methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ht_kernels.train.metrics import summarize
+
+Result = dict[str, Any]
+Array = NDArray[np.float64]
+
+_RESAMPLES = 10_000
+_BINS = 10
+
+
+class Difference(NamedTuple):
+    """A mean difference over test images, with the ends of its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def summary(result: Result) -> dict[str, float]:
+    """The figures of a run over its test images.
+
+    For segmentation they are the means of Dice and IoU, and of the 95th percentile of the Hausdorff distance in pixels
+    in both conventions: ``hd95_found`` leaves out the images in which nothing was found, and in ``hd95_all`` each of
+    them counts as the image's diagonal. ``missed`` is their number. For classification they are AUC, accuracy, the
+    Brier score and the expected calibration error.
+    """
+    images = result["images"]
+    if result["setting"]["task"] == "classification":
+        scores = summarize(images)
+        truth, chance = _labels(images)
+        calibration = {"brier": float(((chance - truth) ** 2).mean()), "ece": calibration_error(truth, chance)}
+        return {"auc": scores["auc"], "accuracy": scores["accuracy"], **calibration}
+    diagonal = result["setting"]["image_size"] * math.sqrt(2)
+    lesions = [row for row in images if row["dice"] is not None]
+    found = [row["hd95"] for row in lesions if row["hd95"] is not None]
+    missed = len(lesions) - len(found)
+    return {
+        "dice": float(np.mean([row["dice"] for row in lesions])),
+        "iou": float(np.mean([row["iou"] for row in lesions])),
+        "hd95_found": float(np.mean(found)) if found else math.nan,
+        "hd95_all": float(np.mean([*found, *[diagonal] * missed])),
+        "missed": missed,
+    }
+
+
+def calibration_error(truth: Array, chance: Array) -> float:
+    """The expected calibration error of probabilities of class 1, in ten bins of equal width.
+
+    It is the mean distance of a bin's mean probability from its share of class 1, weighted by the images in the bin:
+    M. P. Naeini, G. Cooper and M. Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", 2015.
+    """
+    bins = np.minimum((chance * _BINS).astype(int), _BINS - 1)
+    gaps = [abs(float((chance[bins == b] - truth[bins == b]).sum())) for b in range(_BINS)]
+    return sum(gaps) / len(truth)
+
+
+def reliability(results: Sequence[Result]) -> list[tuple[float, float, int]]:
+    """For each bin of probability that has images: mean probability, share of class 1, and number of images."""
+    truth, chance = (np.concatenate(parts) for parts in zip(*(_labels(r["images"]) for r in results), strict=True))
+    bins = np.minimum((chance * _BINS).astype(int), _BINS - 1)
+    inside = [bins == b for b in range(_BINS) if (bins == b).any()]
+    return [(float(chance[b].mean()), float(truth[b].mean()), int(b.sum())) for b in inside]
+
+
+def paired(one: Sequence[Result], other: Sequence[Result]) -> Difference:
+    """The mean difference in Dice of two methods (``one`` minus ``other``) over the same test images.
+
+    The scores of an image are averaged over a method's seeds first. The interval is that of the percentile bootstrap
+    over images: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993.
+    """
+    ours, theirs = _by_image(one), _by_image(other)
+    differences = np.array([ours[name] - theirs[name] for name in sorted(ours.keys() & theirs.keys())])
+    return Difference(float(differences.mean()), *interval(len(differences), lambda i: differences[i].mean(-1)))
+
+
+def interval(count: int, statistic: Callable[[NDArray[np.int64]], Array]) -> tuple[float, float]:
+    """The 95 % interval of a statistic of ``count`` images. It is called with indices (resamples, count)."""
+    drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
+    low, high = np.quantile(statistic(drawn), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _by_image(results: Sequence[Result]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for result in results:
+        for row in result["images"]:
+            if row["dice"] is not None:
+                scores.setdefault(row["name"], []).append(row["dice"])
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def _labels(images: Sequence[dict[str, Any]]) -> tuple[Array, Array]:
+    """The labels, and the probabilities of class 1."""
+    return (
+        np.array([row["label"] for row in images], dtype=float),
+        np.array([row["probabilities"][1] for row in images], dtype=float),
+    )
