@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks import training
-from benchmarks.real_data import data, methods, report, statistics, times
+from benchmarks.real_data import beside_published, data, methods, report, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
 
@@ -146,6 +146,18 @@ def test_runs_are_trained_once_and_measured(
     assert {path.name for path in output.glob("*.png")} == pictures
     assert main([*arguments, "--epochs", "3"]) == 2
     assert "name another folder" in capsys.readouterr().err
+
+
+def test_both_ways_have_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside_published, "BATCH", 2)
+    small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "32", "--epochs", "2"]
+    root = str(make_layout(tmp_path / "data"))
+    assert beside_published.main([root, *small, "--output", str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out/beside_published.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == ["published", "ours"] and len(rows[0]["losses"]) == 6
+    assert rows[0]["losses"] == pytest.approx(rows[1]["losses"], rel=1e-3)
+    assert rows[0]["losses"][-1] != rows[0]["losses"][0]
+    assert "times as fast. The losses differ by" in (tmp_path / "out/beside_published.md").read_text()
 
 
 def test_training_steps_are_the_same_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
