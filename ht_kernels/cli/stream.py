@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text around it, or a box"
     )
+    parser.add_argument(
+        "--unfamiliar",
+        choices=("withhold", "outline"),
+        default="withhold",
+        help="what is drawn over frames that are unlike the training images, if the model can tell: nothing, or a red "
+        "outline (default: %(default)s)",
+    )
     parser.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     parser.add_argument(
         "--runtime",
@@ -79,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
         model, trained = open_model(args)
         if not trained:
             model_options.warn_untrained()
-        stream = Stream(model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop)
+        stream = Stream(
+            model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop, unfamiliar=args.unfamiliar
+        )
         view = open_view(args.view)
         if view is not None:
             stack.callback(view.close)

@@ -13,7 +13,7 @@ from . import model_options
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
-    from ht_kernels.train import Examples, Recipe
+    from ht_kernels.train import Examples, Recipe, Trainer
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
 
@@ -137,7 +137,22 @@ def run(args: argparse.Namespace) -> int:
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
         f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
     )
+    if args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
+        trainer.say(_calibrate(trainer))
     return 0
+
+
+def _calibrate(trainer: Trainer) -> str:
+    """Let the best weights tell which images are unlike those of the training; says in a line what came of it."""
+    from ht_kernels.train.calibration import calibrate_file
+
+    recipe, device = trainer.recipe, trainer.accelerator.device
+    path, sets = trainer.output / "best.safetensors", (trainer.train, trainer.val)
+    try:
+        scale = calibrate_file(path, trainer.model, recipe.method, *sets, recipe.batch, device)
+    except InputError as error:
+        return f"the model cannot tell unfamiliar images: {error}"
+    return f"images farther than {scale.limit:.3f} from the training images are unfamiliar to the model"
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.nn import Familiarity
+from ht_kernels.nn import DistanceScale, Familiarity
 from ht_kernels.nn.familiarity import pooled
 
 from .examples import Examples
+from .methods import merged
 
 
 def calibrate(model: HTCLIP, train: Examples, val: Examples, batch: int, device: Any) -> None:
@@ -34,6 +37,28 @@ def calibrate(model: HTCLIP, train: Examples, val: Examples, batch: int, device:
         raise InputError("a contrastive model has no feature layers to measure a distance with")
     fitted = Familiarity.fit(*(pooled_features(model, examples.images, batch, device) for examples in (train, val)))
     model.familiarity = fitted.to(device)
+
+
+def calibrate_file(
+    path: Path, model: HTCLIP, method: str, train: Examples, val: Examples, batch: int, device: Any
+) -> DistanceScale:
+    """Calibrate the checkpoint that a training wrote, and return what its distances mean.
+
+    Args:
+        path: the checkpoint, which is replaced by the same with its ``familiarity``.
+        model: the model that was trained, on ``device``. It gets the weights of the checkpoint.
+        method: the method that it was trained by.
+        train, val, batch, device: as for :func:`calibrate`.
+
+    Raises:
+        InputError: as for :func:`calibrate`; the checkpoint is then unchanged.
+    """
+    best = merged(model, method)
+    best.load_state_dict(load_file(path, device=str(device)), strict=False)
+    calibrate(best, train, val, batch, device)
+    best.save(path)
+    assert best.familiarity is not None
+    return best.familiarity.scale
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 
 from .examples import Examples
-from .metrics import Row, embed_texts, predict, score, summarize
-from .pictures import draw_masks, draw_recall, draw_roc
+from .metrics import Row, embed_texts, predict_with_signals, score, summarize
+from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
@@ -26,7 +26,7 @@ _BATCH = 32
 _NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "asd": "ASD, pixels", "f1": "F1", "auc": "AUC"}
 _NAMES |= {f"image_to_text_recall_{k}": f"recall at {k}, image to text" for k in AT}
 _NAMES |= {f"text_to_image_recall_{k}": f"recall at {k}, text to image" for k in AT}
-_NAMES |= {"mean_recall": "mean recall"}
+_NAMES |= {"mean_recall": "mean recall", "unfamiliar": "share of unfamiliar images"}
 
 
 class Prompts(NamedTuple):
@@ -55,7 +55,8 @@ def evaluate(
     Returns:
         The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
         segmentation also ``without_lesion``, the number of images without a lesion, and ``false_alarms``, the number of
-        these in which the model found something; for zero-shot classification also ``prompts``.
+        these in which the model found something; for zero-shot classification also ``prompts``. The ``summary`` of a
+        calibrated model has ``unfamiliar``, the share of images that are beyond its limit.
 
     Raises:
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
@@ -72,7 +73,7 @@ def evaluate(
         examples.check_classes(classes)
     device = next(model.parameters()).device
     indices = range(len(examples))
-    predictions = predict(model, examples, indices, _BATCH, device)
+    predictions, signals = predict_with_signals(model, examples, indices, _BATCH, device)
     if prompts:
         predictions = class_probabilities(predictions, embed_classes(model, *prompts).cpu())
     if captions:
@@ -81,6 +82,10 @@ def evaluate(
     else:
         rows = score(examples, indices, predictions, classes)
         summary = summarize(rows)
+        rows = [row | signal for row, signal in zip(rows, signals, strict=True)]
+    if model.familiarity is not None:
+        scale = model.familiarity.scale
+        summary["unfamiliar"] = sum(scale.unfamiliar(signal["distance"]) for signal in signals) / len(signals)
     results: dict[str, Any] = {
         "title": title,
         "images": len(examples),
@@ -94,8 +99,8 @@ def evaluate(
     if prompts:
         results["prompts"] = prompts._asdict()
     with output_folder(output) as folder:
-        picture = _draw(folder, examples, predictions, rows)
-        _write(folder, rows, results, _report(results, picture))
+        pictures = _draw(folder, examples, predictions, rows)
+        _write(folder, rows, results, _report(results, pictures))
     return results
 
 
@@ -158,7 +163,7 @@ def lines(results: dict[str, Any]) -> list[str]:
     return table
 
 
-def _report(results: dict[str, Any], picture: str) -> str:
+def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     model = results["model"]
     facts = [f"{results['images']} images", f"{len(results['left_out'])} left out as unusable"]
     if results.get("without_lesion"):
@@ -166,7 +171,9 @@ def _report(results: dict[str, Any], picture: str) -> str:
             f"{results['without_lesion']} without a lesion, which have no Dice; in {results['false_alarms']} of them "
             "something was found"
         )
-    rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results), "", f"![{picture}]({picture})"]
+    rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results)]
+    for picture in pictures:
+        rows += ["", f"![{picture}]({picture})"]
     for name, words in results.get("prompts", {}).items():
         rows += ["", f"{name.capitalize()}: {'; '.join(words)}"]
     rows += ["", *(f"- {name}: {value}" for name, value in model.items() if value not in (None, 0, ()))]
@@ -174,20 +181,24 @@ def _report(results: dict[str, Any], picture: str) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> str:
+def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> list[str]:
     if "rank" in rows[0]:
         draw_recall(folder / "recall.png", rows)
-        return "recall.png"
+        return ["recall.png"]
     if "probabilities" in rows[0]:
         draw_roc(folder / "roc.png", rows)
-        return "roc.png"
+        return ["roc.png"]
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
     middle = max(0, len(ranked) // 2 - 2)
     chosen = (
         list(dict.fromkeys([*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]])) or list(range(len(rows)))[:4]
     )
     draw_masks(folder / "overlays.png", examples, predictions, rows, chosen)
-    return "overlays.png"
+    shown = [row for row in rows if math.isfinite(row["dice"]) and math.isfinite(row["confidence"])]
+    if not shown:
+        return ["overlays.png"]
+    draw_confidence(folder / "confidence.png", shown)
+    return ["overlays.png", "confidence.png"]
 
 
 def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[Row]:

@@ -6,7 +6,7 @@ MONAI is imported in the functions that use it, because its import takes five se
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ht_kernels.classes import classes_of, probabilities_of
 from ht_kernels.clip import HTCLIP
+from ht_kernels.confidence import mask_confidence
 from ht_kernels.dice import dice
 
 from .examples import Examples
@@ -39,16 +40,53 @@ def predict(model: HTCLIP, examples: Examples, indices: Sequence[int], batch: in
         embeddings (N, E), by the model's task, on the CPU.
     """
     model.eval()
-    results = [torch.empty(0)] if not indices else []
-    for first in range(0, len(indices), batch):
-        images = examples.images[list(indices[first : first + batch])].to(device).float() / 255
-        result = model(images).float()
+    parts = _batches(examples, indices, batch, device)
+    results = [_prediction(model, model(images).float()) for images in parts]
+    return torch.cat(results) if results else torch.empty(0)
+
+
+@torch.no_grad()
+def predict_with_signals(
+    model: HTCLIP, examples: Examples, indices: Sequence[int], batch: int, device: Any
+) -> tuple[Tensor, list[Row]]:
+    """Run a model once on the examples at ``indices``, and ask how far each result is to be relied on.
+
+    Returns:
+        What :func:`predict` returns, and for each image a row: if the model is calibrated, the ``distance`` from the
+        training images and the ``percentile`` of it among validation images; for segmentation the ``confidence`` of the
+        mask, nan where it has no outline.
+    """
+    model.eval()
+    results: list[Tensor] = []
+    signals: list[Row] = []
+    scale = None if model.familiarity is None else model.familiarity.scale
+    for images in _batches(examples, indices, batch, device):
+        rows: list[Row] = [{} for _ in images]
+        if scale is None:
+            result = model(images).float()
+        else:
+            result, distances = model.with_distance(images)
+            rows = [{"distance": d, "percentile": scale.percentile(d)} for d in distances.tolist()]
         if model.config.task == "segmentation":
-            result = classes_of(result)
-        elif model.config.task == "classification":
-            result = probabilities_of(result)
-        results.append(result.cpu())
-    return torch.cat(results)
+            for row, logits in zip(rows, result, strict=True):
+                confidence = mask_confidence(logits)
+                row["confidence"] = float("nan") if confidence is None else confidence
+        results.append(_prediction(model, result.float()))
+        signals += rows
+    return torch.cat(results), signals
+
+
+def _batches(examples: Examples, indices: Sequence[int], batch: int, device: Any) -> Iterator[Tensor]:
+    for first in range(0, len(indices), batch):
+        yield examples.images[list(indices[first : first + batch])].to(device).float() / 255
+
+
+def _prediction(model: HTCLIP, result: Tensor) -> Tensor:
+    if model.config.task == "segmentation":
+        result = classes_of(result)
+    elif model.config.task == "classification":
+        result = probabilities_of(result)
+    return result.cpu()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: outlines over images, ROC curves, and recall by rank."""
+"""Pictures of an evaluation: outlines over images, confidence against Dice, ROC curves, and recall by rank."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.files import png_bytes
@@ -31,6 +32,35 @@ def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequen
         axes.set_title(f"{rows[i]['name']}\nDice {rows[i]['dice']:.3f}", fontsize=8)
     figure.suptitle("The worst, the middle and the best: truth orange, prediction blue", fontsize=10)
     _save(figure, path)
+
+
+def draw_confidence(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the confidence of each mask against its Dice, and write Spearman's rank correlation into the title."""
+    confidence, dice = (np.array([row[name] for row in rows]) for name in ("confidence", "dice"))
+    figure = Figure((5, 4.5))
+    axes = figure.subplots()
+    axes.scatter(confidence, dice, s=18, alpha=0.6, linewidths=0)
+    axes.set(xlabel="confidence near the outline", ylabel="Dice", ylim=(-0.03, 1.03))
+    found = spearman(confidence, dice)
+    words = "no rank correlation" if np.isnan(found) else f"Spearman's rank correlation {found:.2f}"
+    axes.set_title(f"{len(rows)} images with a lesion and an outline: {words}", fontsize=9)
+    axes.grid(linewidth=0.5, alpha=0.5)
+    axes.set_axisbelow(True)
+    _save(figure, path)
+
+
+def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """The rank correlation of two series, in which equal values share their mean rank; nan where one is constant."""
+    ranks = [_ranks(values) - (len(values) - 1) / 2 for values in (x, y)]
+    size = np.prod([np.linalg.norm(r) for r in ranks])
+    return float(ranks[0] @ ranks[1] / size) if size > 0 else float("nan")
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    below = (values[None] < values[:, None]).sum(1)
+    not_above = (values[None] <= values[:, None]).sum(1)
+    means: NDArray[np.float64] = (below + not_above - 1) / 2
+    return means
 
 
 def draw_roc(path: Path, rows: Sequence[Row]) -> None:

@@ -14,10 +14,11 @@ from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.preprocess import preprocess
+from ht_kernels.nn import DistanceScale
 
 
 class FrameModel:
-    """Logits of single frames, in the size asked for.
+    """Logits of single frames, in the size asked for, and how far the frames are from the training images.
 
     Args:
         model: a folded segmentation model, or a session of one that gives logits of gray frames.
@@ -28,6 +29,7 @@ class FrameModel:
     Attributes:
         size: (height, width) of the images that the model takes.
         class_names: for the legend, background first.
+        familiarity: what distances mean; None for a model that gives none.
     """
 
     def __init__(self, model: FoldedHTCLIP | Session) -> None:
@@ -42,6 +44,7 @@ class FrameModel:
             self.size: tuple[int, int] = model.frame_shape[1:]
         else:
             self.size = model.image_size
+        self.familiarity = _familiarity(model)
         self.model = model
         self.class_names = names_of(count, names)
         self._graphs = GraphRunner(model) if isinstance(model, FoldedHTCLIP) and model.position.is_cuda else None
@@ -51,16 +54,29 @@ class FrameModel:
         return preprocess(frame, self.size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (1, K, *size) of pixels (1, 1, H, W) uint8; a GPU has computed them when this returns."""
+    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, float | None]:
+        """Logits (1, K, *size) of pixels (1, 1, H, W) uint8, and their distance from the training images.
+
+        Both come from one run of the model. The distance is None for a model that gives none. A GPU has computed the
+        logits when this returns.
+        """
+        distances: Tensor | None = None
         if isinstance(self.model, Session):
-            logits = F.interpolate(self.model(pixels), size=size, mode="bilinear")
+            if self.familiarity is None:
+                logits = self.model(pixels)
+            else:
+                logits, distances = self.model.with_distance(pixels)
+            logits = F.interpolate(logits, size=size, mode="bilinear")
         else:
-            logits = (self._graphs or self.model)(pixels, output_size=size)
+            run = self._graphs or self.model
+            if self.familiarity is None:
+                logits = run(pixels, output_size=size)
+            else:
+                logits, distances = run.with_distance(pixels, output_size=size)
         if logits.is_cuda:
             # Only this CUDA stream is waited for: to wait for the whole GPU would break another thread's graph capture.
             torch.cuda.current_stream(logits.device).synchronize()
-        return logits
+        return logits, None if distances is None else float(distances[0])
 
     def backend(self) -> str | None:
         """Which backend runs the adapters; None where a session runs the model."""
@@ -81,3 +97,9 @@ class FrameModel:
 def _facts(model: FoldedHTCLIP | Session) -> tuple[str, int, tuple[str, ...] | None]:
     facts = model if isinstance(model, Session) else model.config
     return facts.task, facts.num_classes, facts.class_names
+
+
+def _familiarity(model: FoldedHTCLIP | Session) -> DistanceScale | None:
+    if isinstance(model, Session):
+        return model.familiarity
+    return None if model.familiarity is None else model.familiarity.scale

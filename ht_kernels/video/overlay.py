@@ -15,6 +15,9 @@ COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255
 
 _ALPHA = 0.25
 
+_DOUBTFUL = (255, 50, 50)
+"""RGB of the outline of a mask that is not to be relied on. No class has it."""
+
 
 class Overlay:
     """Draws masks over frames.
@@ -44,6 +47,12 @@ class Overlay:
             legend = self._draw_legend(frame.shape[0])
             height, width = min(legend.shape[0], rgb.shape[0]), min(legend.shape[1], rgb.shape[1])
             rgb[:height, :width] = np.maximum(rgb[:height, :width] // 4, legend[:height, :width])
+        return rgb
+
+    def outline(self, frame: Frame, mask: NDArray[np.uint8]) -> Frame:
+        """The frame in RGB (H, W, 3) with the outline of a mask that is not to be relied on, in red."""
+        rgb = to_rgb(frame)
+        rgb[_edge(mask)] = _DOUBTFUL
         return rgb
 
     def _draw_legend(self, frame_height: int) -> Frame:

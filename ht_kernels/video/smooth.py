@@ -43,6 +43,10 @@ class Smoother:
             self._average = torch.lerp(self._average, new, self._weight)
         return self._average if logits.shape[1] > 1 else self._average - 0.5
 
+    def forget(self) -> None:
+        """Start anew with the next frame."""
+        self._average = self._pixels = None
+
 
 def _is_cut(before: Tensor, now: Tensor) -> bool:
     return bool((before.float() - now.float()).abs().mean() > SCENE_CUT)

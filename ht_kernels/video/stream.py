@@ -6,6 +6,7 @@ shown at once with the newest mask there is, and the model always takes the newe
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.classes import classes_of
+from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.frames import Box, Frame, check_frame
@@ -62,11 +64,17 @@ class Shown:
         frame: as decoded.
         mask: class indices (H, W) uint8, or None where there is no valid mask.
         overlay: (H, W, 3) RGB.
-        state: with a mask ``ok``, or ``late`` where it is an earlier frame's. Without a mask ``waiting`` where none was
-            made yet, ``stale`` where the newest is too old, ``failed`` where the model failed, and ``no signal`` where
-            no frame comes and the last is shown again.
+        state: with a mask ``ok``, or ``late`` where it is an earlier frame's. Without a mask ``unfamiliar`` where the
+            frame is unlike the training images, ``waiting`` where no mask was made yet, ``stale`` where the newest is
+            too old, ``failed`` where the model failed, and ``no signal`` where no frame comes and the last is shown
+            again.
         note: the line in the corner that explains the state; empty when ``ok``.
         age: seconds from when the frame was decoded to when its overlay was drawn.
+        distance: how far the frame is from the training images; None where the model does not tell, or has not yet. For
+            a live source, this and the next two are of the frame that the model saw last, which may be an earlier one.
+        percentile: the share of validation images that are nearer, from 0 to 100.
+        confidence: of the mask near its outline, from 0 to 1, as :func:`ht_kernels.confidence.mask_confidence` defines
+            it; None where no mask or no outline is shown. Smoothing does not change it.
     """
 
     index: int
@@ -77,6 +85,9 @@ class Shown:
     state: str
     note: str
     age: float
+    distance: float | None = None
+    percentile: float | None = None
+    confidence: float | None = None
 
 
 @dataclass
@@ -91,6 +102,9 @@ class _Item:
     pixels: Tensor | None = None
     logits: Tensor | None = None
     mask: NDArray[np.uint8] | None = None
+    distance: float | None = None
+    unfamiliar: bool = False
+    confidence: float | None = None
     failure: str | None = None
     work: float = 0.0
 
@@ -108,6 +122,8 @@ class Stream:
         smooth: weight of the newest frame in the average of masks over time; None for no smoothing.
         crop: what the model sees of a frame: a box; or ``auto`` for the scan without the text around it, which some
             DICOM files state and which is otherwise found in the image; None for the whole frame.
+        unfamiliar: what is drawn over a frame that is unlike the training images, as a calibrated model tells:
+            ``withhold`` for nothing, or ``outline`` for a red outline. ``Shown.mask`` is None in either case.
 
     Attributes:
         class_names: background first.
@@ -126,9 +142,13 @@ class Stream:
         stale: float = 0.25,
         smooth: float | None = None,
         crop: Box | Literal["auto"] | None = None,
+        unfamiliar: Literal["withhold", "outline"] = "withhold",
     ) -> None:
         if not stale > 0:
             raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {stale:g}")
+        if unfamiliar not in ("withhold", "outline"):
+            raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
+        self._outline = unfamiliar == "outline"
         self._model = FrameModel(model)
         self.class_names = self._model.class_names
         self._overlay = Overlay(self.class_names)
@@ -142,9 +162,11 @@ class Stream:
         self._stopping = False
         self._seconds = 0.0
         self._masks = 0
+        self._seen = self._unfamiliar = 0
         self._damaged = 0
         self._states: Counter[str] = Counter()
         self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_age")}
+        self._distances, self._confidences = Histogram(), Histogram()
         self._drops: dict[str, Channel[Any]] = {}
         self._threads: list[threading.Thread] = []
         self._source: Source | LiveSource | Iterable[Frame] = ()
@@ -207,6 +229,11 @@ class Stream:
         Three latencies cover several stages, from when a frame was decoded to when an overlay was drawn. ``end_to_end``
         is the work on a frame of a file, without waits. ``frame_age`` has the waits between stages, too. ``mask_age``
         starts with the frame that the mask was made of, which may be an earlier one than the frame shown.
+
+        ``familiarity`` is None for a model that does not tell how far frames are from its training images. Otherwise it
+        has the ``limit``, the median and the 95th percentile of the frames' distances, and ``unfamiliar``, the share of
+        the frames that the model saw which are beyond the limit. ``confidence`` has the median and the 5th percentile
+        of the masks that have an outline, or is None if there are none. Percentiles are at most 1 % too large.
         """
         frames = sum(self._states.values())
         report: dict[str, Any] = {
@@ -215,6 +242,8 @@ class Stream:
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
             "states": dict(self._states),
+            "familiarity": self._familiarity(),
+            "confidence": self._confidences.summary(50, 5),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
             "damaged": self._damaged,
             "crop": list(self._crop),
@@ -227,6 +256,13 @@ class Stream:
             report["drops"]["decode"] = self._source.drops
             report["damaged"] += self._source.damaged
         return report
+
+    def _familiarity(self) -> dict[str, Any] | None:
+        scale, seen = self._model.familiarity, self._seen
+        if scale is None:
+            return None
+        share = round(self._unfamiliar / seen, 4) if seen else None
+        return {"limit": scale.limit, "distance": self._distances.summary(50, 95), "unfamiliar": share}
 
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
         """Start the threads for a file, a chain in which each waits for the next; returns their channels."""
@@ -332,7 +368,7 @@ class Stream:
 
     def _infer(self, item: _Item) -> None:
         assert item.pixels is not None
-        item.logits = self._model(item.pixels, (item.box.height, item.box.width))
+        item.logits, item.distance = self._model(item.pixels, (item.box.height, item.box.width))
 
     @torch.inference_mode()
     def _postprocess(self, item: _Item) -> None:
@@ -340,20 +376,36 @@ class Stream:
         logits, item.logits = item.logits, None
         if not logits.isfinite().all():
             raise InputError("its logits are not finite")
-        if self._smoother is not None:
-            logits = self._smoother(logits, item.pixels)
+        scale = self._model.familiarity
+        if scale is not None and item.distance is not None:
+            if math.isfinite(item.distance):
+                self._distances.add(item.distance)
+            self._seen += 1
+            item.unfamiliar = scale.unfamiliar(item.distance)
+            self._unfamiliar += item.unfamiliar
+        if item.unfamiliar:
+            if self._smoother is not None:
+                self._smoother.forget()  # neither may this frame enter later masks, nor earlier ones live on behind it
+        else:
+            item.confidence = mask_confidence(logits[0])
+            if item.confidence is not None:
+                self._confidences.add(item.confidence)
+            if self._smoother is not None:
+                logits = self._smoother(logits, item.pixels)
         labels = classes_of(logits)[0].cpu().numpy()
         item.mask = np.zeros(item.frame.shape[:2], dtype=np.uint8)
         item.box.of(item.mask)[...] = labels
-        self._masks += 1
+        self._masks += not item.unfamiliar
 
     def _show_all(self, finished: Channel[_Item], shown: Channel[Shown]) -> None:
         while True:
             item = finished.get()
-            if item.failure is None:
-                shown.put(self._draw(item, item, "ok", ""))
-            else:
+            if item.failure is not None:
                 shown.put(self._draw(item, None, "failed", f"model failed: {item.failure}"))
+            elif item.unfamiliar:
+                shown.put(self._draw(item, item, "unfamiliar", self._why_unfamiliar(item)))
+            else:
+                shown.put(self._draw(item, item, "ok", ""))
 
     def _show_live(self, screen: Channel[_Item], shown: Channel[Shown]) -> None:
         last: _Item | None = None
@@ -368,7 +420,7 @@ class Stream:
             shown.put(self._draw(item, *self._judge(item)))
 
     def _judge(self, item: _Item) -> tuple[_Item | None, str, str]:
-        """For a frame of a live source: the frame whose mask it gets, its state, and the line in the corner."""
+        """For a frame of a live source: the frame whose result it gets, its state, and the line in the corner."""
         latest = self._latest
         if latest is not None and latest.failure is not None:
             return None, "failed", f"model failed: {latest.failure}"
@@ -377,25 +429,54 @@ class Stream:
         age = time.monotonic() - latest.came
         if age > self._stale:
             return None, "stale", f"no mask: the newest is {1e3 * age:.0f} ms old"
+        if latest.unfamiliar:
+            return latest, "unfamiliar", self._why_unfamiliar(latest)
         if latest.index < item.index:
             return latest, "late", f"mask of {1e3 * (item.came - latest.came):.0f} ms earlier"
         return latest, "ok", ""
 
-    def _draw(self, item: _Item, masked: _Item | None, state: str, note: str) -> Shown:
+    def _why_unfamiliar(self, item: _Item) -> str:
+        scale = self._model.familiarity
+        assert scale is not None and item.distance is not None
+        drawn = "outline only" if self._outline else "no mask"
+        return f"{drawn}: unlike the training images (distance {item.distance:.2f}, limit {scale.limit:.2f})"
+
+    def _draw(self, item: _Item, seen: _Item | None, state: str, note: str) -> Shown:
+        """Draw a frame with what the model made of ``seen``, the same frame or an earlier one."""
         start = time.monotonic()
-        mask = None if masked is None else masked.mask
-        overlay = to_rgb(item.frame) if mask is None else self._overlay(item.frame, mask)
+        made = None if seen is None else seen.mask
+        mask = None if state == "unfamiliar" else made
+        if mask is not None:
+            overlay = self._overlay(item.frame, mask)
+        elif made is not None and self._outline:
+            overlay = self._overlay.outline(item.frame, made)
+        else:
+            overlay = to_rgb(item.frame)
         if note:
             write_state(overlay, note)
         end = time.monotonic()
         self._latencies["overlay"].add(end - start)
         if state != "no signal":
             self._latencies["frame_age"].add(end - item.came)
-        if masked is not None:
-            self._latencies["mask_age"].add(end - masked.came)
+        if seen is not None and mask is not None:
+            self._latencies["mask_age"].add(end - seen.came)
         if not self.live:
             self._latencies["end_to_end"].add(item.work + end - start)
-        return Shown(item.index, item.seconds, item.frame, mask, overlay, state, note, end - item.came)
+        distance = None if seen is None else seen.distance
+        scale = self._model.familiarity
+        return Shown(
+            item.index,
+            item.seconds,
+            item.frame,
+            mask,
+            overlay,
+            state,
+            note,
+            end - item.came,
+            distance,
+            None if scale is None or distance is None else scale.percentile(distance),
+            None if seen is None else seen.confidence,
+        )
 
 
 def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:

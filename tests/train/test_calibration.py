@@ -8,10 +8,13 @@ import pytest
 import torch
 
 import ht_kernels as ht
+from helpers.layout import make_layout
 from helpers.small_models import small_model
-from helpers.small_towers import IMAGE, small_clip
+from helpers.small_towers import IMAGE, small_clip, small_tower
+from helpers.training import train as train_small
 from ht_kernels.errors import InputError
 from ht_kernels.train import Examples, calibrate, prepare, start_from
+from ht_kernels.train.calibration import calibrate_file
 from ht_kernels.weights import PHANTOM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,3 +78,21 @@ def test_training_in_place_drops_it() -> None:
     calibrate(model, examples(20, 0), examples(20, 1), 16, "cpu")
     prepare(model, "ht")
     assert model.familiarity is None
+
+
+@pytest.mark.parametrize("method", ["ht", "lora"])
+def test_a_file_is_calibrated_with_its_own_weights(method: str, tmp_path: Path) -> None:
+    """Not with those that the model has, which may be of a later epoch."""
+    best = tmp_path / "out/best.safetensors"
+    model = train_small(make_layout(tmp_path / "data"), best.parent, method, epochs=1)
+    plain = ht.HTCLIP.from_checkpoint(best, backbone=small_tower("timm").float())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter))
+    sets = examples(20, 0), examples(15, 1)
+    scale = calibrate_file(best, model, method, *sets, batch=16, device="cpu")
+    calibrate(plain, *sets, batch=16, device="cpu")
+    read = ht.HTCLIP.from_checkpoint(best, backbone=small_tower("timm").float())
+    assert read.familiarity.scale.limit == pytest.approx(scale.limit) == pytest.approx(plain.familiarity.scale.limit)
+    kept = read.state_dict()
+    assert all(torch.equal(kept[n], t) for n, t in plain.state_dict().items() if not n.startswith("familiarity."))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 import ht_kernels as ht
 from helpers.clip_folder import clip_folder
@@ -263,3 +264,24 @@ def test_training_says_first_that_a_tower_cannot_be_folded(
     said = capsys.readouterr()
     text = said.out + said.err
     assert 0 <= text.index("cannot be folded, exported or streamed: block 0 of the tower (Par") < text.index("epoch")
+
+
+def test_the_command_ends_with_what_the_model_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With too few images it says so. A training with nothing left to do calibrates, too, and changes nothing else."""
+    root, best = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors"
+    assert main(command(root)) == 0
+    said = capsys.readouterr().out
+    assert "the model cannot tell unfamiliar images: the distance from the training images cannot be" in said
+    assert "with 5 training images: at least 10 are needed" in said
+    before = load_file(best)
+    assert "familiarity.limit" not in before
+    monkeypatch.setattr("ht_kernels.nn.familiarity.FEWEST", 2)
+    for _ in range(2):
+        assert main(command(root)) == 0
+        after = load_file(best)
+        said = capsys.readouterr().out.splitlines()[-1]
+        limit = float(after["familiarity.limit"])
+        assert said == f"images farther than {limit:.3f} from the training images are unfamiliar to the model"
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

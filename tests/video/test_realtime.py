@@ -67,8 +67,8 @@ def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) ->
         call = next(calls)
         if call == 1:
             raise RuntimeError("out of order")
-        logits = model(self, pixels, size)
-        return logits * float("nan") if call == 2 else logits
+        logits, distance = model(self, pixels, size)
+        return logits * float("nan") if call == 2 else logits, distance
 
     monkeypatch.setattr(stream._model.__class__, "__call__", faulty)
     shown = list(stream.run(frames(4)))
