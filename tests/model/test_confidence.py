@@ -53,3 +53,10 @@ def test_a_small_image() -> None:
     logits = torch.full((1, 3, 3), -2.0)
     logits[0, 1, 1] = 2.0
     assert mask_confidence(logits) == pytest.approx(math.tanh(1.0))
+
+
+def test_a_large_image_has_the_confidence_of_its_small_one() -> None:
+    """Only a part of the pixels is looked at."""
+    scores = 3 * torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(2))
+    small, large = (torch.nn.functional.interpolate(scores, (s, s), mode="bilinear")[0] for s in (64, 640))
+    assert mask_confidence(large) == pytest.approx(mask_confidence(small), abs=0.05)
