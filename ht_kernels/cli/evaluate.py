@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if len(sets) == 1:
         ((of, (examples, prompts)),) = sets.items()
         print("\n".join(lines(evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts))))
-        print(f"wrote report.md, results.json, results.csv and a picture to {args.output}")
+        print(f"wrote report.md, results.json, results.csv and pictures to {args.output}")
         return 0
     print("\n".join(lines_of_all(evaluate_all(model, sets, args.output, f"{name}{split}"))))
     print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")

@@ -43,7 +43,7 @@ def draw_confidence(path: Path, rows: Sequence[Row]) -> None:
     axes.set(xlabel="confidence near the outline", ylabel="Dice", ylim=(-0.03, 1.03))
     found = spearman(confidence, dice)
     words = "no rank correlation" if np.isnan(found) else f"Spearman's rank correlation {found:.2f}"
-    axes.set_title(f"{len(rows)} images with a lesion and an outline: {words}", fontsize=9)
+    axes.set_title(f"{len(rows)} images with a lesion and an outline\n{words}", fontsize=9)
     axes.grid(linewidth=0.5, alpha=0.5)
     axes.set_axisbelow(True)
     _save(figure, path)
