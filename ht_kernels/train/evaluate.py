@@ -42,7 +42,7 @@ class Prompts(NamedTuple):
 def evaluate(
     model: HTCLIP, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
 ) -> dict[str, Any]:
-    """Run a model on examples, and write report.md, results.json, results.csv and a picture.
+    """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
     Args:
         model: the model, on any device.
