@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         "--times", type=float, metavar="SECONDS", help="instead of runs: time each method, published and ours, so long"
     )
     args = parser.parse_args(argv)
-    planned = list(order(args.seeds))
+    planned = list(order(args.task, args.seeds))
     chosen = [
         run
         for run in planned

@@ -16,7 +16,7 @@ from . import runs, times
 from .methods import METHODS, PASSES, Method, Run
 from .statistics import Difference, Result, paired, reliability, summary
 
-_COLORS = ("#555555", "#c8501e", "#e3a26f", "#2a7f9e", "#8aa63b", "#b98fc4", "#6c8ebf", "#d6b656")
+_COLORS = ("#555555", "#c8501e", "#e3a26f", "#2a7f9e", "#8aa63b", "#b98fc4", "#6c8ebf", "#d6b656", "#7b3f61")
 """A color for each method, in their order."""
 
 _SHADES = {100: "#c8501e", 20: "#6c8ebf", 5: "#b4b8bd"}

@@ -93,18 +93,22 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
 
 
 def test_shares_get_more_passes_and_fewer_images() -> None:
-    order = list(methods.order())
-    assert [(r.method.name, r.share, r.seed) for r in order[:3]] == [
-        ("heads", 100, 0),
-        ("hybrid_gain", 100, 0),
-        ("hybrid_spectral", 100, 0),
-    ]
-    assert len(order) == len({r.name for r in order})
     setting = methods.Setting("segmentation", "b", 224, 14, "no")
     found = [methods.Run(methods.METHODS[0], share, 2).recipe(setting) for share in methods.PASSES]
     assert [r.epochs for r in found] == [14, 42, 84] and [r.epochs / r.validate_every for r in found] == [14, 14, 14]
     images = [r.epochs * r.ratio for r in found]
     assert images == sorted(images, reverse=True)
+
+
+def test_the_order_of_runs() -> None:
+    """The main methods come first, with all their seeds, then the others, and then the smaller shares."""
+    names = [run.name for run in methods.order("segmentation")]
+    main = ("heads", "hybrid_gain", "hybrid_spectral", "lora", "baseline")
+    assert names[:15] == [f"100-{method}-{seed}" for seed in range(3) for method in main]
+    assert names[15:20] == [f"100-{m}-0" for m in ("freq_enhanced", "noise_aware", "full", "unet")] + ["20-heads-0"]
+    assert len(names) == len(set(names)) == 3 * 19
+    assert not any("unet" in run.name for run in methods.order("classification"))
+    assert len(list(methods.order("segmentation", 2))) == 3 * 2 * 9
 
 
 def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
@@ -127,14 +131,16 @@ def test_runs_are_trained_once_and_measured(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, output = make_layout(tmp_path / "data"), tmp_path / "out"
-    chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral"))
+    chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral", "unet"))
     for module in (methods, report, times):
         monkeypatch.setattr(module, "METHODS", chosen)
     small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64", "--task", task]
     arguments = [str(root), "--output", str(output), "--epochs", "2", "--seeds", "1", "--share", "100", *small]
     assert main(arguments) == 0
     table = list(csv.DictReader((output / "results.csv").open()))
-    assert [r["method"] for r in table] == ["heads", "hybrid_spectral"]
+    assert [r["method"] for r in table] == [m.name for m in chosen if task == "segmentation" or m.name != "unet"]
+    kept = {path.parent.name for path in (output / "runs").glob("*/best.safetensors")}
+    assert kept == {"100-hybrid_spectral-0"} and not list((output / "runs").glob("*/last.pt"))
     saved = json.loads((output / "runs/100-heads-0/result.json").read_text())
     assert len(saved["images"]) == 3 and len(saved["curve"]) == 2
     before = (output / "runs/100-heads-0/result.json").stat().st_mtime_ns
