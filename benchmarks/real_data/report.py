@@ -90,16 +90,27 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
 
 
 def comparison(results: Sequence[Result]) -> list[str]:
-    """The lines of a table of the differences in Dice from heads alone, with intervals, for one share."""
-    methods = {method.name: of_method for method, of_method in by_method(results)}
-    if "heads" not in methods or len(methods) == 1:
+    """The lines of a table of paired differences in Dice, with intervals, for one share.
+
+    Each method is compared with heads alone, and with the best of all other methods.
+    """
+    found = by_method(results)
+    if len(found) == 1:
         return []
-    lines = ["| Dice above heads alone | mean | 95 % interval |", "|---|--:|--:|"]
-    for method, of_method in by_method(results):
-        if method.name != "heads":
-            gap = paired(of_method, methods["heads"])
-            lines.append(f"| {method.label} | {gap.mean:+.3f} | {gap.low:+.3f} to {gap.high:+.3f} |")
+    heads = next((of_method for method, of_method in found if method.name == "heads"), None)
+    lines = ["| Dice | above heads alone | 95 % interval | above the best other method | | 95 % interval |"]
+    lines.append("|---|--:|--:|--:|---|--:|")
+    for method, of_method in found:
+        others = [pair for pair in found if pair[0] is not method]
+        rival, theirs = max(others, key=lambda pair: _dice(pair[1]))
+        mean, ends = _cells(paired(of_method, heads)) if heads and method.name != "heads" else ("-", "-")
+        most, limits = _cells(paired(of_method, theirs))
+        lines.append(f"| {method.label} | {mean} | {ends} | {most} | {rival.label} | {limits} |")
     return lines
+
+
+def _cells(gap: Difference) -> tuple[str, str]:
+    return f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}"
 
 
 def verdict(results: Sequence[Result]) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks import training
-from benchmarks.real_data import data, methods, report, statistics, times
+from benchmarks.real_data import data, methods, pack, report, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
 
@@ -84,7 +85,8 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert text.startswith("3 of 48 runs are finished") and "7 images of the training split and 2 of the val" in text
     assert "| heads alone | 1,000 | 2 | 0.550 ± 0.071 | 0.275 ± 0.035 | 5.5 ± 0.7 | 5.5 ± 0.7 | 9.0 | 3.0 |" in text
     assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
-    assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 |" in text
+    assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
+    assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
     assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
     mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
@@ -124,6 +126,25 @@ def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
     fewer = data.read(root, "BUSI", "segmentation", 48)
     assert fewer.removed == {"train": 1, "val": 1} and len(fewer.test) == len(whole.test)
     assert names["train"][1] not in fewer.train.names and names["val"][0] not in fewer.val.names
+
+
+def test_a_pack_is_read_as_the_data_it_was_made_of(tmp_path: Path) -> None:
+    """Images, masks, labels and splits are the same; the weights are those of the tower in half precision."""
+    root, packed, weights = make_layout(tmp_path / "data"), tmp_path / "pack", tmp_path / "weights.safetensors"
+    save_file({"pos_embed": torch.tensor([1.0, 1 / 3])}, weights)
+    small = ["--image-size", "48", "--tower", str(weights)]
+    assert pack.main([str(root), "--output", str(packed), *small]) == 0
+    for task in data.TASKS:
+        there, here = (data.read(folder, "BUSI", task, 48) for folder in (root, packed))
+        for split in ("train", "val", "test"):
+            one, other = getattr(there, split), getattr(here, split)
+            assert one.names == other.names
+            assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+    assert pack.tower_of(root) is None
+    found = load_file(str(pack.tower_of(packed)))["pos_embed"]
+    assert torch.equal(found, torch.tensor([1.0, 1 / 3]).half())
+    assert pack.main([str(tmp_path / "none"), "--output", str(tmp_path / "no"), *small]) == 2
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
