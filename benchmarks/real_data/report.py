@@ -63,7 +63,7 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
     words = (
         f"{len(results)} of {planned} runs are finished.",
         f"Frozen tower: {setting['backbone']} at {setting['image_size']} pixels;",
-        f"{setting['epochs']} passes over the training split.",
+        f"{setting['epochs']} passes over the training split{_more_passes(results)}.",
         f"{len(first['images'])} test images, {first['val_images']} to validate;",
         f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
         "as near duplicates. Means and standard deviations over seeds; distances in pixels. Seconds are for the steps",
@@ -87,6 +87,12 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
         if setting["task"] == "segmentation":
             lines += ["", *comparison(of_share), "", verdict(of_share)]
     return lines
+
+
+def _more_passes(results: Sequence[Result]) -> str:
+    """A clause that names the methods with more passes than the others."""
+    longer = [method for method, _ in by_method(results) if method.passes > 1]
+    return "".join(f", {method.passes} times as many for {method.label}" for method in longer)
 
 
 def comparison(results: Sequence[Result]) -> list[str]:
@@ -159,19 +165,23 @@ def draw(results: Sequence[Result]) -> Figure:
 
 
 def draw_curves(results: Sequence[Result]) -> Figure:
-    """Training loss and validation score by epoch, on the largest share: a line per run, a color per method."""
+    """Training loss and validation score over the course of training, on the largest share: a line per run.
+
+    Methods differ in color. They may differ in passes, so the axis is the share of a run's epochs.
+    """
     share = max(result["share"] for result in results)
     score = {"segmentation": ("val_dice", "Dice"), "classification": ("val_accuracy", "accuracy")}[_task(results)]
     figure = Figure(figsize=(11, 4.8), layout="constrained", dpi=120)
     panels = figure.subplots(1, 2)
     for method, of_method in by_method([r for r in results if r["share"] == share]):
         for number, result in enumerate(of_method):
+            last = result["curve"][-1]["epoch"]
             for axes, name in zip(panels, ("loss", score[0]), strict=True):
-                points = [(row["epoch"], row[name]) for row in result["curve"] if name in row]
+                points = [(100 * row["epoch"] / last, row[name]) for row in result["curve"] if name in row]
                 color = _COLORS[METHODS.index(method)]
                 axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2, label="" if number else method.label)
     for axes, title in zip(panels, ("training loss", f"{score[1]} on the validation split"), strict=True):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epochs done, %")
         axes.set_title(title, fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)

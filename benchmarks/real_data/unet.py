@@ -32,7 +32,7 @@ class UNet(nn.Module):
 
         super().__init__()
         self.config = Config()
-        self.network = Monai(2, 1, 2, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), num_res_units=2)
+        self.network = Monai(2, 1, 2, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, 2, H, W)."""

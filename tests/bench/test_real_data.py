@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks import training
-from benchmarks.real_data import data, methods, pack, report, statistics, times
+from benchmarks.real_data import data, methods, pack, report, runs, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
+from ht_kernels.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,6 +89,9 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
     assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
     assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text
+    assert "14 passes over the training split." in text
+    unet = "\n".join(report.table([*results, result("unet", 0, far)], 48, {}))
+    assert "14 passes over the training split, 4 times as many for UNet from scratch." in unet
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
     assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
     mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
@@ -126,6 +131,32 @@ def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
     fewer = data.read(root, "BUSI", "segmentation", 48)
     assert fewer.removed == {"train": 1, "val": 1} and len(fewer.test) == len(whole.test)
     assert names["train"][1] not in fewer.train.names and names["val"][0] not in fewer.val.names
+
+
+@pytest.mark.parametrize("name", ["heads", "unet"])
+def test_a_run_that_was_stopped_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the curve and scores of one that was not stopped, and no epoch is finished twice."""
+    splits = data.read(make_layout(tmp_path / "data"), "BUSI", "segmentation", 64)
+    setting = methods.Setting("segmentation", "timm/vit_tiny_patch16_224", 64, 2, "no")
+    method = replace(next(m for m in methods.METHODS if m.name == name), passes=1)
+    run, trained, stopped = methods.Run(method, 100, 0), [], tmp_path / "stopped"
+    train_epoch = Trainer._train_epoch
+
+    def counted(trainer: Trainer) -> float:
+        trained.append(trainer.epoch)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train_epoch(trainer)
+
+    whole = runs.do(run, setting, splits, None, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "_train_epoch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.do(run, setting, splits, None, stopped)
+    assert not runs.finished(stopped, [run])
+    resumed = runs.do(run, setting, splits, None, stopped)
+    assert trained == [0, 1, 1] and runs.finished(stopped, [run]) == [resumed]
+    assert resumed["images"] == whole["images"] and resumed["best_epoch"] == whole["best_epoch"]
+    assert [row["loss"] for row in resumed["curve"]] == pytest.approx([row["loss"] for row in whole["curve"]])
 
 
 def test_a_pack_is_read_as_the_data_it_was_made_of(tmp_path: Path) -> None:
