@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +12,17 @@ from ht_kernels.train import Recipe
 BATCH = 8
 """The number of images of a step."""
 
+UNET = "unet"
+"""The :attr:`Method.method` of the network that has no pretrained tower; see :mod:`benchmarks.real_data.unet`."""
+
 PASSES = {100: 1.0, 20: 3.0, 5: 6.0}
 """The shares of the training split, in percent, and for each how many times as many passes it gets as all images do.
 
 A smaller share gets more passes, because each has fewer steps, and still sees fewer images altogether.
 """
+
+VALIDATIONS = 14
+"""A run is validated at most so many times, at equal distances."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,10 @@ class Method:
     Attributes:
         name: the name in files.
         label: the name in tables.
-        method: the ``method`` of :class:`ht_kernels.train.Recipe`.
+        method: the ``method`` of :class:`ht_kernels.train.Recipe`, or :data:`UNET`.
         adapters: arguments of HTCLIP for its adapters.
         recipe: what differs from the recipe of all methods.
+        passes: how many times as many passes it gets as the others.
         seeds: how many seeds it has by default.
     """
 
@@ -36,6 +44,7 @@ class Method:
     method: str
     adapters: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    passes: int = 1
     seeds: int = 1
 
 
@@ -49,6 +58,8 @@ METHODS = (
     Method("noise_aware", "HT, noise_aware", "ht", {"variant": "noise_aware"}),
     # 1e-3 destroys the pretrained tower, so its weights have a rate of their own.
     Method("full", "full tuning", "full", recipe={"adapter_learning_rate": 2e-5}),
+    # It starts from nothing, so the passes that suffice for a pretrained tower do not suffice for it.
+    Method("unet", "UNet from scratch", UNET, passes=4),
 )
 """In the order of the runs."""
 
@@ -86,10 +97,11 @@ class Run:
 
     def recipe(self, setting: Setting) -> Recipe:
         """The recipe of the run: ``steady`` with weak augmentation, validated as often for every share."""
-        times = PASSES[self.share]
+        times = PASSES[self.share] * self.method.passes
+        epochs = round(setting.epochs * times)
         options: dict[str, Any] = {
-            "method": self.method.method,
-            "epochs": round(setting.epochs * times),
+            "method": "full" if self.method.method == UNET else self.method.method,
+            "epochs": epochs,
             "batch": BATCH,
             "start": "identity",
             "learning_rate": 1e-3,
@@ -97,8 +109,8 @@ class Run:
             "clip": 1.0,
             "average": 0.99,
             "augment": "weak",
-            "validate_every": round(times),
-            "patience": setting.epochs,
+            "validate_every": math.ceil(epochs / VALIDATIONS),
+            "patience": VALIDATIONS,
             "ratio": self.share,
             "seed": self.seed,
             "precision": setting.precision,
@@ -106,13 +118,18 @@ class Run:
         return Recipe(**options | self.method.recipe)
 
 
-def order(seeds: int | None = None) -> Iterator[Run]:
-    """Yield all runs: share by share, the largest first, and in it seed by seed.
+def order(task: str, seeds: int | None = None) -> Iterator[Run]:
+    """Yield all runs of a task: share by share, the largest first.
 
-    ``seeds`` is the number of seeds of every method; with None each method has its own number.
+    In a share, the methods with several seeds come first, seed by seed, and then the others.
+
+    Args:
+        task: ``segmentation`` or ``classification``, which a UNet cannot do.
+        seeds: the number of seeds of every method; with None each method has its own number.
     """
-    counts = [method.seeds if seeds is None else seeds for method in METHODS]
+    able = [method for method in METHODS if task == "segmentation" or method.method != UNET]
+    main, others = ([method for method in able if (method.seeds > 1) == several] for several in (True, False))
     for share in PASSES:
-        for seed in range(max(counts)):
-            chosen = (method for method, count in zip(METHODS, counts, strict=True) if seed < count)
-            yield from (Run(method, share, seed) for method in chosen)
+        for group in (main, others):
+            for seed in range(max((seeds or method.seeds for method in group), default=0)):
+                yield from (Run(method, share, seed) for method in group)

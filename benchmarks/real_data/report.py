@@ -16,7 +16,7 @@ from . import runs, times
 from .methods import METHODS, PASSES, Method, Run
 from .statistics import Difference, Result, paired, reliability, summary
 
-_COLORS = ("#555555", "#c8501e", "#e3a26f", "#2a7f9e", "#8aa63b", "#b98fc4", "#6c8ebf", "#d6b656")
+_COLORS = ("#555555", "#c8501e", "#e3a26f", "#2a7f9e", "#8aa63b", "#b98fc4", "#6c8ebf", "#d6b656", "#7b3f61")
 """A color for each method, in their order."""
 
 _SHADES = {100: "#c8501e", 20: "#6c8ebf", 5: "#b4b8bd"}
@@ -63,7 +63,7 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
     words = (
         f"{len(results)} of {planned} runs are finished.",
         f"Frozen tower: {setting['backbone']} at {setting['image_size']} pixels;",
-        f"{setting['epochs']} passes over the training split.",
+        f"{setting['epochs']} passes over the training split{_more_passes(results)}.",
         f"{len(first['images'])} test images, {first['val_images']} to validate;",
         f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
         "as near duplicates. Means and standard deviations over seeds; distances in pixels. Seconds are for the steps",
@@ -89,17 +89,34 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
     return lines
 
 
+def _more_passes(results: Sequence[Result]) -> str:
+    """A clause that names the methods with more passes than the others."""
+    longer = [method for method, _ in by_method(results) if method.passes > 1]
+    return "".join(f", {method.passes} times as many for {method.label}" for method in longer)
+
+
 def comparison(results: Sequence[Result]) -> list[str]:
-    """The lines of a table of the differences in Dice from heads alone, with intervals, for one share."""
-    methods = {method.name: of_method for method, of_method in by_method(results)}
-    if "heads" not in methods or len(methods) == 1:
+    """The lines of a table of paired differences in Dice, with intervals, for one share.
+
+    Each method is compared with heads alone, and with the best of all other methods.
+    """
+    found = by_method(results)
+    if len(found) == 1:
         return []
-    lines = ["| Dice above heads alone | mean | 95 % interval |", "|---|--:|--:|"]
-    for method, of_method in by_method(results):
-        if method.name != "heads":
-            gap = paired(of_method, methods["heads"])
-            lines.append(f"| {method.label} | {gap.mean:+.3f} | {gap.low:+.3f} to {gap.high:+.3f} |")
+    heads = next((of_method for method, of_method in found if method.name == "heads"), None)
+    lines = ["| Dice | above heads alone | 95 % interval | above the best other method | | 95 % interval |"]
+    lines.append("|---|--:|--:|--:|---|--:|")
+    for method, of_method in found:
+        others = [pair for pair in found if pair[0] is not method]
+        rival, theirs = max(others, key=lambda pair: _dice(pair[1]))
+        mean, ends = _cells(paired(of_method, heads)) if heads and method.name != "heads" else ("-", "-")
+        most, limits = _cells(paired(of_method, theirs))
+        lines.append(f"| {method.label} | {mean} | {ends} | {most} | {rival.label} | {limits} |")
     return lines
+
+
+def _cells(gap: Difference) -> tuple[str, str]:
+    return f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}"
 
 
 def verdict(results: Sequence[Result]) -> str:
@@ -148,19 +165,23 @@ def draw(results: Sequence[Result]) -> Figure:
 
 
 def draw_curves(results: Sequence[Result]) -> Figure:
-    """Training loss and validation score by epoch, on the largest share: a line per run, a color per method."""
+    """Training loss and validation score over the course of training, on the largest share: a line per run.
+
+    Methods differ in color. They may differ in passes, so the axis is the share of a run's epochs.
+    """
     share = max(result["share"] for result in results)
     score = {"segmentation": ("val_dice", "Dice"), "classification": ("val_accuracy", "accuracy")}[_task(results)]
     figure = Figure(figsize=(11, 4.8), layout="constrained", dpi=120)
     panels = figure.subplots(1, 2)
     for method, of_method in by_method([r for r in results if r["share"] == share]):
         for number, result in enumerate(of_method):
+            last = result["curve"][-1]["epoch"]
             for axes, name in zip(panels, ("loss", score[0]), strict=True):
-                points = [(row["epoch"], row[name]) for row in result["curve"] if name in row]
+                points = [(100 * row["epoch"] / last, row[name]) for row in result["curve"] if name in row]
                 color = _COLORS[METHODS.index(method)]
                 axes.plot(*zip(*points, strict=True), color=color, linewidth=1.2, label="" if number else method.label)
     for axes, title in zip(panels, ("training loss", f"{score[1]} on the validation split"), strict=True):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epochs done, %")
         axes.set_title(title, fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)

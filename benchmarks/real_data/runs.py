@@ -20,8 +20,9 @@ from ht_kernels.files import write_whole
 from ht_kernels.train import Trainer, build, prepare
 from ht_kernels.train.metrics import predict, score
 
+from . import unet
 from .data import Data
-from .methods import Method, Run, Setting
+from .methods import UNET, Method, Run, Setting
 
 CLASSES = {"segmentation": ("background", "lesion"), "classification": ("benign", "malignant")}
 
@@ -50,7 +51,8 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     """Do a run, or read its result if it was done before.
 
     The result has what was trained and how long it took, the learning ``curve`` (a row per epoch), and a row for each
-    test ``image`` as :func:`ht_kernels.train.metrics.score` gives it, computed with the weights of the best epoch.
+    test ``image`` as :func:`ht_kernels.train.metrics.score` gives it, computed with the weights of the best epoch. Only
+    those of hybrid adapters are kept.
 
     Raises:
         InputError: the earlier result has another setting.
@@ -62,13 +64,19 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         if earlier["setting"] != asdict(setting):
             raise InputError(f"{done} is of {earlier['setting']}, not of {setting}: name another folder for the output")
         return earlier
-    model = start(run.method, run.seed, setting, tower)
-    prepare(model, run.method.method)
+    model: Any
+    if run.method.method == UNET:
+        model = unet.start(run.seed)
+    else:
+        model = start(run.method, run.seed, setting, tower)
+        prepare(model, run.method.method)
     train = data.train.share(run.share, run.seed)
     recipe = run.recipe(setting)
     trainer = Trainer(model, recipe, train, data.val, folder, say=lambda _: None)
     resumed, began, worked = trainer.epoch, time.perf_counter(), time.process_time()
     outcome = trainer.run()
+    best = folder / "best.safetensors"
+    load: Any = unet.UNet.load if run.method.method == UNET else HTCLIP.from_checkpoint
     epochs = max(1, outcome.epochs - resumed)
     result = {
         "method": run.method.name,
@@ -84,16 +92,18 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         "seconds_per_epoch": (time.perf_counter() - began) / epochs,
         "cpu_seconds_per_epoch": (time.process_time() - worked) / epochs,
         "curve": _curve(folder / "log.csv"),
-        "images": measure(HTCLIP.from_checkpoint(folder / "best.safetensors"), data),
+        "images": measure(load(best), data),
         "commit": commit(),
         "environment": describe(),
     }
     write_whole(done, json.dumps(result, indent=1).encode(), "the result")
     (folder / "last.pt").unlink()
+    if run.method.adapters.get("variant") != "hybrid":
+        best.unlink()  # the weights of heads and rivals are not used again
     return result
 
 
-def measure(model: HTCLIP, data: Data) -> list[dict[str, Any]]:
+def measure(model: Any, data: Data) -> list[dict[str, Any]]:
     """A row for each test image."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     indices = range(len(data.test))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks import training
-from benchmarks.real_data import beside_published, data, methods, report, statistics, times
+from benchmarks.real_data import beside_published, data, methods, pack, report, runs, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
+from ht_kernels.train import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +87,13 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert text.startswith("3 of 48 runs are finished") and "7 images of the training split and 2 of the val" in text
     assert "| heads alone | 1,000 | 2 | 0.550 ± 0.071 | 0.275 ± 0.035 | 5.5 ± 0.7 | 5.5 ± 0.7 | 9.0 | 3.0 |" in text
     assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
-    assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 |" in text
+    assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
+    assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text
+    assert "14 passes over the training split." in text
+    unet = "\n".join(report.table([*results, result("unet", 0, far)], 48, {}))
+    assert "14 passes over the training split, 4 times as many for UNet from scratch." in unet
+    three = report.comparison([*results, result("lora", 0, dict.fromkeys(names, 0.3))])
+    assert "| LoRA | -0.250 | -0.250 to -0.250 | -0.300 | HT, hybrid (gain) | -0.300 to -0.300 |" in three
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
     assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
     mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
@@ -93,18 +102,22 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
 
 
 def test_shares_get_more_passes_and_fewer_images() -> None:
-    order = list(methods.order())
-    assert [(r.method.name, r.share, r.seed) for r in order[:3]] == [
-        ("heads", 100, 0),
-        ("hybrid_gain", 100, 0),
-        ("hybrid_spectral", 100, 0),
-    ]
-    assert len(order) == len({r.name for r in order})
     setting = methods.Setting("segmentation", "b", 224, 14, "no")
     found = [methods.Run(methods.METHODS[0], share, 2).recipe(setting) for share in methods.PASSES]
     assert [r.epochs for r in found] == [14, 42, 84] and [r.epochs / r.validate_every for r in found] == [14, 14, 14]
     images = [r.epochs * r.ratio for r in found]
     assert images == sorted(images, reverse=True)
+
+
+def test_the_order_of_runs() -> None:
+    """The main methods come first, with all their seeds, then the others, and then the smaller shares."""
+    names = [run.name for run in methods.order("segmentation")]
+    main = ("heads", "hybrid_gain", "hybrid_spectral", "lora", "baseline")
+    assert names[:15] == [f"100-{method}-{seed}" for seed in range(3) for method in main]
+    assert names[15:20] == [f"100-{m}-0" for m in ("freq_enhanced", "noise_aware", "full", "unet")] + ["20-heads-0"]
+    assert len(names) == len(set(names)) == 3 * 19
+    assert not any("unet" in run.name for run in methods.order("classification"))
+    assert len(list(methods.order("segmentation", 2))) == 3 * 2 * 9
 
 
 def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
@@ -122,19 +135,66 @@ def test_near_duplicates_are_removed_from_train_and_val(tmp_path: Path) -> None:
     assert names["train"][1] not in fewer.train.names and names["val"][0] not in fewer.val.names
 
 
+@pytest.mark.parametrize("name", ["heads", "unet"])
+def test_a_run_that_was_stopped_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the curve and scores of one that was not stopped, and no epoch is finished twice."""
+    splits = data.read(make_layout(tmp_path / "data"), "BUSI", "segmentation", 64)
+    setting = methods.Setting("segmentation", "timm/vit_tiny_patch16_224", 64, 2, "no")
+    method = replace(next(m for m in methods.METHODS if m.name == name), passes=1)
+    run, trained, stopped = methods.Run(method, 100, 0), [], tmp_path / "stopped"
+    train_epoch = Trainer._train_epoch
+
+    def counted(trainer: Trainer) -> float:
+        trained.append(trainer.epoch)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train_epoch(trainer)
+
+    whole = runs.do(run, setting, splits, None, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "_train_epoch", counted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.do(run, setting, splits, None, stopped)
+    assert not runs.finished(stopped, [run])
+    resumed = runs.do(run, setting, splits, None, stopped)
+    assert trained == [0, 1, 1] and runs.finished(stopped, [run]) == [resumed]
+    assert resumed["images"] == whole["images"] and resumed["best_epoch"] == whole["best_epoch"]
+    assert [row["loss"] for row in resumed["curve"]] == pytest.approx([row["loss"] for row in whole["curve"]])
+
+
+def test_a_pack_is_read_as_the_data_it_was_made_of(tmp_path: Path) -> None:
+    """Images, masks, labels and splits are the same; the weights are those of the tower in half precision."""
+    root, packed, weights = make_layout(tmp_path / "data"), tmp_path / "pack", tmp_path / "weights.safetensors"
+    save_file({"pos_embed": torch.tensor([1.0, 1 / 3])}, weights)
+    small = ["--image-size", "48", "--tower", str(weights)]
+    assert pack.main([str(root), "--output", str(packed), *small]) == 0
+    for task in data.TASKS:
+        there, here = (data.read(folder, "BUSI", task, 48) for folder in (root, packed))
+        for split in ("train", "val", "test"):
+            one, other = getattr(there, split), getattr(here, split)
+            assert one.names == other.names
+            assert torch.equal(one.images, other.images) and torch.equal(one.targets, other.targets)
+    assert pack.tower_of(root) is None
+    found = load_file(str(pack.tower_of(packed)))["pos_embed"]
+    assert torch.equal(found, torch.tensor([1.0, 1 / 3]).half())
+    assert pack.main([str(tmp_path / "none"), "--output", str(tmp_path / "no"), *small]) == 2
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_runs_are_trained_once_and_measured(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, output = make_layout(tmp_path / "data"), tmp_path / "out"
-    chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral"))
+    chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral", "unet"))
     for module in (methods, report, times):
         monkeypatch.setattr(module, "METHODS", chosen)
     small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64", "--task", task]
     arguments = [str(root), "--output", str(output), "--epochs", "2", "--seeds", "1", "--share", "100", *small]
     assert main(arguments) == 0
     table = list(csv.DictReader((output / "results.csv").open()))
-    assert [r["method"] for r in table] == ["heads", "hybrid_spectral"]
+    assert [r["method"] for r in table] == [m.name for m in chosen if task == "segmentation" or m.name != "unet"]
+    kept = {path.parent.name for path in (output / "runs").glob("*/best.safetensors")}
+    assert kept == {"100-hybrid_spectral-0"} and not list((output / "runs").glob("*/last.pt"))
     saved = json.loads((output / "runs/100-heads-0/result.json").read_text())
     assert len(saved["images"]) == 3 and len(saved["curve"]) == 2
     before = (output / "runs/100-heads-0/result.json").stat().st_mtime_ns
