@@ -98,7 +98,7 @@ def _more_passes(results: Sequence[Result]) -> str:
 def comparison(results: Sequence[Result]) -> list[str]:
     """The lines of a table of paired differences in Dice, with intervals, for one share.
 
-    Each method is compared with heads alone, and with the best of all other methods.
+    Each method is compared with heads alone, and with the one of all other methods that validation calls the best.
     """
     found = by_method(results)
     if len(found) == 1:
@@ -108,7 +108,7 @@ def comparison(results: Sequence[Result]) -> list[str]:
     lines.append("|---|--:|--:|--:|---|--:|")
     for method, of_method in found:
         others = [pair for pair in found if pair[0] is not method]
-        rival, theirs = max(others, key=lambda pair: _dice(pair[1]))
+        rival, theirs = max(others, key=lambda pair: _validated(pair[1]))
         mean, ends = _cells(paired(of_method, heads)) if heads and method.name != "heads" else ("-", "-")
         most, limits = _cells(paired(of_method, theirs))
         lines.append(f"| {method.label} | {mean} | {ends} | {most} | {rival.label} | {limits} |")
@@ -120,13 +120,13 @@ def _cells(gap: Difference) -> tuple[str, str]:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """A sentence that compares the best HT method of one share with the best other method."""
+    """A sentence that compares the best HT method of one share with the best other method, both by validation."""
     found = by_method(results)
     ours = [pair for pair in found if pair[0].method == "ht"]
     others = [pair for pair in found if pair[0].method != "ht"]
     if not ours or not others:
         return "Too few runs are finished to compare HT with the others."
-    (best, mine), (rival, theirs) = (max(pairs, key=lambda pair: _dice(pair[1])) for pairs in (ours, others))
+    (best, mine), (rival, theirs) = (max(pairs, key=lambda pair: _validated(pair[1])) for pairs in (ours, others))
     gap = paired(mine, theirs)
     if gap.low > 0:
         return f"HT wins: {best.label} is above {rival.label}, the best other method, by {_words(gap)}."
@@ -215,8 +215,9 @@ def _task(results: Sequence[Result]) -> str:
     return task
 
 
-def _dice(results: Sequence[Result]) -> float:
-    return stats.mean(summary(result)["dice"] for result in results)
+def _validated(results: Sequence[Result]) -> float:
+    """The mean score on the validation split, by which the best method is chosen: the test split only compares."""
+    return stats.mean(result["val_score"] for result in results)
 
 
 def _words(gap: Difference) -> str:

@@ -31,7 +31,13 @@ def result(method: str, seed: int, dice: dict[str, float | None], share: int = 1
     setting = {"task": "segmentation", "backbone": "b", "image_size": 100, "epochs": 14, "precision": "no"}
     counts = {"train_images": 312, "val_images": 45, "removed": {"train": 7, "val": 2}, "trained_parameters": 1000}
     curve = [{"epoch": 1.0, "loss": 2.0, "val_dice": 0.1}, {"epoch": 2.0, "loss": 1.0}]
-    facts = {"best_epoch": 1, "val_score": 0.1, "seconds_per_epoch": 3.0, "commit": "c", "environment": {}}
+    facts = {
+        "best_epoch": 1,
+        "val_score": max(d or 0 for d in dice.values()),
+        "seconds_per_epoch": 3.0,
+        "commit": "c",
+        "environment": {},
+    }
     return {
         "method": method,
         "share": share,
