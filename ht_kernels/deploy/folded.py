@@ -217,10 +217,6 @@ class FoldedHTCLIP(nn.Module):
         x[:, self.prefix_tokens :] += patches.flatten(2).transpose(1, 2)
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def _check_device(self, frames: Tensor) -> None:
-        if frames.device != self.position.device:
-            raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
-
     @staticmethod
     def classes(logits: Tensor) -> Tensor:
         """The class of each pixel or frame; :func:`ht_kernels.classes.classes_of` says which."""
