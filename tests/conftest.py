@@ -25,7 +25,7 @@ if WORKERS > 1:  # they share the processors, and so do the programs that they s
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--frames", type=int, default=600, help="that tests/video/test_soak.py runs")
+    parser.addoption("--frames", type=int, default=1500, help="that tests/video/test_soak.py runs")
     parser.addoption("--fuzz", action="store_true", help=f"try {fuzz.MANY} inputs in each fuzz test")
 
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -27,35 +28,40 @@ from ht_kernels.video.view import View
 
 pytestmark = pytest.mark.timeout(3600)
 
-ALLOWED = 1e6
-"""Bytes by which a run may grow in each of its quarters; an overlay per frame kept would be 9 kB for each frame."""
+ALLOWED = {"file": 2.5e6, "live address": 12e6}
+"""Bytes by which a run may grow from its middle to its last third.
+
+An overlay of 9 kB kept for each of 1500 frames adds 4.6 MB, which a file's run shows. A live address has threads whose
+buffers come and go, so its memory moves by 3 MB without a leak: only a long run finds a small one there.
+"""
 
 
 class Growth:
-    """Resident memory at the quarters of a run."""
+    """Resident memory along a run, looked at 30 times."""
 
     def __init__(self, count: int) -> None:
-        self._quarter, self._resident = max(count // 4, 1), list[int]()
+        self._every, self._resident = max(count // 30, 1), list[int]()
 
     def see(self, done: int) -> None:
-        if done % self._quarter == 0:
+        if done % self._every == 0:
             gc.collect()
             self._resident.append(psutil.Process().memory_info().rss)
 
-    def bytes(self) -> int:
-        """The least that a quarter after the first added: a leak adds to each, a buffer made once only to one."""
-        return min(after - before for before, after in zip(self._resident, self._resident[1:], strict=False))
+    def bytes(self) -> float:
+        """From the median of the middle third to that of the last; the first third makes buffers that stay."""
+        third = len(self._resident) // 3
+        return median(self._resident[2 * third :]) - median(self._resident[third : 2 * third])
 
 
-def alone(run: Callable[..., tuple[int, dict[str, Any]]], *args: object) -> dict[str, Any]:
+def alone(run: Callable[..., tuple[float, dict[str, Any]]], kind: str, *args: object) -> dict[str, Any]:
     """The report of a run in a new process, after a look at how it grew."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         grown, report = pool.submit(run, *args).result()
-    assert grown < ALLOWED
+    assert grown < ALLOWED[kind]
     return report
 
 
-def file_into_files(folder: Path, count: int) -> tuple[int, dict[str, Any]]:
+def file_into_files(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     torch.set_num_threads(1)
     source = open_source(write_video(folder / "a.mp4", count))
     stream, growth = Stream(folded(), smooth=0.5, crop="auto"), Growth(count)
@@ -69,7 +75,7 @@ def file_into_files(folder: Path, count: int) -> tuple[int, dict[str, Any]]:
     return growth.bytes(), stream.report()
 
 
-def live_address_into_view(count: int) -> tuple[int, dict[str, Any]]:
+def live_address_into_view(count: int) -> tuple[float, dict[str, Any]]:
     torch.set_num_threads(1)
     camera, screen, done = View(0), View(0), threading.Event()
     pictures = [to_rgb(frame) for frame in frames(10)]
@@ -105,11 +111,11 @@ def live_address_into_view(count: int) -> tuple[int, dict[str, Any]]:
 
 def test_a_file(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     count = pytestconfig.getoption("--frames")
-    report = alone(file_into_files, tmp_path, count)
+    report = alone(file_into_files, "file", tmp_path, count)
     assert report["states"] == {"ok": count}
 
 
 def test_a_live_address(pytestconfig: pytest.Config) -> None:
     count = pytestconfig.getoption("--frames")
-    report = alone(live_address_into_view, count)
+    report = alone(live_address_into_view, "live address", count)
     assert report["frames"] == count and report["reconnects"] == 0 and report["latency_ms"]["mask_age"]["p50"] > 0
