@@ -23,5 +23,11 @@ def test_the_largest_of_several_logits_wins() -> None:
     assert names_of(2, ("tissue", "lesion")) == ("tissue", "lesion") and names_of(2, None) == ("class 0", "class 1")
 
 
+def test_the_larger_of_two_logits_wins_and_the_first_of_equal_ones() -> None:
+    logits = torch.tensor([[[[-2.0, 0.0, 0.5]], [[-1.0, 0.0, 0.4]]]])
+    assert classes_of(logits).tolist() == [[[1, 0, 0]]] == logits.argmax(1).tolist()
+    assert classes_of(logits).dtype == torch.uint8
+
+
 def test_more_classes_than_a_byte_holds() -> None:
     assert classes_of(torch.eye(300)[[299, 255]]).tolist() == [299, 255]

@@ -186,31 +186,41 @@ def test_a_pack_is_read_as_the_data_it_was_made_of(tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def arguments(tmp_path: Path, *more: str) -> list[str]:
+    small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64", "--seeds", "1", "--share", "100"]
+    return [str(make_layout(tmp_path / "data")), "--output", str(tmp_path / "out"), *small, *more]
+
+
+def test_classification_has_its_own_table_and_picture(tmp_path: Path) -> None:
+    known = arguments(tmp_path, "--task", "classification", "--epochs", "1", "--only", "heads")
+    assert main(known) == 0
+    (row,) = csv.DictReader((tmp_path / "out/results.csv").open())
+    assert row["method"] == "heads" and 0 <= float(row["auc"]) <= 1
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"chart.png", "curves.png", "reliability.png"}
+
+
 def test_runs_are_trained_once_and_measured(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, output = make_layout(tmp_path / "data"), tmp_path / "out"
+    output = tmp_path / "out"
     chosen = tuple(m for m in methods.METHODS if m.name in ("heads", "hybrid_spectral", "unet"))
     for module in (methods, report, times):
         monkeypatch.setattr(module, "METHODS", chosen)
-    small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64", "--task", task]
-    arguments = [str(root), "--output", str(output), "--epochs", "2", "--seeds", "1", "--share", "100", *small]
-    assert main(arguments) == 0
+    known = arguments(tmp_path, "--epochs", "2")
+    assert main(known) == 0
     table = list(csv.DictReader((output / "results.csv").open()))
-    assert [r["method"] for r in table] == [m.name for m in chosen if task == "segmentation" or m.name != "unet"]
+    assert [r["method"] for r in table] == [m.name for m in chosen]
     kept = {path.parent.name for path in (output / "runs").glob("*/best.safetensors")}
     assert kept == {"100-hybrid_spectral-0"} and not list((output / "runs").glob("*/last.pt"))
     saved = json.loads((output / "runs/100-heads-0/result.json").read_text())
     assert len(saved["images"]) == 3 and len(saved["curve"]) == 2
     before = (output / "runs/100-heads-0/result.json").stat().st_mtime_ns
-    assert main([*arguments, "--times", "0.01"]) == 0 and main(arguments) == 0
+    assert main([*known, "--times", "0.01"]) == 0 and main(known) == 0
     assert (output / "runs/100-heads-0/result.json").stat().st_mtime_ns == before
     measured = json.loads((output / "times.json").read_text())
     assert set(measured["heads"]) == {"published", "ours"} and set(measured["hybrid_spectral"]) == {"ours"}
-    pictures = {"chart.png", "curves.png"} | ({"reliability.png"} if task == "classification" else set())
-    assert {path.name for path in output.glob("*.png")} == pictures
-    assert main([*arguments, "--epochs", "3"]) == 2
+    assert {path.name for path in output.glob("*.png")} == {"chart.png", "curves.png"}
+    assert main([*known, "--epochs", "3"]) == 2
     assert "name another folder" in capsys.readouterr().err
 
 
