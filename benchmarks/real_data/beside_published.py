@@ -8,7 +8,6 @@ by rounding only, which a training amplifies; the figures are both curves, how f
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import sys
 import time
@@ -26,6 +25,7 @@ from ht_kernels.train import Examples, prepare
 from ht_kernels.train.augment import augment
 from ht_kernels.train.losses import loss_for
 from ht_kernels.train.metrics import score, summarize
+from ht_kernels.train.recipe import Recipe
 
 from .. import figures
 from . import data
@@ -70,35 +70,26 @@ def both(run: Run, setting: Setting, splits: data.Data, tower: str | None) -> li
             module.p = 0.0
     models: dict[str, nn.Module] = {"published": PublishedHTCLIP.like(ours.train()), "ours": ours}
     recipe, loss = run.recipe(setting), loss_for(setting.task, 2)
-    steps = recipe.epochs * -(-len(splits.train) // BATCH)
     chosen = {kind: [p for p in model.parameters() if p.requires_grad] for kind, model in models.items()}
     optimizers = {
         kind: torch.optim.AdamW(parameters, recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay)
         for kind, parameters in chosen.items()
     }
-    warmup = recipe.warmup * -(-len(splits.train) // BATCH)
-
-    def share(step: int) -> float:
-        """The learning rate of a step, as a share of the recipe's: a linear warm-up, then a cosine to zero."""
-        return (
-            (step + 1) / warmup if step < warmup else math.cos(math.pi * (step - warmup) / (steps - warmup)) / 2 + 0.5
-        )
-
-    schedules = {kind: torch.optim.lr_scheduler.LambdaLR(optimizer, share) for kind, optimizer in optimizers.items()}
     rows: dict[str, dict[str, Any]] = {
         kind: {"way": kind, "losses": [], "dice": [], "seconds": 0.0, "images": recipe.epochs * len(splits.train)}
         for kind in models
     }
     for epoch in range(recipe.epochs):
-        for images, masks in batches(splits.train, run.seed, epoch, recipe.augment):
+        for images, masks in batches(splits.train, recipe, epoch):
+            step = len(rows["ours"]["losses"])
             for kind, model in models.items():
                 began = time.perf_counter()
                 value = loss(model(images), masks)
                 value.backward()
                 nn.utils.clip_grad_norm_(chosen[kind], recipe.clip or torch.inf)
+                optimizers[kind].param_groups[0]["lr"] = recipe.rate_at(step, len(splits.train), recipe.learning_rate)
                 optimizers[kind].step()
                 optimizers[kind].zero_grad()
-                schedules[kind].step()
                 rows[kind]["seconds"] += time.perf_counter() - began
                 rows[kind]["losses"].append(float(value.detach()))
         for kind, model in models.items():
@@ -107,15 +98,15 @@ def both(run: Run, setting: Setting, splits: data.Data, tower: str | None) -> li
     return list(rows.values())
 
 
-def batches(train: Examples, seed: int, epoch: int, kind: str) -> list[tuple[Tensor, Tensor]]:
+def batches(train: Examples, recipe: Recipe, epoch: int) -> list[tuple[Tensor, Tensor]]:
     """The batches of an epoch: augmented images (B, 3, S, S) in [0, 1] and masks (B, S, S)."""
     order = list(range(len(train)))
-    random.Random(f"{seed} {epoch}").shuffle(order)
+    random.Random(f"{recipe.seed} {epoch}").shuffle(order)
     made = []
-    for first in range(0, len(order), BATCH):
+    for first in range(0, len(order), recipe.batch):
         pairs = [
-            augment(train.images[i], train.targets[i], kind, random.Random(f"{seed} {epoch} {i}"))
-            for i in order[first : first + BATCH]
+            augment(train.images[i], train.targets[i], recipe.augment, random.Random(f"{recipe.seed} {epoch} {i}"))
+            for i in order[first : first + recipe.batch]
         ]
         images = torch.stack([image for image, _ in pairs]).float() / 255
         masks = torch.stack([mask for _, mask in pairs if mask is not None])

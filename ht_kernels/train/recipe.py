@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ht_kernels.errors import InputError
@@ -93,6 +94,18 @@ class Recipe:
                 f"learning_rate is {self.learning_rate} and warmup {self.warmup} of {self.epochs} epochs; expected a "
                 "positive rate, and a warm-up shorter than the training"
             )
+
+    def rate_at(self, step: int, images: int, peak: float) -> float:
+        """The learning rate of a step, counted from 0: a linear warm-up to ``peak``, then a cosine to the final rate.
+
+        ``images`` is the number of images that an epoch trains on.
+        """
+        per_epoch = math.ceil(images / self.batch)
+        warmup, steps = self.warmup * per_epoch, self.epochs * per_epoch
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        cosine = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+        return self.final_learning_rate + (peak - self.final_learning_rate) * cosine
 
 
 RECIPES = {

@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,43 +238,34 @@ class Trainer:
         return torch.stack(images).to(device).float() / 255, torch.stack(targets).to(device).long()
 
     def _learning_rate(self, peak: float) -> float:
-        """The learning rate of the current step: a linear warm-up to ``peak``, then a cosine to the final rate."""
-        recipe = self.recipe
-        per_epoch = math.ceil(len(self.train) / recipe.batch)
-        warmup, steps = recipe.warmup * per_epoch, recipe.epochs * per_epoch
-        if self.step < warmup:
-            return peak * (self.step + 1) / warmup
-        cosine = (1 + math.cos(math.pi * (self.step - warmup) / (steps - warmup))) / 2
-        return recipe.final_learning_rate + (peak - recipe.final_learning_rate) * cosine
+        return self.recipe.rate_at(self.step, len(self.train), peak)
 
     def _validate(self) -> dict[str, float]:
         """Return the scores on the validation split, and save the weights if they are the best so far.
 
         If the recipe averages weights, the averaged ones are validated and saved.
         """
-        if self.average is None:
-            return self._validate_weights()
-        with self.average.in_place():
-            return self._validate_weights()
+        with nullcontext() if self.average is None else self.average.in_place():
+            summary = self._scores()
+            value = summary[SCORES[self.model.config.task]]
+            self.waited += 1
+            if value > self.best:
+                self.best, self.best_epoch, self.waited = value, self.epoch, 0
+                if self.accelerator.is_main_process:
+                    merged(self.model, self.recipe.method).save(self.output / "best.safetensors")
+        return {f"val_{name}": number for name, number in summary.items()}
 
-    def _validate_weights(self) -> dict[str, float]:
+    def _scores(self) -> dict[str, float]:
+        """The summary of the validation split, of which each process computes a part."""
         world = self.accelerator
         mine = range(world.process_index, len(self.val), world.num_processes)
         predictions = predict(self.model, self.val, mine, self.recipe.batch, world.device)
         if self.contrastive:
             found = dict(gather_object(list(zip(mine, predictions, strict=True))))
             images = torch.stack([found[i] for i in range(len(self.val))])
-            summary = recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
-        else:
-            classes = class_count(self.model.config.num_classes)
-            summary = summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
-        value = summary[SCORES[self.model.config.task]]
-        self.waited += 1
-        if value > self.best:
-            self.best, self.best_epoch, self.waited = value, self.epoch, 0
-            if world.is_main_process:
-                merged(self.model, self.recipe.method).save(self.output / "best.safetensors")
-        return {f"val_{name}": number for name, number in summary.items()}
+            return recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
+        classes = class_count(self.model.config.num_classes)
+        return summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
 
     def _warn_of_background(self) -> None:
         """Say so if no pixel of any training image was predicted as foreground in the epoch."""

@@ -225,7 +225,7 @@ def test_runs_are_trained_once_and_measured(
 
 
 def test_both_ways_have_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside_published, "BATCH", 2)
+    monkeypatch.setattr(methods, "BATCH", 2)
     small = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "32", "--epochs", "2"]
     root = str(make_layout(tmp_path / "data"))
     assert beside_published.main([root, *small, "--output", str(tmp_path / "out")]) == 0
