@@ -67,7 +67,8 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
         f"{len(first['images'])} test images, {first['val_images']} to validate;",
         f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
         "as near duplicates. Means and standard deviations over seeds; distances in pixels. Seconds are for the steps",
-        "of a pass over the training split, the published way and ours.",
+        "of a pass over the training split, the published way and ours. Intervals are over test images, averaged over",
+        "the seeds that there are: they do not say how much another seed would change.",
     )
     lines = [" ".join(words)]
     for share in PASSES:
@@ -86,6 +87,7 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
             lines.append(f"| {' | '.join(cells)} |")
         if setting["task"] == "segmentation":
             lines += ["", *comparison(of_share), "", verdict(of_share)]
+            lines += ["", along_the_way(of_share)]
     return lines
 
 
@@ -138,6 +140,24 @@ def verdict(results: Sequence[Result]) -> str:
         f"HT does not win for certain: {best.label} differs from {rival.label}, the best other method, by "
         f"{gap.mean:+.3f} in mean Dice (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
     )
+
+
+def along_the_way(results: Sequence[Result]) -> str:
+    """A sentence on each HT method: in how many validations, from the second on, it was not below heads alone.
+
+    Runs of the same seed are compared. The sentence is empty if there is nothing to compare.
+    """
+    curves = {(r["method"], r["seed"]): [row["val_dice"] for row in r["curve"] if "val_dice" in row] for r in results}
+    parts = []
+    for method, of_method in by_method(results):
+        seeds = [r["seed"] for r in of_method if ("heads", r["seed"]) in curves]
+        if method.method != "ht" or not seeds:
+            continue
+        pairs = [pair for s in seeds for pair in zip(curves[method.name, s][1:], curves["heads", s][1:], strict=False)]
+        parts.append(f"{method.label} in {sum(ht >= heads for ht, heads in pairs)} of {len(pairs)}")
+    if not parts:
+        return ""
+    return f"Validations from the second on in which HT was not below heads alone of the same seed: {', '.join(parts)}."
 
 
 def draw(results: Sequence[Result]) -> Figure:

@@ -107,6 +107,17 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "Too few runs" in report.verdict(results[:2])
 
 
+def test_the_report_counts_where_ht_was_below_heads_alone() -> None:
+    """Each seed is compared with its own, and the first validation does not count."""
+    results = [result(method, seed, {"a": 0.5}) for seed in range(2) for method in ("heads", "hybrid_gain")]
+    for found, scores in zip(
+        results, ([0.9, 0.5, 0.5], [0.1, 0.5, 0.6], [0.2, 0.7, 0.6], [0.3, 0.8, 0.5]), strict=True
+    ):
+        found["curve"] = [{"epoch": float(i + 1), "loss": 1.0, "val_dice": s} for i, s in enumerate(scores)]
+    assert report.along_the_way(results).endswith("of the same seed: HT, hybrid (gain) in 3 of 4.")
+    assert report.along_the_way(results[:1]) == ""
+
+
 def test_shares_get_more_passes_and_fewer_images() -> None:
     setting = methods.Setting("segmentation", "b", 224, 14, "no")
     found = [methods.Run(methods.METHODS[0], share, 2).recipe(setting) for share in methods.PASSES]
