@@ -106,7 +106,8 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
     A ``backbone`` that is a module gets its adapters, in place, before the file's tensors are compared with it.
 
     Raises:
-        InputError: no weights ship under the name; or the file is missing, damaged or of another format, holds code, or does not fit the model.
+        InputError: no weights ship under the name; or the file is missing, damaged or of another format, holds code, or
+            does not fit the model.
     """
     path = locate(path)
     content = read_content(path, "checkpoint")

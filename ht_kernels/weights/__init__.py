@@ -7,7 +7,7 @@ from pathlib import Path
 from ht_kernels.errors import InputError
 
 BREAST = Path(__file__).with_name("breast.safetensors")
-"""Lesion segmentation of breast ultrasound, trained on BUSI; see its model card, docs/breast.md. Not a medical device."""
+"""Lesion segmentation of breast ultrasound, trained on BUSI; docs/breast.md is its model card. Not a medical device."""
 
 PHANTOM = Path(__file__).with_name("phantom.safetensors")
 """Lesion segmentation, trained on simulated phantoms only; not for patients."""

@@ -54,7 +54,7 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert locate(path) == Path(path)
     Path("breast").write_bytes(b"mine")
     assert locate("breast") == Path("breast")
-    with pytest.raises(InputError, match="there is no file brest, .* one of breast, phantom"):
+    with pytest.raises(InputError, match=r"there is no file brest, .* one of breast, phantom"):
         locate("brest")
 
 
