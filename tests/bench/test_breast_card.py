@@ -59,10 +59,10 @@ def test_groups() -> None:
     rows = [
         row("a", 1, area=0.01),
         row("b", 1, area=0.02, contrast=0.76),
-        row("c", 1, area=0.10, contrast=0.74, shadow=math.nan),
+        row("c", 1, area=0.10, contrast=0.74, shadow=0.5),
         row("d", 1, area=0.11, contrast=1.24, shadow=0.75),
         row("e", 1, area=0.30, contrast=1.26, shadow=0.76),
-        row("f", 1, area=0.40),
+        row("f", 1, area=0.40, shadow=math.nan),
     ]
     found = measures.groups(rows, {"a": "benign", "b": "malignant", "c": "benign"}, {"a", "f"})
     members = {group.name: "".join("abcdef"[i] for i in np.flatnonzero(group.chosen)) for group in found}
@@ -73,12 +73,12 @@ def test_groups() -> None:
         "middle": "cd",
         "large": "ef",
         "isoechoic": "bd",
-        "shadowed": "d",
-        "none of the three": "cef",
+        "shadowed": "cd",
+        "none of the three": "ef",
         "with a near duplicate": "bcde",
         "without one": "af",
     }
-    assert [measures.reasons(found, i) for i in (1, 2, 3)] == [["small", "isoechoic"], [], ["isoechoic", "shadowed"]]
+    assert [measures.reasons(found, i) for i in (1, 3, 4)] == [["small", "isoechoic"], ["isoechoic", "shadowed"], []]
 
 
 def test_estimates_are_those_of_the_study_with_intervals() -> None:
