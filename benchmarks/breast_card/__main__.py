@@ -102,7 +102,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], found: Sequence[Group], image_s
     lines += [f"| {label} | {' | '.join(of_splits)} |" for label, of_splits in cells.items()]
     lines += [
         "",
-        f"Means over images, with 95 % intervals of the bootstrap over images. HD95 is in pixels of an image of "
+        "Means over images, with 95 % intervals of the bootstrap over images. HD95 is in pixels of an image of "
         f"{image_size} x {image_size}; *found* leaves out images in which nothing was found, *all* counts each of them "
         "as the image's diagonal. The model was trained once, so the intervals do not cover what another seed of the "
         "training would change.",

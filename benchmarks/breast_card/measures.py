@@ -108,25 +108,23 @@ def groups(rows: Sequence[Row], kinds: Mapping[str, str], alone: set[str]) -> li
     low, high = np.quantile(area, (1 / 3, 2 / 3))
     small, large = area <= low, area > high
     isoechoic, shadowed = abs(contrast - 1) < ALIKE, shadow <= 1 - ALIKE
-    known = np.array([row["name"] in alone for row in rows])
+    known, share = np.array([row["name"] in alone for row in rows]), f"{100 * ALIKE:.0f} %"
     found = [
         Group(kind, "by the label of the data set", np.array([kinds.get(row["name"]) == kind for row in rows]))
         for kind in sorted(set(kinds.values()))
     ]
     found += [
-        Group("small", f"the third of the images with the smallest lesions, up to {low:.1%} of the image", small),
+        Group("small", f"the third with the smallest lesions, up to {100 * low:.1f} % of the image", small),
         Group("middle", "the third between", ~small & ~large),
-        Group("large", f"the third with the largest lesions, more than {high:.1%} of the image", large),
+        Group("large", f"the third with the largest lesions, more than {100 * high:.1f} % of the image", large),
         Group(
             "isoechoic",
-            f"the lesion's mean gray differs by less than {ALIKE:.0%} from that of a ring around it, whose width is a "
+            f"the lesion's mean gray differs by less than {share} from that of a ring around it, whose width is a "
             f"{RING}th of the image's",
             isoechoic,
         ),
         Group(
-            "shadowed",
-            f"below the lesion it is at least {ALIKE:.0%} darker than to the left and right of there",
-            shadowed,
+            "shadowed", f"below the lesion it is at least {share} darker than to the left and right of there", shadowed
         ),
         Group("none of the three", f"neither {', '.join(HARD[:-1])} nor {HARD[-1]}", ~(small | isoechoic | shadowed)),
         Group("with a near duplicate", "one is in the training or validation split", ~known),

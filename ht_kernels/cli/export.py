@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
         config = folded.config
-        whole = config.pretrained or model.trained_before or ":" in (config.backbone or "")  # hf-hub:... has weights
-        if not whole:
+        in_file = any(".mona." not in name for name in model.trained_before)
+        if not (config.pretrained or in_file or ":" in (config.backbone or "")):  # hf-hub:... brings its weights
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         with terminal.step(f"writing ONNX in {args.precision}"):
