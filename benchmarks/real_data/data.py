@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
@@ -40,17 +41,21 @@ def read(root: Path, dataset: str, task: str, image_size: int) -> Data:
     and so is an image of the training split that is one of a test or validation image.
     """
     train, val, test = (read_examples(TASKS[task](root, dataset, s, image_size)) for s in ("train", "val", "test"))
-    fewer_val = _without_twins(val, [test])
-    fewer_train = _without_twins(train, [test, fewer_val])
+    fewer_val = without_twins(val, [test])
+    fewer_train = without_twins(train, [test, fewer_val])
     removed = {"train": len(train) - len(fewer_train), "val": len(val) - len(fewer_val)}
     return Data(fewer_train, fewer_val, test, removed)
 
 
-def _without_twins(examples: Examples, others: Sequence[Examples]) -> Examples:
+def without_twins(examples: Examples, others: Sequence[Examples]) -> Examples:
     """The examples that have no near duplicate among the others."""
-    images = [image for part in (examples, *others) for image in part.images]
-    hashes = [difference_hash(Image.fromarray(np.asarray(image[0]))) for image in images]
-    twins = {i for i, j in near_duplicates(hashes) if i < len(examples) <= j}
+    together = [each for part in (examples, *others) for each in hashes(part)]
+    twins = {i for i, j in near_duplicates(together) if i < len(examples) <= j}
     kept = [i for i in range(len(examples)) if i not in twins]
     names = tuple(examples.names[i] for i in kept)
     return replace(examples, images=examples.images[kept], targets=examples.targets[kept], names=names)
+
+
+def hashes(examples: Examples) -> list[NDArray[np.bool_]]:
+    """The difference hash of each image, for :func:`ht_kernels.data.prepare.duplicates.near_duplicates`."""
+    return [difference_hash(Image.fromarray(np.asarray(image[0]))) for image in examples.images]

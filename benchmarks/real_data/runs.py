@@ -109,10 +109,10 @@ def measure(model: Any, data: Data) -> list[dict[str, Any]]:
     indices = range(len(data.test))
     predictions = predict(model.to(device), data.test, indices, 16, device)
     rows = score(data.test, indices, predictions, model.config.num_classes)
-    return [{name: _number(value) for name, value in row.items()} for row in rows]
+    return [{name: plain(value) for name, value in row.items()} for row in rows]
 
 
-def _number(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value, or None for nan, which JSON has no word for."""
     return None if isinstance(value, float) and math.isnan(value) else value
 

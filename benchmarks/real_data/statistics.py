@@ -40,17 +40,23 @@ def summary(result: Result) -> dict[str, float]:
         truth, chance = _labels(images)
         calibration = {"brier": float(((chance - truth) ** 2).mean()), "ece": calibration_error(truth, chance)}
         return {"auc": scores["auc"], "accuracy": scores["accuracy"], **calibration}
-    diagonal = result["setting"]["image_size"] * math.sqrt(2)
-    lesions = [row for row in images if row["dice"] is not None]
-    found = [row["hd95"] for row in lesions if row["hd95"] is not None]
-    missed = len(lesions) - len(found)
-    return {
-        "dice": float(np.mean([row["dice"] for row in lesions])),
-        "iou": float(np.mean([row["iou"] for row in lesions])),
-        "hd95_found": float(np.mean(found)) if found else math.nan,
-        "hd95_all": float(np.mean([*found, *[diagonal] * missed])),
-        "missed": missed,
-    }
+    values = overlaps_and_distances(images, result["setting"]["image_size"])
+    found = values["hd95_found"][~np.isnan(values["hd95_found"])]
+    means = {name: float(each.mean()) for name, each in values.items()}
+    means["hd95_found"] = float(found.mean()) if len(found) else math.nan
+    return {**means, "missed": len(values["dice"]) - len(found)}
+
+
+def overlaps_and_distances(images: Sequence[dict[str, Any]], image_size: int) -> dict[str, Array]:
+    """The figures of segmentation that :func:`summary` averages, for each image with a lesion.
+
+    ``hd95_found`` is nan for an image in which nothing was found.
+    """
+    dice, iou, found = (np.array([row[name] for row in images], dtype=float) for name in ("dice", "iou", "hd95"))
+    lesion = ~np.isnan(dice)
+    everywhere = np.where(np.isnan(found), image_size * math.sqrt(2), found)
+    values = {"dice": dice, "iou": iou, "hd95_found": found, "hd95_all": everywhere}
+    return {name: each[lesion] for name, each in values.items()}
 
 
 def calibration_error(truth: Array, chance: Array) -> float:

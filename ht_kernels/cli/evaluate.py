@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="a file that ht-kernels train wrote; or the word clip for the CLIP model of --backbone and --pretrained, "
-        "without adapters",
+        help=f"a file that ht-kernels train wrote; {model_options.NAMES}; or the word clip for the CLIP model of "
+        "--backbone and --pretrained, without adapters",
     )
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     parser.add_argument(

@@ -30,7 +30,10 @@ _FRAMES = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="trained model, in our format or the published one"
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help=f"trained model, in our format or the published one; {model_options.NAMES}",
     )
     parser.add_argument(
         "--output",
@@ -103,13 +106,15 @@ def run(args: argparse.Namespace) -> int:
     engine_report = None
     with terminal.interruptible(), _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
-            folded = ht.fold(model_options.load_model(args)[0])
+            model, _ = model_options.load_model(args)
+            folded = ht.fold(model)
             frames = sample_frames(source, folded.image_size, _FRAMES)
             terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
         config = folded.config
-        if config.pretrained is None and ":" not in (config.backbone or ""):  # hf-hub:... brings its weights
+        in_file = any(".mona." not in name for name in model.trained_before)
+        if not (config.pretrained or in_file or ":" in (config.backbone or "")):  # hf-hub:... brings its weights
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         with terminal.step(f"writing ONNX in {args.precision}"):

@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.weights import SHIPPED
+
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
 
 TOWER = ("backbone", "pretrained", "image_size")
 """The names of the options that :func:`add_tower_arguments` adds."""
+
+NAMES = f"or {' or '.join(SHIPPED)}, whose weights come with the package"
+"""What the help of an option that takes a checkpoint says of :func:`ht_kernels.weights.locate`."""
 
 UNTRAINED = (
     "The weights are untrained: the masks show that everything runs, not anatomy. "
@@ -24,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> No
 
     With ``exported`` the help says that ``--checkpoint`` may also name a file of ``ht-kernels export``.
     """
-    help = "trained adapters and heads, in our format or the published one"
+    help = "trained adapters and heads, in our format or the published one; "
     if exported:
-        help += "; or a file of ht-kernels export"
+        help += "a file of ht-kernels export; "
+    help += NAMES
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=help)
     add_tower_arguments(parser)
 

@@ -117,22 +117,24 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     from ht_kernels.deploy import Session
     from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.manifest import is_exported
+    from ht_kernels.weights import locate
 
     def show(phase: str) -> None:
         print(f"building an engine: {phase}", file=sys.stderr, flush=True)
 
     runtime = args.runtime
     on_gpu = runtime == "cuda_graph" or (runtime is None and torch.cuda.is_available())
-    exported = args.checkpoint is not None and is_exported(args.checkpoint)
+    path = args.checkpoint and locate(args.checkpoint)
+    exported = path is not None and is_exported(path)
     if args.precision != "fp32" and (exported or not on_gpu):
         raise InputError(
             f"--precision {args.precision} is for a checkpoint on a GPU with --runtime cuda_graph; an exported file "
             "has its own precision, and the CPU computes fp32"
         )
     if exported and model_options.given(args, *model_options.TOWER):
-        raise InputError(f"{args.checkpoint} has its tower in it: leave --backbone, --pretrained and --image-size out")
+        raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
     if exported:
-        return Session.open(args.checkpoint, runtime=runtime, progress=show), True
+        return Session.open(path, runtime=runtime, progress=show), True
     if on_gpu:
         gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
     model, trained = model_options.load_model(args)

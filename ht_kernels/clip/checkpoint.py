@@ -25,6 +25,7 @@ from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
+from ht_kernels.weights import locate
 
 from .injection import adapters
 from .weight_file import outline, read_content, read_metadata, unwrap
@@ -92,7 +93,8 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
     """Make a model from a checkpoint.
 
     Args:
-        path: a file in our format, or a torch file with one of these: a state dict of adapters only;
+        path: the name of weights that ship (:data:`ht_kernels.weights.SHIPPED`), a file in our format, or a torch file
+            with one of these: a state dict of adapters only;
             ``{"reduces", "blocks", "seg_head" | "cls_head", "mona"}``, with an empty ``mona`` for a model without
             adapters; the state dict of a whole task model, whose tower is not read. A state dict may lie under a key
             that training scripts use (:data:`ht_kernels.clip.weight_file.WRAPPERS`).
@@ -104,9 +106,10 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
     A ``backbone`` that is a module gets its adapters, in place, before the file's tensors are compared with it.
 
     Raises:
-        InputError: the file is missing, damaged or of another format, holds code, or does not fit the model.
+        InputError: no weights ship under the name; or the file is missing, damaged or of another format, holds code, or
+            does not fit the model.
     """
-    path = Path(path)
+    path = locate(path)
     content = read_content(path, "checkpoint")
     form = overrides.pop("spectral", None)
     metadata = read_metadata(path)

@@ -231,7 +231,10 @@ class HTCLIP(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **overrides: Any) -> HTCLIP:
-        """Load a checkpoint in our format or a published one; see :func:`ht_kernels.clip.checkpoint.load`."""
+        """Load a checkpoint: a file in our format or a published one, or ``"breast"`` or ``"phantom"``, which ship.
+
+        :func:`ht_kernels.clip.checkpoint.load` describes the arguments.
+        """
         from .checkpoint import load
 
         return load(path, **overrides)

@@ -1,16 +1,23 @@
-"""The weights that ship: they load offline, are small, and segment phantoms."""
+"""The weights that ship: they load offline and by name, are small, and segment phantoms."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 
 import ht_kernels as ht
+from ht_kernels.cli import main, stream
+from ht_kernels.data.phantom import draw_phantom, simulate
+from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.dice import dice
+from ht_kernels.errors import InputError
 from ht_kernels.train import simulate_examples
 from ht_kernels.train.metrics import predict, score, summarize
-from ht_kernels.weights import PHANTOM
+from ht_kernels.video.example import example_clip
+from ht_kernels.weights import BREAST, PHANTOM, locate
 
 
 def test_segments_phantoms_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -23,3 +30,56 @@ def test_segments_phantoms_without_network(monkeypatch: pytest.MonkeyPatch, tmp_
     model.save(tmp_path / "again.safetensors")  # the trained tower goes with it
     again = ht.HTCLIP.from_checkpoint(tmp_path / "again.safetensors")
     assert torch.equal(predict(again, examples, range(20), 10, "cpu"), before)
+
+
+def test_breast_segments_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not trained on phantoms, but finds a dark lesion in one."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
+    assert BREAST.stat().st_size <= 36 * 10**6
+    model = ht.HTCLIP.from_checkpoint("breast").eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and model.config.class_names[1] == "lesion"
+    size = model.config.image_size
+    samples = [simulate(draw_phantom(seed, size=(size, size), kind="hypoechoic"), seed) for seed in (0, 1)]
+    images = torch.stack([torch.from_numpy(sample.image) for sample in samples])[:, None]
+    with torch.no_grad():
+        logits, distances = model.with_distance(images.float() / 255)
+    overlaps = [dice(mask.numpy() > 0, s.mask > 0) for mask, s in zip(logits.argmax(1), samples, strict=True)]
+    assert sum(overlaps) / 2 > 0.7 and distances.isfinite().all()
+
+
+def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("breast") == BREAST and locate(Path("phantom")) == PHANTOM
+    for path in ("breast.safetensors", "runs/breast", str(tmp_path / "phantom")):
+        assert locate(path) == Path(path)
+    Path("breast").write_bytes(b"mine")
+    assert locate("breast") == Path("breast")
+    with pytest.raises(InputError, match=r"there is no file brest, .* one of breast, phantom"):
+        locate("brest")
+
+
+def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside what ``export phantom --output phantom.onnx`` wrote, the name still is that of the weights."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "phantom", "--output", "phantom.onnx"]) == 0
+    assert Path("phantom.json").is_file() and "random weights" not in capsys.readouterr().err
+    parser = argparse.ArgumentParser()
+    stream.add_arguments(parser)
+    model, trained = stream.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom"]))
+    assert isinstance(model, FoldedHTCLIP) and trained
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export"],
+        ["inspect"],
+        ["evaluate", "--phantoms", "1"],
+        ["train", "--task", "segmentation", "--phantoms", "1", "--from"],
+        ["stream", str(example_clip()), "--checkpoint"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_unknown_names(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "brest", "--output", str(tmp_path / "out")]) == 2
+    assert "there is no file brest" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
