@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CHECKPOINT",
         help="start from its tower, and from its heads where task and classes are the same; options of the model that "
-        "are not given are its own",
+        f"are not given are its own; a file, {model_options.NAMES}",
     )
     model.add_argument(
         "--keep-adapters",

@@ -19,13 +19,13 @@ SHIPPED = {"breast": BREAST, "phantom": PHANTOM}
 def locate(checkpoint: str | Path) -> Path:
     """Return the file of a checkpoint that is given as a path or as the name of weights that ship.
 
-    What exists under a path is meant by it. Otherwise a word without a suffix is a name, and anything else is a path.
+    A file that exists is meant by its path. Otherwise a word without a suffix is a name, and anything else is a path.
 
     Raises:
         InputError: no weights ship under the name.
     """
     path = Path(checkpoint)
-    if path.exists() or path.suffix or path.name != str(path):
+    if path.is_file() or path.suffix or path.name != str(path):
         return path
     if path.name not in SHIPPED:
         raise InputError(

@@ -52,6 +52,9 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert locate("breast") == BREAST and locate(Path("phantom")) == PHANTOM
     for path in ("breast.safetensors", "runs/breast", str(tmp_path / "phantom")):
         assert locate(path) == Path(path)
+    Path("breast").mkdir()
+    assert locate("breast") == BREAST  # as a folder that an export was asked to write
+    Path("breast").rmdir()
     Path("breast").write_bytes(b"mine")
     assert locate("breast") == Path("breast")
     with pytest.raises(InputError, match=r"there is no file brest, .* one of breast, phantom"):
