@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -22,7 +23,7 @@ from .breast import Segmented
 from .clips import HeartClip, PhantomClip
 from .comparison import Comparison
 
-MASK = tuple(channel / 255 for channel in COLORS[1])
+MASK = "#{:02x}{:02x}{:02x}".format(*COLORS[1])
 """The colour of a mask, as in the overlay of a stream."""
 
 TRUTH = "#ffaa00"
@@ -40,7 +41,7 @@ def draw(breast: Sequence[Segmented], phantom: PhantomClip, heart: HeartClip, co
     The model that made ``breast`` and ``heart`` must be calibrated, so that every frame has a distance.
     """
     figure = Figure(figsize=(12, 10), layout=ConstrainedLayoutEngine(h_pad=0.07), dpi=200)
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(5, 2.5, 2.5))
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=(5, 2.5, 2.5))[:, 0]
     _draw_breast(top, breast, heart.report["familiarity"]["limit"])
     left, right = middle.subfigures(1, 2, width_ratios=[_aspect(clip.shown[0].frame) for clip in (phantom, heart)])
     _draw_phantom(left, phantom)
@@ -64,18 +65,12 @@ def _draw_breast(figure: SubFigure, breast: Sequence[Segmented], limit: float) -
         for line, words in enumerate(_words(segmented)):
             _caption(below, words, line, weight="normal" if line else "bold")
     distance = f"distance from the training images; limit {limit:.2f}"
-    figure.legend(
-        handles=[
-            Patch(facecolor=(*MASK, 0.3), edgecolor=MASK, linewidth=1.5, label="mask of the model"),
-            Line2D([], [], color=TRUTH, linewidth=1.5, linestyle="dashed", label="outline of the expert (in b: exact)"),
-            Line2D([], [], color="black", linestyle="none", marker=r"$\mathrm{(x)}$", markersize=14, label=distance),
-        ],
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        borderpad=1.1,
-        fontsize=USUAL,
-    )
+    keys: list[Artist] = [
+        Patch(facecolor=(MASK, 0.3), edgecolor=MASK, linewidth=1.5, label="mask of the model"),
+        Line2D([], [], color=TRUTH, linewidth=1.5, linestyle="dashed", label="outline of the expert (in b: exact)"),
+        Line2D([], [], color="black", linestyle="none", marker=r"$\mathrm{(x)}$", markersize=14, label=distance),
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, borderpad=1.1, fontsize=USUAL)
 
 
 def _draw_phantom(figure: SubFigure, clip: PhantomClip) -> None:
@@ -160,8 +155,17 @@ def _title(figure: SubFigure, letter: str, words: str) -> None:
 
 def _caption(axes: Axes, words: str, line: int = 0, **options: Any) -> None:
     """Write a line under an image."""
-    place = {"xy": (0.5, 0), "xycoords": "axes fraction", "xytext": (0, -5 - 1.3 * USUAL * line)}
-    axes.annotate(words, **place, textcoords="offset points", ha="center", va="top", fontsize=USUAL, **options)
+    axes.annotate(
+        words,
+        xy=(0.5, 0),
+        xycoords="axes fraction",
+        xytext=(0, -5 - 1.3 * USUAL * line),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=USUAL,
+        **options,
+    )
 
 
 def _clear(axes: Axes) -> None:
@@ -175,7 +179,7 @@ def _clear(axes: Axes) -> None:
 
 def _aspect(frame: Frame) -> float:
     """Width over height."""
-    return frame.shape[1] / frame.shape[0]
+    return float(frame.shape[1] / frame.shape[0])
 
 
 def _spread(count: int) -> list[int]:
