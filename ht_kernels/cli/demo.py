@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
         folded = ht.fold(model)
-        print(f"Breast ultrasound, not trained on: {breast.CREDIT}")
-        print(f"Weights: {BREAST.name}, {model.config.backbone} with adapters; not a medical device", flush=True)
+        print(f"Weights: {BREAST.name}, {model.config.backbone} with adapters; not a medical device")
+        print("\nSix images of breasts that were not trained on, compared with the outlines of experts")
+        print(f"({breast.CREDIT})", flush=True)
         images = breast.segment(folded)
         print("\n".join(_breast_lines(images)), flush=True)
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Dice {mean:.3f} against the exact masks, {phantom.fps:.0f} frames per second", flush=True)
 
         source = clips.heart()
-        print(f"\nA heart, which the breast model never saw: {source.path.name} from pydicom", flush=True)
+        print(f"\nThe clip of a heart, {source.path.name} from pydicom, for which the breast model was not made:")
+        print("frames that are unlike its training images are unfamiliar, and get no mask", flush=True)
         stream = Stream(folded)
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count) as say:
             heart = clips.record_heart(source, stream, args.output, BREAST.name, say)

@@ -20,7 +20,7 @@ from ht_kernels.video import Shown, Stream
 
 SAMPLES = Path(__file__).with_name("samples")
 
-CREDIT = "Al-Dhabyani et al., Data in Brief 28, 2020, 104863; CC BY 4.0"
+CREDIT = "BUSI: Al-Dhabyani et al., Data in Brief 28, 2020, 104863; CC BY 4.0"
 """Whose images they are, as their licence asks for."""
 
 

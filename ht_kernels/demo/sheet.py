@@ -19,7 +19,7 @@ from ht_kernels.video import Shown
 from ht_kernels.video.overlay import COLORS
 from ht_kernels.video.stream import STAGES
 
-from .breast import Segmented
+from .breast import CREDIT, Segmented
 from .clips import HeartClip, PhantomClip
 from .comparison import Comparison
 
@@ -54,8 +54,7 @@ def draw(breast: Sequence[Segmented], phantom: PhantomClip, heart: HeartClip, co
 
 def _draw_breast(figure: SubFigure, breast: Sequence[Segmented], limit: float) -> None:
     """The images above; below them the same with the mask and the expert's outline."""
-    title = "Breast ultrasound, not trained on, from the smallest lesion to the largest"
-    _title(figure, "a", f"{title} (BUSI: Al-Dhabyani et al. 2020, CC BY 4.0)")
+    _title(figure, "a", f"Breast ultrasound, not trained on, by size of the lesion ({CREDIT})")
     grid = figure.subplots(2, len(breast), width_ratios=[_aspect(segmented.sample.image) for segmented in breast])
     for (above, below), segmented in zip(grid.T, breast, strict=True):
         sample, shown = segmented.sample, segmented.shown
@@ -97,7 +96,7 @@ def _draw_heart(figure: SubFigure, clip: HeartClip) -> None:
 
 def _draw_latencies(figure: SubFigure, report: dict[str, Any]) -> None:
     """Where the time of a frame of the heart goes."""
-    _title(figure, "d", f"Stages of the stream in c, milliseconds per frame ({report['threads']} threads)")
+    _title(figure, "d", f"Stages of the stream in c, milliseconds per frame (threads: {report['threads']})")
     latencies = report["latency_ms"]
     stages = [stage for stage in STAGES if stage in latencies]
     axes = figure.subplots()
