@@ -27,6 +27,7 @@ from ht_kernels.dice import dice
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.nn import Familiarity
 from ht_kernels.nn.familiarity import pooled
+from ht_kernels.published import PublishedHTCLIP
 from ht_kernels.video import Stream, example
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +102,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert picture.size[0] > 2000 and len(picture.getcolors(1 << 24) or ()) > 100
     names = ["contact_sheet.png", "latency.png", "masks", "overlay.mp4", "report.json"]
     assert sorted(path.name for path in output.iterdir()) == names
+
+
+def test_the_comparison_runs_the_published_computation(model: ht.HTCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = PublishedHTCLIP.forward
+    monkeypatch.setattr(PublishedHTCLIP, "forward", lambda self, images: published(self, images) + 0.5)
+    monkeypatch.setattr(comparison, "SECONDS", 0.0)
+    compared = comparison.compare(model, ht.fold(model), breast.samples()[0].image)
+    assert compared.difference == pytest.approx(0.5, abs=1e-4) and compared.agreement == 1
+    assert compared.ratio == compared.published / compared.ours > 0
 
 
 @pytest.mark.usefixtures("small")
