@@ -1,4 +1,4 @@
-"""The commands stream and demo, as a user calls them."""
+"""The command stream, as a user calls it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -20,11 +18,8 @@ from pydicom.data import get_testdata_file
 
 import ht_kernels as ht
 from helpers.clips import TINY, frames, write_dicom, write_video
-from ht_kernels.cli import demo, main, terminal
-from ht_kernels.data import phantom
-from ht_kernels.data.phantom import clip as phantom_clip
+from ht_kernels.cli import main
 from ht_kernels.ops import dispatch
-from ht_kernels.video import example
 
 SMALL = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 1)}
 """Options of the same model that make it fast."""
@@ -180,50 +175,6 @@ def test_an_interrupt_leaves_what_there_is(tmp_path: Path, number: int) -> None:
     assert report["interrupted"] and report["frames"] >= 100
     with av.open(tmp_path / "out/overlay.mp4") as container:
         assert sum(1 for _ in container.decode(video=0)) == report["frames"]
-
-
-def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On small clips and a small tower; CI runs the command itself."""
-    small = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
-    monkeypatch.setattr(example, "example_clip", lambda: str(small))
-    small_model = ht.HTCLIP("timm/vit_tiny_patch16_224", **SMALL).eval()
-    monkeypatch.setattr(demo.model_options, "untrained_model", lambda: small_model)
-    monkeypatch.setattr(phantom, "clip", lambda config, seed, frames: phantom_clip(config, seed, frames=5))
-    assert main(["demo", "--output", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "the model never saw anatomy" in said and "times as fast" in said
-    assert float(said.split("Unseen phantom clip: Dice ")[1].split()[0]) >= 0.9
-    difference = float(said.split("largest difference of logits")[1].split()[0])
-    assert 0 < difference < 1e-4
-    with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
-        assert sheet.size[0] > 1000 and len(sheet.getcolors(1 << 24) or ()) > 100
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "contact_sheet.png",
-        "latency.png",
-        "masks",
-        "overlay.mp4",
-        "report.json",
-    ]
-
-
-def test_an_interrupted_demo_ends(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C within the clip keeps its frames so far and goes on to nothing else."""
-    small = write_dicom(tmp_path / "clip.dcm", np.stack(frames() * 9), FrameTime="40")
-    monkeypatch.setattr(example, "example_clip", lambda: str(small))
-    monkeypatch.setattr(phantom, "clip", lambda config, seed, frames: phantom_clip(config, seed, frames=1))
-    monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("the demo went on"))
-
-    @contextmanager
-    def progress(total: int | None) -> Iterator[Callable[[object], None]]:
-        yield lambda shown: signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(terminal, "progress", progress)
-    assert main(["demo", "--output", str(tmp_path / "out")]) == 130
-    assert "ht-kernels demo: interrupted" in capsys.readouterr().err
-    report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["interrupted"] and 0 < report["frames"] < 45
 
 
 @pytest.mark.parametrize(
