@@ -1,7 +1,8 @@
 """A stream as an application has it: a source, a model, what is shown, and a report when it ends.
 
-Without INPUT it plays a clip that comes with pydicom as a scanner would. The clip is of a heart and the shipped weights
-saw phantoms only, so the masks mean nothing: give your own checkpoint, or a file of ht-kernels export.
+Without INPUT it plays a clip that comes with pydicom as a scanner would. The clip is of a heart and the weights
+``phantom`` saw phantoms only, so the masks mean nothing: name ``breast``, your own checkpoint, or a file of ht-kernels
+export.
 
     python examples/live.py [INPUT] [--checkpoint FILE] [--seconds 5] [--output DIR]
 """

@@ -198,7 +198,7 @@ class HTCLIP(nn.Module):
         self.clip_model = clip_model
         self.tower = tower
         self.register_module("familiarity", None)
-        self.trained_before: frozenset[str] = frozenset()  # tower weights that a checkpoint set
+        self.trained_before: frozenset[str] = frozenset()  # tower weights that a checkpoint set, or resize
         for name, part in parts.items():
             setattr(self, name, part)
         if tokenizer is not None:
@@ -249,7 +249,8 @@ class HTCLIP(nn.Module):
     def resize(self, image_size: int) -> HTCLIP:
         """Make the model take square images of another size, in place. The position embedding is resampled.
 
-        Another size changes the features, so ``familiarity`` becomes None.
+        Another size changes the features, so ``familiarity`` becomes None. :meth:`save` writes the resampled positions:
+        those of the tower's own weights, resampled at once to the new size, would differ a little.
 
         Raises:
             InputError: ``image_size`` is not a multiple of the patch size, or the adapters have a full or shared
@@ -257,7 +258,11 @@ class HTCLIP(nn.Module):
         """
         if self.tower.image_size != (image_size, image_size):
             self.familiarity = None
+        shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         resize(self.tower, image_size)
+        if self.config.pretrained or ":" in (self.config.backbone or ""):
+            resampled = {name for name, tensor in self.state_dict().items() if tensor.shape != shapes[name]}
+            self.trained_before |= resampled
         if self.config.task == "contrastive":
             self._find_preprocessing()
         self.config = replace(self.config, image_size=image_size)

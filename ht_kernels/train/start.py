@@ -66,6 +66,13 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     else:
         del config["adapter_layers"]
         model = build(method, **config)
+    in_file = any(".mona." not in name for name in source.trained_before)
+    if in_file and not source.config.pretrained and model.depth > source.depth:
+        raise InputError(
+            f"{path} holds blocks 0 to {source.depth - 1} of its tower, and the model would run block "
+            f"{model.depth - 1}, which has no trained weights: choose feature layers up to {source.depth - 1}, or name "
+            "the tower's weights"
+        )
     model.load_state_dict(_shared(source, model, keep_adapters), strict=False)
     model.trained_before = source.trained_before
     return model
@@ -79,15 +86,21 @@ def _make(**config: Any) -> HTCLIP:
 
 
 def _shared(source: HTCLIP, model: HTCLIP, keep_adapters: bool) -> dict[str, Any]:
-    """The tensors of ``source`` that ``model`` takes."""
+    """The tensors of ``source`` that ``model`` takes.
+
+    Of the tower these are the ones that the checkpoint holds. The model has read the others itself, in its own image
+    size, as a checkpoint of it will.
+    """
     ours, theirs = model.config, source.config
     pyramid = (ours.feature_layers, ours.reduce_dim) == (theirs.feature_layers, theirs.reduce_dim)
     classes = theirs.class_names in (None, ours.class_names) and ours.num_classes == theirs.num_classes
     head = pyramid and classes and ours.task == theirs.task
 
     def shared(name: str) -> bool:
+        if ".mona." in name:
+            return keep_adapters
         if name.startswith("clip_model."):
-            return keep_adapters or ".mona." not in name
+            return name in source.trained_before
         return pyramid if name.startswith(("reduces.", "blocks.")) else head
 
     return {name: tensor for name, tensor in source.state_dict().items() if shared(name)}

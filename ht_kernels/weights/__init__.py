@@ -25,7 +25,7 @@ def locate(checkpoint: str | Path) -> Path:
         InputError: no weights ship under the name.
     """
     path = Path(checkpoint)
-    if path.is_file() or path.suffix or path.name != str(path):
+    if path.is_file() or path.suffix or path.name != str(checkpoint):
         return path
     if path.name not in SHIPPED:
         raise InputError(

@@ -50,7 +50,7 @@ def test_breast_segments_without_network(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert locate("breast") == BREAST and locate(Path("phantom")) == PHANTOM
-    for path in ("breast.safetensors", "runs/breast", str(tmp_path / "phantom")):
+    for path in ("breast.safetensors", "./breast", "runs/breast", str(tmp_path / "phantom")):
         assert locate(path) == Path(path)
     Path("breast").mkdir()
     assert locate("breast") == BREAST  # as a folder that an export was asked to write

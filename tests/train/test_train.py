@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ht_kernels as ht
 from helpers.clip_folder import clip_folder
@@ -108,6 +108,27 @@ def test_starting_from_a_checkpoint(method: str, keep: bool, shipped: dict[str, 
         assert parameter.requires_grad == (method == "ht" if ".mona." in name else not name.startswith("clip_model."))
     trained = [a.training for a in adapters(model.tower).values()]
     assert all(mode == (method == "ht") for mode in trained), "what is frozen has no dropout"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_another_image_size_is_that_of_the_checkpoint_that_is_written(keep: bool, tmp_path: Path) -> None:
+    """Positions that are resampled twice are not those that are resampled once."""
+    tower = timm.create_model("vit_tiny_patch16_224")
+    torch.nn.init.normal_(tower.pos_embed)
+    save_file(tower.state_dict(), tmp_path / "tower.safetensors")
+    first = ht.HTCLIP("timm/vit_tiny_patch16_224", str(tmp_path / "tower.safetensors"), image_size=64, reduce_dim=16)
+    first.save(tmp_path / "first.safetensors")
+    second = start_from(tmp_path / "first.safetensors", "ht", keep, image_size=96).eval()
+    second.save(tmp_path / "second.safetensors")
+    again = ht.HTCLIP.from_checkpoint(tmp_path / "second.safetensors").eval()
+    images = torch.rand(1, 1, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(second(images), again(images))
+
+
+def test_blocks_that_a_checkpoint_does_not_hold() -> None:
+    with pytest.raises(InputError, match=r"holds blocks 0 to 3 of its tower, .* choose feature layers up to 3"):
+        start_from(PHANTOM, "ht", feature_layers=(1, 2, 5))
 
 
 def test_new_heads_for_another_task_and_a_spectral_filter(tmp_path: Path) -> None:
