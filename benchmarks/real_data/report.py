@@ -122,22 +122,25 @@ def _cells(gap: Difference) -> tuple[str, str]:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """A sentence that compares the best HT method of one share with the best other method, both by validation."""
+    """A sentence that compares the best HT method of one share, by validation, with the nearest other on the test split.
+
+    The nearest is the one that HT is least ahead of, so HT wins only if it is ahead of all others.
+    """
     found = by_method(results)
     ours = [pair for pair in found if pair[0].method == "ht"]
     others = [pair for pair in found if pair[0].method != "ht"]
     if not ours or not others:
         return "Too few runs are finished to compare HT with the others."
-    (best, mine), (rival, theirs) = (max(pairs, key=lambda pair: _validated(pair[1])) for pairs in (ours, others))
-    gap = paired(mine, theirs)
+    best, mine = max(ours, key=lambda pair: _validated(pair[1]))
+    gap, rival = min(((paired(mine, theirs), method) for method, theirs in others), key=lambda found: found[0].mean)
     if gap.low > 0:
-        return f"HT wins: {best.label} is above {rival.label}, the best other method, by {_words(gap)}."
+        return f"HT wins: {best.label} is above {rival.label}, the nearest other method, by {_words(gap)}."
     if gap.high < 0:
         return (
             f"HT does not win: {best.label} is below {rival.label} by {_words(Difference(-gap[0], -gap[2], -gap[1]))}."
         )
     return (
-        f"HT does not win for certain: {best.label} differs from {rival.label}, the best other method, by "
+        f"HT does not win for certain: {best.label} differs from {rival.label}, the nearest other method, by "
         f"{gap.mean:+.3f} in mean Dice (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
     )
 

@@ -102,6 +102,9 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "| LoRA | -0.250 | -0.250 to -0.250 | -0.300 | HT, hybrid (gain) | -0.300 to -0.300 |" in three
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
     assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
+    unlucky = result("lora", 0, {"a": 0.55, "b": 0.75}) | {"val_score": 0.1}  # the best rival, though not by validation
+    leads = [result("heads", 0, {"a": 0.1, "b": 0.1}), unlucky, result("hybrid_gain", 0, {"a": 0.6, "b": 0.7})]
+    assert "HT does not win for certain: HT, hybrid (gain) differs from LoRA" in report.verdict(leads)
     mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
     assert "HT does not win for certain" in report.verdict(mixed)
     assert "Too few runs" in report.verdict(results[:2])
