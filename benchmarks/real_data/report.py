@@ -122,7 +122,7 @@ def _cells(gap: Difference) -> tuple[str, str]:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """A sentence that compares the best HT method of one share, by validation, with the nearest other on the test split.
+    """A sentence on one share: the best HT method by validation against the nearest other on the test split.
 
     The nearest is the one that HT is least ahead of, so HT wins only if it is ahead of all others.
     """

@@ -30,10 +30,11 @@ def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
     from ht_kernels.clip import HTCLIP
     from ht_kernels.demo import breast, clips, comparison, sheet
-    from ht_kernels.files import png_bytes, write_whole
+    from ht_kernels.files import make_folder, png_bytes, write_whole
     from ht_kernels.video import Stream
     from ht_kernels.weights import BREAST, PHANTOM
 
+    make_folder(args.output)
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
         folded = ht.fold(model)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.weights import SHIPPED
+
+from . import terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -64,6 +67,8 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     """The model asked for, in evaluation mode, and whether it was trained. An untrained one is the same every time.
 
+    Warnings about a checkpoint are said in a line each.
+
     Raises:
         InputError: a name or a file does not fit.
     """
@@ -71,7 +76,11 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
 
     chosen = given(args, *TOWER)
     if args.checkpoint is not None:
-        return HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval(), True
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval()
+        terminal.warn([str(warning.message) for warning in caught])
+        return model, True
     return untrained_model(**chosen), False
 
 

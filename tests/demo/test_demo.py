@@ -160,3 +160,10 @@ def test_an_interrupt_ends_it(
     assert "ht-kernels demo: interrupted" in capsys.readouterr().err
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["interrupted"] and 0 < report["frames"] < 45
+
+
+def test_the_demo_looks_at_its_folder_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["demo", "--output", str(tmp_path / "file")]) == 2
+    captured = capsys.readouterr()
+    assert "the output folder" in captured.err and captured.out == ""

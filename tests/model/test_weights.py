@@ -86,3 +86,12 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 def test_unknown_names(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "brest", "--output", str(tmp_path / "out")]) == 2
     assert "there is no file brest" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_another_image_size_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The words of a warning, without the place in the code that gave it."""
+    parser = argparse.ArgumentParser()
+    stream.add_arguments(parser)
+    stream.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "breast", "--image-size", "224"]))
+    said = capsys.readouterr().err
+    assert said.startswith("warning: breast.safetensors is calibrated for another image size") and said.count("\n") == 1
