@@ -85,8 +85,8 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
             steps = measured.get(method.name, {})
             cells += [f"{steps[kind]:.1f}" if kind in steps else "-" for kind in ("published", "ours")]
             lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *comparison(of_share), "", verdict(of_share)]
         if setting["task"] == "segmentation":
-            lines += ["", *comparison(of_share), "", verdict(of_share)]
             lines += ["", along_the_way(of_share)]
     return lines
 
@@ -98,7 +98,7 @@ def _more_passes(results: Sequence[Result]) -> str:
 
 
 def comparison(results: Sequence[Result]) -> list[str]:
-    """The lines of a table of paired differences in Dice, with intervals, for one share.
+    """The lines of a table of paired differences in Dice or AUC, with intervals, for one share.
 
     Each method is compared with heads alone, and with the one of all other methods that validation calls the best.
     """
@@ -106,7 +106,9 @@ def comparison(results: Sequence[Result]) -> list[str]:
     if len(found) == 1:
         return []
     heads = next((of_method for method, of_method in found if method.name == "heads"), None)
-    lines = ["| Dice | above heads alone | 95 % interval | above the best other method | | 95 % interval |"]
+    lines = [
+        f"| {_compared(results)} | above heads alone | 95 % interval | above the best other method | | 95 % interval |"
+    ]
     lines.append("|---|--:|--:|--:|---|--:|")
     for method, of_method in found:
         others = [pair for pair in found if pair[0] is not method]
@@ -126,7 +128,7 @@ def verdict(results: Sequence[Result]) -> str:
 
     The nearest is the one that HT is least ahead of, so HT wins only if it is ahead of all others.
     """
-    found = by_method(results)
+    found, score = by_method(results), _compared(results)
     ours = [pair for pair in found if pair[0].method == "ht"]
     others = [pair for pair in found if pair[0].method != "ht"]
     if not ours or not others:
@@ -134,14 +136,13 @@ def verdict(results: Sequence[Result]) -> str:
     best, mine = max(ours, key=lambda pair: _validated(pair[1]))
     gap, rival = min(((paired(mine, theirs), method) for method, theirs in others), key=lambda found: found[0].mean)
     if gap.low > 0:
-        return f"HT wins: {best.label} is above {rival.label}, the nearest other method, by {_words(gap)}."
+        return f"HT wins: {best.label} is above {rival.label}, the nearest other method, by {_words(gap, score)}."
     if gap.high < 0:
-        return (
-            f"HT does not win: {best.label} is below {rival.label} by {_words(Difference(-gap[0], -gap[2], -gap[1]))}."
-        )
+        behind = Difference(-gap.mean, -gap.high, -gap.low)
+        return f"HT does not win: {best.label} is below {rival.label} by {_words(behind, score)}."
     return (
         f"HT does not win for certain: {best.label} differs from {rival.label}, the nearest other method, by "
-        f"{gap.mean:+.3f} in mean Dice (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
+        f"{gap.mean:+.3f} in {score} (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
     )
 
 
@@ -243,8 +244,13 @@ def _validated(results: Sequence[Result]) -> float:
     return stats.mean(result["val_score"] for result in results)
 
 
-def _words(gap: Difference) -> str:
-    return f"{gap.mean:.3f} in mean Dice (95 % interval {gap.low:.3f} to {gap.high:.3f})"
+def _compared(results: Sequence[Result]) -> str:
+    """The name of the figure that is compared."""
+    return next(iter(_FIGURES[_task(results)].values()))
+
+
+def _words(gap: Difference, score: str) -> str:
+    return f"{gap.mean:.3f} in {score} (95 % interval {gap.low:.3f} to {gap.high:.3f})"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -79,20 +79,46 @@ def reliability(results: Sequence[Result]) -> list[tuple[float, float, int]]:
 
 
 def paired(one: Sequence[Result], other: Sequence[Result]) -> Difference:
-    """The mean difference in Dice of two methods (``one`` minus ``other``) over the same test images.
+    """The difference in mean Dice, or in AUC, of two methods (``one`` minus ``other``) over the same test images.
 
-    The scores of an image are averaged over a method's seeds first. The interval is that of the percentile bootstrap
-    over images: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993.
+    Dice of an image is averaged over a method's seeds first, and AUC is that of each seed, averaged. The interval is
+    that of the percentile bootstrap over images: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap",
+    1993.
     """
+    if one[0]["setting"]["task"] == "classification":
+        return _paired_areas(one, other)
     ours, theirs = _by_image(one), _by_image(other)
     differences = np.array([ours[name] - theirs[name] for name in sorted(ours.keys() & theirs.keys())])
     return Difference(float(differences.mean()), *interval(len(differences), lambda i: differences[i].mean(-1)))
 
 
+def _paired_areas(one: Sequence[Result], other: Sequence[Result]) -> Difference:
+    def difference(weights: Array) -> Array:
+        ours, theirs = (np.mean([areas(*_labels(r["images"]), weights) for r in part], 0) for part in (one, other))
+        return np.asarray(ours - theirs)
+
+    count = len(one[0]["images"])
+    ends = interval(count, lambda drawn: difference(np.stack([np.bincount(d, minlength=count) for d in drawn])))
+    return Difference(float(difference(np.ones((1, count)))[0]), *ends)
+
+
+def areas(truth: Array, chance: Array, weights: Array) -> Array:
+    """The areas under the ROC curve (W,) of N images, each counted as often as a row of ``weights`` (W, N) says.
+
+    The area is the chance that an image of class 1 has a higher probability than one of class 0, and half of it for
+    equal ones. It is nan if a row has images of one class only.
+    """
+    higher, lower = truth == 1, truth == 0
+    order = (np.sign(chance[higher, None] - chance[None, lower]) + 1) / 2
+    pairs = weights[:, higher].sum(1) * weights[:, lower].sum(1)
+    found = ((weights[:, higher] @ order) * weights[:, lower]).sum(1)
+    return np.asarray(np.divide(found, pairs, out=np.full(len(weights), np.nan), where=pairs > 0))
+
+
 def interval(count: int, statistic: Callable[[NDArray[np.int64]], Array]) -> tuple[float, float]:
     """The 95 % interval of a statistic of ``count`` images. It is called with indices (resamples, count)."""
     drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-    low, high = np.quantile(statistic(drawn), (0.025, 0.975))
+    low, high = np.nanquantile(statistic(drawn), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.weights import BREAST, PHANTOM
 
     make_folder(args.output)
+    picture = args.output / "contact_sheet.png"
+    picture.unlink(missing_ok=True)  # one of an earlier run would not show what an interrupted one leaves
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
         folded = ht.fold(model)
@@ -63,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
         print("\nThe published computation against ht_kernels: the breast model on one image, in turns", flush=True)
         compared = comparison.compare(model, folded, images[0].sample.image)
         print("\n".join(_comparison_lines(compared)), flush=True)
-        picture = args.output / "contact_sheet.png"
         write_whole(picture, png_bytes(sheet.draw(images, phantom, heart, compared)), "the picture")
     print(f"\nwrote {picture.name}, overlay.mp4, masks/ and report.json to {args.output}")
     return 0

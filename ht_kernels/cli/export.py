@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help=f"trained model, in our format or the published one; {model_options.NAMES}",
+        help=model_options.CHECKPOINT,
     )
     parser.add_argument(
         "--output",
@@ -112,9 +112,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
-        config = folded.config
-        in_file = any(".mona." not in name for name in model.trained_before)
-        if not (config.pretrained or in_file or ":" in (config.backbone or "")):  # hf-hub:... brings its weights
+        if not (model.holds_tower or model.config.names_weights):
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         with terminal.step(f"writing ONNX in {args.precision}"):

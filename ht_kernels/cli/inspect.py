@@ -29,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         metavar="CHECKPOINT",
-        help=f"trained model, in our format or the published one; {model_options.NAMES} (default: new adapters in the "
-        "tower of --backbone)",
+        help=f"{model_options.CHECKPOINT} (default: new adapters in the tower of --backbone)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"

@@ -21,6 +21,9 @@ TOWER = ("backbone", "pretrained", "image_size")
 NAMES = f"or {' or '.join(SHIPPED)}, whose weights come with the package"
 """What the help of an option that takes a checkpoint says of :func:`ht_kernels.weights.locate`."""
 
+CHECKPOINT = f"trained model, in our format or the published one; {NAMES}"
+"""The help of an argument CHECKPOINT."""
+
 UNTRAINED = (
     "The weights are untrained: the masks show that everything runs, not anatomy. "
     "For a trained model use ht-kernels stream with --checkpoint."

@@ -135,9 +135,9 @@ def _run(model: HTCLIP) -> dict[str, Tensor]:
 def _trained(model: HTCLIP) -> dict[str, Tensor]:
     """The tensors to save, by name: adapters, pyramid and head, and the trained weights of the tower.
 
-    A weight of the tower counts as trained if it is trainable or came from a checkpoint.
+    A weight of the tower counts as trained if it is trainable, came from a checkpoint, or was resampled.
     """
-    trainable = {name for name, p in model.named_parameters() if p.requires_grad} | model.trained_before
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad} | model.from_file | model.resampled
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -422,4 +422,4 @@ def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool 
             )
         _plain(path, name, tensor)
     model.load_state_dict(dict(tensors), strict=False)
-    model.trained_before = frozenset(n for n in tensors if n.startswith("clip_model."))
+    model.from_file = frozenset(n for n in tensors if n.startswith("clip_model."))

@@ -54,6 +54,11 @@ class HTCLIPConfig:
     class_names: tuple[str, ...] | None
     spectral: str | None
 
+    @property
+    def names_weights(self) -> bool:
+        """Whether the tower's trained weights are named: by ``pretrained``, or by a backbone that comes with them."""
+        return bool(self.pretrained) or ":" in (self.backbone or "")
+
 
 class PartCount(NamedTuple):
     """The numbers of trainable and of all parameters in one part of a model."""
@@ -198,7 +203,8 @@ class HTCLIP(nn.Module):
         self.clip_model = clip_model
         self.tower = tower
         self.register_module("familiarity", None)
-        self.trained_before: frozenset[str] = frozenset()  # tower weights that a checkpoint set, or resize
+        self.from_file: frozenset[str] = frozenset()  # tower weights that a checkpoint set
+        self.resampled: frozenset[str] = frozenset()  # tower weights that resize changed
         for name, part in parts.items():
             setattr(self, name, part)
         if tokenizer is not None:
@@ -260,9 +266,8 @@ class HTCLIP(nn.Module):
             self.familiarity = None
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
         resize(self.tower, image_size)
-        if self.config.pretrained or ":" in (self.config.backbone or ""):
-            resampled = {name for name, tensor in self.state_dict().items() if tensor.shape != shapes[name]}
-            self.trained_before |= resampled
+        if self.config.names_weights:
+            self.resampled |= {name for name, tensor in self.state_dict().items() if tensor.shape != shapes[name]}
         if self.config.task == "contrastive":
             self._find_preprocessing()
         self.config = replace(self.config, image_size=image_size)
@@ -316,6 +321,11 @@ class HTCLIP(nn.Module):
             if i in self.config.feature_layers:
                 features.append(tower.patches(x))
         return features
+
+    @property
+    def holds_tower(self) -> bool:
+        """Whether the tower's weights came from the model's own checkpoint, which has those of the blocks it runs."""
+        return not self.config.names_weights and any(".mona." not in name for name in self.from_file)
 
     @property
     def depth(self) -> int:

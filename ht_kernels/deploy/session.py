@@ -22,7 +22,7 @@ from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
-from .manifest import Manifest, manifest_path, read_manifest, sha256
+from .manifest import Manifest, is_exported, manifest_path, read_manifest, sha256
 from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here
 
 RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
@@ -100,6 +100,11 @@ class Session:
             candidates = _candidates_of_model(model, facts["batch"], progress)
         else:
             path = Path(model)
+            if not is_exported(path):
+                raise InputError(
+                    f"{path} has no manifest beside it, so it is not what ht-kernels export writes: export it, or pass "
+                    "a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
+                )
             manifest = read_manifest(manifest_path(path))
             if manifest.file != path.name:
                 raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")

@@ -66,15 +66,14 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     else:
         del config["adapter_layers"]
         model = build(method, **config)
-    in_file = any(".mona." not in name for name in source.trained_before)
-    if in_file and not source.config.pretrained and model.depth > source.depth:
+    if source.holds_tower and model.depth > source.depth:
         raise InputError(
             f"{path} holds blocks 0 to {source.depth - 1} of its tower, and the model would run block "
             f"{model.depth - 1}, which has no trained weights: choose feature layers up to {source.depth - 1}, or name "
             "the tower's weights"
         )
     model.load_state_dict(_shared(source, model, keep_adapters), strict=False)
-    model.trained_before = source.trained_before
+    model.from_file, model.resampled = source.from_file, source.resampled
     return model
 
 
@@ -100,7 +99,7 @@ def _shared(source: HTCLIP, model: HTCLIP, keep_adapters: bool) -> dict[str, Any
         if ".mona." in name:
             return keep_adapters
         if name.startswith("clip_model."):
-            return name in source.trained_before
+            return name in source.from_file | source.resampled
         return pyramid if name.startswith(("reduces.", "blocks.")) else head
 
     return {name: tensor for name, tensor in source.state_dict().items() if shared(name)}

@@ -85,6 +85,21 @@ def test_paired_differences_average_seeds_and_images_that_both_have() -> None:
     assert (low, high) == pytest.approx((drawn.mean() - wide, drawn.mean() + wide), abs=0.005)
 
 
+def test_areas_under_the_curve_are_those_of_monai_and_their_difference_is_paired() -> None:
+    generator = np.random.default_rng(2)
+    truth = generator.integers(0, 2, 60)
+    good, poor = np.round(0.5 * truth + generator.random(60) / 2, 1), generator.random(60)
+    one, other = (labels(truth.tolist(), chance.tolist()) for chance in (good, poor))
+    expected = statistics.summary(one)["auc"] - statistics.summary(other)["auc"]
+    gap = statistics.paired([one], [other])
+    assert gap.mean == pytest.approx(expected) and gap.low < gap.mean < gap.high and gap.low > 0
+    drawn = generator.integers(0, 60, 60)  # weights are the same as repeated images
+    again = labels(truth[drawn].tolist(), good[drawn].tolist())
+    weights = np.bincount(drawn, minlength=60)[None]
+    assert statistics.areas(truth, good, weights)[0] == pytest.approx(statistics.summary(again)["auc"])
+    assert np.isnan(statistics.areas(np.ones(2), np.ones(2), np.ones((1, 2)))).all()
+
+
 def test_the_table_says_who_won_and_what_is_missing() -> None:
     names = [str(i) for i in range(20)]
     far, near = dict.fromkeys(names, 0.5), dict.fromkeys(names, 0.6)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -129,6 +131,22 @@ def test_another_image_size_is_that_of_the_checkpoint_that_is_written(keep: bool
 def test_blocks_that_a_checkpoint_does_not_hold() -> None:
     with pytest.raises(InputError, match=r"holds blocks 0 to 3 of its tower, .* choose feature layers up to 3"):
         start_from(PHANTOM, "ht", feature_layers=(1, 2, 5))
+
+
+def test_a_backbone_that_comes_with_its_weights_has_the_blocks_that_a_checkpoint_does_not_hold(tmp_path: Path) -> None:
+    vision = {"image_size": 64, "layers": 4, "width": 32, "head_width": 8, "patch_size": 16}
+    text = {"context_length": 8, "vocab_size": 10, "width": 8, "heads": 1, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    clip = open_clip.model.CLIP(**config)
+    torch.save(clip.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    first = ht.HTCLIP(f"local-dir:{tmp_path}", feature_layers=(0, 1), reduce_dim=16).resize(96)
+    first.save(tmp_path / "first.safetensors")
+    model = start_from(tmp_path / "first.safetensors", "ht", feature_layers=(1, 3))
+    state, positions = model.state_dict(), "clip_model.visual.positional_embedding"
+    assert torch.equal(state[positions], first.state_dict()[positions])
+    loaded = state["clip_model.visual.transformer.resblocks.3.mlp.c_fc.weight"]
+    assert torch.equal(loaded, clip.visual.transformer.resblocks[3].mlp.c_fc.weight)
 
 
 def test_new_heads_for_another_task_and_a_spectral_filter(tmp_path: Path) -> None:
