@@ -42,7 +42,8 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
         method: one of :data:`ht_kernels.train.METHODS`.
         keep_adapters: take the adapters from the checkpoint. If ``spectral`` is given, it replaces their gain by a
             spectral filter.
-        options: arguments of HTCLIP; by default, the values of the checkpoint.
+        options: arguments of HTCLIP; by default, the values of the checkpoint. If ``variant`` is given, adapters have a
+            spectral filter only if ``spectral`` is given too.
 
     Raises:
         InputError: the checkpoint cannot be loaded, or an option does not fit it.
@@ -52,14 +53,14 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
         raise InputError(f"{given[0]} was given for new adapters, but those of {path} are kept: leave one of them out")
     tower = {name: options[name] for name in ("backbone", "pretrained") if name in options}
     size = options.get("image_size")
-    kept = {"spectral": options.pop("spectral", None)}
-    source = HTCLIP.from_checkpoint(path, **tower, **(kept if keep_adapters else {}))
+    form = {"spectral": options.get("spectral")} if {"spectral", "variant"} & options.keys() else {}
+    source = HTCLIP.from_checkpoint(path, **tower, **(form if keep_adapters else {}))
     if size is not None and keep_adapters:
         source.resize(size)
     elif size is not None and source.tower.image_size != (size, size):
         source.tower.resize(size)  # without the adapters, whose filters may be bound to a grid: new ones replace them
     missing = () if source.config.feature_layers else _OF_HEADS
-    config = {name: value for name, value in vars(source.config).items() if name not in missing} | kept | options
+    config = {name: value for name, value in vars(source.config).items() if name not in missing} | form | options
     if keep_adapters:
         config |= {name: getattr(source.config, name) for name in (*_OF_ADAPTERS, "adapter_layers", "spectral")}
         model = _make(**config)

@@ -166,6 +166,21 @@ def test_new_heads_for_another_task_and_a_spectral_filter(tmp_path: Path) -> Non
     assert narrow.seg_head[1].in_channels == 16
 
 
+def test_new_adapters_are_of_the_form_that_the_checkpoint_has(tmp_path: Path) -> None:
+    small = {"image_size": 64, "feature_layers": (0, 1), "reduce_dim": 16, "bottleneck": 8}
+    source = build_model("ht", backbone="timm/vit_tiny_patch16_224", spectral="radial", **small)
+    source.save(tmp_path / "radial", tower=True)
+    for options, expected in (
+        ({}, "radial"),
+        ({"spectral": "full"}, "full"),
+        ({"variant": "baseline"}, None),
+        ({"variant": "freq_enhanced", "spectral": "shared"}, "shared"),
+    ):
+        model = start_from(tmp_path / "radial", "ht", **options)
+        assert model.config.bottleneck == 8 and model.config.spectral == expected
+        assert {adapter.spectral for adapter in adapters(model.tower).values()} == {expected}
+
+
 def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [str(make_layout(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
     arguments = ["train", "--task", "segmentation", *data]
