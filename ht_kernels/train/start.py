@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels.clip import HTCLIP
+from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run
 
@@ -46,7 +47,7 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
             spectral filter only if ``spectral`` is given too.
 
     Raises:
-        InputError: the checkpoint cannot be loaded, or an option does not fit it.
+        InputError: the checkpoint cannot be loaded, has no adapters to keep, or an option does not fit it.
     """
     given = [name for name in (*_OF_ADAPTERS, "start") if name in options]
     if keep_adapters and given:
@@ -55,6 +56,8 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     size = options.get("image_size")
     form = {"spectral": options.get("spectral")} if {"spectral", "variant"} & options.keys() else {}
     source = HTCLIP.from_checkpoint(path, **tower, **(form if keep_adapters else {}))
+    if keep_adapters and not adapters(source.tower):
+        raise InputError(f"{path} has no adapters that could be kept: start with new ones, without --keep-adapters")
     if size is not None and keep_adapters:
         source.resize(size)
     elif size is not None and source.tower.image_size != (size, size):

@@ -181,6 +181,15 @@ def test_new_adapters_are_of_the_form_that_the_checkpoint_has(tmp_path: Path) ->
         assert {adapter.spectral for adapter in adapters(model.tower).values()} == {expected}
 
 
+def test_a_checkpoint_without_adapters_has_none_to_keep(tmp_path: Path) -> None:
+    small = {"image_size": 64, "feature_layers": (0, 1), "reduce_dim": 16}
+    model = build_model("heads", backbone="timm/vit_tiny_patch16_224", **small)
+    model.save(tmp_path / "heads.safetensors", tower=True)
+    with pytest.raises(InputError, match="has no adapters that could be kept"):
+        start_from(tmp_path / "heads.safetensors", "ht", keep_adapters=True)
+    assert adapters(start_from(tmp_path / "heads.safetensors", "ht").tower)
+
+
 def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [str(make_layout(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
     arguments = ["train", "--task", "segmentation", *data]
