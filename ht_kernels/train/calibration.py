@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
+from ht_kernels.clip.weight_file import read_content
 from ht_kernels.errors import InputError
 from ht_kernels.nn import DistanceScale, Familiarity
 from ht_kernels.nn.familiarity import pooled
@@ -51,10 +51,10 @@ def calibrate_file(
         train, val, batch, device: as for :func:`calibrate`.
 
     Raises:
-        InputError: as for :func:`calibrate`; the checkpoint is then unchanged.
+        InputError: as for :func:`calibrate`, or the checkpoint is missing or damaged; it is then unchanged.
     """
     best = merged(model, method)
-    best.load_state_dict(load_file(path, device=str(device)), strict=False)
+    best.load_state_dict(read_content(path, "checkpoint"), strict=False)
     calibrate(best, train, val, batch, device)
     best.save(path)
     assert best.familiarity is not None

@@ -348,3 +348,6 @@ def test_the_command_ends_with_what_the_model_knows(
         limit = float(after["familiarity.limit"])
         assert said == f"images farther than {limit:.3f} from the training images are unfamiliar to the model"
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    best.rename(tmp_path / "elsewhere.safetensors")
+    assert main(command(root)) == 0 and not best.exists()
+    assert f"cannot tell unfamiliar images: there is no checkpoint file {best}" in capsys.readouterr().out
