@@ -110,8 +110,8 @@ class Familiarity(nn.Module):
         The limit comes from the validation images alone, because a trained model's training images are nearer.
 
         Raises:
-            InputError: there are fewer than :data:`FEWEST` images of a kind, the features are not finite, or those of
-                all training images are the same.
+            InputError: there are fewer than :data:`FEWEST` images of a kind, the features are not finite, or the
+                training images are too few different ones, such as one or two that are repeated.
         """
         sets = {"training": train, "validation": val}
         for name, features in sets.items():
@@ -136,6 +136,8 @@ class Familiarity(nn.Module):
         fitted._set(mean=mean, spread=spread, directions=directions, variances=variances, remainder=remainder)
         distances = fitted(val.detach().cpu().float()).double().numpy()
         fitted._set(quantiles=np.quantile(distances, np.linspace(0, 1, count)), limit=_limit(distances))
+        if not fitted.scale.sound():
+            raise InputError("the training images differ too little from each other to say how far another one is")
         return fitted
 
     def forward(self, features: Tensor) -> Tensor:

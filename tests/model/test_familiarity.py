@@ -117,6 +117,7 @@ def test_it_is_small() -> None:
         (drawn(20, 5) * math.inf, drawn(20, 5), "some training images are not finite"),
         (drawn(20, 5), drawn(20, 5) * math.nan, "some validation images are not finite"),
         (torch.ones(20, 5), drawn(20, 5), "have the same features"),
+        (drawn(2, 5).repeat(6, 1), drawn(20, 5), "differ too little from each other"),
         (drawn(20, 5), drawn(20, 6), r"shape \(N, 5\), got \(20, 6\)"),
     ],
 )
