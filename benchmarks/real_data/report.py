@@ -126,7 +126,8 @@ def _cells(gap: Difference) -> tuple[str, str]:
 def verdict(results: Sequence[Result]) -> str:
     """A sentence on one share: the best HT method by validation against the nearest other on the test split.
 
-    The nearest is the one that HT is least ahead of, so HT wins only if it is ahead of all others.
+    The nearest is the one with the lowest end of the interval of the difference, so HT wins only if the intervals of
+    all others are above 0. If some are ahead of HT for certain, HT does not win, and the furthest ahead is named.
     """
     found, score = by_method(results), _compared(results)
     ours = [pair for pair in found if pair[0].method == "ht"]
@@ -134,7 +135,9 @@ def verdict(results: Sequence[Result]) -> str:
     if not ours or not others:
         return "Too few runs are finished to compare HT with the others."
     best, mine = max(ours, key=lambda pair: _validated(pair[1]))
-    gap, rival = min(((paired(mine, theirs), method) for method, theirs in others), key=lambda found: found[0].mean)
+    gaps = [(paired(mine, theirs), method) for method, theirs in others]
+    ahead = [(gap, method) for gap, method in gaps if gap.high < 0]
+    gap, rival = min(ahead, key=lambda found: found[0].mean) if ahead else min(gaps, key=lambda found: found[0].low)
     if gap.low > 0:
         return f"HT wins: {best.label} is above {rival.label}, the nearest other method, by {_words(gap, score)}."
     if gap.high < 0:

@@ -125,6 +125,19 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "Too few runs" in report.verdict(results[:2])
 
 
+def test_ht_wins_only_if_it_is_ahead_of_every_other_method_for_certain() -> None:
+    """One that is further behind on average may be ahead on so many images that the difference may be chance."""
+    names = [str(i) for i in range(40)]
+    varied = {name: 0.75 + 0.25 * (-1) ** i for i, name in enumerate(names)}
+    heads, ours = result("heads", 0, dict.fromkeys(names, 0.78)), result("hybrid_gain", 0, dict.fromkeys(names, 0.8))
+    assert "HT wins: HT, hybrid (gain) is above heads alone" in report.verdict([heads, ours])
+    said = report.verdict([heads, ours, result("lora", 0, varied)])
+    assert "HT does not win for certain: HT, hybrid (gain) differs from LoRA" in said
+    full = result("full", 0, dict.fromkeys(names, 0.81))
+    assert "HT does not win: HT, hybrid (gain) is below full tuning" in report.verdict([heads, ours, full])
+    assert "is below full tuning" in report.verdict([heads, ours, full, result("lora", 0, varied)])
+
+
 def test_the_report_counts_where_ht_was_below_heads_alone() -> None:
     """Each seed is compared with its own, and the first validation does not count."""
     results = [result(method, seed, {"a": 0.5}) for seed in range(2) for method in ("heads", "hybrid_gain")]
