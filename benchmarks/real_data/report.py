@@ -92,9 +92,11 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
 
 
 def _more_passes(results: Sequence[Result]) -> str:
-    """A clause that names the methods with more passes than the others."""
-    longer = [method for method, _ in by_method(results) if method.passes > 1]
-    return "".join(f", {method.passes} times as many for {method.label}" for method in longer)
+    """A clause that names the methods and the shares with more passes than the others."""
+    longer = [(method.passes, f"for {method.label}") for method, _ in by_method(results) if method.passes > 1]
+    shares = [share for share in PASSES if any(result["share"] == share for result in results)]
+    longer += [(PASSES[share], f"over {share} % of it") for share in shares if PASSES[share] > 1]
+    return "".join(f", {times:g} times as many {where}" for times, where in longer)
 
 
 def comparison(results: Sequence[Result]) -> list[str]:

@@ -113,6 +113,8 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "14 passes over the training split." in text
     unet = "\n".join(report.table([*results, result("unet", 0, far)], 48, {}))
     assert "14 passes over the training split, 4 times as many for UNet from scratch." in unet
+    shares = "\n".join(report.table([*results, result("heads", 0, far, 20), result("heads", 0, far, 5)], 48, {}))
+    assert "over the training split, 3 times as many over 20 % of it, 6 times as many over 5 % of it." in shares
     three = report.comparison([*results, result("lora", 0, dict.fromkeys(names, 0.3))])
     assert "| LoRA | -0.250 | -0.250 to -0.250 | -0.300 | HT, hybrid (gain) | -0.300 to -0.300 |" in three
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
