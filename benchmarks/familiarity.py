@@ -138,7 +138,7 @@ def table(rows: list[dict[str, Any]], scale: DistanceScale, left_out: dict[str, 
         "|---|--:|--:|--:|--:|",
     ]
     for row in rows:
-        area = "" if row["auroc"] is None else f"{row['auroc']:.3f}"
+        area = "" if row["auroc"] is None else f"{_below_one(row['auroc']):.3f}"
         share = f"{row['unfamiliar'] / row['images']:.0%}"
         lines.append(f"| {row['set']} | {row['images']} | {row['median']:.2f} | {area} | {share} |")
     return lines + [line for name, why in left_out.items() for line in ("", f"Left out: {name}. {why}")]
@@ -162,6 +162,11 @@ def draw(found: dict[str, Tensor], scale: DistanceScale) -> bytes:
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     return png_bytes(figure)
+
+
+def _below_one(area: float) -> float:
+    """An area that is not rounded to 1.000 unless it is 1, which is said to mean that no image is out of order."""
+    return area if area == 1 else min(area, 0.999)
 
 
 def _compressed(image: Tensor) -> Tensor:

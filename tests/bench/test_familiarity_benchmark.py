@@ -50,6 +50,15 @@ def test_the_figures() -> None:
     assert familiarity.auroc(found["far"], found["known"]) == 0
 
 
+def test_an_auroc_of_one_is_exact() -> None:
+    """It is said to mean that every one of the others is farther away, so 0.9999 must not be shown as 1.000."""
+    known = torch.arange(100.0)
+    found = {"known": known, "all": known + 100, "all but one pair": torch.cat([known + 100, torch.tensor([98.5])])}
+    scale = DistanceScale(99.0, (0.0, 99.0))
+    areas = [line.split(" | ")[3] for line in familiarity.table(familiarity.summarize(found, scale), scale, {})[-2:]]
+    assert areas == ["1.000", "0.999"]
+
+
 def test_doubles_are_left_out() -> None:
     """pydicom has one picture in many encodings."""
     frames = familiarity._dicom((64, 64), lambda kind: kind == "MR")
