@@ -30,7 +30,7 @@ from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import loss_for
-from .methods import merged
+from .methods import merged, uses_adapters
 from .metrics import SCORES, embed_texts, predict, score, summarize
 from .recipe import Recipe
 from .retrieval import ranks, recalls
@@ -274,10 +274,13 @@ class Trainer:
         found = torch.tensor(float(self.found_foreground), device=self.accelerator.device)
         if self.accelerator.reduce(found, "sum") > 0:
             return
+        recipe = self.recipe
+        advice = ["--start identity"] if uses_adapters(recipe.method) and recipe.start != "identity" else []
+        advice += [] if recipe.warmup else ["--warmup 2"]
         self.say(
             f"epoch {self.epoch}: every pixel of every training image was predicted as background. If that does not "
-            "end after a few epochs, start again in another folder with --start identity, --warmup 2 and a lower "
-            "--learning-rate"
+            "end after a few epochs, start again in another folder with "
+            f"{' and '.join([*advice, f'a lower --learning-rate than {recipe.learning_rate:g}'])}"
         )
 
     def _record(self, row: dict[str, Any]) -> None:

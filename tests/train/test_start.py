@@ -134,15 +134,18 @@ def test_the_averaged_weights_are_saved(tmp_path: Path) -> None:
 def test_a_run_that_predicts_only_background_says_so(tmp_path: Path) -> None:
     root = make_layout(tmp_path / "data")
     said: list[str] = []
-    for bias in (50.0, -50.0):
-        model = build("heads")
+    careful = {"start": "identity", "warmup": 1, "epochs": 2}
+    for bias, options in ((50.0, {}), (-50.0, {}), (50.0, careful)):
+        model = build("ht")
         with torch.no_grad():
             model.seg_head.bias[0] = bias
-        prepare(model, "heads")
-        recipe = Recipe(method="heads", epochs=1, batch=4, learning_rate=1e-6)
-        Trainer(model, recipe, examples(root, "train"), examples(root, "val"), tmp_path / str(bias), said.append).run()
+        recipe = Recipe(**{"epochs": 1, "batch": 4, "learning_rate": 1e-6, **options})  # type: ignore[arg-type]
+        folder = tmp_path / f"{bias} {len(options)}"
+        Trainer(model, recipe, examples(root, "train"), examples(root, "val"), folder, said.append).run()
     warnings = [line for line in said if "every pixel of every training image was predicted as background" in line]
-    assert len(warnings) == 1 and "--start identity" in warnings[0]
+    first, *others = (line.partition("in another folder ")[2] for line in warnings)
+    assert first == "with --start identity and --warmup 2 and a lower --learning-rate than 1e-06"
+    assert others == ["with a lower --learning-rate than 1e-06"] * 2, "what the training already has is not advised"
 
 
 def test_the_augmentation_for_ultrasound_keeps_image_and_mask_together() -> None:
