@@ -4,8 +4,8 @@
 holds the weights of DINOv2 ViT-S/14, whose residual stream is small. The second tower is the same with its stream
 multiplied, as in CLIP towers; LayerNorm takes the factor out, so both towers compute the same in every block.
 
-Every start is trained by the recipe ``steady`` without averaging, except for what the start changes. Finished runs are
-not repeated.
+Every start is trained by the recipe ``steady`` without averaging and with the augmentation ``weak``, except for what
+the start changes. Finished runs are not repeated.
 """
 
 from __future__ import annotations
