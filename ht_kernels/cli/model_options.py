@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,15 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Say Python's warnings in a line each, without the place in the code that they come from."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    terminal.warn([str(warning.message) for warning in caught])
+
+
 def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     """The model asked for, in evaluation mode, and whether it was trained. An untrained one is the same every time.
 
@@ -79,10 +90,8 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
 
     chosen = given(args, *TOWER)
     if args.checkpoint is not None:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with plain_warnings():
             model = HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval()
-        terminal.warn([str(warning.message) for warning in caught])
         return model, True
     return untrained_model(**chosen), False
 

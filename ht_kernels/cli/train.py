@@ -243,7 +243,8 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> HTCLIP:
     elif args.start is not None:
         raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.checkpoint is not None:
-        return start_from(args.checkpoint, recipe.method, args.keep_adapters, **chosen)
+        with model_options.plain_warnings():
+            return start_from(args.checkpoint, recipe.method, args.keep_adapters, **chosen)
     if args.keep_adapters:
         raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
     return build(recipe.method, **chosen)

@@ -19,6 +19,7 @@ from helpers.layout import disc, make_layout, save
 from helpers.small_towers import IMAGE, timm_tower
 from helpers.training import build, examples, train
 from ht_kernels.cli import main
+from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.train import Examples, Recipe, Trainer, prepare, start_from
@@ -203,6 +204,17 @@ def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest
     ):
         assert main([*arguments, *more]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_warnings_about_a_checkpoint_are_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, small = make_layout(tmp_path / "data"), {"image_size": 64, "feature_layers": (0, 1), "bottleneck": 8}
+    model = build_model("ht", backbone="timm/vit_tiny_patch16_224", reduce_dim=16, **small)
+    torch.save(to_published(model)["mona"], tmp_path / "mona.pth")
+    (root / "all/images" / (root / "segmentation/BUSI/train.txt").read_text().split()[0]).write_bytes(b"none")
+    where = [str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out"), "--image-size", "64"]
+    start = ["--from", str(tmp_path / "mona.pth"), "--backbone", "timm/vit_tiny_patch16_224"]
+    assert main(["train", "--task", "segmentation", *where, *start]) == 2
+    assert capsys.readouterr().err.startswith("warning: mona.pth holds adapters only: the heads are untrained\n")
 
 
 def test_few_shots() -> None:
