@@ -20,12 +20,13 @@ It does not depend on the model, so that exported files, which do not name their
 
 
 def mask_confidence(logits: Tensor) -> float | None:
-    """The confidence of the mask of one image, from 0 to 1; None where the mask has no outline.
+    """The confidence of the mask of one image, from 0 to 1; None where no outline of it is seen.
 
     The margin of a pixel is the probability of its likeliest class less that of the second. The outline consists of the
     pixels that have a neighbour above, below or beside of another class. The confidence is the mean margin over
     the band: the pixels that have one of the outline within the reach of :data:`BAND`, which is a pixel at least.
-    Of larger images, about two pixels for each reach are looked at, so that the cost does not grow with the image.
+    Of larger images, about two pixels for each reach are looked at, so that the cost does not grow with the image. A
+    mask that lies between them, smaller than a 64th of the image, has no confidence.
 
     Args:
         logits: (K, H, W).

@@ -77,7 +77,7 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     outcome = trainer.run()
     best = folder / "best.safetensors"
     load: Any = unet.UNet.load if run.method.method == UNET else HTCLIP.from_checkpoint
-    epochs = max(1, outcome.epochs - resumed)
+    epochs = (outcome.epochs - resumed) or math.nan  # a run that was stopped behind its last epoch ran none
     result = {
         "method": run.method.name,
         "share": run.share,
@@ -89,8 +89,8 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "best_epoch": outcome.best_epoch,
         "val_score": outcome.best,
-        "seconds_per_epoch": (time.perf_counter() - began) / epochs,
-        "cpu_seconds_per_epoch": (time.process_time() - worked) / epochs,
+        "seconds_per_epoch": plain((time.perf_counter() - began) / epochs),
+        "cpu_seconds_per_epoch": plain((time.process_time() - worked) / epochs),
         "curve": _curve(folder / "log.csv"),
         "images": measure(load(best), data),
         "commit": commit(),
