@@ -17,6 +17,7 @@ from ht_kernels.deploy.manifest import sha256
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder, png_bytes
 from ht_kernels.train import Examples, read_examples
+from ht_kernels.train.metrics import NAMES, conventions
 from ht_kernels.train.pictures import draw_confidence
 from ht_kernels.weights import locate
 
@@ -25,8 +26,6 @@ from ..real_data.data import hashes, without_twins
 from ..real_data.runs import plain
 from . import measures, pictures
 from .measures import Estimate, Group
-
-_SCORES = {"dice": "Dice", "iou": "IoU", "hd95_found": "HD95, found", "hd95_all": "HD95, all"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         masks, test = measures.measure(model, splits["test"])
         found = measures.groups(test, kinds, set(without_twins(splits["test"], [splits["train"], splits["val"]]).names))
         sets = {"validation": val, "test": test} | {group.name: _members(group, test) for group in found}
-        rows = {name: measures.summarize(images, size) for name, images in sets.items() if images}
+        rows = {name: measures.summarize(images) for name, images in sets.items() if images}
         for name in ("validation", "test"):
             rows[name]["spearman"] = measures.agreement(sets[name])
         facts = {
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             figures.write(folder / "card.json", [{"set": n} | _plain(row) for n, row in rows.items()], lines, **facts)
             worst = pictures.draw_worst(splits["test"], masks, test, found)
             (folder / "worst.png").write_bytes(png_bytes(worst))
-            strips = pictures.draw_dice({name: sets[name] for name in rows}, size)
+            strips = pictures.draw_dice({name: sets[name] for name in rows})
             (folder / "dice.png").write_bytes(png_bytes(strips))
             if measures.outlined(test):
                 draw_confidence(folder / "confidence.png", measures.outlined(test))
@@ -95,17 +94,15 @@ def table(rows: Mapping[str, Mapping[str, Any]], found: Sequence[Group], image_s
     splits = {name: rows[name] for name in ("validation", "test")}
     lines = [f"| | {' | '.join(splits)} |", "|---|--:|--:|"]
     cells = {"images": [str(row["images"]) for row in splits.values()]}
-    cells |= {label: [_cell(name, row[name]) for row in splits.values()] for name, label in _SCORES.items()}
+    cells |= {NAMES[name]: [_cell(name, row[name]) for row in splits.values()] for name in measures.SCORES}
     cells["nothing found"] = [f"{row['missed']}" for row in splits.values()]
     cells["called unfamiliar"] = [_share(row) for row in splits.values()]
     cells["Spearman's correlation of confidence and Dice"] = [_cell("spearman", r["spearman"]) for r in splits.values()]
     lines += [f"| {label} | {' | '.join(of_splits)} |" for label, of_splits in cells.items()]
     lines += [
         "",
-        "Means over images, with 95 % intervals of the bootstrap over images. HD95 is in pixels of an image of "
-        f"{image_size} x {image_size}; *found* leaves out images in which nothing was found, *all* counts each of them "
-        "as the image's diagonal. The model was trained once, so the intervals do not cover what another seed of the "
-        "training would change.",
+        f"Means over images, with 95 % intervals of the bootstrap over images. {conventions(image_size)} The model was "
+        "trained once, so the intervals do not cover what another seed of the training would change.",
         "",
         "| test images | number | Dice | IoU | HD95, all | called unfamiliar |",
         "|---|--:|--:|--:|--:|--:|",
@@ -133,7 +130,7 @@ def _members(group: Group, rows: Sequence[measures.Row]) -> list[measures.Row]:
 def _cell(name: str, figure: Estimate) -> str:
     if math.isnan(figure.mean):
         return "-"
-    digits = {"hd95_found": 1, "hd95_all": 1, "spearman": 2}.get(name, 3)
+    digits = {"hd95": 1, "hd95_all": 1, "spearman": 2}.get(name, 3)
     mean, low, high = (f"{value:.{digits}f}" for value in figure)
     return f"{mean} ({low} to {high})"
 

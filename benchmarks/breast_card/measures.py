@@ -17,7 +17,7 @@ from ht_kernels.train import Examples
 from ht_kernels.train.metrics import Row, predict_with_signals, score
 from ht_kernels.train.pictures import spearman
 
-from ..real_data.statistics import Array, interval, overlaps_and_distances
+from ..real_data.statistics import Array, interval
 
 Mask = NDArray[np.bool_]
 
@@ -29,6 +29,9 @@ ALIKE = 0.25
 
 HARD = ("small", "isoechoic", "shadowed")
 """The groups that say what makes an image hard."""
+
+SCORES = ("dice", "iou", "hd95", "hd95_all")
+"""The scores of :func:`ht_kernels.train.metrics.score` that the card has."""
 
 _BATCH = 16
 
@@ -138,9 +141,9 @@ def reasons(found: Sequence[Group], index: int) -> list[str]:
     return [group.name for group in found if group.name in HARD and group.chosen[index]]
 
 
-def estimates(rows: Sequence[Row], image_size: int) -> dict[str, Estimate]:
-    """The mean of each figure of :func:`benchmarks.real_data.statistics.overlaps_and_distances`, with its interval."""
-    return {name: _estimate(values) for name, values in overlaps_and_distances(rows, image_size).items()}
+def estimates(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """The mean of each of the :data:`SCORES` over images with a lesion, with its interval."""
+    return {name: _estimate(np.array([row[name] for row in rows])) for name in SCORES}
 
 
 def _estimate(values: Array) -> Estimate:
@@ -150,12 +153,12 @@ def _estimate(values: Array) -> Estimate:
     return Estimate(float(known.mean()), *interval(len(known), lambda drawn: known[drawn].mean(-1)))
 
 
-def summarize(rows: Sequence[Row], image_size: int) -> dict[str, object]:
-    """The figures of some images: their number, the estimates, and how many were missed or are unfamiliar."""
+def summarize(rows: Sequence[Row]) -> dict[str, object]:
+    """The figures of some images: their number, the estimates, the lesions missed, and the images unfamiliar."""
     return {
         "images": len(rows),
-        **estimates(rows, image_size),
-        "missed": sum(not row["predicted"] for row in rows),
+        **estimates(rows),
+        "missed": sum(row["missed"] for row in rows),
         "unfamiliar": sum(row["unfamiliar"] for row in rows),
     }
 

@@ -38,7 +38,7 @@ def draw_worst(examples: Examples, masks: Tensor, rows: Sequence[Row], found: Se
     return figure
 
 
-def draw_dice(sets: Mapping[str, Sequence[Row]], image_size: int) -> Figure:
+def draw_dice(sets: Mapping[str, Sequence[Row]]) -> Figure:
     """Draw a row for each set of images: a dot per image, and the mean Dice with its interval."""
     figure = Figure(figsize=(9, 0.42 * len(sets) + 1.1), layout="constrained", dpi=100)
     axes = figure.subplots()
@@ -52,7 +52,7 @@ def draw_dice(sets: Mapping[str, Sequence[Row]], image_size: int) -> Figure:
             alpha=0.7,
             linewidths=0,
         )
-        dice = estimates(rows, image_size)["dice"]
+        dice = estimates(rows)["dice"]
         axes.plot([dice.low, dice.high], [place, place], color=_MEAN, linewidth=1.6)
         axes.plot(dice.mean, place, "o", color=_MEAN, markersize=5)
     axes.set_yticks(range(len(sets)), [f"{name} ({len(rows)})" for name, rows in sets.items()])

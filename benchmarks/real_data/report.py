@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ht_kernels.files import csv_bytes, png_bytes, write_whole
+from ht_kernels.train.metrics import NAMES, conventions
 
 from . import runs, times
 from .methods import METHODS, PASSES, Method, Run
@@ -23,7 +24,7 @@ _SHADES = {100: "#c8501e", 20: "#6c8ebf", 5: "#b4b8bd"}
 """A color for each share of the training split."""
 
 _FIGURES = {
-    "segmentation": {"dice": "Dice", "iou": "IoU", "hd95_found": "HD95, found", "hd95_all": "HD95, all"},
+    "segmentation": {name: NAMES[name] for name in ("dice", "iou", "hd95", "hd95_all")},
     "classification": {"auc": "AUC", "accuracy": "accuracy", "brier": "Brier", "ece": "calibration error"},
 }
 """By task, the figures of a table and their headings; the first is the one that is compared."""
@@ -60,33 +61,38 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
     first = results[0]
     setting, removed = first["setting"], first["removed"]
     names = _FIGURES[setting["task"]]
-    words = (
+    masks = setting["task"] == "segmentation"
+    words = [
         f"{len(results)} of {planned} runs are finished.",
         f"Frozen tower: {setting['backbone']} at {setting['image_size']} pixels;",
         f"{setting['epochs']} passes over the training split{_more_passes(results)}.",
         f"{len(first['images'])} test images, {first['val_images']} to validate;",
         f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
-        "as near duplicates. Means and standard deviations over seeds; distances in pixels. Seconds are for the steps",
-        "of a pass over the training split, the published way and ours. Intervals are over test images, averaged over",
-        "the seeds that there are: they do not say how much another seed would change.",
-    )
+        "as near duplicates. Means and standard deviations over seeds.",
+        *([conventions(setting["image_size"])] if masks else []),
+        "Seconds are for the steps of a pass over the training split, the published way and ours. Intervals are over",
+        "test images, averaged over the seeds that there are: they do not say how much another seed would change.",
+    ]
     lines = [" ".join(words)]
     for share in PASSES:
         of_share = [result for result in results if result["share"] == share]
         if not of_share:
             continue
         lines += ["", f"## {share} %: {of_share[0]['train_images']} images", ""]
-        lines.append(f"| | trained parameters | seeds | {' | '.join(names.values())} | s, published | s, ours |")
-        lines.append("|---|" + "--:|" * (len(names) + 4))
+        headings = [*names.values(), *(["nothing found"] if masks else []), "s, published", "s, ours"]
+        lines.append(f"| | trained parameters | seeds | {' | '.join(headings)} |")
+        lines.append("|---|" + "--:|" * (len(headings) + 2))
         for method, of_method in by_method(of_share):
             figures = [summary(result) for result in of_method]
             cells = [method.label, f"{of_method[0]['trained_parameters']:,}", str(len(of_method))]
             cells += [_spread([f[name] for f in figures], 1 if "hd95" in name else 3) for name in names]
+            if masks:
+                cells.append(" of ".join(str(sum(int(f[name]) for f in figures)) for name in ("missed", "lesions")))
             steps = measured.get(method.name, {})
             cells += [f"{steps[kind]:.1f}" if kind in steps else "-" for kind in ("published", "ours")]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *comparison(of_share), "", verdict(of_share)]
-        if setting["task"] == "segmentation":
+        if masks:
             lines += ["", along_the_way(of_share)]
     return lines
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ht_kernels.train.metrics import summarize
+from ht_kernels.train.metrics import count_misses, summarize
 
 Result = dict[str, Any]
 Array = NDArray[np.float64]
@@ -29,10 +30,9 @@ class Difference(NamedTuple):
 def summary(result: Result) -> dict[str, float]:
     """The figures of a run over its test images.
 
-    For segmentation they are the means of Dice and IoU, and of the 95th percentile of the Hausdorff distance in pixels
-    in both conventions: ``hd95_found`` leaves out the images in which nothing was found, and in ``hd95_all`` each of
-    them counts as the image's diagonal. ``missed`` is their number. For classification they are AUC, accuracy, the
-    Brier score and the expected calibration error.
+    For segmentation they are the means of the scores in :func:`overlaps_and_distances`, the number of ``lesions``, and
+    how many of them were ``missed``. For classification they are AUC, accuracy, the Brier score and the expected
+    calibration error.
     """
     images = result["images"]
     if result["setting"]["task"] == "classification":
@@ -41,22 +41,21 @@ def summary(result: Result) -> dict[str, float]:
         calibration = {"brier": float(((chance - truth) ** 2).mean()), "ece": calibration_error(truth, chance)}
         return {"auc": scores["auc"], "accuracy": scores["accuracy"], **calibration}
     values = overlaps_and_distances(images, result["setting"]["image_size"])
-    found = values["hd95_found"][~np.isnan(values["hd95_found"])]
-    means = {name: float(each.mean()) for name, each in values.items()}
-    means["hd95_found"] = float(found.mean()) if len(found) else math.nan
-    return {**means, "missed": len(values["dice"]) - len(found)}
+    known = {name: each[~np.isnan(each)] for name, each in values.items()}
+    means = {name: float(each.mean()) if len(each) else math.nan for name, each in known.items()}
+    return {**means, "lesions": len(known["dice"]), "missed": len(known["dice"]) - len(known["hd95"])}
 
 
 def overlaps_and_distances(images: Sequence[dict[str, Any]], image_size: int) -> dict[str, Array]:
-    """The figures of segmentation that :func:`summary` averages, for each image with a lesion.
+    """``dice``, ``iou``, ``hd95`` and ``hd95_all`` of each image with a lesion, from its row in a run's result.
 
-    ``hd95_found`` is nan for an image in which nothing was found.
+    They are those of :func:`ht_kernels.train.metrics.score`. The study has one foreground class, so a lesion without
+    ``hd95`` was missed, and ``hd95_all`` follows from the other figures.
     """
-    dice, iou, found = (np.array([row[name] for row in images], dtype=float) for name in ("dice", "iou", "hd95"))
-    lesion = ~np.isnan(dice)
-    everywhere = np.where(np.isnan(found), image_size * math.sqrt(2), found)
-    values = {"dice": dice, "iou": iou, "hd95_found": found, "hd95_all": everywhere}
-    return {name: each[lesion] for name, each in values.items()}
+    dice, iou, hd95 = (np.array([row[name] for row in images], dtype=float) for name in ("dice", "iou", "hd95"))
+    counted = count_misses(torch.from_numpy(hd95), image_size, image_size).numpy()
+    values = {"dice": dice, "iou": iou, "hd95": hd95, "hd95_all": counted}
+    return {name: each[~np.isnan(dice)] for name, each in values.items()}
 
 
 def calibration_error(truth: Array, chance: Array) -> float:

@@ -17,13 +17,13 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 
 from .examples import Examples
-from .metrics import Row, embed_texts, predict_with_signals, score, summarize
+from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
 from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
 _BATCH = 32
-_NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "asd": "ASD, pixels", "f1": "F1", "auc": "AUC"}
+_NAMES = NAMES | {"f1": "F1", "auc": "AUC"}
 _NAMES |= {f"image_to_text_recall_{k}": f"recall at {k}, image to text" for k in AT}
 _NAMES |= {f"text_to_image_recall_{k}": f"recall at {k}, text to image" for k in AT}
 _NAMES |= {"mean_recall": "mean recall", "unfamiliar": "share of unfamiliar images"}
@@ -54,9 +54,10 @@ def evaluate(
 
     Returns:
         The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
-        segmentation also ``without_lesion``, the number of images without a lesion, and ``false_alarms``, the number of
-        these in which the model found something; for zero-shot classification also ``prompts``. The ``summary`` of a
-        calibrated model has ``unfamiliar``, the share of images that are beyond its limit.
+        segmentation also ``image_size`` in pixels, and ``lesions``, ``missed``, ``without_lesion`` and ``false_alarms``
+        of :func:`ht_kernels.train.metrics.counts`; for zero-shot classification also ``prompts``. The ``summary`` is
+        that of :func:`ht_kernels.train.metrics.summarize` or :func:`ht_kernels.train.retrieval.recalls`; for a
+        calibrated model it has ``unfamiliar``, the share of images that are beyond its limit.
 
     Raises:
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
@@ -94,8 +95,7 @@ def evaluate(
         "left_out": examples.bad,
     }
     if model.config.task == "segmentation":
-        empty = [row for row in rows if math.isnan(row["dice"])]
-        results["without_lesion"], results["false_alarms"] = len(empty), sum(row["predicted"] for row in empty)
+        results |= {"image_size": examples.images.shape[-1], **counts(rows)}
     if prompts:
         results["prompts"] = prompts._asdict()
     with output_folder(output) as folder:
@@ -124,7 +124,7 @@ def evaluate_all(
         for name, (examples, prompts) in sets.items()
     }
     results = {"title": title, "datasets": each}
-    rows = [{"dataset": name, "images": one["images"], **one["summary"]} for name, one in each.items()]
+    rows = [{"dataset": name, "images": one["images"], **_counts(one), **one["summary"]} for name, one in each.items()]
     links = [f"- [{name}]({name}/report.md)" for name in each]
     with output_folder(output) as folder:
         _write(folder, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
@@ -132,45 +132,79 @@ def evaluate_all(
 
 
 def lines_of_all(results: dict[str, Any]) -> list[str]:
-    """The lines of a Markdown table with a row for each data set and a column, mean ± standard deviation, per score."""
+    """The lines of a Markdown table with a row for each data set and a column, mean ± standard deviation, per score.
+
+    For masks it has columns for what was missed and for false alarms, and a sentence below that explains the headings.
+    """
     each = results["datasets"]
+    counted = _counted(list(each.values()))
     names = list(dict.fromkeys(n for one in each.values() for n in one["summary"] if not n.endswith("_std")))
-    table = [
-        f"| | images | {' | '.join(_NAMES.get(name, name) for name in names)} |",
-        f"|---|{'--:|' * (len(names) + 1)}",
-    ]
-    for name, one in each.items():
-        summary = one["summary"]
-        cells = [f"{summary[n]:.4f}" if n in summary else "" for n in names]
-        cells = [
-            f"{c} ± {summary[n + '_std']:.4f}" if n + "_std" in summary else c
-            for c, n in zip(cells, names, strict=True)
-        ]
+    headings = ["images", *(_NAMES.get(name, name) for name in names), *counted]
+    table = [f"| | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
+    for place, (name, one) in enumerate(each.items()):
+        cells = [_spread(one["summary"], n) for n in names]
+        cells += [of_sets[place] for of_sets in counted.values()]
         table.append(f"| {name} | {one['images']} | {' | '.join(cells)} |")
-    return table
+    return [*table, *_explained(list(each.values()))]
 
 
 def lines(results: dict[str, Any]) -> list[str]:
-    """The lines of a Markdown table of the summary."""
+    """The lines of a Markdown table of the summary.
+
+    For masks it has rows for what was missed and for false alarms, and a sentence below that explains the headings.
+    """
     summary = results["summary"]
     table = ["| | mean | standard deviation |", "|---|--:|--:|"] if "dice" in summary else ["| | |", "|---|--:|"]
     for name, value in summary.items():
         if name.endswith("_std"):
             continue
-        cells = [_NAMES.get(name, name), f"{value:.4f}"]
-        cells += [f"{summary[name + '_std']:.4f}"] if name + "_std" in summary else []
+        cells = [_NAMES.get(name, name), _number(value)]
+        cells += [_number(summary[name + "_std"])] if name + "_std" in summary else []
         table.append(f"| {' | '.join(cells)} |")
-    return table
+    table += [f"| {heading} | {cell} | |" for heading, (cell,) in _counted([results]).items()]
+    return [*table, *_explained([results])]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _spread(summary: dict[str, float], name: str) -> str:
+    """Mean and standard deviation of a score, as far as the summary has them."""
+    if name not in summary:
+        return ""
+    deviation = summary.get(f"{name}_std", math.nan)
+    return f"{_number(summary[name])} ± {deviation:.4f}" if math.isfinite(deviation) else _number(summary[name])
+
+
+def _counts(results: dict[str, Any]) -> dict[str, int]:
+    """The counts that the results of segmentation have beside the summary."""
+    return {name: results[name] for name in ("lesions", "missed", "without_lesion", "false_alarms") if name in results}
+
+
+def _counted(each: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Headings and cells, one for each of several results, of what was missed and of false alarms."""
+    counted: dict[str, list[str]] = {}
+    if any("lesions" in one for one in each):
+        counted["nothing found"] = [f"{one['missed']} of {one['lesions']} lesions" for one in each]
+    if any(one.get("without_lesion") for one in each):
+        counted["false alarms"] = [f"{one['false_alarms']} of {one['without_lesion']} images" for one in each]
+    return counted
+
+
+def _explained(each: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines below a table that say what its headings leave out and count."""
+    if "image_size" not in each[0]:
+        return []
+    words = conventions(each[0]["image_size"])
+    if any(one["without_lesion"] for one in each):
+        words += " Images without a lesion have no scores; those in which something was found are false alarms."
+    return ["", words]
 
 
 def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     model = results["model"]
     facts = [f"{results['images']} images", f"{len(results['left_out'])} left out as unusable"]
-    if results.get("without_lesion"):
-        facts.append(
-            f"{results['without_lesion']} without a lesion, which have no Dice; in {results['false_alarms']} of them "
-            "something was found"
-        )
     rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results)]
     for picture in pictures:
         rows += ["", f"![{picture}]({picture})"]

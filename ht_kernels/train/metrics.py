@@ -5,6 +5,7 @@ MONAI is imported in the functions that use it, because its import takes five se
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +27,16 @@ _TEXTS = 256
 
 Row = dict[str, Any]
 """The results of one image: its ``name``, and either scores or its ``label`` and ``probabilities``."""
+
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95, found",
+    "hd95_all": "HD95, all",
+    "asd": "ASD, found",
+    "asd_all": "ASD, all",
+}
+"""The scores of masks and their headings in tables. :func:`conventions` has the words for *found* and *all*."""
 
 SCORES = {"segmentation": "dice", "classification": "accuracy", "contrastive": "mean_recall"}
 """The validation score by which training chooses the best weights, by task."""
@@ -100,9 +111,16 @@ def score(
 ) -> list[Row]:
     """Return a row for each of the examples at ``indices``, whose predictions are of ``classes`` classes.
 
-    For masks a row has Dice and IoU and, with ``surfaces``, the 95th percentile of the Hausdorff distance and the
-    average surface distance, in pixels. Each is a mean over the foreground classes in the true mask. It is nan if the
-    true mask has no foreground; distances leave out classes that were not predicted, and are nan if none is left.
+    For masks (H, W) a row has ``lesions``, the number of foreground classes in the true mask, and ``missed``, the
+    number of these of which no pixel was predicted; ``predicted`` is whether any foreground was. Scores are means over
+    the foreground classes in the true mask, and nan if there is none, whatever was predicted:
+
+    - ``dice`` and ``iou``, which are 0 for a class that was missed;
+    - with ``surfaces``, ``hd95``, the larger of the 95th percentiles of the distances between the outlines in both
+      directions, and ``asd``, the mean distance of the predicted outline from the true one, both in pixels. They leave
+      out classes that were missed, and are nan if none is left;
+    - with ``surfaces``, ``hd95_all`` and ``asd_all``, the same with each missed class counted as the diagonal of the
+      image: see :func:`count_misses`.
     """
     from monai.metrics import compute_iou  # type: ignore[attr-defined]
 
@@ -116,37 +134,75 @@ def score(
         ours, truth = (F.one_hot(m.long(), classes).permute(2, 0, 1)[None].float() for m in (prediction, target))
         present, found = (m[0, 1:].flatten(1).any(1) for m in (truth, ours))
         overlaps = [dice(prediction == k, target == k) for k in range(1, classes)]
-        values = {"dice": torch.tensor([overlaps]), "iou": compute_iou(ours, truth, False)}
+        values = {"dice": torch.tensor(overlaps), "iou": compute_iou(ours, truth, False)[0]}
         if surfaces:
-            values |= _distances(ours, truth, present & found)
+            for name, distances in _distances(ours, truth, present & found).items():
+                values |= {name: distances, f"{name}_all": count_misses(distances, *target.shape)}
         for name, value in values.items():
-            kept = value[0][present & value[0].isfinite()]
+            kept = value[present & value.isfinite()]
             row[name] = float(kept.mean()) if len(kept) else float("nan")
         row["predicted"] = bool((prediction > 0).any())
-        rows.append(row)
+        rows.append(row | {"lesions": int(present.sum()), "missed": int((present & ~found).sum())})
     return rows
 
 
+def count_misses(distances: Tensor, height: int, width: int) -> Tensor:
+    """Distances between the outlines of lesions in pixels, in which nan, a missed lesion, counts as the diagonal.
+
+    A lesion that was missed has no distance. Without it, a mean gets better by each lesion that is missed; the diagonal
+    of the image, ``height`` by ``width`` pixels, is more than any distance in it, so that no miss pays.
+    """
+    return torch.where(distances.isnan(), math.hypot(height, width), distances)
+
+
+def conventions(image_size: int) -> str:
+    """A sentence for below a table with the headings of :data:`NAMES`, for square images of ``image_size`` pixels."""
+    return (
+        f"Distances are in pixels of an image of {image_size} x {image_size}: *found* leaves out lesions of which "
+        "nothing was found, *all* counts each of them as the image's diagonal, "
+        f"{math.hypot(image_size, image_size):.1f}; their Dice and IoU are 0."
+    )
+
+
+def counts(rows: Sequence[Row]) -> dict[str, int]:
+    """What rows of masks say beside their scores.
+
+    Returns:
+        ``lesions``: their number, one for each image and foreground class in its true mask. ``missed``: those of which
+        nothing was found. ``without_lesion``: images whose true mask has no foreground. ``false_alarms``: those of
+        them in which something was found.
+    """
+    empty = [row for row in rows if not row["lesions"]]
+    return {
+        "lesions": sum(row["lesions"] for row in rows),
+        "missed": sum(row["missed"] for row in rows),
+        "without_lesion": len(empty),
+        "false_alarms": sum(row["predicted"] for row in empty),
+    }
+
+
 def _distances(ours: Tensor, truth: Tensor, measured: Tensor) -> dict[str, Tensor]:
-    """``hd95`` and ``asd`` (1, K - 1) in pixels, from one-hot masks (1, K, S, S); nan for classes not ``measured``."""
+    """``hd95`` and ``asd`` (K - 1,) in pixels, from one-hot masks (1, K, H, W); nan for classes not ``measured``."""
     from monai.metrics import (  # type: ignore[attr-defined]
         compute_average_surface_distance,
         compute_hausdorff_distance,
     )
 
-    distances = {name: torch.full((1, len(measured)), torch.nan) for name in ("hd95", "asd")}
+    distances = {name: torch.full((len(measured),), torch.nan) for name in ("hd95", "asd")}
     chosen = measured.nonzero()[:, 0]
     if len(chosen):
         masks = ours[:, 1 + chosen], truth[:, 1 + chosen]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI warns about its own code
-            distances["hd95"][:, chosen] = compute_hausdorff_distance(*masks, True, percentile=95).float()
-            distances["asd"][:, chosen] = compute_average_surface_distance(*masks, True).float()
+            distances["hd95"][chosen] = compute_hausdorff_distance(*masks, True, percentile=95)[0].float()
+            distances["asd"][chosen] = compute_average_surface_distance(*masks, True)[0].float()
     return distances
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, float]:
     """Summarize rows: mean and standard deviation of each score of masks, or the metrics of classification.
+
+    Images whose score is nan are left out; if all are, so is the mean. What that leaves out is in :func:`score`.
 
     The metrics of classification are accuracy, precision, recall, F1 and AUC. With two classes, class 1 is the positive
     class; with more, precision, recall, F1 and AUC are means over the classes. AUC is nan if only one class occurs.
@@ -154,7 +210,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
     if "probabilities" in rows[0]:
         return _summarize_labels(rows)
     summary: dict[str, float] = {}
-    for name in ("dice", "iou", "hd95", "asd"):
+    for name in NAMES:
         values = np.array([row[name] for row in rows if name in row], dtype=float)
         values = values[np.isfinite(values)]
         if any(name in row for row in rows):

@@ -17,7 +17,10 @@ from .metrics import Row
 
 
 def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> None:
-    """Draw the chosen images with the true outline in orange and the predicted outline in blue."""
+    """Draw the chosen images with the true outline in orange and the predicted outline in blue.
+
+    The title of each has its Dice, or the words "no lesion" if it has none.
+    """
     columns = min(4, len(chosen))
     height = -(-len(chosen) // columns)
     figure = Figure((12, 3.2 * height))
@@ -29,7 +32,8 @@ def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequen
         for mask, color in ((examples.targets[i], "#ffaa00"), (predictions[i], "#00b4ff")):
             if mask.any():
                 axes.contour(mask > 0, [0.5], colors=color, linewidths=1.2)
-        axes.set_title(f"{rows[i]['name']}\nDice {rows[i]['dice']:.3f}", fontsize=8)
+        words = f"Dice {rows[i]['dice']:.3f}" if rows[i]["lesions"] else "no lesion"
+        axes.set_title(f"{rows[i]['name']}\n{words}", fontsize=8)
     figure.suptitle("The worst, the middle and the best: truth orange, prediction blue", fontsize=10)
     _save(figure, path)
 

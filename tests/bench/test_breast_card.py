@@ -24,7 +24,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row(name: str, dice: float, **values: Any) -> dict[str, Any]:
-    found = {"iou": dice / 2, "hd95": 10 * dice if dice else math.nan, "predicted": dice > 0, "unfamiliar": False}
+    found = {"iou": dice / 2, "hd95": 10 * dice if dice else math.nan, "missed": int(dice == 0), "unfamiliar": False}
+    found["hd95_all"] = found["hd95"] if dice else 100 * 2**0.5
     usual = {"area": 0.1, "contrast": 0.5, "shadow": 1.0, "confidence": dice if dice else math.nan}
     return {"name": name, "dice": dice, **found, **usual, **values}
 
@@ -83,15 +84,15 @@ def test_groups() -> None:
 
 def test_estimates_are_those_of_the_study_with_intervals() -> None:
     rows = [row(str(i), dice) for i, dice in enumerate((0.0, 0.5, 0.6, 0.9))]
-    found = measures.summarize(rows, 100)
+    found = measures.summarize(rows)
     study = statistics.summary({"images": rows, "setting": {"task": "segmentation", "image_size": 100}})
-    assert found["images"] == 4 and found["missed"] == study.pop("missed") == 1
+    assert found["images"] == study.pop("lesions") == 4 and found["missed"] == study.pop("missed") == 1
     for name, mean in study.items():
         assert found[name].mean == pytest.approx(mean), name
         assert found[name].low < mean < found[name].high, name
-    assert found["hd95_found"].mean == pytest.approx(20 / 3) and found["hd95_all"].high > 50
-    assert measures.estimates(rows[1:2], 100)["dice"] == (0.5, 0.5, 0.5)
-    assert math.isnan(measures.estimates(rows[:1], 100)["hd95_found"].mean)
+    assert found["hd95"].mean == pytest.approx(20 / 3) and found["hd95_all"].high > 50
+    assert measures.estimates(rows[1:2])["dice"] == (0.5, 0.5, 0.5)
+    assert math.isnan(measures.estimates(rows[:1])["hd95"].mean)
 
 
 def test_confidence_and_dice() -> None:

@@ -18,7 +18,8 @@ from benchmarks import training
 from benchmarks.real_data import beside_published, data, methods, pack, report, runs, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
-from ht_kernels.train import Trainer
+from ht_kernels.train import Examples, Trainer
+from ht_kernels.train.metrics import counts, score, summarize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,9 +62,39 @@ def labels(truth: list[int], chance: list[float]) -> dict[str, Any]:
 def test_both_conventions_of_distances() -> None:
     """An image in which nothing was found is left out, or counts as the diagonal; one without a lesion never counts."""
     figures = statistics.summary(result("heads", 0, {"a": 0.5, "b": 0.0, "c": 1.0, "normal": None}))
-    assert figures["dice"] == pytest.approx(0.5) and figures["missed"] == 1
-    assert figures["hd95_found"] == pytest.approx(7.5)
+    assert figures["dice"] == pytest.approx(0.5) and (figures["missed"], figures["lesions"]) == (1, 3)
+    assert figures["hd95"] == pytest.approx(7.5)
     assert figures["hd95_all"] == pytest.approx((5 + 10 + 100 * 2**0.5) / 3)
+
+
+def test_both_conventions_are_those_of_the_metrics() -> None:
+    """A row has them from the masks; the study, which reads runs that have no such columns, from the other figures."""
+    truth = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    truth[:2, 8:16, 8:16] = 1
+    guess = torch.zeros_like(truth)
+    guess[0], guess[2] = truth[0].roll(4, dims=1), 1
+    rows = score(Examples(truth[:, None], truth, ("moved", "missed", "false alarm"), {}), range(3), guess, 2)
+    older = [{name: runs.plain(row[name]) for name in ("name", "dice", "iou", "hd95")} for row in rows]
+    found = statistics.summary({"images": older, "setting": {"task": "segmentation", "image_size": 32}})
+    expected = summarize(rows) | counts(rows)
+    assert found == pytest.approx({name: expected[name] for name in found}) and found["missed"] == 1
+
+
+def test_no_lesion_at_all() -> None:
+    figures = statistics.summary(result("heads", 0, {"normal": None}))
+    assert figures["lesions"] == figures["missed"] == 0 and np.isnan(figures["dice"]) and np.isnan(figures["hd95_all"])
+
+
+def test_the_study_reads_the_runs_that_are_committed() -> None:
+    """Their figures are those of the table that was committed with them."""
+    for table in (Path(__file__).parents[2] / "benchmarks/results").glob("*/results.csv"):
+        rows = {tuple(map(row.get, ("share", "method", "seed"))): row for row in csv.DictReader(table.open())}
+        for file in table.parent.glob("runs/*.json"):
+            found, row = json.loads(file.read_text()), rows[tuple(file.stem.split("-"))]
+            figures = statistics.summary(found)
+            for name in ("dice", "iou", "hd95_all", "missed"):
+                assert figures[name] == pytest.approx(float(row[name])), (file, name)
+            assert report.line(found).startswith(f"test Dice {float(row['dice']):.3f}, IoU ")
 
 
 def test_the_calibration_error_of_ten_bins() -> None:
@@ -106,7 +137,11 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     results = [result("heads", 0, far), result("heads", 1, near), result("hybrid_gain", 0, near)]
     text = "\n".join(report.table(results, 48, {"heads": {"published": 9.0, "ours": 3.0}}))
     assert text.startswith("3 of 48 runs are finished") and "7 images of the training split and 2 of the val" in text
-    assert "| heads alone | 1,000 | 2 | 0.550 ± 0.071 | 0.275 ± 0.035 | 5.5 ± 0.7 | 5.5 ± 0.7 | 9.0 | 3.0 |" in text
+    assert (
+        "| heads alone | 1,000 | 2 | 0.550 ± 0.071 | 0.275 ± 0.035 | 5.5 ± 0.7 | 5.5 ± 0.7 | 0 of 40 | 9.0 | 3.0 |"
+        in text
+    )
+    assert "| HD95, found | HD95, all | nothing found | s, published |" in text and "*found* leaves out lesions" in text
     assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
     assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
     assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text

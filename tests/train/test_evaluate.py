@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from helpers.small_models import small_model
 from helpers.small_towers import IMAGE
 from ht_kernels.cli import main
 from ht_kernels.train import Examples, calibrate
-from ht_kernels.train.evaluate import evaluate
-from ht_kernels.train.metrics import score, summarize
+from ht_kernels.train import evaluate as evaluation
+from ht_kernels.train.evaluate import evaluate, evaluate_all, lines
+from ht_kernels.train.metrics import counts, score, summarize
 from ht_kernels.train.pictures import spearman
 from ht_kernels.weights import PHANTOM
 
@@ -32,6 +34,103 @@ def test_figures_of_squares() -> None:
     assert rows[1]["dice"] == pytest.approx(0.5) and rows[1]["iou"] == pytest.approx(1 / 3) and rows[1]["hd95"] == 4
     summary = summarize(rows)
     assert summary["dice"] == pytest.approx(0.75) and summary["dice_std"] == pytest.approx(0.25)
+
+
+def two_classes() -> tuple[Examples, torch.Tensor]:
+    """Images of 24 x 32 pixels, whose diagonal is 40, with masks of two foreground classes, and a prediction."""
+    names = ("second class missed", "nothing found", "wrong class", "rightly nothing", "false alarm")
+    truth = torch.zeros(5, 24, 32, dtype=torch.uint8)
+    truth[:3, 8:16, 8:16] = 1
+    truth[0, 20:22, 20:30] = 2
+    guess = torch.zeros_like(truth)
+    guess[0, 8:16, 12:20] = 1
+    guess[2, 8:16, 8:16] = guess[4, 2:4, 2:4] = 2
+    return Examples(torch.zeros(5, 1, 24, 32, dtype=torch.uint8), truth, names, {}), guess
+
+
+def test_each_class_that_was_missed_counts_as_the_diagonal() -> None:
+    """Rows average over the classes in the truth; a class found elsewhere, or another class, is no hit."""
+    data, guess = two_classes()
+    rows = score(data, range(5), guess, 3)
+    assert [(row["lesions"], row["missed"], row["predicted"]) for row in rows] == [
+        (2, 1, True),
+        (1, 1, False),
+        (1, 1, True),
+        (0, 0, False),
+        (0, 0, True),
+    ]
+    one, missed, wrong, *without = rows
+    assert one["dice"] == pytest.approx(0.25) and one["iou"] == pytest.approx(1 / 6) and one["hd95"] == 4
+    assert one["hd95_all"] == pytest.approx(22) and one["asd_all"] == pytest.approx((one["asd"] + 40) / 2)
+    for row in (missed, wrong):
+        assert row["dice"] == row["iou"] == 0 and row["hd95_all"] == row["asd_all"] == pytest.approx(40)
+        assert np.isnan([row["hd95"], row["asd"]]).all()
+    names = ("dice", "iou", "hd95", "hd95_all", "asd", "asd_all")
+    assert all(np.isnan([row[name] for name in names]).all() for row in without)
+    summary = summarize(rows)
+    assert summary["hd95"] == 4 and summary["hd95_all"] == pytest.approx((22 + 40 + 40) / 3)
+    assert summary["dice"] == pytest.approx(0.25 / 3) and summary["asd_all"] > summary["asd"]
+    assert counts(rows) == {"lesions": 4, "missed": 3, "without_lesion": 2, "false_alarms": 1}
+    assert "hd95_all" not in summarize(score(data, range(5), guess, 3, surfaces=False))
+
+
+def test_missing_a_lesion_is_worse_than_finding_it_in_the_farthest_corner() -> None:
+    data, guess = two_classes()
+    truth, far = torch.zeros_like(guess[:2]), torch.zeros_like(guess[:2])
+    truth[:, -1, -1] = far[0, -1, -1] = 1
+    masks = Examples(data.images[:2], truth, ("found", "not"), {})
+    nothing = summarize(score(masks, range(2), far, 2))
+    far[1, 0, 0] = 1
+    corner = summarize(score(masks, range(2), far, 2))
+    assert nothing["hd95"] < corner["hd95"] and nothing["asd"] < corner["asd"]  # as published
+    assert nothing["hd95_all"] > corner["hd95_all"] and nothing["asd_all"] > corner["asd_all"]
+
+
+def test_the_report_has_both_conventions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 6 squares one is missed; of 2 images without a lesion one has a false alarm; a second set has no lesion."""
+    model, data = small_model("timm", "segmentation", num_classes=2), squares(8)
+    data.targets[6:] = 0
+    guess = data.targets.clone()
+    guess[0], guess[7, :4, :4] = 0, 1
+    signals = [{"confidence": 0.5}] * 8
+    monkeypatch.setattr(evaluation, "predict_with_signals", lambda _, x, *__: (guess[-len(x) :], signals[: len(x)]))
+    results = evaluate(model, data, tmp_path / "one", "a title")
+    diagonal = IMAGE * 2**0.5
+    assert json.loads((tmp_path / "one/results.json").read_text()) == results | {"model": json_of(results["model"])}
+    assert {name: results[name] for name in ("images", "lesions", "missed", "without_lesion", "false_alarms")} == {
+        "images": 8,
+        "lesions": 6,
+        "missed": 1,
+        "without_lesion": 2,
+        "false_alarms": 1,
+    }
+    table = lines(results)
+    assert "| HD95, found | 0.0000 | 0.0000 |" in table and f"| HD95, all | {diagonal / 6:.4f} | " in "\n".join(table)
+    assert "| nothing found | 1 of 6 lesions | |" in table and "| false alarms | 1 of 2 images | |" in table
+    assert f"as the image's diagonal, {diagonal:.1f}; their Dice and IoU are 0. Images without a lesion" in table[-1]
+    assert "\n".join(table) in (tmp_path / "one/report.md").read_text()
+    with (tmp_path / "one/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[0]["hd95"], rows[0]["missed"]) == ("nan", "1") and float(rows[0]["hd95_all"]) == pytest.approx(
+        diagonal
+    )
+    assert (rows[7]["dice"], rows[7]["predicted"], rows[7]["lesions"]) == ("nan", "True", "0")
+
+    empty = Examples(data.images[6:], data.targets[6:], data.names[6:], {})
+    both = {"some": (data, None), "none": (empty, None)}
+    evaluate_all(model, both, tmp_path / "all", "a title")
+    report = (tmp_path / "all/report.md").read_text()
+    assert (
+        "| | images | Dice | IoU | HD95, found | HD95, all | ASD, found | ASD, all | nothing found | false alarms |"
+        in report
+    )
+    assert "| none | 2 |" + " - |" * 6 + " 0 of 0 lesions | 1 of 2 images |" in report and table[-1] in report
+    with (tmp_path / "all/results.csv").open() as file:
+        assert [(row["missed"], row["false_alarms"]) for row in csv.DictReader(file)] == [("1", "1"), ("0", "1")]
+
+
+def json_of(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def test_figures_of_labels() -> None:
