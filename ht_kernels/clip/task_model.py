@@ -21,6 +21,7 @@ from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
 
+from .injection import adapt_output
 from .towers import Tower, find_tower
 
 OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
@@ -172,7 +173,7 @@ def _parts(model: Any, plan: Plan) -> _Parts | str:
     skipped += tower.blocks[blocks_to_run(plan.layers) :]
     for part in skipped:
         for module in part.modules():
-            if any(vars(module)[observer] for observer in OBSERVERS):
+            if any(hook is not adapt_output for each in OBSERVERS for hook in vars(module)[each].values()):
                 return f"a {type(module).__name__} that is no longer called has hooks"
     return _Parts(tower, reduces, blocks, head)
 
