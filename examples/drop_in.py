@@ -57,7 +57,7 @@ def main() -> None:
 
     difference = float((after - before).abs().max() / before.abs().max())
     print(f"\n{slow:.1f} ms before, {fast:.1f} ms after; logits differ by {difference:.1e} of the largest")
-    print("The heads and the last blocks still run the published way: ht.fold leaves out what nothing reads.")
+    print("For inference, ht.fold of an HTCLIP leaves out more: it takes gray frames of bytes, as scanners give them.")
 
 
 if __name__ == "__main__":

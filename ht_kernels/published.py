@@ -8,6 +8,7 @@ Parameter names are those of published checkpoints.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ VARIANTS: dict[str, type[PublishedAdapter]] = {
 
 
 class PublishedHTCLIP(nn.Module):
-    """HTCLIP, computed as in the published code; :meth:`like` makes it.
+    """HTCLIP, built and computed as in the published code; :meth:`like` makes it.
 
     All blocks of the tower run, with unfused adapters. The final norm runs although no head reads it. Segmentation
     upsamples all pyramid channels before the 1x1 convolution.
@@ -131,15 +132,27 @@ class PublishedHTCLIP(nn.Module):
     ``model(images)`` takes floating-point images (B, 3, H, W) in [0, 1] and returns logits (B, K, H, W) or (B, K).
     """
 
-    def __init__(self, tower: Any, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential) -> None:
+    def __init__(
+        self, tower: Any, reduces: nn.ModuleList, blocks: nn.ModuleList, head: nn.Sequential, layers: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self.tower = tower
         self.visual = tower.visual
         self.reduces = reduces
         self.blocks = blocks
-        self.head = head
-        self.feature_layers: tuple[int, ...] = ()
-        self.adapters = nn.ModuleDict()
+        self.feature_layers = layers
+        self.add_module("seg_head" if isinstance(head[0], nn.Upsample) else "cls_head", head)
+
+    @property
+    def head(self) -> nn.Sequential:
+        """``seg_head`` or ``cls_head``."""
+        head: Any = self.seg_head if hasattr(self, "seg_head") else self.cls_head
+        return head  # type: ignore[no-any-return]
+
+    @property
+    def adapters(self) -> dict[int, Any]:
+        """The adapters by block index."""
+        return {i: block.mona for i, block in enumerate(self.tower.blocks) if hasattr(block, "mona")}
 
     @classmethod
     def like(cls, model: Any) -> PublishedHTCLIP:
@@ -152,25 +165,26 @@ class PublishedHTCLIP(nn.Module):
             head = nn.Sequential(upsample, convolution)
         else:
             head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *copy.deepcopy(list(model.cls_head))[2:])
-        published = cls(tower, copy.deepcopy(model.reduces), copy.deepcopy(model.blocks), head)
-        published.feature_layers = config.feature_layers
-        for i, block in enumerate(tower.blocks):
+        layers = config.feature_layers
+        published = cls(tower, copy.deepcopy(model.reduces), copy.deepcopy(model.blocks), head, layers)
+        for block in tower.blocks:
             if not hasattr(block, "mona"):
                 continue
             ours = getattr(block.mona, "clip_mona", block.mona)
             weight = ours.project1.weight
             adapter = VARIANTS[ours.variant](tower.dim, weight.shape[0], ours.dropout.p).to(weight.device, weight.dtype)
             adapter.load_state_dict(ours.state_dict())
-            published.adapters[str(i)] = adapter.train(ours.training).requires_grad_(weight.requires_grad)
-            del block.mona
+            block.mona = adapter.train(ours.training).requires_grad_(weight.requires_grad)
             block._forward_hooks.clear()
-            vars(block).pop("forward", None)  # published code replaces forward to call the adapter
+            block.forward = partial(_adapted, block, tower.grid, tower.prefix_tokens, tower.batch_first)
         return published.train(model.training)
 
     def train(self, mode: bool = True) -> PublishedHTCLIP:
         """Set the mode of adapters and heads. The frozen tower stays in evaluation mode."""
         super().train(mode)
         self.visual.eval()
+        for adapter in self.adapters.values():
+            adapter.train(mode)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -180,9 +194,6 @@ class PublishedHTCLIP(nn.Module):
         activations = []
         for i, block in enumerate(tower.blocks):
             x = block(x)
-            if str(i) in self.adapters:
-                tokens = self.adapters[str(i)](tower.tokens(x), tower.grid, tower.prefix_tokens)
-                x = tokens if tower.batch_first else tokens.transpose(0, 1)
             if i in self.feature_layers:
                 activations.append(x.clone())
         tower.finish(x)
@@ -193,3 +204,10 @@ class PublishedHTCLIP(nn.Module):
         assert total is not None
         logits: Tensor = self.head(total.transpose(1, 2).view(*total.shape[::2], *tower.grid))
         return logits
+
+
+def _adapted(block: Any, grid: tuple[int, int], prefix_tokens: int, batch_first: bool, x: Tensor) -> Tensor:
+    """A block and its adapter: published code replaces the ``forward`` of blocks by such a function."""
+    x = type(block).forward(block, x)
+    tokens: Tensor = block.mona(x if batch_first else x.transpose(0, 1), grid, prefix_tokens)
+    return tokens if batch_first else tokens.transpose(0, 1)

@@ -1,4 +1,4 @@
-"""The drop-in replacement: the adapters of a model built by the published code run on this library's kernels."""
+"""The drop-in replacement: a model built by the published code runs on this library's kernels and identities."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ht_kernels.nn import HTAdapter
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .mona import BatchFirstAdapter, SequenceFirstMona
+from .task_model import OBSERVERS, Whole, take
 
 _TOLERANCE = 1e-9
 """The allowed relative L2 error in float64, in which both implementations must agree up to rounding."""
@@ -23,7 +24,6 @@ _FLOAT32_TOLERANCE = 1e-5
 """The allowed relative L2 error in float32. In lower precision, 1.5 times the published adapter's error is allowed."""
 
 _GRID, _BATCH = (3, 2), 2
-_OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
 class Swapped(NamedTuple):
@@ -36,7 +36,7 @@ class Swapped(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A module that looks like an adapter but was not changed, and the reason."""
+    """A module that looks like an adapter or a task model but was not changed, and the reason."""
 
     name: str
     reason: str
@@ -47,24 +47,30 @@ class AccelerateReport(NamedTuple):
 
     Attributes:
         swapped: the adapters that run on the kernels, with their names in the model.
-        left: the modules that look like adapters but were not changed, with the reasons.
+        left: the modules that look like adapters or task models but were not changed, with the reasons.
+        whole: the task models that leave out what nothing reads.
     """
 
     swapped: tuple[Swapped, ...]
     left: tuple[Left, ...]
+    whole: tuple[Whole, ...] = ()
 
     def __str__(self) -> str:
-        if not self.swapped and not self.left:
-            return "No published adapters in this model."
+        if not any(self):
+            return "No published adapters and no published task model here."
         count = f"{len(self.swapped)} {'adapter' if len(self.swapped) == 1 else 'adapters'}"
         lines = [f"{count} swapped, {len(self.left)} left as they were"]
+        lines += [
+            f"  {w.name or 'the model'}: {w.task}, {w.run} of {w.blocks} blocks are run, pyramid and head are folded"
+            for w in self.whole
+        ]
         lines += [f"  {s.name}: {s.variant}, {s.dim} -> {s.bottleneck}" for s in self.swapped]
-        lines += [f"  {left.name}: left, {left.reason}" for left in self.left]
+        lines += [f"  {left.name or 'the model'}: left, {left.reason}" for left in self.left]
         return "\n".join(lines)
 
 
-def accelerate(model: nn.Module) -> AccelerateReport:
-    """Make the published adapters in a model run on this library's kernels, in place.
+def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
+    """Make a model of the published code run on this library's kernels and identities, in place.
 
     An adapter is recognised by its parameters, not by its class, so the published code is not imported. The adapter
     stays the same object with the same Parameters, hooks and names; only its class changes. Optimizers, filters on
@@ -75,11 +81,18 @@ def accelerate(model: nn.Module) -> AccelerateReport:
     on its submodules is not changed either, because the kernels do not call submodules one by one. Like any
     :class:`ht_kernels.HTAdapter`, an accelerated adapter caches its folded weights in evaluation mode.
 
+    A task model, which has a tower, a pyramid and a head (``reduces``, ``blocks``, ``seg_head`` or ``cls_head``), also
+    no longer runs the blocks that nothing reads, and upsamples scores instead of all channels; in training too. It is
+    the same object with the same Parameters, names and hooks, and ``isinstance`` with its class stays true. It is tried
+    out first as adapters are, on a random image. :class:`ht_kernels.clip.task_model.TaskModel` says when a call goes
+    the published way.
+
     Args:
         model: a module that contains adapters, such as a CLIP model, or a task model or a wrapper around one.
+        heads: with False only adapters are changed, and task models run as they did.
 
     Returns:
-        The adapters that were swapped, and the modules that were not, with the reasons.
+        The adapters and task models that were changed, and the modules that were not, with the reasons.
     """
     swapped: list[Swapped] = []
     left: list[Left] = []
@@ -96,7 +109,14 @@ def accelerate(model: nn.Module) -> AccelerateReport:
         else:
             bottleneck, dim = module.project1.weight.shape
             swapped.append(Swapped(name, variant, dim, bottleneck))
-    return AccelerateReport(tuple(swapped), tuple(left))
+    whole: list[Whole] = []
+    for name, module in model.named_modules() if heads else ():
+        found = take(module, name)
+        if isinstance(found, Whole):
+            whole.append(found)
+        elif found is not None:
+            left.append(Left(name, found))
+    return AccelerateReport(tuple(swapped), tuple(left), tuple(whole))
 
 
 def _looks_like_adapter(module: nn.Module) -> bool:
@@ -133,7 +153,7 @@ def _swap(module: Any, variant: str) -> str | None:
     if "forward" in vars(module):
         return "its forward was replaced, so what it computes is not known"
     for name, part in module.named_modules():
-        if name and ("forward" in vars(part) or any(getattr(part, observer) for observer in _OBSERVERS)):
+        if name and ("forward" in vars(part) or any(getattr(part, observer) for observer in OBSERVERS)):
             return f"its {name} has hooks or a replaced forward, which would no longer run"
     if any(p.is_meta for p in module.parameters()):
         return "its parameters have no values yet (device meta)"

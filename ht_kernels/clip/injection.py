@@ -58,7 +58,7 @@ def inject(
     for i, mona in zip(chosen, monas, strict=True):
         block: Any = tower.blocks[i]
         block.mona = mona.train(block.training)
-        block.register_forward_hook(_adapt_output)
+        block.register_forward_hook(adapt_output)
     return clip_model
 
 
@@ -93,7 +93,7 @@ def resize(tower: Tower, size: int) -> None:
             mona.grid = tower.grid
 
 
-def _adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
+def adapt_output(block: Any, args: Any, output: Tensor) -> Tensor:
     # This hook is a module-level function so that models with adapters can be copied, pickled and compiled.
     adapted: Tensor = block.mona(output)
     return adapted

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.small_towers import DIM, small_tower
+from helpers.small_towers import DIM, IMAGE, small_tower
 
 
 class SpatialPart(nn.Module):
@@ -87,6 +87,58 @@ class PlainWrapper(Wrapper):
 
     def forward(self, x: Tensor, hw_shapes: tuple[int, int] | None = None) -> Tensor:
         return self.clip_mona(x, hw_shapes)
+
+
+class PublishedTaskModel(nn.Module):
+    """A CLIP model with a pyramid and a segmentation or classification head, as published code builds it."""
+
+    def __init__(self, clip_model: nn.Module, layers: list[int], dim: int, width: int, size: int, task: str) -> None:
+        super().__init__()
+        self.clip_model, self.extract_layers, self.task = clip_model, layers, task
+        self.reduces = nn.ModuleList(nn.Linear(dim, width) for _ in layers)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in layers
+        )
+        upsample = nn.Upsample((size, size), mode="bilinear", align_corners=False)
+        self.seg_head = nn.Sequential(upsample, nn.Conv2d(width, 2, 1))
+        pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.cls_head = nn.Sequential(*pool, nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, nn.Module, bool]:
+        """The first tokens, the blocks, and whether the batch comes first."""
+        visual = self.clip_model.visual
+        if hasattr(visual, "trunk"):
+            trunk = visual.trunk
+            patches = trunk.patch_embed(images)
+            tokens = torch.cat([trunk.cls_token.expand(len(images), -1, -1), patches], 1)
+            return trunk.pos_drop(tokens + trunk.pos_embed), trunk.blocks, True
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([visual.class_embedding.expand(len(images), 1, -1), patches], 1)
+        tokens = visual.ln_pre(tokens + visual.positional_embedding)
+        batch_first = getattr(visual.transformer, "batch_first", False)
+        return tokens if batch_first else tokens.transpose(0, 1), visual.transformer.resblocks, batch_first
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, blocks, batch_first = self.embed(images)
+        found = []
+        for i, block in enumerate(blocks):
+            x = block(x)
+            if i in self.extract_layers:
+                found.append(x if batch_first else x.transpose(0, 1))
+        total = 0
+        for tokens, reduce, block in zip(found[::-1], self.reduces[::-1], self.blocks[::-1], strict=True):
+            total = block(reduce(tokens[:, 1:])) + total
+        side = math.isqrt(total.shape[1])
+        total = total.transpose(1, 2).unflatten(2, (side, side))
+        return self.seg_head(total) if self.task == "seg" else self.cls_head(total)
+
+
+def task_model(form: str, task: str) -> PublishedTaskModel:
+    """A whole published task model around :func:`build`, whose last block nothing reads."""
+    clip_model = build(form)
+    torch.manual_seed(2)
+    return PublishedTaskModel(clip_model, [0, 1, 2], DIM, 12, IMAGE, task)
 
 
 FORMS = {

@@ -109,7 +109,7 @@ def test_twice_and_nothing() -> None:
     ht.accelerate(model)
     again = ht.accelerate(model)
     assert not again.swapped and {left.reason for left in again.left} == {"it runs on the kernels already"}
-    assert str(ht.accelerate(nn.Linear(2, 2))) == "No published adapters in this model."
+    assert str(ht.accelerate(nn.Linear(2, 2))) == "No published adapters and no published task model here."
 
 
 def test_a_trial_touches_nobody() -> None:

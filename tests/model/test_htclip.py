@@ -82,7 +82,7 @@ def test_gradients_equal_published(tower, task):
     for i in LAYERS:
         mona = model.tower.blocks[i].mona
         ours = dict(getattr(mona, "clip_mona", mona).named_parameters())
-        expected |= {owner[id(ours[name])]: p.grad for name, p in published.adapters[str(i)].named_parameters()}
+        expected |= {owner[id(ours[name])]: p.grad for name, p in published.adapters[i].named_parameters()}
     got = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert got.keys() == expected.keys()
     for name, gradient in got.items():

@@ -1,0 +1,255 @@
+"""Whole task models of the published code, computed by the identities: the forward that ``accelerate`` gives them.
+
+A published task model runs every block of its tower, also those behind the last one that it reads, and upsamples all
+channels of its pyramid before the 1x1 convolution. The identities 6 to 8 leave that out, in training too, and the
+result is the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ht_kernels.errors import InputError, reason
+from ht_kernels.folding import blocks_to_run, fold_pyramid
+from ht_kernels.functional import feature_pyramid
+from ht_kernels.nn import ClassificationHead, SegmentationHead
+from ht_kernels.nn.heads import upsample
+
+from .injection import adapt_output
+from .towers import Tower, find_tower
+
+OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+"""The attributes in which a module keeps its hooks."""
+
+_HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""The allowed relative L2 error of the logits by dtype; in lower precision, in which both round, 5e-2."""
+
+
+class Plan(NamedTuple):
+    """What :class:`TaskModel` computes.
+
+    Attributes:
+        clip: the name of the child that has the vision tower.
+        layers: the blocks that the pyramid reads.
+        named: the name of the model's attribute that lists them.
+        head: ``seg_head`` or ``cls_head``.
+        task: the model's attribute ``task`` when it was accelerated, None if it had none.
+    """
+
+    clip: str
+    layers: tuple[int, ...]
+    named: str
+    head: str
+    task: Any
+
+
+class Whole(NamedTuple):
+    """A task model that :func:`ht_kernels.accelerate` changed: its name, and how many of its blocks are run."""
+
+    name: str
+    task: str
+    run: int
+    blocks: int
+
+
+class TaskModel(nn.Module):
+    """A published task model after :func:`ht_kernels.accelerate`: its own class, with this forward before its own.
+
+    The parameters stay where they were. Modules that the identities make superfluous are not called: the blocks behind
+    the last one that is read, the final norm, and the parts of pyramid and head. If one of them has hooks, or is no
+    longer what the published code makes, a call goes the published way.
+    """
+
+    ht_plan: Plan
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images (B, 3, H, W): (B, K, H, W) for segmentation, (B, K) for classification."""
+        parts = _parts(self, self.ht_plan)
+        if isinstance(parts, str):
+            published: Tensor = super().forward(images)
+            return published
+        return _logits(self, self.ht_plan, parts, images)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _empty, (type(self).__mro__[2],), vars(self)
+
+
+class _Parts(NamedTuple):
+    tower: Tower
+    reduces: list[nn.Linear]
+    blocks: list[nn.Sequential]
+    head: nn.Sequential
+
+
+def take(model: nn.Module, name: str) -> Whole | str | None:
+    """Give a task model the forward of :class:`TaskModel`, in place.
+
+    Before that, both are compared on a random image, in evaluation and in training mode.
+
+    Returns:
+        What is run now; a string that says why the model stays as it is; or None if it is not a task model.
+    """
+    heads = [head for name in _HEADS if isinstance(head := getattr(model, name, None), nn.Module)]
+    if not heads or isinstance(heads[0], (SegmentationHead, ClassificationHead)) or not _has_pyramid(model):
+        return None
+    if isinstance(model, TaskModel):
+        return "it is accelerated already"
+    if "forward" in vars(model):
+        return "its forward was replaced, so what it computes is not known"
+    if isinstance(model, torch.jit.ScriptModule):
+        return "it is a TorchScript module"
+    if any(p.is_meta for p in model.parameters()):
+        return "its parameters have no values yet (device meta)"
+    reasons: list[str] = []
+    for plan in _plans(model):
+        parts = _parts(model, plan)
+        if isinstance(parts, str):
+            reasons.append(parts)
+            continue
+        try:
+            agree = _agree(model, plan, parts)
+        except Exception as error:
+            reasons.append(f"it could not be tried out ({type(error).__name__}: {reason(error)})")
+            continue
+        if agree:
+            published: Any = type(model)
+            vars(model)["ht_plan"] = plan
+            model.__class__ = _accelerated(published)
+            return Whole(name, _HEADS[plan.head], blocks_to_run(plan.layers), len(parts.tower.blocks))
+        reasons.append(f"its logits are not those of its pyramid and its {plan.head}")
+    return "; ".join(dict.fromkeys(reasons)) or "no vision tower, or no list of the blocks that are read, was found"
+
+
+def _plans(model: Any) -> Iterator[Plan]:
+    """The ways in which a model may compute: for each child with a tower, list of layers, and head."""
+    levels = len(model.reduces)
+    layers = {
+        name: tuple(value)
+        for name, value in vars(model).items()
+        if isinstance(value, (list, tuple)) and len(value) == levels and all(type(i) is int for i in value)
+    }
+    for clip, child in model.named_children():
+        try:
+            tower = find_tower(child)
+        except InputError:
+            continue
+        for named, read in layers.items():
+            if list(read) == sorted(set(read)) and read[0] >= 0 and read[-1] < len(tower.blocks):
+                for head in _HEADS:
+                    if hasattr(model, head):
+                        yield Plan(clip, read, named, head, getattr(model, "task", None))
+
+
+def _parts(model: Any, plan: Plan) -> _Parts | str:
+    """The parts of a model, or the reason why it cannot be computed by the identities now."""
+    if getattr(model, "task", None) != plan.task or tuple(getattr(model, plan.named)) != plan.layers:
+        return f"its task or its {plan.named} has changed"
+    head = getattr(model, plan.head)
+    reduces, blocks = list(model.reduces), list(model.blocks)
+    for reduce, block in zip(reduces, blocks, strict=True):
+        like_published = type(reduce) is nn.Linear and _is(block, nn.LayerNorm, nn.Linear, nn.GELU, nn.Linear)
+        if not like_published or block[2].approximate != "none":
+            return "its pyramid is not Linear, and LayerNorm, Linear, GELU, Linear, for each level"
+    if plan.head == "seg_head":
+        if not _is(head, nn.Upsample, nn.Conv2d) or head[0].mode != "bilinear" or head[1].kernel_size != (1, 1):
+            return "its seg_head is not a bilinear Upsample and a 1x1 Conv2d"
+        skipped = [*reduces, *blocks, head]
+    else:
+        if not isinstance(head, nn.Sequential) or not _is(head[:2], nn.AdaptiveAvgPool2d, nn.Flatten):
+            return "its cls_head does not start with AdaptiveAvgPool2d and Flatten"
+        skipped = [*reduces, *blocks, *head[:2]]
+    try:
+        tower = find_tower(getattr(model, plan.clip))
+    except InputError as error:
+        return str(error)
+    skipped += [part for part in tower.visual.children() if not hasattr(part, "resblocks") and part is not tower.blocks]
+    skipped += tower.blocks[blocks_to_run(plan.layers) :]
+    for part in skipped:
+        for module in part.modules():
+            if any(hook is not adapt_output for each in OBSERVERS for hook in vars(module)[each].values()):
+                return f"a {type(module).__name__} that is no longer called has hooks"
+    return _Parts(tower, reduces, blocks, head)
+
+
+def _logits(model: nn.Module, plan: Plan, parts: _Parts, images: Tensor) -> Tensor:
+    tower = parts.tower
+    head: Any = parts.head
+    x = tower.embed(images)
+    features = []
+    for i in range(blocks_to_run(plan.layers)):
+        x = tower.blocks[i](x)
+        if i in plan.layers:
+            features.append(tower.patches(x))
+    device = images.device.type
+    like = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parts.reduces[0].weight.dtype
+    if plan.head == "seg_head":
+        size, weight, bias = head[0].size, head[1].weight.flatten(1), head[1].bias
+        scores = feature_pyramid(features, *fold_pyramid(parts.reduces, parts.blocks, weight, bias))
+        return upsample(scores, tower.grid, size if isinstance(size, tuple) else (size, size)).to(like)
+    pooled = feature_pyramid(features, *fold_pyramid(parts.reduces, parts.blocks, None, None), pool=True)
+    logits: Tensor = head[2:](pooled.to(parts.reduces[0].weight.dtype))
+    return logits
+
+
+def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
+    """Whether both ways give the same logits of a random image, in evaluation and in training mode, without dropout."""
+    like = parts.tower.patch_embedding.weight
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, like.shape[1], *parts.tower.image_size, generator=generator).to(like.device, like.dtype)
+    for training in (False, True):
+        with _quiet(model, training), torch.no_grad():
+            expected, got = type(model).forward(model, image), _logits(model, plan, parts, image)
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            return False
+        error = (got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
+        if not error <= _TOLERANCE.get(like.dtype, 5e-2):
+            return False
+    return True
+
+
+@contextmanager
+def _quiet(model: nn.Module, training: bool) -> Iterator[None]:
+    """Let a model run without hooks and dropout, in a mode; all of it is put back, and random numbers are as before."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        for attributes, _ in kept:
+            attributes["training"] = training
+            attributes.update({observer: {} for observer in OBSERVERS})
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for attributes, before in kept:
+            attributes.update(before)
+
+
+def _has_pyramid(model: nn.Module) -> bool:
+    reduces, blocks = (getattr(model, name, None) for name in ("reduces", "blocks"))
+    return isinstance(reduces, nn.ModuleList) and isinstance(blocks, nn.ModuleList) and 0 < len(reduces) == len(blocks)
+
+
+def _is(module: Any, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is a Sequential of modules of exactly these classes."""
+    return isinstance(module, nn.Sequential) and [type(part) for part in module] == list(kinds)
+
+
+@functools.cache
+def _accelerated(kind: Any) -> Any:
+    """The class of an accelerated model of a published class."""
+    return type(kind.__name__, (TaskModel, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
+def _empty(kind: Any) -> Any:
+    """An accelerated model of a published class without any state, for copies."""
+    made = _accelerated(kind)
+    return made.__new__(made)

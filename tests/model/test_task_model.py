@@ -1,0 +1,199 @@
+"""accelerate on whole task models: the same results, gradients and names without what nothing reads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ht_kernels as ht
+from helpers.adapters import relative_error
+from helpers.published_stand_in import FORMS, PublishedTaskModel, task_model
+from helpers.small_towers import IMAGE
+from ht_kernels.clip.task_model import Whole
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+IMAGES = torch.rand(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(3))
+
+
+def run(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradients of every trained parameter."""
+    model.zero_grad()
+    out = model(IMAGES)
+    out.square().sum().backward()
+    return out.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def calls_of(module: nn.Module) -> list[int]:
+    """A list that grows with each call of a module, which has no hooks for it."""
+    calls: list[int] = []
+    inner = module.forward
+    module.forward = lambda *args, **options: (calls.append(1), inner(*args, **options))[1]  # type: ignore[method-assign]
+    return calls
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("task", ["seg", "cls"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_logits_and_gradients_from_the_same_parameters(form: str, task: str, training: bool) -> None:
+    model = task_model(form, task).train(training)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in parameters if p.requires_grad], 0.01)
+    expected, expected_grads = run(model)
+    state = torch.random.get_rng_state()
+    report = ht.accelerate(model)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    name = {"seg": "segmentation", "cls": "classification"}[task]
+    assert report.whole == (Whole("", name, 3, 4),) and not report.left and len(report.swapped) == 4
+    assert f"the model: {name}, 3 of 4 blocks are run" in str(report)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True)) and list(model.state_dict()) == keys
+    assert isinstance(model, PublishedTaskModel) and model.training == training
+
+    got, grads = run(model)
+    assert got.dtype == expected.dtype and relative_error(got, expected) < 1e-5
+    assert grads.keys() == expected_grads.keys()
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for key, grad in expected_grads.items():
+        assert float((grads[key] - grad).norm()) < 1e-4 * total, key
+    optimizer.step()
+    with torch.no_grad():
+        assert not torch.allclose(model(IMAGES), got)
+
+
+def test_blocks_that_nothing_reads_are_not_run_and_neither_is_the_wide_upsampling() -> None:
+    model = task_model("timm", "seg").eval()
+    assert not ht.accelerate(model, heads=False).whole and type(model) is PublishedTaskModel
+    ht.accelerate(model)
+    dead, read = (
+        calls_of(model.clip_model.visual.trunk.blocks[3].mlp),
+        calls_of(model.clip_model.visual.trunk.blocks[2].mlp),
+    )
+    upsampled = calls_of(model.seg_head[0])
+    model(IMAGES)
+    assert (dead, read, upsampled) == ([], [1], [])
+
+
+def test_hooks_fire_those_of_the_model_and_those_of_parts_that_are_left_out() -> None:
+    model = task_model("open_clip", "seg").eval()
+    expected = model(IMAGES)
+    ht.accelerate(model)
+    calls: list[str] = []
+    model.register_forward_hook(lambda *_: calls.append("model"))
+    model(IMAGES)
+    assert calls == ["model"]
+    parts: dict[str, Any] = {"reduce": model.reduces[1], "block": model.blocks[0][1], "head": model.seg_head[1]}
+    parts |= {"dead": model.clip_model.visual.transformer.resblocks[3].mlp, "norm": model.clip_model.visual.ln_post}
+    for name, part in parts.items():
+        calls.clear()
+        handle = part.register_forward_hook(lambda *_, name=name: calls.append(name))
+        got = model(IMAGES)
+        handle.remove()
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        # The stand-in, like the published code, leaves the final norm to others.
+        assert calls == (["model"] if name == "norm" else [name, "model"])
+
+
+def test_what_changes_later_is_computed_the_published_way() -> None:
+    model = task_model("timm", "seg").eval()
+    ht.accelerate(model)
+    assert model(IMAGES).shape == (2, 2, IMAGE, IMAGE)
+    model.task = "cls"
+    assert model(IMAGES).shape == (2, 2)
+    model.task, model.extract_layers = "seg", [1, 2, 3]
+    other = task_model("timm", "seg").eval()
+    other.extract_layers = [1, 2, 3]
+    torch.testing.assert_close(model(IMAGES), other(IMAGES), atol=1e-5, rtol=1e-4)
+    model.extract_layers = [0, 1, 2]
+    model.seg_head[1] = nn.Conv2d(12, 5, 3, padding=1)
+    assert model(IMAGES).shape == (2, 5, IMAGE, IMAGE)
+
+
+def test_copies_are_accelerated_and_independent_in_pyramid_and_head() -> None:
+    model = task_model("timm", "seg").eval()
+    ht.accelerate(model)
+    expected = model(IMAGES)
+    for block in model.clip_model.visual.trunk.blocks:  # closures cannot be pickled
+        del block.forward
+    plain = model(IMAGES)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin) is type(model) and torch.equal(twin(IMAGES), plain)
+        with torch.no_grad():
+            twin.reduces[0].weight.mul_(2)
+        assert not torch.equal(twin(IMAGES), plain) and torch.equal(model(IMAGES), plain)
+    assert not torch.equal(plain, expected)
+
+
+class Strange(PublishedTaskModel):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 2
+
+
+def test_models_that_stay_as_they_are_and_why() -> None:
+    strange = task_model("timm", "seg")
+    strange.__class__ = Strange
+    replaced = task_model("timm", "seg")
+    replaced.forward = replaced.forward
+    narrow = task_model("timm", "seg")
+    narrow.blocks[1][2] = nn.GELU("tanh")
+    wide = task_model("timm", "seg")
+    wide.seg_head[1] = nn.Conv2d(12, 2, 3, padding=1)
+    hooked = task_model("timm", "seg")
+    hooked.blocks[0][3].register_forward_hook(lambda *_: None)
+    foreign = task_model("timm", "seg")
+    foreign.clip_model = nn.Module()
+    for model, why in (
+        (strange, "its logits are not those"),
+        (replaced, "forward was replaced"),
+        (narrow, "pyramid is not"),
+        (wide, "seg_head is not"),
+        (hooked, "has hooks"),
+        (foreign, "no vision tower"),
+    ):
+        kind = type(model)
+        report = ht.accelerate(model)
+        assert not report.whole and type(model) is kind
+        (left,) = [each for each in report.left if each.name == ""]
+        assert why in left.reason
+        assert f"the model: left, {left.reason}" in str(report)
+    twice = task_model("timm", "seg")
+    ht.accelerate(twice)
+    assert ht.accelerate(twice).left[-1].reason == "it is accelerated already"
+
+
+def test_the_trial_leaves_modes_hooks_and_dropout_as_they_were() -> None:
+    model = task_model("openai", "cls")
+    model.clip_model.eval()
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    model.cls_head[4].p = 0.3
+    modes = [module.training for module in model.modules()]
+    assert ht.accelerate(model).whole and calls == []
+    assert [module.training for module in model.modules()] == modes and model.cls_head[4].p == 0.3
+    model(IMAGES)
+    assert calls == [1]
+
+
+def test_in_lower_precision_the_logits_have_its_dtype() -> None:
+    model = task_model("timm", "seg").bfloat16().eval()
+    assert ht.accelerate(model).whole
+    got = model(IMAGES.bfloat16())
+    assert got.dtype == torch.bfloat16 and got.shape == (2, 2, IMAGE, IMAGE)
+    plain = task_model("timm", "cls").eval()
+    ht.accelerate(plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plain(IMAGES).dtype == torch.bfloat16
+        plain.task = "seg"
+        assert plain(IMAGES).dtype == torch.bfloat16
+
+
+def test_our_own_models_are_no_task_models_of_others() -> None:
+    model = ht.HTCLIP.from_checkpoint("phantom")
+    report = ht.accelerate(model)
+    assert not report.whole and all("runs on the kernels already" in each.reason for each in report.left)
