@@ -128,14 +128,19 @@ def comparison(results: Sequence[Result]) -> list[str]:
 
 
 def _cells(gap: Difference) -> tuple[str, str]:
-    return f"{gap.mean:+.3f}", f"{gap.low:+.3f} to {gap.high:+.3f}"
+    return f"{gap.mean:+.3f}", " to ".join(_ends(gap))
+
+
+def _ends(gap: Difference) -> tuple[str, str]:
+    return f"{gap.low:+.3f}", f"{gap.high:+.3f}"
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """A sentence on one share: the best HT method by validation against the nearest other on the test split.
+    """A sentence on one share: the best HT method by validation against all others on the test split.
 
-    The nearest is the one with the lowest end of the interval of the difference, so HT wins only if the intervals of
-    all others are above 0. If some are ahead of HT for certain, HT does not win, and the furthest ahead is named.
+    HT wins if the intervals of the differences from all others are above 0, and does not win if one of them is below 0.
+    The sentence names the nearest method in the first case, those that are ahead in the second, and otherwise all that
+    HT is not ahead of for certain.
     """
     found, score = by_method(results), _compared(results)
     ours = [pair for pair in found if pair[0].method == "ht"]
@@ -143,18 +148,20 @@ def verdict(results: Sequence[Result]) -> str:
     if not ours or not others:
         return "Too few runs are finished to compare HT with the others."
     best, mine = max(ours, key=lambda pair: _validated(pair[1]))
-    gaps = [(paired(mine, theirs), method) for method, theirs in others]
-    ahead = [(gap, method) for gap, method in gaps if gap.high < 0]
-    gap, rival = min(ahead, key=lambda found: found[0].mean) if ahead else min(gaps, key=lambda found: found[0].low)
-    if gap.low > 0:
-        return f"HT wins: {best.label} is above {rival.label}, the nearest other method, by {_words(gap, score)}."
-    if gap.high < 0:
-        behind = Difference(-gap.mean, -gap.high, -gap.low)
-        return f"HT does not win: {best.label} is below {rival.label} by {_words(behind, score)}."
-    return (
-        f"HT does not win for certain: {best.label} differs from {rival.label}, the nearest other method, by "
-        f"{gap.mean:+.3f} in {score} (95 % interval {gap.low:+.3f} to {gap.high:+.3f})."
-    )
+    gaps = sorted(((paired(mine, theirs), method) for method, theirs in others), key=lambda pair: pair[0].mean)
+    ahead = [pair for pair in gaps if pair[0].high < 0]
+    unsure = [pair for pair in gaps if pair[0].low <= 0]
+    if ahead:
+        return f"HT does not win: {best.label} is below {_listed(ahead)} in {score}."
+    if unsure:
+        return f"HT does not win for certain: in {score}, {best.label} is not surely above {_listed(unsure)}."
+    return f"HT wins: {best.label} is above all others in {score}, nearest to {_listed(gaps[:1])}."
+
+
+def _listed(gaps: Sequence[tuple[Difference, Method]]) -> str:
+    """Methods, each with how far HT is ahead of it and the interval."""
+    words = (f"{method.label} ({gap.mean:+.3f}, 95 % interval {' to '.join(_ends(gap))})" for gap, method in gaps)
+    return " and ".join(words)
 
 
 def along_the_way(results: Sequence[Result]) -> str:
@@ -258,10 +265,6 @@ def _validated(results: Sequence[Result]) -> float:
 def _compared(results: Sequence[Result]) -> str:
     """The name of the figure that is compared."""
     return next(iter(_FIGURES[_task(results)].values()))
-
-
-def _words(gap: Difference, score: str) -> str:
-    return f"{gap.mean:.3f} in {score} (95 % interval {gap.low:.3f} to {gap.high:.3f})"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

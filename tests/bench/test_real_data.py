@@ -142,7 +142,10 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
         in text
     )
     assert "| HD95, found | HD95, all | nothing found | s, published |" in text and "*found* leaves out lesions" in text
-    assert "HT wins: HT, hybrid (gain) is above heads alone" in text and "20 %" not in text
+    assert (
+        "HT wins: HT, hybrid (gain) is above all others in Dice, nearest to heads alone (+0.050" in text
+        and "20 %" not in text
+    )
     assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
     assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text
     assert "14 passes over the training split." in text
@@ -153,10 +156,13 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     three = report.comparison([*results, result("lora", 0, dict.fromkeys(names, 0.3))])
     assert "| LoRA | -0.250 | -0.250 to -0.250 | -0.300 | HT, hybrid (gain) | -0.300 to -0.300 |" in three
     worse = [result("heads", 0, near), result("hybrid_gain", 0, far)]
-    assert "HT does not win: HT, hybrid (gain) is below heads alone by 0.100" in report.verdict(worse)
+    assert (
+        "HT does not win: HT, hybrid (gain) is below heads alone (-0.100, 95 % interval -0.100 to -0.100)"
+        in report.verdict(worse)
+    )
     unlucky = result("lora", 0, {"a": 0.55, "b": 0.75}) | {"val_score": 0.1}  # the best rival, though not by validation
     leads = [result("heads", 0, {"a": 0.1, "b": 0.1}), unlucky, result("hybrid_gain", 0, {"a": 0.6, "b": 0.7})]
-    assert "HT does not win for certain: HT, hybrid (gain) differs from LoRA" in report.verdict(leads)
+    assert "HT, hybrid (gain) is not surely above LoRA" in report.verdict(leads)
     mixed = [result("heads", 0, {"a": 0.5, "b": 0.6}), result("baseline", 0, {"a": 0.6, "b": 0.5})]
     assert "HT does not win for certain" in report.verdict(mixed)
     assert "Too few runs" in report.verdict(results[:2])
@@ -167,9 +173,9 @@ def test_ht_wins_only_if_it_is_ahead_of_every_other_method_for_certain() -> None
     names = [str(i) for i in range(40)]
     varied = {name: 0.75 + 0.25 * (-1) ** i for i, name in enumerate(names)}
     heads, ours = result("heads", 0, dict.fromkeys(names, 0.78)), result("hybrid_gain", 0, dict.fromkeys(names, 0.8))
-    assert "HT wins: HT, hybrid (gain) is above heads alone" in report.verdict([heads, ours])
+    assert "is above all others in Dice, nearest to heads alone" in report.verdict([heads, ours])
     said = report.verdict([heads, ours, result("lora", 0, varied)])
-    assert "HT does not win for certain: HT, hybrid (gain) differs from LoRA" in said
+    assert "HT does not win for certain: in Dice, HT, hybrid (gain) is not surely above LoRA" in said
     full = result("full", 0, dict.fromkeys(names, 0.81))
     assert "HT does not win: HT, hybrid (gain) is below full tuning" in report.verdict([heads, ours, full])
     assert "is below full tuning" in report.verdict([heads, ours, full, result("lora", 0, varied)])
