@@ -67,10 +67,10 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
+def load_model(args: argparse.Namespace, **overrides: Any) -> tuple[HTCLIP, bool]:
     """The model asked for, in evaluation mode, and whether it was trained. An untrained one is the same every time.
 
-    Warnings about a checkpoint are said in a line each.
+    ``overrides`` are arguments of HTCLIP for a checkpoint. Warnings about a checkpoint are said in a line each.
 
     Raises:
         InputError: a name or a file does not fit.
@@ -81,7 +81,7 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     if args.checkpoint is not None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model = HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval()
+            model = HTCLIP.from_checkpoint(args.checkpoint, **chosen, **overrides).eval()
         terminal.warn([str(warning.message) for warning in caught])
         return model, True
     return untrained_model(**chosen), False

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.small_towers import DIM, small_tower
+from helpers.small_towers import DIM, IMAGE, OpenAIVisionTransformer, small_tower
 
 
 class SpatialPart(nn.Module):
@@ -119,3 +119,56 @@ def _replaced(block, forward):  # type: ignore[no-untyped-def]
         return block.mona(forward(x, **options), (4, 4))
 
     return with_adapter
+
+
+class TaskModel(nn.Module):
+    """A published model for a task around a CLIP model with adapters: a pyramid, and both heads in one of their forms.
+
+    ``written`` and ``read`` are what published code saves and how it loads that.
+    """
+
+    def __init__(self, clip_model: nn.Module, task: str, layers: tuple[int, ...], classes: int, width: int) -> None:
+        super().__init__()
+        self.clip_model, self.task, self.layers = clip_model, task, layers
+        self.reduces = nn.ModuleList(nn.Linear(DIM, width) for _ in layers)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in layers
+        )
+        self.seg_head = nn.Sequential(nn.Upsample((IMAGE, IMAGE), mode="bilinear"), nn.Conv2d(width, classes, 1))
+        sequence_first = isinstance(clip_model.visual, OpenAIVisionTransformer)
+        mlp = [nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1)] if sequence_first else [nn.Dropout(0.5)]
+        self.cls_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *mlp, nn.Linear(width, classes))
+        self.head = "seg_head" if task == "segmentation" else "cls_head"
+
+    def forward(self, images: Tensor) -> Tensor:
+        visual, found = self.clip_model.visual, []
+        trunk = getattr(visual, "trunk", None)
+        sequence_first = isinstance(visual, OpenAIVisionTransformer)
+        for i, block in enumerate(trunk.blocks if trunk else visual.transformer.resblocks):
+            if i == 0:
+                x = trunk._pos_embed(trunk.patch_embed(images)) if trunk else self._embed(visual, images)
+                x = x.transpose(0, 1) if sequence_first else x
+            x = block(x)
+            if i in self.layers:
+                found.append((x.transpose(0, 1) if sequence_first else x)[:, 1:])
+        levels = [block(reduce(x)) for x, reduce, block in zip(found, self.reduces, self.blocks, strict=True)]
+        return getattr(self, self.head)(sum(levels).transpose(1, 2).unflatten(2, (4, 4)))
+
+    @staticmethod
+    def _embed(visual: nn.Module, images: Tensor) -> Tensor:
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.expand(len(images), 1, -1)
+        return visual.ln_pre(torch.cat([cls, patches], 1) + visual.positional_embedding)
+
+    def written(self) -> dict[str, dict[str, Tensor]]:
+        parts = {name: getattr(self, name).state_dict() for name in ("reduces", "blocks", self.head)}
+        return {**parts, "mona": {name: p.data for name, p in self.named_parameters() if "mona" in name}}
+
+    def read(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        for name in ("reduces", "blocks", self.head):
+            getattr(self, name).load_state_dict(parts[name])
+        for name, parameter in self.named_parameters():
+            if "mona" in name:
+                assert parts["mona"][name].shape == parameter.shape
+                parameter.data = parts["mona"][name]
