@@ -64,6 +64,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_layout(root / "data")
     download(root / "tn3k")
     write_dicom(root / "clip.dcm", np.stack(frames()))
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", image_size=IMAGE, bottleneck=8, reduce_dim=16, adapter_layers=1)
+    model.save(root / "model.safetensors")
     return root
 
 
@@ -76,6 +78,7 @@ COMMANDS = {
     "inspect": ["inspect", str(PHANTOM), *CLIP],
     "stream": ["stream", "IN/clip.dcm", *TINY],
     "export": ["export", str(PHANTOM), *CLIP],
+    "convert": ["convert", "IN/model.safetensors"],
     "triton-server": ["export", str(PHANTOM), "--format", "triton-server", *CLIP],
 }
 

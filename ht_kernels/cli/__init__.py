@@ -16,7 +16,19 @@ import sys
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
 
-COMMANDS = ("info", "demo", "stream", "export", "inspect", "train", "evaluate", "phantom", "prepare", "bench")
+COMMANDS = (
+    "info",
+    "demo",
+    "stream",
+    "export",
+    "convert",
+    "inspect",
+    "train",
+    "evaluate",
+    "phantom",
+    "prepare",
+    "bench",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -78,10 +78,10 @@ def plain_warnings() -> Iterator[None]:
     terminal.warn([str(warning.message) for warning in caught])
 
 
-def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
+def load_model(args: argparse.Namespace, **overrides: Any) -> tuple[HTCLIP, bool]:
     """The model asked for, in evaluation mode, and whether it was trained. An untrained one is the same every time.
 
-    Warnings about a checkpoint are said in a line each.
+    ``overrides`` are arguments of HTCLIP for a checkpoint. Warnings about a checkpoint are said in a line each.
 
     Raises:
         InputError: a name or a file does not fit.
@@ -91,7 +91,7 @@ def load_model(args: argparse.Namespace) -> tuple[HTCLIP, bool]:
     chosen = given(args, *TOWER)
     if args.checkpoint is not None:
         with plain_warnings():
-            model = HTCLIP.from_checkpoint(args.checkpoint, **chosen).eval()
+            model = HTCLIP.from_checkpoint(args.checkpoint, **chosen, **overrides).eval()
         return model, True
     return untrained_model(**chosen), False
 

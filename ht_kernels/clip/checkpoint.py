@@ -11,6 +11,7 @@ No code in a checkpoint is executed: torch files are read with ``weights_only``.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import warnings
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
-from ht_kernels.nn import ClassificationHead, Familiarity
+from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter
 from ht_kernels.published import VARIANTS
 from ht_kernels.weights import locate
 
 from .injection import adapters
+from .torchscript import is_archive
+from .towers import TimmTower
 from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:
@@ -38,8 +41,14 @@ _KEY = "ht_kernels"
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _FAMILIARITY = "familiarity."
-_LEVELS = (3, 6, 9)
+PUBLISHED_LAYERS = (3, 6, 9)
 """The feature layers of published models, whose checkpoints do not name them."""
+_PUBLISHED_PLACES = {
+    "timm": "visual.trunk.blocks.{}.mona.clip_mona.",
+    "open_clip": "visual.transformer.resblocks.{}.mona.clip_mona.",
+    "openai": "visual.transformer.resblocks.{}.mona.",
+}
+"""Where published CLIP models have the adapter of a block, by the package that the tower comes from."""
 
 
 def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtype | None = None) -> None:
@@ -77,16 +86,88 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
     write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
 
 
-def to_published(model: HTCLIP) -> dict[str, dict[str, Tensor]]:
-    """Return the weights in the form that the published code writes: ``reduces``, ``blocks``, the head, and ``mona``.
+def to_published(model: HTCLIP) -> dict[str, Any]:
+    """Return the weights in the form that the published code writes and loads.
 
-    A contrastive model has only ``mona``, and the format has no place for ``familiarity``. Write the result with
-    ``torch.save``; the published code and :func:`load` can read the file.
+    For segmentation and classification these are state dicts under ``reduces``, ``blocks``, ``seg_head`` or
+    ``cls_head``, and ``mona``. A contrastive model has neither pyramid nor head, and gives the state dict of its
+    adapters alone. Adapters have the names of the published code's CLIP model from the same package: timm's as a trunk,
+    open_clip's, or OpenAI's, which is also taken for OpenAI's weights in open_clip's tower. The published code has two
+    classification heads for one structure of tower, open_clip's and OpenAI's; there the head decides.
+
+    A published model has an adapter behind every block, unless it is told a number of blocks. So a block without one
+    gets a new adapter whose ``project2`` is zero, which adds nothing; a model without any adapter stays as it is. A
+    spectral filter whose mask is constant becomes the gain per channel that it is.
+
+    The form has no place for ``familiarity``, the names of the classes, the feature layers, which are
+    :data:`PUBLISHED_LAYERS`, the image size and the name of the tower.
+
+    Raises:
+        InputError: the form has no place for a part of the model that its results depend on: weights of the tower that
+            were trained, resampled or read from a checkpoint, a spectral mask that depends on frequency, or a
+            classification head that the published model of the same tower does not have.
     """
-    names = [name for name in ("reduces", "blocks", *_HEADS) if hasattr(model, name)]
-    parts = {name: getattr(model, name).state_dict() for name in names}
-    parts["mona"] = {name: t for name, t in model.state_dict().items() if ".mona." in name}
-    return parts
+    own = [name for name in _trained(model) if name.startswith("clip_model.") and ".mona." not in name]
+    if own:
+        raise InputError(
+            f"the published format has no place for weights of the tower, and {len(own)} of this model's were trained, "
+            f"resampled or read from its checkpoint, such as {own[0]}"
+        )
+    present, contrastive = adapters(model.tower), model.config.task == "contrastive"
+    if contrastive and not present:
+        raise InputError("the published format has only adapters of a contrastive model, and this model has none")
+    prefix = ("" if contrastive else "clip_model.") + _PUBLISHED_PLACES[package(model)]
+    mona: dict[str, Tensor] = {}
+    for block in range(len(model.tower.blocks)) if present else ():
+        state = _published_state(block, present[block]) if block in present else _adds_nothing(model)
+        mona.update({prefix.format(block) + name: tensor for name, tensor in state.items()})
+    if contrastive:
+        return mona
+    head = "seg_head" if model.config.task == "segmentation" else "cls_head"
+    return {**{part: getattr(model, part).state_dict() for part in ("reduces", "blocks", head)}, "mona": mona}
+
+
+def package(model: HTCLIP) -> str:
+    """The package that the published code takes a model's tower from: ``timm``, ``open_clip`` or ``openai``.
+
+    Raises:
+        InputError: the published model with this tower has another classification head.
+    """
+    hidden = model.config.task == "classification" and hasattr(model.cls_head, "5")
+    if isinstance(model.tower, TimmTower):
+        if hidden:
+            raise InputError(
+                "the published format has no place for this classification head: its hidden layer goes with OpenAI's "
+                "tower, and the tower is one of timm"
+            )
+        return "timm"
+    if model.config.task == "classification":
+        return "openai" if hidden else "open_clip"
+    return "openai" if not model.tower.batch_first or _of_openai(model.config.pretrained) else "open_clip"
+
+
+def save_published(model: HTCLIP, path: str | Path) -> None:
+    """Write what :func:`to_published` returns, a torch file. The file appears complete or not at all.
+
+    Raises:
+        InputError: as for :func:`to_published`, or the file cannot be written.
+    """
+    content = io.BytesIO()
+    torch.save(to_published(model), content)
+    write_whole(Path(path), content.getvalue(), "the checkpoint")
+
+
+def kind(path: Path) -> str:
+    """What a checkpoint is: ``ours``, ``published``, or ``adapters`` for a published one without pyramid and head.
+
+    Raises:
+        InputError: the file is missing, damaged, of another format, or holds code.
+    """
+    content = read_content(path, "checkpoint")
+    if read_metadata(path) is not None:
+        return "ours"
+    parts, _ = _published_parts(path, content)
+    return "published" if "reduces" in parts else "adapters"
 
 
 def load(path: str | Path, **overrides: Any) -> HTCLIP:
@@ -143,6 +224,39 @@ def _trained(model: HTCLIP) -> dict[str, Tensor]:
         for name, tensor in model.state_dict().items()
         if not name.startswith("clip_model.") or ".mona." in name or name in trainable
     }
+
+
+def _of_openai(pretrained: str | None) -> bool:
+    """Whether the name of weights means OpenAI's: its tag, or a TorchScript archive, as OpenAI publishes them."""
+    return pretrained == "openai" or (
+        pretrained is not None and Path(pretrained).is_file() and is_archive(Path(pretrained))
+    )
+
+
+def _published_state(block: int, adapter: HTAdapter) -> dict[str, Tensor]:
+    """The state dict of an adapter, with a gain per channel in place of a spectral filter that is one."""
+    state: dict[str, Tensor] = adapter.state_dict()
+    if adapter.spectral is not None:
+        part: Any = adapter.get_submodule("adapter_conv.spectral")
+        gain = part.gain()
+        if gain is None:
+            raise InputError(
+                f"the published format has a gain per channel and no place for the {adapter.spectral} spectral filter "
+                f"of block {block}, whose mask depends on frequency"
+            )
+        del state["adapter_conv.spectral.mask"]
+        state["adapter_conv.freq_filter"] = gain.expand(adapter.project1.out_features).clone()
+    return state
+
+
+def _adds_nothing(model: HTCLIP) -> dict[str, Tensor]:
+    """The state dict of a new adapter like those of a model, which returns its input. It is the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        new = HTAdapter(model.tower.dim, model.config.bottleneck, model.config.variant, start="identity")
+    like = next(iter(adapters(model.tower).values())).gamma
+    state: dict[str, Tensor] = new.to(like.device, like.dtype).state_dict()
+    return state
 
 
 def _load_ours(
@@ -216,13 +330,7 @@ def _check_familiarity(path: Path, familiarity: Familiarity) -> None:
 
 
 def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCLIP:
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds {outline(content)}, expected a state dict or a published checkpoint")
-    if not ("mona" in content or "reduces" in content):
-        content = unwrap(path, content)
-    whole = not ("mona" in content or "reduces" in content)
-    if whole:
-        content = _split(content)
+    content, whole = _published_parts(path, content)
     parts = {name: content[name] for name in ("reduces", "blocks", *_HEADS) if name in content}
     groups = _group_adapters(path, content.get("mona"))
     # The published baseline has no adapters: ``mona`` is empty, or names only the tower, the pyramid and the head. A
@@ -259,6 +367,16 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
             tensors.update({f"{part}.{name}": tensor for name, tensor in parts[part].items()})
     _fill(path, model, tensors, heads=bool(parts) and not headless)
     return model
+
+
+def _published_parts(path: Path, content: Any) -> tuple[dict[Any, Any], bool]:
+    """The parts of a published checkpoint, and whether they were found in one state dict rather than stored apart."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {outline(content)}, expected a state dict or a published checkpoint")
+    if not ("mona" in content or "reduces" in content):
+        content = unwrap(path, content)
+    whole = not ("mona" in content or "reduces" in content)
+    return (_split(content) if whole else content), whole
 
 
 def _split(state: Mapping[Any, Any]) -> dict[str, dict[Any, Any]]:
@@ -376,8 +494,8 @@ def _read_parts(path: Path, parts: dict[str, Any], task: str | None) -> dict[str
     if not weights or not biases:
         raise InputError(f"{path} is incomplete: no weights under 'reduces' or no bias under '{heads[0]}'")
     config = {"task": _HEADS[heads[0]], "num_classes": biases[-1].shape[0], "reduce_dim": weights[0].shape[0]}
-    if len(weights) == len(_LEVELS):
-        config["feature_layers"] = _LEVELS
+    if len(weights) == len(PUBLISHED_LAYERS):
+        config["feature_layers"] = PUBLISHED_LAYERS
     return config
 
 

@@ -50,6 +50,13 @@ class SpectralFilter(nn.Module):
         mask = self.mask if self.grid is None else torch.view_as_complex(self.mask)
         return spectral_filter(x, mask, self.form)
 
+    def gain(self) -> Tensor | None:
+        """The gain per channel that the filter is, (C,) or for ``shared`` (1,); None if it depends on frequency."""
+        mask = self.mask.detach()
+        values = (mask if self.grid is None else mask[..., 0]).flatten(1)
+        constant = bool((values == values[:, :1]).all()) and (self.grid is None or not mask[..., 1].any())
+        return values[:, 0] if constant else None
+
     def check(self, grid: tuple[int, ...]) -> None:
         """Raise ValueError if ``grid`` is not the grid of the mask."""
         if self.grid is not None and self.grid != tuple(grid):

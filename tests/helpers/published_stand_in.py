@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.small_towers import DIM, IMAGE, small_tower
+from helpers.small_towers import DIM, IMAGE, OpenAIVisionTransformer, small_tower
 
 
 class SpatialPart(nn.Module):
@@ -89,58 +89,6 @@ class PlainWrapper(Wrapper):
         return self.clip_mona(x, hw_shapes)
 
 
-class PublishedTaskModel(nn.Module):
-    """A CLIP model with a pyramid and a segmentation or classification head, as published code builds it."""
-
-    def __init__(self, clip_model: nn.Module, layers: list[int], dim: int, width: int, size: int, task: str) -> None:
-        super().__init__()
-        self.clip_model, self.extract_layers, self.task = clip_model, layers, task
-        self.reduces = nn.ModuleList(nn.Linear(dim, width) for _ in layers)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-            for _ in layers
-        )
-        upsample = nn.Upsample((size, size), mode="bilinear", align_corners=False)
-        self.seg_head = nn.Sequential(upsample, nn.Conv2d(width, 2, 1))
-        pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        self.cls_head = nn.Sequential(*pool, nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2))
-
-    def embed(self, images: Tensor) -> tuple[Tensor, nn.Module, bool]:
-        """The first tokens, the blocks, and whether the batch comes first."""
-        visual = self.clip_model.visual
-        if hasattr(visual, "trunk"):
-            trunk = visual.trunk
-            patches = trunk.patch_embed(images)
-            tokens = torch.cat([trunk.cls_token.expand(len(images), -1, -1), patches], 1)
-            return trunk.pos_drop(tokens + trunk.pos_embed), trunk.blocks, True
-        patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([visual.class_embedding.expand(len(images), 1, -1), patches], 1)
-        tokens = visual.ln_pre(tokens + visual.positional_embedding)
-        batch_first = getattr(visual.transformer, "batch_first", False)
-        return tokens if batch_first else tokens.transpose(0, 1), visual.transformer.resblocks, batch_first
-
-    def forward(self, images: Tensor) -> Tensor:
-        x, blocks, batch_first = self.embed(images)
-        found = []
-        for i, block in enumerate(blocks):
-            x = block(x)
-            if i in self.extract_layers:
-                found.append(x if batch_first else x.transpose(0, 1))
-        total = 0
-        for tokens, reduce, block in zip(found[::-1], self.reduces[::-1], self.blocks[::-1], strict=True):
-            total = block(reduce(tokens[:, 1:])) + total
-        side = math.isqrt(total.shape[1])
-        total = total.transpose(1, 2).unflatten(2, (side, side))
-        return self.seg_head(total) if self.task == "seg" else self.cls_head(total)
-
-
-def task_model(form: str, task: str) -> PublishedTaskModel:
-    """A whole published task model around :func:`build`, whose last block nothing reads."""
-    clip_model = build(form)
-    torch.manual_seed(2)
-    return PublishedTaskModel(clip_model, [0, 1, 2], DIM, 12, IMAGE, task)
-
-
 FORMS = {
     "timm": ("timm", lambda *args: Wrapper(SequenceFirstAdapter(*args))),
     "open_clip": ("open_clip", lambda *args: Wrapper(SequenceFirstAdapter(*args))),
@@ -171,3 +119,66 @@ def _replaced(block, forward):  # type: ignore[no-untyped-def]
         return block.mona(forward(x, **options), (4, 4))
 
     return with_adapter
+
+
+class TaskModel(nn.Module):
+    """A published model for a task around a CLIP model with adapters: a pyramid, and both heads in one of their forms.
+
+    ``written`` and ``read`` are what published code saves and how it loads that.
+    """
+
+    def __init__(self, clip_model: nn.Module, task: str, layers: tuple[int, ...], classes: int, width: int) -> None:
+        super().__init__()
+        self.clip_model, self.task, self.extract_layers = clip_model, task, list(layers)
+        self.reduces = nn.ModuleList(nn.Linear(DIM, width) for _ in layers)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in layers
+        )
+        self.seg_head = nn.Sequential(nn.Upsample((IMAGE, IMAGE), mode="bilinear"), nn.Conv2d(width, classes, 1))
+        sequence_first = isinstance(clip_model.visual, OpenAIVisionTransformer)
+        mlp = [nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1)] if sequence_first else [nn.Dropout(0.5)]
+        self.cls_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *mlp, nn.Linear(width, classes))
+
+    @property
+    def head(self) -> str:
+        return "seg_head" if self.task == "segmentation" else "cls_head"
+
+    def forward(self, images: Tensor) -> Tensor:
+        visual, found = self.clip_model.visual, []
+        trunk = getattr(visual, "trunk", None)
+        sequence_first = isinstance(visual, OpenAIVisionTransformer)
+        for i, block in enumerate(trunk.blocks if trunk else visual.transformer.resblocks):
+            if i == 0:
+                x = trunk._pos_embed(trunk.patch_embed(images)) if trunk else self._embed(visual, images)
+                x = x.transpose(0, 1) if sequence_first else x
+            x = block(x)
+            if i in self.extract_layers:
+                found.append((x.transpose(0, 1) if sequence_first else x)[:, 1:])
+        levels = [block(reduce(x)) for x, reduce, block in zip(found, self.reduces, self.blocks, strict=True)]
+        return getattr(self, self.head)(sum(levels).transpose(1, 2).unflatten(2, (4, 4)))
+
+    @staticmethod
+    def _embed(visual: nn.Module, images: Tensor) -> Tensor:
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        cls = visual.class_embedding.expand(len(images), 1, -1)
+        return visual.ln_pre(torch.cat([cls, patches], 1) + visual.positional_embedding)
+
+    def written(self) -> dict[str, dict[str, Tensor]]:
+        parts = {name: getattr(self, name).state_dict() for name in ("reduces", "blocks", self.head)}
+        return {**parts, "mona": {name: p.data for name, p in self.named_parameters() if "mona" in name}}
+
+    def read(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        for name in ("reduces", "blocks", self.head):
+            getattr(self, name).load_state_dict(parts[name])
+        for name, parameter in self.named_parameters():
+            if "mona" in name:
+                assert parts["mona"][name].shape == parameter.shape
+                parameter.data = parts["mona"][name]
+
+
+def task_model(form: str, task: str) -> TaskModel:
+    """A task model around :func:`build`, whose last block nothing reads."""
+    clip_model = build(form)
+    torch.manual_seed(2)
+    return TaskModel(clip_model, task, (0, 1, 2), classes=2, width=12)

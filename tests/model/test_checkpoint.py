@@ -87,7 +87,7 @@ def test_a_backbone_by_name_is_remembered(tmp_path: Path) -> None:
 
 def test_adapter_only_checkpoints(tmp_path: Path) -> None:
     model = small_model("openai", variant="noise_aware", adapter_layers=(1, 2))
-    mona = to_published(model)["mona"]
+    mona = {name: tensor for name, tensor in model.state_dict().items() if ".mona." in name}
     for content in (mona, {"mona_state_dict": mona}, {"module." + k: v for k, v in mona.items()}):
         torch.save(content, tmp_path / "mona.pth")
         with pytest.warns(UserWarning, match="adapters only"):

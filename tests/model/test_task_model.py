@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
-from helpers.published_stand_in import FORMS, PublishedTaskModel, task_model
+from helpers.published_stand_in import FORMS, TaskModel, task_model
 from helpers.small_towers import IMAGE
 from ht_kernels.clip.task_model import Whole
 
@@ -37,7 +37,7 @@ def calls_of(module: nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("task", ["seg", "cls"])
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_logits_and_gradients_from_the_same_parameters(form: str, task: str, training: bool) -> None:
     model = task_model(form, task).train(training)
@@ -50,11 +50,10 @@ def test_the_same_logits_and_gradients_from_the_same_parameters(form: str, task:
     state = torch.random.get_rng_state()
     report = ht.accelerate(model)
     assert torch.equal(torch.random.get_rng_state(), state)
-    name = {"seg": "segmentation", "cls": "classification"}[task]
-    assert report.whole == (Whole("", name, 3, 4),) and not report.left and len(report.swapped) == 4
-    assert f"the model: {name}, 3 of 4 blocks are run" in str(report)
+    assert report.whole == (Whole("", task, 3, 4),) and not report.left and len(report.swapped) == 4
+    assert f"the model: {task}, 3 of 4 blocks are run" in str(report)
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True)) and list(model.state_dict()) == keys
-    assert isinstance(model, PublishedTaskModel) and model.training == training
+    assert isinstance(model, TaskModel) and model.training == training
 
     got, grads = run(model)
     assert got.dtype == expected.dtype and relative_error(got, expected) < 1e-5
@@ -68,8 +67,8 @@ def test_the_same_logits_and_gradients_from_the_same_parameters(form: str, task:
 
 
 def test_blocks_that_nothing_reads_are_not_run_and_neither_is_the_wide_upsampling() -> None:
-    model = task_model("timm", "seg").eval()
-    assert not ht.accelerate(model, heads=False).whole and type(model) is PublishedTaskModel
+    model = task_model("timm", "segmentation").eval()
+    assert not ht.accelerate(model, heads=False).whole and type(model) is TaskModel
     ht.accelerate(model)
     dead, read = (
         calls_of(model.clip_model.visual.trunk.blocks[3].mlp),
@@ -81,7 +80,7 @@ def test_blocks_that_nothing_reads_are_not_run_and_neither_is_the_wide_upsamplin
 
 
 def test_hooks_fire_those_of_the_model_and_those_of_parts_that_are_left_out() -> None:
-    model = task_model("open_clip", "seg").eval()
+    model = task_model("open_clip", "segmentation").eval()
     expected = model(IMAGES)
     ht.accelerate(model)
     calls: list[str] = []
@@ -101,13 +100,13 @@ def test_hooks_fire_those_of_the_model_and_those_of_parts_that_are_left_out() ->
 
 
 def test_what_changes_later_is_computed_the_published_way() -> None:
-    model = task_model("timm", "seg").eval()
+    model = task_model("timm", "segmentation").eval()
     ht.accelerate(model)
     assert model(IMAGES).shape == (2, 2, IMAGE, IMAGE)
-    model.task = "cls"
+    model.task = "classification"
     assert model(IMAGES).shape == (2, 2)
-    model.task, model.extract_layers = "seg", [1, 2, 3]
-    other = task_model("timm", "seg").eval()
+    model.task, model.extract_layers = "segmentation", [1, 2, 3]
+    other = task_model("timm", "segmentation").eval()
     other.extract_layers = [1, 2, 3]
     torch.testing.assert_close(model(IMAGES), other(IMAGES), atol=1e-5, rtol=1e-4)
     model.extract_layers = [0, 1, 2]
@@ -116,7 +115,7 @@ def test_what_changes_later_is_computed_the_published_way() -> None:
 
 
 def test_copies_are_accelerated_and_independent_in_pyramid_and_head() -> None:
-    model = task_model("timm", "seg").eval()
+    model = task_model("timm", "segmentation").eval()
     ht.accelerate(model)
     expected = model(IMAGES)
     for block in model.clip_model.visual.trunk.blocks:  # closures cannot be pickled
@@ -130,23 +129,23 @@ def test_copies_are_accelerated_and_independent_in_pyramid_and_head() -> None:
     assert not torch.equal(plain, expected)
 
 
-class Strange(PublishedTaskModel):
+class Strange(TaskModel):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images) * 2
 
 
 def test_models_that_stay_as_they_are_and_why() -> None:
-    strange = task_model("timm", "seg")
+    strange = task_model("timm", "segmentation")
     strange.__class__ = Strange
-    replaced = task_model("timm", "seg")
+    replaced = task_model("timm", "segmentation")
     replaced.forward = replaced.forward
-    narrow = task_model("timm", "seg")
+    narrow = task_model("timm", "segmentation")
     narrow.blocks[1][2] = nn.GELU("tanh")
-    wide = task_model("timm", "seg")
+    wide = task_model("timm", "segmentation")
     wide.seg_head[1] = nn.Conv2d(12, 2, 3, padding=1)
-    hooked = task_model("timm", "seg")
+    hooked = task_model("timm", "segmentation")
     hooked.blocks[0][3].register_forward_hook(lambda *_: None)
-    foreign = task_model("timm", "seg")
+    foreign = task_model("timm", "segmentation")
     foreign.clip_model = nn.Module()
     for model, why in (
         (strange, "its logits are not those"),
@@ -162,13 +161,13 @@ def test_models_that_stay_as_they_are_and_why() -> None:
         (left,) = [each for each in report.left if each.name == ""]
         assert why in left.reason
         assert f"the model: left, {left.reason}" in str(report)
-    twice = task_model("timm", "seg")
+    twice = task_model("timm", "segmentation")
     ht.accelerate(twice)
     assert ht.accelerate(twice).left[-1].reason == "it is accelerated already"
 
 
 def test_the_trial_leaves_modes_hooks_and_dropout_as_they_were() -> None:
-    model = task_model("openai", "cls")
+    model = task_model("openai", "classification")
     model.clip_model.eval()
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
@@ -181,15 +180,15 @@ def test_the_trial_leaves_modes_hooks_and_dropout_as_they_were() -> None:
 
 
 def test_in_lower_precision_the_logits_have_its_dtype() -> None:
-    model = task_model("timm", "seg").bfloat16().eval()
+    model = task_model("timm", "segmentation").bfloat16().eval()
     assert ht.accelerate(model).whole
     got = model(IMAGES.bfloat16())
     assert got.dtype == torch.bfloat16 and got.shape == (2, 2, IMAGE, IMAGE)
-    plain = task_model("timm", "cls").eval()
+    plain = task_model("timm", "classification").eval()
     ht.accelerate(plain)
     with torch.autocast("cpu", torch.bfloat16):
         assert plain(IMAGES).dtype == torch.bfloat16
-        plain.task = "seg"
+        plain.task = "segmentation"
         assert plain(IMAGES).dtype == torch.bfloat16
 
 

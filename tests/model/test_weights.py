@@ -76,6 +76,7 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     "command",
     [
         ["export"],
+        ["convert"],
         ["inspect"],
         ["evaluate", "--phantoms", "1"],
         ["train", "--task", "segmentation", "--phantoms", "1", "--from"],

@@ -1,0 +1,116 @@
+"""``ht-kernels convert``: a checkpoint from our format into that of the published code, or back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ht_kernels.errors import InputError
+
+from . import model_options
+
+if TYPE_CHECKING:
+    from ht_kernels.clip import HTCLIP
+
+HELP = "turn a checkpoint of ours into one that the published code loads, or the other way round"
+
+_ENDING = ".safetensors"  # of files in our format
+_WIDTH = 768  # of the tokens that the published pyramid takes, except behind OpenAI's towers
+_PACKAGES = {"timm": "timm", "open_clip": "open_clip", "openai": "OpenAI"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=model_options.CHECKPOINT)
+    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="the file to write")
+    parser.add_argument(
+        "--to",
+        choices=["published", "ours"],
+        help="the format to write (default: the one that CHECKPOINT does not have)",
+    )
+    model_options.add_tower_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ht_kernels.clip.checkpoint import kind, package, save_published
+    from ht_kernels.weights import locate
+
+    path = locate(args.checkpoint)
+    came = kind(path)
+    to = args.to or ("published" if came == "ours" else "ours")
+    if args.to is None and (args.output.suffix == _ENDING) == (to == "published"):
+        form = "in our format" if came == "ours" else "a published one"
+        raise InputError(
+            f"{path} is {form}, and {args.output} has an ending of that format ({_ENDING} is ours): name the output by "
+            "the format that it gets, or say --to published or --to ours"
+        )
+    if came != "ours" and args.backbone is None:
+        raise InputError(f"{path} is a published file, which does not name its vision tower: pass --backbone")
+    overrides: dict[str, Any] = {"task": "contrastive"} if came == "adapters" else {}
+    model, _ = model_options.load_model(args, **overrides)
+    if to == "ours":
+        if came != "ours" and not model.config.names_weights:
+            raise InputError(
+                f"{path} is for the trained tower that it was made on, and --backbone {args.backbone} alone has random "
+                "weights: pass --pretrained"
+            )
+        model.save(args.output)
+        print(f"wrote {args.output}")
+        return 0
+    _check_layers(model)
+    save_published(model, args.output)
+    for sentence in _said_of(model):
+        print(sentence, file=sys.stderr)
+    print(f"wrote {args.output} for the published code with a tower of {_PACKAGES[package(model)]}: {_options(model)}")
+    return 0
+
+
+def _check_layers(model: HTCLIP) -> None:
+    """Raise InputError if the published code would read other feature layers than a model does."""
+    from ht_kernels.clip.checkpoint import PUBLISHED_LAYERS
+
+    layers = model.config.feature_layers
+    if layers not in ((), PUBLISHED_LAYERS):
+        raise InputError(
+            f"the published code reads the feature layers {', '.join(map(str, PUBLISHED_LAYERS))}, and this model "
+            f"{', '.join(map(str, layers))}: a published file has no place for that"
+        )
+
+
+def _said_of(model: HTCLIP) -> list[str]:
+    """What a published file has no place for, and what the published code does not do, in sentences."""
+    from torch import nn
+
+    from ht_kernels.clip.checkpoint import package
+    from ht_kernels.clip.towers import TimmTower
+
+    said, config, tower = [], model.config, model.tower
+    if model.familiarity is not None:
+        said.append("The familiarity is left out: the published format has no place for it.")
+    if config.class_names is not None:
+        said.append(f"The names of the classes are left out: {', '.join(config.class_names)}.")
+    if config.task != "contrastive":
+        other = []
+        if package(model) != "openai" and tower.dim != _WIDTH:
+            other.append(f"tokens of width {tower.dim} where its pyramid takes {_WIDTH}")
+        if tower.prefix_tokens != 1:
+            other.append(f"{tower.prefix_tokens} tokens before the patches where it adds 1")
+        if isinstance(tower, TimmTower) and not isinstance(tower.pre_norm, nn.Identity):
+            other.append("a norm before the blocks, which it leaves out")
+        if other:
+            said.append(f"The published code as it is does not run this tower: it has {', and '.join(other)}.")
+    return said
+
+
+def _options(model: HTCLIP) -> str:
+    """The options of the published code that a model's file goes with."""
+    from ht_kernels.clip.injection import adapters
+
+    config, options = model.config, []
+    if adapters(model.tower):
+        options += [f"--mona_variant {config.variant}", f"--mona_bottleneck {config.bottleneck}"]
+    if config.task != "contrastive":
+        options += [f"--reduce_dim {config.reduce_dim}", f"--num_classes {config.num_classes}"]
+        options += [f"--img_size {model.tower.image_size[0]}"]
+    return " ".join(options)
