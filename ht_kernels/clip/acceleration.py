@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.errors import reason
+from ht_kernels.errors import InputError, reason
 from ht_kernels.nn import HTAdapter
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
+from .adapted_block import untie
+from .in_place import OBSERVERS
 from .mona import BatchFirstAdapter, SequenceFirstMona
-from .task_model import OBSERVERS, Whole, take
+from .task_model import Whole, take
+from .towers import find_tower
 
 _TOLERANCE = 1e-9
 """The allowed relative L2 error in float64, in which both implementations must agree up to rounding."""
@@ -81,6 +85,9 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     on its submodules is not changed either, because the kernels do not call submodules one by one. Like any
     :class:`ht_kernels.HTAdapter`, an accelerated adapter caches its folded weights in evaluation mode.
 
+    Where published code replaced the forward of a block by a function, the block gets a method instead, so that copies
+    and pickles of the model run on their own adapters.
+
     A task model, which has a tower, a pyramid and a head (``reduces``, ``blocks``, ``seg_head`` or ``cls_head``), also
     no longer runs the blocks that nothing reads, and upsamples scores instead of all channels; in training too. It is
     the same object with the same Parameters, names and hooks, and ``isinstance`` with its class stays true. It is tried
@@ -109,6 +116,9 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
         else:
             bottleneck, dim = module.project1.weight.shape
             swapped.append(Swapped(name, variant, dim, bottleneck))
+    for module in model.modules():
+        with suppress(InputError):  # it is no tower
+            untie(find_tower(module))
     whole: list[Whole] = []
     for name, module in model.named_modules() if heads else ():
         found = take(module, name)

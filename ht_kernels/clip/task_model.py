@@ -7,9 +7,7 @@ result is the same up to rounding.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +19,9 @@ from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
 
+from .in_place import OBSERVERS, Changed, change, quiet
 from .injection import adapt_output
 from .towers import Tower, find_tower
-
-OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
-"""The attributes in which a module keeps its hooks."""
 
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -59,7 +55,7 @@ class Whole(NamedTuple):
     blocks: int
 
 
-class TaskModel(nn.Module):
+class TaskModel(Changed):
     """A published task model after :func:`ht_kernels.accelerate`: its own class, with this forward before its own.
 
     The parameters stay where they were. Modules that the identities make superfluous are not called: the blocks behind
@@ -76,9 +72,6 @@ class TaskModel(nn.Module):
             published: Tensor = super().forward(images)
             return published
         return _logits(self, self.ht_plan, parts, images)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _empty, (type(self).__mro__[2],), vars(self)
 
 
 class _Parts(NamedTuple):
@@ -119,9 +112,8 @@ def take(model: nn.Module, name: str) -> Whole | str | None:
             reasons.append(f"it could not be tried out ({type(error).__name__}: {reason(error)})")
             continue
         if agree:
-            published: Any = type(model)
             vars(model)["ht_plan"] = plan
-            model.__class__ = _accelerated(published)
+            change(model, TaskModel)
             return Whole(name, _HEADS[plan.head], blocks_to_run(plan.layers), len(parts.tower.blocks))
         reasons.append(f"its logits are not those of its pyramid and its {plan.head}")
     return "; ".join(dict.fromkeys(reasons)) or "no vision tower, or no list of the blocks that are read, was found"
@@ -204,7 +196,7 @@ def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, like.shape[1], *parts.tower.image_size, generator=generator).to(like.device, like.dtype)
     for training in (False, True):
-        with _quiet(model, training), torch.no_grad():
+        with quiet(model, training), torch.no_grad():
             expected, got = type(model).forward(model, image), _logits(model, plan, parts, image)
         if got.shape != expected.shape or got.dtype != expected.dtype:
             return False
@@ -212,25 +204,6 @@ def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
         if not error <= _TOLERANCE.get(like.dtype, 5e-2):
             return False
     return True
-
-
-@contextmanager
-def _quiet(model: nn.Module, training: bool) -> Iterator[None]:
-    """Let a model run without hooks and dropout, in a mode; all of it is put back, and random numbers are as before."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
-    try:
-        for attributes, _ in kept:
-            attributes["training"] = training
-            attributes.update({observer: {} for observer in OBSERVERS})
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        for attributes, before in kept:
-            attributes.update(before)
 
 
 def _has_pyramid(model: nn.Module) -> bool:
@@ -241,15 +214,3 @@ def _has_pyramid(model: nn.Module) -> bool:
 def _is(module: Any, *kinds: type[nn.Module]) -> bool:
     """Whether a module is a Sequential of modules of exactly these classes."""
     return isinstance(module, nn.Sequential) and [type(part) for part in module] == list(kinds)
-
-
-@functools.cache
-def _accelerated(kind: Any) -> Any:
-    """The class of an accelerated model of a published class."""
-    return type(kind.__name__, (TaskModel, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
-
-
-def _empty(kind: Any) -> Any:
-    """An accelerated model of a published class without any state, for copies."""
-    made = _accelerated(kind)
-    return made.__new__(made)

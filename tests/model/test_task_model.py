@@ -114,19 +114,34 @@ def test_what_changes_later_is_computed_the_published_way() -> None:
     assert model(IMAGES).shape == (2, 5, IMAGE, IMAGE)
 
 
-def test_copies_are_accelerated_and_independent_in_pyramid_and_head() -> None:
-    model = task_model("timm", "segmentation").eval()
+@pytest.mark.parametrize("part", ["reduces.0.weight", "project2.weight"])
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_are_accelerated_and_have_adapters_of_their_own(form: str, part: str) -> None:
+    """The published forward of a block is a closure over the block of the original."""
+    model = task_model(form, "segmentation").eval()
     ht.accelerate(model)
     expected = model(IMAGES)
-    for block in model.clip_model.visual.trunk.blocks:  # closures cannot be pickled
-        del block.forward
-    plain = model(IMAGES)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(twin) is type(model) and torch.equal(twin(IMAGES), plain)
+        assert type(twin) is type(model) and torch.equal(twin(IMAGES), expected)
         with torch.no_grad():
-            twin.reduces[0].weight.mul_(2)
-        assert not torch.equal(twin(IMAGES), plain) and torch.equal(model(IMAGES), plain)
-    assert not torch.equal(plain, expected)
+            next(p for name, p in twin.named_parameters() if name.endswith(part)).mul_(2)
+        assert not torch.equal(twin(IMAGES), expected) and torch.equal(model(IMAGES), expected)
+
+
+def test_a_block_whose_forward_does_something_else_stays_as_it_is() -> None:
+    model = task_model("timm", "segmentation").eval()
+    blocks = model.clip_model.visual.trunk.blocks
+    inner = blocks[1].forward
+    blocks[1].forward = lambda x: inner(x) + 1
+    expected, kinds = model(IMAGES), [type(block) for block in blocks]
+    calls: list[int] = []
+    blocks[0].mona.register_forward_hook(lambda *_: calls.append(1))
+    ht.accelerate(model)
+    assert "forward" in vars(blocks[1]) and type(blocks[1]) is kinds[1]
+    assert "forward" not in vars(blocks[0]) and isinstance(blocks[0], kinds[0])
+    assert calls == [] and all("forward" not in vars(block.mona) for block in blocks)
+    torch.testing.assert_close(model(IMAGES), expected, atol=1e-5, rtol=1e-5)
+    assert calls == [1]
 
 
 class Strange(TaskModel):

@@ -1,0 +1,85 @@
+"""Blocks of the published code without closures, so that copies of a model use their own adapters.
+
+The published code replaces the ``forward`` of a block by a function that holds the block. A copy of the model then has
+blocks that call those of the original: an average of weights, or a model from a pickle, runs on adapters that are not
+its own. ``accelerate`` puts a method in the place of the function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .in_place import Changed, change, quiet
+from .towers import Tower
+
+_TOLERANCE = 1e-3
+"""The allowed relative L2 error between two runs of the same modules, which differ at most by how kernels round."""
+
+
+class AdaptedBlock(Changed):
+    """A block and its adapter ``mona``: the block's own class, with this forward before its own.
+
+    ``ht_arguments`` are what the adapter is called with behind the tokens: the patch grid, in published models.
+    """
+
+    mona: nn.Module
+    ht_arguments: tuple[Any, ...]
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Run the block on tokens, and then its adapter."""
+        adapted: Tensor = self.mona(super().forward(x, *args, **options), *self.ht_arguments)
+        return adapted
+
+
+def untie(tower: Tower) -> None:
+    """Put :class:`AdaptedBlock` in the place of the replaced forwards of a tower's blocks, in place.
+
+    A block is tried out on random tokens first, and stays as it is if its forward does something else than to run the
+    block and then the adapter.
+    """
+    for block in tower.blocks:
+        mona = getattr(block, "mona", None)
+        if "forward" not in vars(block) or not isinstance(mona, nn.Module) or "forward" in vars(mona):
+            continue
+        arguments = _arguments(block, tower)
+        if arguments is not None:
+            del block.forward
+            vars(block)["ht_arguments"] = arguments
+            change(block, AdaptedBlock)
+
+
+def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | None:
+    """What a replaced forward passes to the adapter behind the tokens; None if it computes something else."""
+    like = tower.patch_embedding.weight
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, tower.prefix_tokens + tower.grid[0] * tower.grid[1], tower.dim, generator=generator)
+    x = x.to(like.device, like.dtype)
+    x = x if tower.batch_first else x.transpose(0, 1)
+    calls: list[tuple[Any, ...]] = []
+
+    def record(*given: Any) -> Any:
+        calls.append(given)
+        return type(block.mona).forward(block.mona, *given)
+
+    try:
+        with quiet(block, training=False), torch.no_grad():
+            vars(block.mona)["forward"] = record
+            replaced = block.forward(x)
+            ((tokens, *arguments),) = calls
+            own = type(block).forward(block, x)
+            same = _close(own, tokens) and _close(block.mona(own, *arguments), replaced)
+    except Exception:
+        return None  # it cannot be tried out, so what it does is not known
+    finally:
+        vars(block.mona).pop("forward", None)
+    return tuple(arguments) if same else None
+
+
+def _close(got: Any, expected: Any) -> bool:
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        return False
+    error = (got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
+    return bool(error <= _TOLERANCE)

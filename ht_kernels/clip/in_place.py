@@ -1,0 +1,59 @@
+"""Changing what modules of other code compute, in place: a forward of ours before that of their class."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+"""The attributes in which a module keeps its hooks."""
+
+
+class Changed(nn.Module):
+    """A module that :func:`change` gave a forward of ours. It can be copied and pickled."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        form, kind = type(self).__bases__
+        return _empty, (form, kind), vars(self)
+
+
+def change(module: nn.Module, form: type[Changed]) -> None:
+    """Put the forward of a class of ours before that of a module's own class, which it stays an instance of."""
+    classes: Any = form, type(module)
+    module.__class__ = _class(*classes)
+
+
+@contextmanager
+def quiet(model: nn.Module, training: bool) -> Iterator[None]:
+    """Let a model run without hooks and dropout, in a mode; all of it is put back, and random numbers are as before."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        for attributes, _ in kept:
+            attributes["training"] = training
+            attributes.update({observer: {} for observer in OBSERVERS})
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for attributes, before in kept:
+            attributes.update(before)
+
+
+@functools.cache
+def _class(form: Any, kind: Any) -> Any:
+    """The class with the forward of ``form`` before that of ``kind``, under the name of ``kind``."""
+    return type(kind.__name__, (form, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
+def _empty(form: Any, kind: Any) -> Any:
+    """A changed module without any state, for copies."""
+    made = _class(form, kind)
+    return made.__new__(made)
