@@ -38,6 +38,8 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{what} {path} cannot be written: it is a device or a pipe, not a file")
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         try:

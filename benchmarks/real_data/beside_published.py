@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
@@ -151,6 +152,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     panels[0].set(xlabel="step", ylabel="training loss", yscale="log")
     panels[1].set(xlabel="epoch", ylabel="Dice on the validation split", ylim=(0, 1))
     for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     return figure

@@ -160,8 +160,8 @@ def verdict(results: Sequence[Result]) -> str:
 
 def _listed(gaps: Sequence[tuple[Difference, Method]]) -> str:
     """Methods, each with how far HT is ahead of it and the interval."""
-    words = (f"{method.label} ({gap.mean:+.3f}, 95 % interval {' to '.join(_ends(gap))})" for gap, method in gaps)
-    return " and ".join(words)
+    words = [f"{method.label} ({gap.mean:+.3f}, 95 % interval {' to '.join(_ends(gap))})" for gap, method in gaps]
+    return ", ".join([*words[:-2], " and ".join(words[-2:])])
 
 
 def along_the_way(results: Sequence[Result]) -> str:

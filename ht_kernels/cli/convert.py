@@ -37,9 +37,11 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.weights import locate
 
     path = locate(args.checkpoint)
+    if path.exists() and args.output.exists() and args.output.samefile(path):
+        raise InputError(f"{args.output} is the checkpoint itself, of which parts would be lost: name another output")
     came = kind(path)
     to = args.to or ("published" if came == "ours" else "ours")
-    if args.to is None and (args.output.suffix == _ENDING) == (to == "published"):
+    if args.to is None and (args.output.suffix.lower() == _ENDING) == (to == "published"):
         form = "in our format" if came == "ours" else "a published one"
         raise InputError(
             f"{path} is {form}, and {args.output} has an ending of that format ({_ENDING} is ours): name the output by "

@@ -118,7 +118,10 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
             swapped.append(Swapped(name, variant, dim, bottleneck))
     for module in model.modules():
         with suppress(InputError):  # it is no tower
-            untie(find_tower(module))
+            tower = find_tower(module)
+            names = {id(module): name for name, module in model.named_modules()}
+            tied = ((names[id(tower.blocks[i])], why) for i, why in untie(tower).items())
+            left += [Left(name, why) for name, why in tied if all(name != each.name for each in left)]
     whole: list[Whole] = []
     for name, module in model.named_modules() if heads else ():
         found = take(module, name)

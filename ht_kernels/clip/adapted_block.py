@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.errors import reason
+
 from .in_place import Changed, change, quiet
 from .towers import Tower
 
@@ -34,25 +36,32 @@ class AdaptedBlock(Changed):
         return adapted
 
 
-def untie(tower: Tower) -> None:
+def untie(tower: Tower) -> dict[int, str]:
     """Put :class:`AdaptedBlock` in the place of the replaced forwards of a tower's blocks, in place.
 
     A block is tried out on random tokens first, and stays as it is if its forward does something else than to run the
     block and then the adapter.
+
+    Returns:
+        For each block that stays as it is, by index, the reason.
     """
-    for block in tower.blocks:
+    left: dict[int, str] = {}
+    for i, block in enumerate(tower.blocks):
         mona = getattr(block, "mona", None)
-        if "forward" not in vars(block) or not isinstance(mona, nn.Module) or "forward" in vars(mona):
+        if "forward" not in vars(block) or not isinstance(mona, nn.Module):
             continue
-        arguments = _arguments(block, tower)
-        if arguments is not None:
+        arguments = "its mona has a replaced forward" if "forward" in vars(mona) else _arguments(block, tower)
+        if isinstance(arguments, str):
+            left[i] = arguments
+        else:
             del block.forward
             vars(block)["ht_arguments"] = arguments
             change(block, AdaptedBlock)
+    return left
 
 
-def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | None:
-    """What a replaced forward passes to the adapter behind the tokens; None if it computes something else."""
+def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
+    """What a replaced forward passes to the adapter behind the tokens; or the reason why the forward must stay."""
     like = tower.patch_embedding.weight
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, tower.prefix_tokens + tower.grid[0] * tower.grid[1], tower.dim, generator=generator)
@@ -68,14 +77,14 @@ def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | None:
         with quiet(block, training=False), torch.no_grad():
             vars(block.mona)["forward"] = record
             replaced = block.forward(x)
-            ((tokens, *arguments),) = calls
+            if len(calls) != 1:
+                return "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
+            tokens, *arguments = calls[0]
             own = type(block).forward(block, x)
             same = _close(own, tokens) and _close(block.mona(own, *arguments), replaced)
-    except Exception:
-        return None  # it cannot be tried out, so what it does is not known
-    finally:
-        vars(block.mona).pop("forward", None)
-    return tuple(arguments) if same else None
+    except Exception as error:
+        return f"its forward could not be tried out ({type(error).__name__}: {reason(error)})"
+    return tuple(arguments) if same else "its forward does something else than to run the block and then its adapter"
 
 
 def _close(got: Any, expected: Any) -> bool:

@@ -19,7 +19,8 @@ class Changed(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         form, kind = type(self).__bases__
-        return _empty, (form, kind), vars(self)
+        state: Any = getattr(self, "__getstate__", lambda: vars(self))  # every object has one from Python 3.11 on
+        return _empty, (form, kind), state()
 
 
 def change(module: nn.Module, form: type[Changed]) -> None:
@@ -30,9 +31,13 @@ def change(module: nn.Module, form: type[Changed]) -> None:
 
 @contextmanager
 def quiet(model: nn.Module, training: bool) -> Iterator[None]:
-    """Let a model run without hooks and dropout, in a mode; all of it is put back, and random numbers are as before."""
+    """Let a model run without hooks and dropout, in a mode.
+
+    Attributes, buffers and random numbers are put back afterwards.
+    """
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         for attributes, _ in kept:
             attributes["training"] = training
@@ -44,7 +49,12 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
             yield
     finally:
         for attributes, before in kept:
+            for name in attributes.keys() - before.keys():
+                del attributes[name]
             attributes.update(before)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @functools.cache

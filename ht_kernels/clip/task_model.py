@@ -7,7 +7,9 @@ result is the same up to rounding.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -34,16 +36,16 @@ class Plan(NamedTuple):
     Attributes:
         clip: the name of the child that has the vision tower.
         layers: the blocks that the pyramid reads.
-        named: the name of the model's attribute that lists them.
         head: ``seg_head`` or ``cls_head``.
-        task: the model's attribute ``task`` when it was accelerated, None if it had none.
+        argument: the name of the images in the model's own forward.
+        settings: the model's attributes that are plain values, such as ``task``, when it was accelerated.
     """
 
     clip: str
     layers: tuple[int, ...]
-    named: str
     head: str
-    task: Any
+    argument: str
+    settings: dict[str, Any]
 
 
 class Whole(NamedTuple):
@@ -59,19 +61,21 @@ class TaskModel(Changed):
     """A published task model after :func:`ht_kernels.accelerate`: its own class, with this forward before its own.
 
     The parameters stay where they were. Modules that the identities make superfluous are not called: the blocks behind
-    the last one that is read, the final norm, and the parts of pyramid and head. If one of them has hooks, or is no
-    longer what the published code makes, a call goes the published way.
+    the last one that is read, the final norm, and the parts of pyramid and head. A call goes the published way if one
+    of them has hooks or is no longer what the published code makes, if an attribute of the model that is a plain value
+    has changed, or if it is not a call with images of the tower's size alone.
     """
 
     ht_plan: Plan
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, *args: Any, **options: Any) -> Any:
         """Return the logits of images (B, 3, H, W): (B, K, H, W) for segmentation, (B, K) for classification."""
-        parts = _parts(self, self.ht_plan)
-        if isinstance(parts, str):
-            published: Tensor = super().forward(images)
-            return published
-        return _logits(self, self.ht_plan, parts, images)
+        plan = self.ht_plan
+        given = [*args, *options.values()]
+        parts = _parts(self, plan) if len(given) == 1 and (args or plan.argument in options) else "other arguments"
+        if isinstance(parts, str) or not _fits(given[0], parts.tower):
+            return super().forward(*args, **options)
+        return _logits(plan, parts, given[0])
 
 
 class _Parts(NamedTuple):
@@ -89,7 +93,7 @@ def take(model: nn.Module, name: str) -> Whole | str | None:
     Returns:
         What is run now; a string that says why the model stays as it is; or None if it is not a task model.
     """
-    heads = [head for name in _HEADS if isinstance(head := getattr(model, name, None), nn.Module)]
+    heads = [head for name in _HEADS if (head := model._modules.get(name)) is not None]
     if not heads or isinstance(heads[0], (SegmentationHead, ClassificationHead)) or not _has_pyramid(model):
         return None
     if isinstance(model, TaskModel):
@@ -121,36 +125,51 @@ def take(model: nn.Module, name: str) -> Whole | str | None:
 
 def _plans(model: Any) -> Iterator[Plan]:
     """The ways in which a model may compute: for each child with a tower, list of layers, and head."""
-    levels = len(model.reduces)
-    layers = {
-        name: tuple(value)
-        for name, value in vars(model).items()
-        if isinstance(value, (list, tuple)) and len(value) == levels and all(type(i) is int for i in value)
-    }
+    levels, settings = len(model.reduces), _settings(model)
+    argument = next(iter(inspect.signature(model.forward).parameters), "")
+    lists = [tuple(value) for value in settings.values() if isinstance(value, list) and len(value) == levels]
     for clip, child in model.named_children():
         try:
             tower = find_tower(child)
         except InputError:
             continue
-        for named, read in layers.items():
+        for read in dict.fromkeys(lists):
             if list(read) == sorted(set(read)) and read[0] >= 0 and read[-1] < len(tower.blocks):
                 for head in _HEADS:
-                    if hasattr(model, head):
-                        yield Plan(clip, read, named, head, getattr(model, "task", None))
+                    if head in model._modules:
+                        yield Plan(clip, read, head, argument, settings)
+
+
+def _settings(model: nn.Module) -> dict[str, Any]:
+    """The attributes of a model that are plain values, or lists of whole numbers, but for its mode."""
+    found: dict[str, Any] = {}
+    for name, value in vars(model).items():
+        numbers = isinstance(value, (list, tuple)) and all(type(i) is int for i in value)
+        if numbers or (isinstance(value, (bool, int, float, str, NoneType)) and name[0] != "_" and name != "training"):
+            found[name] = list(value) if numbers else value
+    return found
+
+
+def _fits(images: Any, tower: Tower) -> bool:
+    """Whether images are a tensor (B, C, H, W) as the tower takes them."""
+    channels = tower.patch_embedding.in_channels
+    return isinstance(images, Tensor) and images.dim() == 4 and images.shape[1:] == (channels, *tower.image_size)
 
 
 def _parts(model: Any, plan: Plan) -> _Parts | str:
     """The parts of a model, or the reason why it cannot be computed by the identities now."""
-    if getattr(model, "task", None) != plan.task or tuple(getattr(model, plan.named)) != plan.layers:
-        return f"its task or its {plan.named} has changed"
+    if _settings(model) != plan.settings:
+        return "its attributes have changed"
     head = getattr(model, plan.head)
     reduces, blocks = list(model.reduces), list(model.blocks)
     for reduce, block in zip(reduces, blocks, strict=True):
         like_published = type(reduce) is nn.Linear and _is(block, nn.LayerNorm, nn.Linear, nn.GELU, nn.Linear)
         if not like_published or block[2].approximate != "none":
             return "its pyramid is not Linear, and LayerNorm, Linear, GELU, Linear, for each level"
+        if any(t is None for t in (reduce.bias, block[0].weight, block[0].bias, block[1].bias, block[3].bias)):
+            return "its pyramid has a part without a bias or weight"
     if plan.head == "seg_head":
-        if not _is(head, nn.Upsample, nn.Conv2d) or head[0].mode != "bilinear" or head[1].kernel_size != (1, 1):
+        if not _is(head, nn.Upsample, nn.Conv2d) or not _upsamples_and_maps(*head):
             return "its seg_head is not a bilinear Upsample and a 1x1 Conv2d"
         skipped = [*reduces, *blocks, head]
     else:
@@ -165,12 +184,14 @@ def _parts(model: Any, plan: Plan) -> _Parts | str:
     skipped += tower.blocks[blocks_to_run(plan.layers) :]
     for part in skipped:
         for module in part.modules():
+            if "forward" in vars(module) and not hasattr(module, "mona"):
+                return f"a {type(module).__name__} that is no longer called has a replaced forward"
             if any(hook is not adapt_output for each in OBSERVERS for hook in vars(module)[each].values()):
                 return f"a {type(module).__name__} that is no longer called has hooks"
     return _Parts(tower, reduces, blocks, head)
 
 
-def _logits(model: nn.Module, plan: Plan, parts: _Parts, images: Tensor) -> Tensor:
+def _logits(plan: Plan, parts: _Parts, images: Tensor) -> Tensor:
     tower = parts.tower
     head: Any = parts.head
     x = tower.embed(images)
@@ -191,14 +212,22 @@ def _logits(model: nn.Module, plan: Plan, parts: _Parts, images: Tensor) -> Tens
 
 
 def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
-    """Whether both ways give the same logits of a random image, in evaluation and in training mode, without dropout."""
+    """Whether both ways give the same logits, in both modes, for one image and several, in small and in large numbers.
+
+    A forward that looks at its input, to scale bytes for example, differs in one of these. Dropout is off, and other
+    random numbers are the same for both.
+    """
     like = parts.tower.patch_embedding.weight
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, like.shape[1], *parts.tower.image_size, generator=generator).to(like.device, like.dtype)
-    for training in (False, True):
+    large = torch.cat([255 * image, 3 * image - 1.5])
+    for images, training in (image, False), (large, False), (large, True):
         with quiet(model, training), torch.no_grad():
-            expected, got = type(model).forward(model, image), _logits(model, plan, parts, image)
-        if got.shape != expected.shape or got.dtype != expected.dtype:
+            torch.manual_seed(0)
+            expected = type(model).forward(model, images)
+            torch.manual_seed(0)
+            got = _logits(plan, parts, images)
+        if not isinstance(expected, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
             return False
         error = (got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
         if not error <= _TOLERANCE.get(like.dtype, 5e-2):
@@ -206,8 +235,15 @@ def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
     return True
 
 
+def _upsamples_and_maps(upsample: Any, convolution: Any) -> bool:
+    """Whether a module upsamples to a size bilinearly as published, and the other is a 1x1 convolution without more."""
+    bilinear = upsample.mode == "bilinear" and not upsample.align_corners and upsample.size is not None
+    shape = convolution.kernel_size, convolution.stride, convolution.padding, convolution.groups
+    return bilinear and shape == ((1, 1), (1, 1), (0, 0), 1)
+
+
 def _has_pyramid(model: nn.Module) -> bool:
-    reduces, blocks = (getattr(model, name, None) for name in ("reduces", "blocks"))
+    reduces, blocks = (model._modules.get(name) for name in ("reduces", "blocks"))
     return isinstance(reduces, nn.ModuleList) and isinstance(blocks, nn.ModuleList) and 0 < len(reduces) == len(blocks)
 
 

@@ -277,6 +277,8 @@ def test_what_the_command_refuses(tmp_path: Path, weights: Path, capsys: pytest.
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1 and said[0].startswith("ht-kernels convert: ") and words in said[0], said
         assert out.read_bytes() == before
+    assert main(["convert", str(good), "--output", str(good), "--to", "published"]) == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
     wrong = tmp_path / "out.safetensors"
     assert main(["convert", str(good), "--output", str(wrong)]) == 2 and not wrong.exists()
     assert main(["convert", str(good), "--output", str(wrong), "--to", "published"]) == 0 and wrong.exists()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 import ht_kernels as ht
@@ -28,12 +29,15 @@ def run(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     return out.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def calls_of(module: nn.Module) -> list[int]:
-    """A list that grows with each call of a module, which has no hooks for it."""
-    calls: list[int] = []
-    inner = module.forward
-    module.forward = lambda *args, **options: (calls.append(1), inner(*args, **options))[1]  # type: ignore[method-assign]
-    return calls
+def called(model: nn.Module) -> list[nn.Module]:
+    """The modules that a call of a model calls."""
+    modules: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _: modules.append(module))
+    try:
+        model(IMAGES)
+    finally:
+        handle.remove()
+    return modules
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -70,13 +74,9 @@ def test_blocks_that_nothing_reads_are_not_run_and_neither_is_the_wide_upsamplin
     model = task_model("timm", "segmentation").eval()
     assert not ht.accelerate(model, heads=False).whole and type(model) is TaskModel
     ht.accelerate(model)
-    dead, read = (
-        calls_of(model.clip_model.visual.trunk.blocks[3].mlp),
-        calls_of(model.clip_model.visual.trunk.blocks[2].mlp),
-    )
-    upsampled = calls_of(model.seg_head[0])
-    model(IMAGES)
-    assert (dead, read, upsampled) == ([], [1], [])
+    modules = called(model)
+    blocks = model.clip_model.visual.trunk.blocks
+    assert blocks[2].mlp in modules and blocks[3].mlp not in modules and model.seg_head[0] not in modules
 
 
 def test_hooks_fire_those_of_the_model_and_those_of_parts_that_are_left_out() -> None:
@@ -142,6 +142,94 @@ def test_a_block_whose_forward_does_something_else_stays_as_it_is() -> None:
     assert calls == [] and all("forward" not in vars(block.mona) for block in blocks)
     torch.testing.assert_close(model(IMAGES), expected, atol=1e-5, rtol=1e-5)
     assert calls == [1]
+
+
+class Looks(TaskModel):
+    """Scales bytes, as forwards that look at their input do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images / 255 if images.max() > 1 else images)
+
+
+class Gray(TaskModel):
+    def forward(self, x: Tensor, features: bool = False) -> Any:
+        logits = super().forward(x.expand(-1, 3, -1, -1))
+        return (logits, x) if features else logits
+
+
+def test_a_forward_that_looks_at_its_input_is_left_alone() -> None:
+    model = task_model("timm", "segmentation").eval()
+    model.__class__ = Looks
+    expected = model(255 * IMAGES)
+    assert not ht.accelerate(model).whole
+    torch.testing.assert_close(model(255 * IMAGES), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_other_calls_go_the_published_way() -> None:
+    model = task_model("timm", "segmentation").eval()
+    model.__class__ = Gray
+    gray = IMAGES[:, :1]
+    expected = [model(IMAGES), model(gray), model(IMAGES, features=True)[0]]
+    assert ht.accelerate(model).whole
+    for got, want in zip([model(x=IMAGES), model(gray), model(IMAGES, features=True)[0]], expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    for size in ((70, 70), (32, 128)):
+        with pytest.raises(AssertionError, match="match model"):
+            model(torch.rand(1, 3, *size))
+
+
+@pytest.mark.parametrize("change", ["corners", "padding", "stride", "factor", "forward", "bias", "affine"])
+def test_parts_that_are_replaced_later_are_computed_as_they_are(change: str) -> None:
+    def changed(model: TaskModel) -> TaskModel:
+        torch.manual_seed(5)
+        upsample = {"mode": "bilinear", "align_corners": change == "corners"}
+        if change == "corners":
+            model.seg_head[0] = nn.Upsample((IMAGE, IMAGE), **upsample)
+        elif change in ("padding", "stride"):
+            model.seg_head[1] = nn.Conv2d(12, 2, 1, **{change: 2})
+        elif change == "factor":
+            model.seg_head[0] = nn.Upsample(scale_factor=16, **upsample)
+        elif change == "forward":
+            model.seg_head[1].forward = lambda x: 3 * x[:, :2]
+        elif change == "bias":
+            model.reduces[0] = nn.Linear(32, 12, bias=False)
+        else:
+            model.blocks[0][0] = nn.LayerNorm(12, elementwise_affine=False)
+        return model
+
+    model = task_model("timm", "segmentation").eval()
+    expected = changed(task_model("timm", "segmentation").eval())(IMAGES)
+    assert ht.accelerate(model).whole
+    torch.testing.assert_close(changed(model)(IMAGES), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_copies_made_before_keep_the_adapters_of_the_original_and_the_report_says_so() -> None:
+    copied = copy.deepcopy(task_model("timm", "segmentation").eval())
+    report = ht.accelerate(copied)
+    reasons = {left.name: left.reason for left in report.left}
+    assert len(reasons) == 4
+    assert "copy the model after accelerate" in reasons["clip_model.visual.trunk.blocks.0"]
+
+
+def test_the_trial_neither_adds_attributes_nor_changes_buffers() -> None:
+    class Keeps(TaskModel):
+        def forward(self, images: Tensor) -> Tensor:
+            self.last = super().forward(images)
+            return self.last
+
+    model = task_model("timm", "classification")
+    model.cls_head = nn.Sequential(*model.cls_head[:2], nn.BatchNorm1d(12), nn.Linear(12, 2))
+    model.__class__ = Keeps
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    assert ht.accelerate(model).whole and not hasattr(model, "last")
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_random_numbers_of_the_tower_are_no_difference() -> None:
+    model = task_model("timm", "segmentation")
+    for block in model.clip_model.visual.trunk.blocks:
+        block.drop_path1 = DropPath(0.5)
+    assert ht.accelerate(model).whole
 
 
 class Strange(TaskModel):
