@@ -1,8 +1,9 @@
-"""Models that a clone of the published code builds, before and after one line.
+"""Models that a clone of the published code builds, before and after one line, and there and back.
 
 ``python -m benchmarks.published_clone CLONE --output FILE`` builds a segmentation model of each form that the clone
 has, with random weights in towers of ViT-B/16 and hybrid adapters, accelerates a second one with the same weights, and
-times both in turn. Only the files of adapters and models are loaded from the clone, which does not import as a whole.
+times both in turn. The weights also go into an :class:`ht_kernels.HTCLIP`, from a file as the clone writes it, and back
+into such a file. Only the files of adapters and models are loaded from the clone, which does not import as a whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 import ht_kernels as ht
+from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.errors import InputError
 
 from . import figures
 from .gpu.measure import Call, interleave
 
 _SIZE, _WIDTH, _DEPTH, _HEADS, _PATCH = 224, 768, 12, 12, 16
+_LAYERS = 3, 6, 9
 
 FORMS = {"timm": "BiomedCLIP", "open_clip": "MetaCLIP, UniMed-CLIP", "openai": "CLIP"}
 """The forms of towers, and the models of the published code that have them."""
@@ -45,9 +49,11 @@ def main(argv: list[str] | None = None) -> int:
             published = build(args.clone, form).to(device)
             ours = build(args.clone, form).to(device)
             ours.load_state_dict(published.state_dict())
+            returned = there_and_back(published, _tower(args.clone, form))
             report = ht.accelerate(ours)
             for batch in args.batch:
-                rows.append(measure(form, report, published, ours, batch, args.seconds, device))
+                measured = measure(form, report, published, ours, batch, args.seconds, device)
+                rows.append({**measured, **returned})
                 print("\n".join(table(rows)), flush=True)
         figures.write(args.output, rows, table(rows), device=device.type)
     except InputError as error:
@@ -71,7 +77,7 @@ def build(clone: Path, form: str) -> nn.Module:
     package = "openai_clip" if form == "openai" else "timm"
     models = _load(clone, f"third_party/{package}/clip_adapter.py")
     task_model = models.CLIPAdapter if form == "openai" else models.TimmCLIPAdapter
-    model: Any = task_model(clip_model, [3, 6, 9], img_size=_SIZE, patch_size=_PATCH, task="seg")
+    model: Any = task_model(clip_model, list(_LAYERS), img_size=_SIZE, patch_size=_PATCH, task="seg")
     model.freeze_clip_backbone()
     found: nn.Module = model
     return found
@@ -104,6 +110,40 @@ def _load(clone: Path, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@torch.no_grad()
+def there_and_back(published: Any, tower: nn.Module) -> dict[str, Any]:
+    """The weights of a published model in an :class:`ht_kernels.HTCLIP` and back, both from files as each side writes.
+
+    Args:
+        published: a model of the clone; ``tower`` is one like its own, which gets its weights.
+
+    Returns:
+        ``there``, the relative error of the HTCLIP's logits, and ``back``, whether names and bits are those that the
+        published model had.
+    """
+    device = next(published.parameters()).device
+    trained = {part: getattr(published, part).state_dict() for part in ("reduces", "blocks", "seg_head")}
+    trained["mona"] = {name: p.detach() for name, p in published.named_parameters() if "mona" in name}
+    frozen = published.clip_model.visual.state_dict()
+    tower.load_state_dict({name: frozen[name] for name in tower.state_dict()})
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(trained, Path(folder, "published.pth"))
+        there = ht.HTCLIP.from_checkpoint(Path(folder, "published.pth"), backbone=tower, feature_layers=_LAYERS)
+        there.save(Path(folder, "ours.safetensors"))
+        back = ht.HTCLIP.from_checkpoint(Path(folder, "ours.safetensors"), backbone=tower)
+    images = torch.rand(2, 3, _SIZE, _SIZE, generator=torch.Generator().manual_seed(1)).to(device)
+    expected, got = published.eval()(images), there.to(device).eval()(images)
+    return {"there": float((got - expected).norm() / expected.norm()), "back": _same(to_published(back), trained)}
+
+
+def _same(got: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Mapping[str, Tensor]]) -> bool:
+    """Whether the parts of two published files have the same names and bits."""
+    return got.keys() == expected.keys() and all(
+        got[part].keys() == tensors.keys() and all(torch.equal(got[part][n].cpu(), t.cpu()) for n, t in tensors.items())
+        for part, tensors in expected.items()
+    )
 
 
 def measure(
@@ -160,15 +200,17 @@ def _step(model: nn.Module, images: Tensor, masks: Tensor) -> Callable[[], Tenso
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The lines of a Markdown table of the figures."""
     lines = [
-        "| tower of | images | adapters | blocks run | error | ms, published | ours | | step, published | ours | |"
+        "| tower of | images | adapters | blocks run | error | ms, published | ours | | step, published | ours | "
+        "| there, error | back, same bits |"
     ]
-    lines.append("|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|")
+    lines.append("|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|")
     for row in rows:
         cells = [f"{row['form']} ({FORMS[row['form']]})", str(row["batch"]), str(row["adapters"])]
         cells += [", ".join(row["blocks_run"]) or "-", f"{row['error']:.0e}"]
         for what in ("inference_seconds", "step_seconds"):
             theirs, ours = (row[what][kind] for kind in ("published", "ours"))
             cells += [f"{1e3 * theirs:.0f}", f"{1e3 * ours:.0f}", f"{theirs / ours:.2f}x"]
+        cells += [f"{row['there']:.0e}", "yes" if row["back"] else "no"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -44,6 +44,7 @@ def test_it_measures_a_model_before_and_after(
         (tmp_path / "src" / name).write_text(text)
     monkeypatch.setattr(published_clone, "FORMS", {"timm": "BiomedCLIP"})
     monkeypatch.setattr(published_clone, "_SIZE", IMAGE)
+    monkeypatch.setattr(published_clone, "_LAYERS", (0, 1, 2))
     monkeypatch.setattr(published_clone, "_tower", lambda clone, form: small_tower("timm").float().visual)
     output = tmp_path / "clone.json"
     options = ["--batch", "2", "--seconds", "0", "--output", str(output)]
@@ -52,6 +53,7 @@ def test_it_measures_a_model_before_and_after(
     (row,) = json.loads(output.read_text())["rows"]
     assert row["adapters"] == 4 and row["blocks_run"] == ["3 of 4"] and not row["left"] and row["error"] < 1e-5
     assert min(row["inference_seconds"].values()) > 0 and min(row["step_seconds"].values()) > 0
+    assert row["there"] < 1e-5 and row["back"]
     assert "| timm (BiomedCLIP) | 2 | 4 | 3 of 4 |" in output.with_suffix(".md").read_text()
     assert published_clone.main([str(tmp_path / "none"), *options]) == 2
     assert "expected a clone of the published code" in capsys.readouterr().err
