@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import hashlib
 import json
 import math
 import time
@@ -18,6 +20,7 @@ from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 from ht_kernels.train import Trainer, build, prepare
+from ht_kernels.train.fingerprint import hash_examples
 from ht_kernels.train.metrics import predict, score
 
 from . import unet
@@ -55,14 +58,17 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     those of hybrid adapters are kept.
 
     Raises:
-        InputError: the earlier result has another setting.
+        InputError: the earlier result has another setting, or is of other images or another tower.
     """
     folder = output / "runs" / run.name
     done = folder / "result.json"
+    of = asdict(setting) | made_of(data, tower)
     if done.exists():
         earlier: dict[str, Any] = json.loads(done.read_text())
-        if earlier["setting"] != asdict(setting):
-            raise InputError(f"{done} is of {earlier['setting']}, not of {setting}: name another folder for the output")
+        then = earlier["setting"] | earlier["made_of"]
+        differs = [f"{name} was {then[name]} and is {value} now" for name, value in of.items() if then[name] != value]
+        if differs:
+            raise InputError(f"{done} cannot be used: {'; '.join(differs)}; name another folder for the output")
         return earlier
     model: Any
     if run.method.method == UNET:
@@ -83,6 +89,7 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         "share": run.share,
         "seed": run.seed,
         "setting": asdict(setting),
+        "made_of": made_of(data, tower),
         "train_images": len(train),
         "val_images": len(data.val),
         "removed": data.removed,
@@ -101,6 +108,17 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     if run.method.adapters.get("variant") != "hybrid":
         best.unlink()  # the weights of heads and rivals are not used again
     return result
+
+
+def made_of(data: Data, tower: str | None) -> dict[str, str | None]:
+    """Hashes of the images of all splits, and of the file with the tower's weights; None for random weights."""
+    images = hashlib.sha256("".join(hash_examples(split) for split in (data.train, data.val, data.test)).encode())
+    return {"images": images.hexdigest(), "tower": None if tower is None else _hash_file(tower)}
+
+
+@functools.cache
+def _hash_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def measure(model: Any, data: Data) -> list[dict[str, Any]]:

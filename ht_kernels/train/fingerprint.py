@@ -30,8 +30,8 @@ def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -
     return {
         **{f"the option {name}": value for name, value in options.items()},
         **{f"the model's {name}": value for name, value in asdict(model.config).items()},
-        "the training data": _hash_examples(train),
-        "the validation data": _hash_examples(val),
+        "the training data": hash_examples(train),
+        "the validation data": hash_examples(val),
         "the frozen weights": _hash(frozen),
     }
 
@@ -45,7 +45,8 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _hash_examples(examples: Examples) -> str:
+def hash_examples(examples: Examples) -> str:
+    """A hash of the images, names and targets, in order."""
     words = "\n".join((*examples.names, *examples.texts))
     return _hash({"images": examples.images, "targets": examples.targets, words: torch.empty(0)})
 

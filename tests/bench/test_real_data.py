@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from benchmarks import training
 from benchmarks.real_data import beside_published, data, methods, pack, report, runs, statistics, times
 from benchmarks.real_data.__main__ import main
 from helpers.layout import make_layout
+from ht_kernels.errors import InputError
 from ht_kernels.train import Examples, Trainer
 from ht_kernels.train.metrics import counts, score, summarize
 
@@ -250,6 +251,23 @@ def test_a_run_that_was_stopped_goes_on(name: str, tmp_path: Path, monkeypatch: 
     assert trained == [0, 1, 1] and runs.finished(stopped, [run]) == [resumed]
     assert resumed["images"] == whole["images"] and resumed["best_epoch"] == whole["best_epoch"]
     assert [row["loss"] for row in resumed["curve"]] == pytest.approx([row["loss"] for row in whole["curve"]])
+
+
+def test_results_of_other_images_are_not_taken(tmp_path: Path) -> None:
+    splits = data.read(make_layout(tmp_path / "data"), "BUSI", "segmentation", 64)
+    setting = methods.Setting("segmentation", "timm/vit_tiny_patch16_224", 64, 2, "no")
+    run = methods.Run(methods.METHODS[0], 100, 0)
+    result = tmp_path / "runs" / run.name / "result.json"
+    result.parent.mkdir(parents=True)
+    earlier = {"setting": asdict(setting), "made_of": runs.made_of(splits, None)}
+    result.write_text(json.dumps(earlier))
+    assert runs.do(run, setting, splits, None, tmp_path) == earlier
+    other = replace(splits, test=replace(splits.test, images=splits.test.images + 1))
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"other")
+    for given, tower, changed in ((other, None, "images was"), (splits, str(weights), "tower was None")):
+        with pytest.raises(InputError, match=f"{changed} .*name another folder"):
+            runs.do(run, setting, given, tower, tmp_path)
 
 
 def test_a_pack_is_read_as_the_data_it_was_made_of(tmp_path: Path) -> None:
