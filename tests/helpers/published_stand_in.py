@@ -114,9 +114,9 @@ def build(form: str, frequency: bool = True, noise: bool = True, width: int = 8)
     return model
 
 
-def _replaced(block, forward):  # type: ignore[no-untyped-def]
+def _replaced(block, forward, grid=(4, 4)):  # type: ignore[no-untyped-def]
     def with_adapter(x: Tensor, **options: object) -> Tensor:
-        return block.mona(forward(x, **options), (4, 4))
+        return block.mona(forward(x, **options), grid)
 
     return with_adapter
 
@@ -124,18 +124,28 @@ def _replaced(block, forward):  # type: ignore[no-untyped-def]
 class TaskModel(nn.Module):
     """A published model for a task around a CLIP model with adapters: a pyramid, and both heads in one of their forms.
 
-    ``written`` and ``read`` are what published code saves and how it loads that.
+    ``written`` and ``read`` are what published code saves and how it loads that. ``dim`` is the width of the tower,
+    ``side`` that of its images.
     """
 
-    def __init__(self, clip_model: nn.Module, task: str, layers: tuple[int, ...], classes: int, width: int) -> None:
+    def __init__(
+        self,
+        clip_model: nn.Module,
+        task: str,
+        layers: tuple[int, ...],
+        classes: int,
+        width: int,
+        dim: int = DIM,
+        side: int = IMAGE,
+    ) -> None:
         super().__init__()
         self.clip_model, self.task, self.extract_layers = clip_model, task, list(layers)
-        self.reduces = nn.ModuleList(nn.Linear(DIM, width) for _ in layers)
+        self.reduces = nn.ModuleList(nn.Linear(dim, width) for _ in layers)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             for _ in layers
         )
-        self.seg_head = nn.Sequential(nn.Upsample((IMAGE, IMAGE), mode="bilinear"), nn.Conv2d(width, classes, 1))
+        self.seg_head = nn.Sequential(nn.Upsample((side, side), mode="bilinear"), nn.Conv2d(width, classes, 1))
         sequence_first = isinstance(clip_model.visual, OpenAIVisionTransformer)
         mlp = [nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1)] if sequence_first else [nn.Dropout(0.5)]
         self.cls_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *mlp, nn.Linear(width, classes))
@@ -156,7 +166,8 @@ class TaskModel(nn.Module):
             if i in self.extract_layers:
                 found.append((x.transpose(0, 1) if sequence_first else x)[:, 1:])
         levels = [block(reduce(x)) for x, reduce, block in zip(found, self.reduces, self.blocks, strict=True)]
-        return getattr(self, self.head)(sum(levels).transpose(1, 2).unflatten(2, (4, 4)))
+        read = sum(levels).transpose(1, 2)
+        return getattr(self, self.head)(read.unflatten(2, (math.isqrt(read.shape[2]),) * 2))
 
     @staticmethod
     def _embed(visual: nn.Module, images: Tensor) -> Tensor:
@@ -182,3 +193,20 @@ def task_model(form: str, task: str) -> TaskModel:
     clip_model = build(form)
     torch.manual_seed(2)
     return TaskModel(clip_model, task, (0, 1, 2), classes=2, width=12)
+
+
+def segmentation_model(backbone: str, width: int = 512) -> TaskModel:
+    """A whole published segmentation model on a ViT of open_clip by its name, with the published sizes.
+
+    Weights are random, blocks 3, 6 and 9 are read, and only adapters and heads are trainable.
+    """
+    import open_clip
+
+    torch.manual_seed(3)
+    clip_model = open_clip.create_model(backbone).requires_grad_(False)
+    visual = clip_model.visual
+    side, dim = visual.image_size[0], visual.conv1.out_channels
+    for block in visual.transformer.resblocks:
+        block.mona = Wrapper(SequenceFirstAdapter(dim, 64))
+        block.forward = _replaced(block, block.forward, visual.grid_size)
+    return TaskModel(clip_model, "segmentation", (3, 6, 9), 2, width, dim, side)

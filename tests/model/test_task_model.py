@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
-from helpers.published_stand_in import FORMS, TaskModel, task_model
+from helpers.published_stand_in import FORMS, TaskModel, segmentation_model, task_model
 from helpers.small_towers import IMAGE
 from ht_kernels.clip.task_model import Whole
 
@@ -68,6 +68,19 @@ def test_the_same_logits_and_gradients_from_the_same_parameters(form: str, task:
     optimizer.step()
     with torch.no_grad():
         assert not torch.allclose(model(IMAGES), got)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["ViT-S-32", "ViT-B-32-quickgelu"])
+def test_towers_of_open_clip_at_their_own_size(backbone: str) -> None:
+    model = segmentation_model(backbone, width=16).eval()
+    for parameter in model.clip_model.visual.transformer.resblocks[2].mona.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    images = torch.rand(1, 3, 224, 224)
+    expected = model(images)
+    report = ht.accelerate(model)
+    assert len(report.swapped) == 12 and report.whole == (Whole("", "segmentation", 10, 12),) and not report.left
+    assert relative_error(model(images), expected) < 1e-5
 
 
 def test_blocks_that_nothing_reads_are_not_run_and_neither_is_the_wide_upsampling() -> None:
