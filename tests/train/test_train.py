@@ -217,12 +217,6 @@ def test_warnings_about_a_checkpoint_are_plain_lines(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err.startswith("warning: mona.pth holds adapters only: the heads are untrained\n")
 
 
-def test_few_shots() -> None:
-    data = Examples(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40), tuple(map(str, range(40))), {})
-    assert len(data.share(5, 1)) == 2 and len(data.share(1, 1)) == 1
-    assert data.share(20, 1).names == data.share(20, 1).names != data.share(20, 2).names
-
-
 BAD_IMAGES = {
     "BUSI_0.png": (lambda r: (r / "all/masks/BUSI_0.png").unlink(), "masks/BUSI_0.png of "),
     "BUSI_1.png": (lambda r: save(r / "all/masks/BUSI_1.png", disc(1, (40, 50))), "BUSI_1.png is 50x40 pixels, but"),
