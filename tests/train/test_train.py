@@ -22,7 +22,7 @@ from ht_kernels.cli import main
 from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, start_from
+from ht_kernels.train import Recipe, Trainer, prepare, start_from
 from ht_kernels.train import build as build_model
 from ht_kernels.train.methods import merged
 from ht_kernels.weights import PHANTOM
