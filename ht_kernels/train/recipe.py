@@ -177,7 +177,8 @@ def named_recipe(name: str, task: str, method: str = "ht") -> Recipe:
     """
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
-    recipe, rate = (Recipe(), 1e-6) if name == "published" else (OURS, 2e-5)
+    published = Recipe(lora_dropout=0.1) if task == "contrastive" else Recipe()
+    recipe, rate = (published, 1e-6) if name == "published" else (OURS, 2e-5)
     recipe = replace(recipe, method=method)
     if method not in ("full", *LAST):
         return recipe

@@ -67,7 +67,7 @@ class Trainer:
         train: the examples to train on.
         val: the examples by which the best weights are chosen.
         output: the folder for the results. If it holds a ``last.pt``, that run is resumed; the recipe may then have
-            another number of epochs, and nothing else may differ.
+            other ``epochs`` and another ``patience``, and nothing else may differ.
         say: receives each line of output for the user, on the main process.
 
     Raises:
@@ -334,6 +334,8 @@ class Trainer:
         self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
         self.rows = state["rows"]
         self.say(f"resumed after epoch {self.epoch}")
+        if self.waited >= self.recipe.patience:
+            self.say(f"validations without a better score: {self.waited}; with more --patience it goes on")
 
 
 def _accelerator(precision: str) -> Accelerator:

@@ -34,6 +34,7 @@ def test_recipes_by_name() -> None:
             recipe, contrastive = (named_recipe(name, task, method) for task in ("classification", "contrastive"))
             assert recipe.method == method and recipe.adapter_learning_rate == contrastive.learning_rate == rate
             assert recipe.learning_rate == named_recipe(name, "classification").learning_rate
+    assert named_recipe("published", "contrastive", "lora").lora_dropout == 0.1
     with pytest.raises(InputError, match="recipe 'quick' is unknown; expected one of published, ours"):
         named_recipe("quick", "segmentation")
 
@@ -259,3 +260,18 @@ def test_a_short_training_can_be_made_longer(tmp_path: Path, capsys: pytest.Capt
     recipes = [replace(named_recipe("ours", "segmentation"), epochs=epochs) for epochs in (1, 3, 6)]
     warmed = [next(step for step in range(60) if recipe.rate_at(step, 80, 1.0) >= 0.999) for recipe in recipes]
     assert warmed == [0, 9, 19], "the learning rate rises in at most half of the epochs"
+
+
+def test_a_training_that_ran_out_of_patience_goes_on_with_more(tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    said: list[str] = []
+
+    def trained(patience: int) -> int:
+        options = {"method": "heads", "epochs": 4, "patience": patience, "learning_rate": 1e-30}
+        recipe = Recipe(**SHORT | options)  # type: ignore[arg-type]
+        data = examples(root, "train"), examples(root, "val")
+        return Trainer(build("heads"), recipe, *data, tmp_path / "out", said.append).run().epochs
+
+    assert [trained(1), trained(1), trained(9)] == [2, 2, 4]
+    line = "validations without a better score: 1; with more --patience it goes on"
+    assert said.count(line) == 1 and said.count("resumed after epoch 2") == 2
