@@ -339,7 +339,10 @@ class Trainer:
 
 
 def _accelerator(precision: str) -> Accelerator:
-    """Accelerate, with a precision that may be another than that of an earlier training in this process."""
+    """Accelerate, with a precision that may be another than that of an earlier training in this process.
+
+    Accelerate keeps the precision in a state that a process has once, and which only a private function resets.
+    """
     if precision == "fp16" and PartialState().device.type == "cpu":
         raise InputError("the precision fp16 needs a GPU; on the CPU train with bf16 or no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
