@@ -4,7 +4,7 @@
 holds the weights of DINOv2 ViT-S/14, whose residual stream is small. The second tower is the same with its stream
 multiplied, as in CLIP towers; LayerNorm takes the factor out, so both towers compute the same in every block.
 
-Every start is trained by the recipe ``steady`` without averaging and with the augmentation ``weak``, except for what
+Every start is trained by the recipe ``ours`` without averaging and with the augmentation ``light``, except for what
 the start changes. Finished runs are not repeated.
 """
 
@@ -25,7 +25,7 @@ from ht_kernels.clip.backbone import load_backbone
 from ht_kernels.data import SegmentationDataset
 from ht_kernels.errors import InputError
 from ht_kernels.files import png_bytes, write_whole
-from ht_kernels.train import RATIOS, RECIPES, Examples, Trainer, prepare, read_examples
+from ht_kernels.train import RATIOS, Examples, Trainer, named_recipe, prepare, read_examples
 
 from . import figures
 
@@ -38,7 +38,7 @@ STARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("ht", {"warmup": 0}),
     "identity, warm-up": ("ht", {}),
 }
-"""By name, the method and what differs from the recipe ``steady``."""
+"""By name, the method and what differs from the recipe ``ours``."""
 
 FACTORS = {"small stream": 1.0, "large stream": 20.0}
 """By tower, the factor of its residual stream."""
@@ -78,9 +78,8 @@ def follow(
 ) -> dict[str, list[float]]:
     """Train with a start, or go on with it, and return loss and validation Dice by epoch."""
     method, changes = STARTS[start]
-    recipe = replace(
-        RECIPES["steady"], method=method, epochs=args.epochs, average=None, augment="weak", ratio=args.share, **changes
-    )
+    recipe = named_recipe("ours", "segmentation", method)
+    recipe = replace(recipe, epochs=args.epochs, average=None, augment="light", ratio=args.share, **changes)
     clip_model = load_backbone(BACKBONE, args.tower, args.image_size)
     multiply_stream(clip_model, factor)
     torch.manual_seed(recipe.seed)

@@ -40,7 +40,9 @@ def main() -> None:
     args = parser.parse_args()
 
     train, val, test = examples(args)
-    recipe = Recipe(epochs=args.epochs, batch=args.batch, learning_rate=1e-3, validate_every=1, augment="weak")
+    recipe = Recipe(
+        epochs=args.epochs, batch=args.batch, learning_rate=1e-3, validate_every=1, validate_offset=0, augment="weak"
+    )
     model = start_from(PHANTOM, recipe.method, keep_adapters=True)
     prepare(model, recipe.method)  # freezes all but adapters and heads
     outcome = Trainer(model, recipe, train, val, args.output).run()

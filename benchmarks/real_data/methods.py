@@ -96,20 +96,22 @@ class Run:
         return f"{self.share}-{self.method.name}-{self.seed}"
 
     def recipe(self, setting: Setting) -> Recipe:
-        """The recipe of the run: ``steady`` with weak augmentation, validated as often for every share."""
+        """The recipe of the run: ``ours`` with light augmentation, validated as often for every share."""
         times = PASSES[self.share] * self.method.passes
         epochs = round(setting.epochs * times)
         options: dict[str, Any] = {
             "method": "full" if self.method.method == UNET else self.method.method,
             "epochs": epochs,
             "batch": BATCH,
+            "drop_last": False,
             "start": "identity",
             "learning_rate": 1e-3,
             "warmup": round(min(2, setting.epochs // 2) * times),
             "clip": 1.0,
             "average": 0.99,
-            "augment": "weak",
+            "augment": "light",
             "validate_every": math.ceil(epochs / VALIDATIONS),
+            "validate_offset": 0,
             "patience": VALIDATIONS,
             "ratio": self.share,
             "seed": self.seed,

@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="share of the training split to use: 1, 2, 5, 10, 20, 50 or 100 (default)",
     )
+    data.add_argument("--shots", type=int, metavar="K", help="instead: K images of each class, to classify")
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
     )
@@ -76,13 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--recipe",
         metavar="NAME",
-        help="steady (adapters start as the identity, warm-up, clipped gradients, averaged weights; the default for "
+        help="ours (adapters start as the identity, warm-up, clipped gradients, averaged weights; the default for "
         "segmentation and classification) or published (the default for contrastive)",
     )
     recipe.add_argument(
         "--method",
         help="what is trained beside the heads: ht (adapters; the default), heads (nothing else), lora, full (the "
-        "tower), or all (adapters and tower, for a tower without pretrained weights)",
+        "tower), last3, last6 or last9 (its last blocks), or all (adapters and tower, for a tower without pretrained "
+        "weights)",
     )
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")
@@ -90,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--start", metavar="HOW", help="how new adapters start: published (random) or identity")
     recipe.add_argument("--learning-rate", type=float, help="of heads, and of adapters unless they have their own")
     recipe.add_argument("--adapter-learning-rate", type=float, help="of all that is trained inside the tower")
-    recipe.add_argument("--warmup", type=int, metavar="EPOCHS", help="epochs in which the learning rate rises")
+    recipe.add_argument(
+        "--warmup", type=int, metavar="EPOCHS", help="epochs in which the learning rate rises, at most half"
+    )
     recipe.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
     recipe.add_argument("--average", type=float, metavar="DECAY", help="validate and save a moving average of weights")
     recipe.add_argument("--validate-every", type=int, metavar="EPOCHS")
@@ -101,7 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="validations without a better one, before training stops",
     )
     recipe.add_argument(
-        "--augment", help="published, weak (no gray values), gray (no flips), ultrasound (gain, speckle, zoom) or none"
+        "--augment",
+        help="published (half of the images), weak (flips and crops, all images), light (weak, half of them), gray (no "
+        "flips, all images), ultrasound (gain, speckle, zoom) or none",
     )
     recipe.add_argument("--precision", help="mixed precision: no, bf16 or fp16")
     recipe.add_argument("--seed", type=int)
@@ -122,9 +128,9 @@ def run(args: argparse.Namespace) -> int:
         if model.config.image_size is None:
             raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
         train, val = read(model.config.image_size)
-    train = train.share(recipe.ratio, recipe.seed)
+    train = train.share(recipe.ratio, recipe.seed, recipe.shots)
     unfoldable = why_not_folded(model)
-    prepare(model, recipe.method)
+    prepare(model, recipe.method, recipe.lora_dropout)
     trainer = Trainer(model, recipe, train, val, args.output)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
@@ -158,15 +164,14 @@ def _calibrate(trainer: Trainer) -> str:
 def _recipe(args: argparse.Namespace) -> Recipe:
     from dataclasses import fields, replace
 
-    from ht_kernels.train import RECIPES, Recipe
+    from ht_kernels.train import Recipe, named_recipe
 
-    name = args.recipe or ("published" if args.task == "contrastive" else "steady")
-    if name not in RECIPES:
-        raise InputError(f"--recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
+    name = args.recipe or ("published" if args.task == "contrastive" else "ours")
     options = model_options.given(args, *(f.name for f in fields(Recipe) if hasattr(args, f.name)))
-    epochs = options.get("epochs", RECIPES[name].epochs)
-    options.setdefault("warmup", min(RECIPES[name].warmup, epochs // 2))  # a short training has a short warm-up
-    return replace(RECIPES[name], **options)
+    recipe = replace(named_recipe(name, args.task, args.method or "ht"), **options)
+    if recipe.shots is not None and args.task != "classification":
+        raise InputError("--shots is a number of images of each class, and is for --task classification")
+    return recipe
 
 
 def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:

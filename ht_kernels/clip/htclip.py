@@ -389,9 +389,12 @@ class HTCLIP(nn.Module):
         return images.to(tower.patch_embedding.weight.dtype).expand(-1, 3, -1, -1)
 
     def train(self, mode: bool = True) -> HTCLIP:
-        """Set the mode of the heads and of the adapters that are trained. Frozen parts stay in evaluation mode."""
+        """Set the mode of heads, LoRA and the adapters that are trained. Frozen parts stay in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
+        for name, part in self.clip_model.named_modules():
+            if name.endswith(".lora_dropout"):
+                part.train(mode)
         for adapter in adapters(self.tower).values():
             adapter.train(mode and any(p.requires_grad for p in adapter.parameters()))
         return self

@@ -3,7 +3,7 @@
 from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
-from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe
+from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe, named_recipe
 from .start import build, start_from
 from .trainer import Outcome, Trainer
 
@@ -18,6 +18,7 @@ __all__ = [
     "Trainer",
     "build",
     "calibrate",
+    "named_recipe",
     "prepare",
     "read_examples",
     "simulate_examples",

@@ -1,9 +1,10 @@
 """Augmentations of 8-bit images: the published ones, and one for ultrasound.
 
-The published ones change half of the images, drawn at random: first by zero to nine random changes of gray values, then
-by zero to four random changes of geometry, which also apply to the mask. ``weak`` changes the geometry only. ``gray``
-changes the gray values only; it is for captions that name a side, which flipping an image would make wrong.
-``ultrasound`` is described in :mod:`ht_kernels.train.ultrasound`.
+``published`` changes half of the images, drawn at random: first by zero to nine random changes of gray values, then by
+zero to four random changes of geometry, which also apply to the mask. The published code calls the former strong and
+the latter weak, and applies one of them alone to every image: ``weak`` changes the geometry of all images, and ``gray``
+their gray values, which is for captions that name a side, because flipping an image would make them wrong. ``light`` is
+``weak`` for half of the images. ``ultrasound`` is described in :mod:`ht_kernels.train.ultrasound`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torchvision.transforms.v2 import InterpolationMode  # type: ignore[import-u
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from .ultrasound import vary
+
+_HALF = ("published", "light")
+"""The augmentations that leave half of the images as they are."""
 
 _Gray = Callable[[Tensor, random.Random], Tensor]
 
@@ -39,7 +43,7 @@ def augment(image: Tensor, mask: Tensor | None, kind: str, g: random.Random) -> 
     """
     if kind == "ultrasound":
         return vary(image, mask, g)
-    if kind == "none" or g.random() < 0.5:
+    if kind == "none" or (kind in _HALF and g.random() < 0.5):
         return image, mask
     if kind in ("published", "gray"):
         for gray in g.choices(_GRAY, k=g.randint(0, len(_GRAY))):

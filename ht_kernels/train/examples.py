@@ -48,11 +48,32 @@ class Examples:
         if largest >= classes:
             raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
 
-    def share(self, percent: int, seed: int) -> Examples:
-        """A random subset of ``percent`` % of the images, but at least one image, for few-shot training."""
-        if percent == 100:
+    def share(self, percent: int, seed: int, shots: int | None = None) -> Examples:
+        """A random subset for few-shot training, as published.
+
+        Args:
+            percent: the share of the images, rounded down, but at least one image. If the targets are labels, it is the
+                share of each class.
+            seed: the published code draws the same images with the same seed, if nothing else uses Python's random
+                numbers before.
+            shots: take so many images of each class instead, or all of a class that has fewer.
+
+        Raises:
+            InputError: ``shots`` is given, and the targets are no labels.
+        """
+        of_classes = self.targets.dim() == 1
+        if shots is not None and not of_classes:
+            raise InputError("shots are images of a class, and these images have no classes")
+        if percent == 100 and shots is None:
             return self
-        chosen = random.Random(seed).sample(range(len(self)), max(1, len(self) * percent // 100))
+        groups: dict[int, list[int]] = {}
+        for i in range(len(self)):
+            groups.setdefault(int(self.targets[i]) if of_classes else 0, []).append(i)
+        g = random.Random(seed)
+        chosen: list[int] = []
+        for group in groups.values():
+            count = max(1, len(group) * percent // 100) if shots is None else min(shots, len(group))
+            chosen += g.sample(group, count)
         names = tuple(self.names[i] for i in chosen)
         return replace(self, images=self.images[chosen], targets=self.targets[chosen], names=names)
 

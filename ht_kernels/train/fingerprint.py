@@ -20,13 +20,14 @@ from .recipe import Recipe
 
 
 def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -> dict[str, Any]:
-    """Return the options of the recipe except ``epochs``, the model's configuration, and hashes, by name.
+    """Return the options of the recipe, the model's configuration, and hashes, by name.
 
-    The hashes cover the examples (images, names and targets, in order) and all weights that are not trained.
+    ``epochs`` and ``patience``, which say when a training ends, are left out. The hashes cover the examples (images,
+    names and targets, in order) and all weights that are not trained.
     """
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    options = {name: value for name, value in asdict(recipe).items() if name != "epochs"}
+    options = {name: value for name, value in asdict(recipe).items() if name not in ("epochs", "patience")}
     return {
         **{f"the option {name}": value for name, value in options.items()},
         **{f"the model's {name}": value for name, value in asdict(model.config).items()},

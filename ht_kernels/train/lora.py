@@ -40,8 +40,11 @@ class SplitAttention(nn.Module):
         return (out if self.batch_first else out.transpose(0, 1)), None
 
 
-def add_lora(model: HTCLIP) -> None:
-    """Add LoRA to the attention of every block that is run. The rest of the tower is then frozen."""
+def add_lora(model: HTCLIP, dropout: float) -> None:
+    """Add LoRA to the attention of every block that is run. The rest of the tower is then frozen.
+
+    ``dropout`` is the probability with which an input of the low-rank updates is dropped in training.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     targets = set()
@@ -51,7 +54,7 @@ def add_lora(model: HTCLIP) -> None:
             block.attn = attention = SplitAttention(attention)
         targets |= {m for m in attention.modules() if isinstance(m, nn.Linear)}
     names = [name for name, module in model.clip_model.named_modules() if module in targets]
-    config = LoraConfig(r=_RANK, lora_alpha=_ALPHA, use_rslora=True, target_modules=names)
+    config = LoraConfig(r=_RANK, lora_alpha=_ALPHA, lora_dropout=dropout, use_rslora=True, target_modules=names)
     others = [p for p in model.parameters() if p.requires_grad]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,6 +13,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 
 from .lora import add_lora, merge_lora
+from .recipe import LAST
 
 
 def uses_adapters(method: str) -> bool:
@@ -20,7 +21,7 @@ def uses_adapters(method: str) -> bool:
     return method in ("ht", "all")
 
 
-def prepare(model: HTCLIP, method: str) -> None:
+def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:
     """Set ``requires_grad`` of the model's parameters, so that exactly those that the method trains are trainable.
 
     The text tower is never trained, and neither are parts that the task does not run: for segmentation and
@@ -28,8 +29,13 @@ def prepare(model: HTCLIP, method: str) -> None:
 
     The model's ``familiarity`` is dropped, because training changes the features that it was calibrated with.
 
+    Args:
+        model: the model.
+        method: one of :data:`ht_kernels.train.METHODS`.
+        lora_dropout: the dropout of the inputs of the low-rank updates of ``lora``.
+
     Raises:
-        InputError: the method trains only heads, and the model has none.
+        InputError: the method trains only heads, and the model has none; or it trains more blocks than the model runs.
     """
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
@@ -38,13 +44,18 @@ def prepare(model: HTCLIP, method: str) -> None:
     for part in model.children():
         if part is not model.clip_model:
             part.requires_grad_(True)
-    if method in ("full", "all"):
+    if LAST.get(method, 0) > model.depth:
+        raise InputError(f"the method {method} trains {LAST[method]} blocks, and the model runs {model.depth}")
+    if method in LAST:
+        for block in model.tower.blocks[model.depth - LAST[method] : model.depth]:
+            block.requires_grad_(True)
+    elif method in ("full", "all"):
         for parameter in _tower_parameters(model):
             parameter.requires_grad_(True)
     for i, adapter in adapters(model.tower).items():
         adapter.requires_grad_(uses_adapters(method) and i < model.depth)
     if method == "lora":
-        add_lora(model)
+        add_lora(model, lora_dropout)
 
 
 def merged(model: HTCLIP, method: str) -> HTCLIP:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.classes import class_count, classes_of
@@ -66,13 +67,13 @@ class Trainer:
         train: the examples to train on.
         val: the examples by which the best weights are chosen.
         output: the folder for the results. If it holds a ``last.pt``, that run is resumed; the recipe may then have
-            another number of epochs, and nothing else may differ.
+            other ``epochs`` and another ``patience``, and nothing else may differ.
         say: receives each line of output for the user, on the main process.
 
     Raises:
         InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
-            target is a class that the model does not have; no validation image has a lesion; or the folder cannot be
-            made.
+            target is a class that the model does not have; no validation image has a lesion; the precision is fp16 and
+            there is no GPU; or the folder cannot be made.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Trainer:
             raise InputError(
                 f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
             )
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.accelerator = _accelerator(recipe.precision)
+        extract_model_from_parallel(model, keep_fp32_wrapper=False)  # an earlier training left its precision there
         self.say: Say = say if self.accelerator.is_main_process else lambda _: None
         self.contrastive = model.config.task == "contrastive"
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -119,10 +121,10 @@ class Trainer:
             start = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self._train_epoch()}
             row["seconds"] = time.perf_counter() - start
-            row["images_per_second"] = len(self.train) / row["seconds"]
+            row["images_per_second"] = self._images_of_epoch / row["seconds"]
             row["learning_rate"] = self._learning_rate(self.recipe.learning_rate)
             self.epoch += 1
-            if self.epoch % self.recipe.validate_every == 0 or self.epoch == self.recipe.epochs:
+            if self.recipe.validates(self.epoch):
                 row |= self._validate()
             self.rows.append(row)
             self._record(row)
@@ -136,13 +138,18 @@ class Trainer:
         order = list(range(len(self.train)))
         random.Random(f"{recipe.seed} {self.epoch}").shuffle(order)
         self.parallel.train()
-        losses: list[float] = []
+        total = 0.0
         self.found_foreground = False
-        for first in range(0, len(order), recipe.batch):
+        for first in range(0, self._images_of_epoch, recipe.batch):
             batch = order[first : first + recipe.batch]
-            losses.append(self._train_batch(batch) * len(batch))
+            total += self._train_batch(batch) * len(batch)
             self.step += 1
-        return sum(losses) / len(order)
+        return total / self._images_of_epoch
+
+    @property
+    def _images_of_epoch(self) -> int:
+        """How many images of the training split an epoch uses."""
+        return min(len(self.train), self.recipe.steps_of(len(self.train)) * self.recipe.batch)
 
     def _train_batch(self, batch: list[int]) -> float:
         recipe, world = self.recipe, self.accelerator
@@ -327,6 +334,20 @@ class Trainer:
         self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
         self.rows = state["rows"]
         self.say(f"resumed after epoch {self.epoch}")
+        if self.waited >= self.recipe.patience:
+            self.say(f"validations without a better score: {self.waited}; with more --patience it goes on")
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """Accelerate, with a precision that may be another than that of an earlier training in this process.
+
+    Accelerate keeps the precision in a state that a process has once, and which only a private function resets.
+    """
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        raise InputError("the precision fp16 needs a GPU; on the CPU train with bf16 or no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
 
 
 def _unsynced(trainer: Trainer, unsynced: bool) -> Any:

@@ -199,6 +199,7 @@ def test_shares_get_more_passes_and_fewer_images() -> None:
     assert [r.epochs for r in found] == [14, 42, 84] and [r.epochs / r.validate_every for r in found] == [14, 14, 14]
     images = [r.epochs * r.ratio for r in found]
     assert images == sorted(images, reverse=True)
+    assert not any(r.drop_last or r.validate_offset for r in found) and {r.augment for r in found} == {"light"}
 
 
 def test_the_order_of_runs() -> None:

@@ -13,6 +13,9 @@ from ht_kernels.train.methods import uses_adapters
 
 from .small_towers import IMAGE, small_tower
 
+SHORT = {"epochs": 2, "batch": 4, "drop_last": False, "validate_every": 1, "validate_offset": 0}
+"""Options of a short training that uses every image and validates after every epoch."""
+
 
 def build(method: str, task: str = "segmentation") -> ht.HTCLIP:
     tower = small_tower("timm").float()
@@ -30,7 +33,7 @@ def examples(root: Path, split: str, task: str = "segmentation") -> Examples:
 
 def train(root: Path, output: Path, method: str = "ht", task: str = "segmentation", **options: object) -> ht.HTCLIP:
     model = build(method, task)
-    recipe = Recipe(method=method, **{"epochs": 2, "batch": 4, "validate_every": 1, **options})  # type: ignore[arg-type]
+    recipe = Recipe(method=method, **SHORT | options)  # type: ignore[arg-type]
     data = (examples(root, split, task) for split in ("train", "val"))
     Trainer(model, recipe, *data, output, say=lambda _: None).run()
     return model

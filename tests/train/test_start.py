@@ -1,4 +1,4 @@
-"""How adapters start, what the recipe steady adds to training, and the augmentation for ultrasound."""
+"""How adapters start, what the recipe ours adds to training, and the augmentation for ultrasound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helpers.training import build, examples, train
 from ht_kernels.cli import main
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.train import RECIPES, Recipe, Trainer, prepare
+from ht_kernels.train import Recipe, Trainer, prepare
 from ht_kernels.train.augment import augment
 from ht_kernels.train.average import Average
 
@@ -66,14 +66,11 @@ def test_an_unknown_start_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
         Recipe(start="zero")
 
 
-def test_recipes_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_adapters_that_are_kept_have_no_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_layout(tmp_path / "data")
     where = ["train", "--task", "segmentation", str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
-    assert main([*where, "--recipe", "quick"]) == 2
-    assert "--recipe 'quick' is unknown; expected one of published, steady" in capsys.readouterr().err
     assert main([*where, "--keep-adapters", "--start", "identity"]) == 2
     assert "--start identity is for new adapters, and --keep-adapters keeps" in capsys.readouterr().err
-    assert RECIPES["published"] == Recipe() and RECIPES["published"].start == "published"
 
 
 @pytest.mark.parametrize(

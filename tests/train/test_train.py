@@ -22,7 +22,7 @@ from ht_kernels.cli import main
 from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, start_from
+from ht_kernels.train import Recipe, Trainer, prepare, start_from
 from ht_kernels.train import build as build_model
 from ht_kernels.train.methods import merged
 from ht_kernels.weights import PHANTOM
@@ -215,12 +215,6 @@ def test_warnings_about_a_checkpoint_are_plain_lines(tmp_path: Path, capsys: pyt
     start = ["--from", str(tmp_path / "mona.pth"), "--backbone", "timm/vit_tiny_patch16_224"]
     assert main(["train", "--task", "segmentation", *where, *start]) == 2
     assert capsys.readouterr().err.startswith("warning: mona.pth holds adapters only: the heads are untrained\n")
-
-
-def test_few_shots() -> None:
-    data = Examples(torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40), tuple(map(str, range(40))), {})
-    assert len(data.share(5, 1)) == 2 and len(data.share(1, 1)) == 1
-    assert data.share(20, 1).names == data.share(20, 1).names != data.share(20, 2).names
 
 
 BAD_IMAGES = {

@@ -24,6 +24,7 @@ from helpers.adapters import relative_error
 from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from helpers.small_towers import IMAGE, small_clip
+from helpers.training import SHORT
 from ht_kernels.clip.injection import adapters
 from ht_kernels.data import CaptionDataset, SegmentationDataset
 from ht_kernels.data.phantom import Phantom, caption, simulate
@@ -71,7 +72,7 @@ def examples(root: Path, split: str, model: ht.HTCLIP) -> Examples:
 
 def trainer(root: Path, output: Path, method: str = "ht", task: str = "contrastive", **options: object) -> Trainer:
     model = build(method, task, options.pop("dropout", 0.1))  # type: ignore[arg-type]
-    recipe = Recipe(method=method, **{"epochs": 2, "batch": 4, "validate_every": 1, **options})  # type: ignore[arg-type]
+    recipe = Recipe(method=method, **SHORT | options)  # type: ignore[arg-type]
     data = (examples(root, split, model) for split in ("train", "val"))
     return Trainer(model, recipe, *data, output, say=lambda _: None)
 
