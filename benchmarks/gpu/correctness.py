@@ -40,6 +40,8 @@ SHAPES: tuple[Shape, ...] = (
     ("freq_enhanced+shared", 3, 1024, 64, (24, 24), 1),
     ("hybrid+radial", 5, 200, 24, (5, 9), 2),
     ("hybrid+full", 2, 1024, 128, (37, 37), 0),
+    ("baseline", 4, 96, 64, (56, 56), 0),
+    ("baseline", 8, 1536, 64, (7, 7), 0),
 )
 DRY_SHAPES: tuple[Shape, ...] = (("hybrid+full", 1, 32, 8, (2, 3), 1),)
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -19,6 +19,8 @@ SHAPES: tuple[correctness.Shape, ...] = (
     ("baseline", 2, 768, 64, (16, 16), 5),
     ("freq_enhanced", 3, 200, 24, (5, 9), 2),
     ("hybrid", 2, 1024, 128, (24, 24), 0),
+    ("baseline", 4, 96, 64, (56, 56), 0),
+    ("baseline", 8, 1536, 64, (7, 7), 0),
 )
 DRY_SHAPES: tuple[correctness.Shape, ...] = (("hybrid", 1, 32, 8, (2, 3), 1),)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -30,6 +30,13 @@ _FLOAT32_TOLERANCE = 1e-5
 _GRID, _BATCH = (3, 2), 2
 
 
+class _Form(NamedTuple):
+    """What an adapter becomes: its class, and how many tokens stand before the patch grid."""
+
+    kind: type[HTAdapter]
+    prefix_tokens: int
+
+
 class Swapped(NamedTuple):
     """An adapter that runs on the kernels after :func:`accelerate`."""
 
@@ -76,9 +83,10 @@ class AccelerateReport(NamedTuple):
 def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     """Make a model of the published code run on this library's kernels and identities, in place.
 
-    An adapter is recognised by its parameters, not by its class, so the published code is not imported. The adapter
-    stays the same object with the same Parameters, hooks and names; only its class changes. Optimizers, filters on
-    parameter names and functions that hold the adapter keep working, but ``isinstance`` with its old class is false.
+    An adapter is recognised by its parameters, not by its class, so the published code is not imported. A Mona in a
+    Swin block, whose tokens are the patch grid alone, is recognised too. The adapter stays the same object with the
+    same Parameters, hooks and names; only its class changes. Optimizers, filters on parameter names and functions that
+    hold the adapter keep working, but ``isinstance`` with its old class is false.
 
     First, a copy of each adapter is compared with this library's adapter, on random tokens, in float64 and in its own
     dtype, in evaluation and in training mode. If the results differ, the adapter is not changed. An adapter with hooks
@@ -179,28 +187,28 @@ def _swap(module: Any, variant: str) -> str | None:
     takes = list(inspect.signature(module.forward).parameters)
     if len(takes) < 2 or (len(takes) > 2 and takes[1] != "grid"):
         return f"its forward takes ({', '.join(takes)}), expected tokens and their patch grid"
-    forms = (HTAdapter,) if takes[1] == "grid" else (SequenceFirstMona, BatchFirstAdapter)
+    forms = [_Form(HTAdapter, 1)]
+    if takes[1] != "grid":
+        forms = [_Form(kind, prefix) for prefix in (1, 0) for kind in (SequenceFirstMona, BatchFirstAdapter)]
     device, threads = module.project1.weight.device, torch.get_num_threads()
     torch.set_num_threads(1)  # trials are small, and on a busy machine threads would mostly wait
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            form: type[HTAdapter] | None = next(
-                (form for form in forms if _Trial(module, form, variant).passes()), None
-            )
+            form = next((form for form in forms if _Trial(module, form, variant).passes()), None)
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {reason(error)})"
     finally:
         torch.set_num_threads(threads)
     if form is None:
-        return "it computes something else, or takes its tokens in an order that is not known"
+        return "it computes something else, or takes its tokens in an order or number that is not known"
     _become(module, form, variant)
     return None
 
 
 class _Trial:
-    """A comparison of a copy of a published adapter with a copy that has one of our classes, on the same tokens."""
+    """A comparison of a copy of a published adapter with a copy in one of our forms, on the same tokens."""
 
-    def __init__(self, module: Any, form: type[HTAdapter], variant: str) -> None:
+    def __init__(self, module: Any, form: _Form, variant: str) -> None:
         self.module, self.form, self.variant = module, form, variant
         weight = module.project1.weight
         self.device, self.dtype, self.dim = weight.device, weight.dtype, weight.shape[1]
@@ -208,7 +216,7 @@ class _Trial:
         self.generator = torch.Generator().manual_seed(0)
 
     def passes(self) -> bool:
-        x, square = self._random(_BATCH, 1 + _GRID[0] * _GRID[1], self.dim), self._random(_BATCH, 9, self.dim)
+        x = self._random(_BATCH, self.form.prefix_tokens + _GRID[0] * _GRID[1], self.dim)
         theirs = _copy(self.module).double().eval()
         exact = self._change(theirs, x, _GRID)
         if exact is None or not self._agrees_as_it_is(x.to(self.dtype), exact):
@@ -222,8 +230,16 @@ class _Trial:
             expected = self._change(theirs, x, _GRID)
             if expected is None or not _error(self._change(ours, x, _GRID), expected) <= _TOLERANCE:
                 return False
-        expected = self._change(theirs.eval(), square, None)
-        return expected is None or _error(self._change(ours.eval(), square, None), expected) <= _TOLERANCE
+        theirs.eval()
+        ours.eval()
+        # What theirs takes besides, ours must take: the other number of prefix tokens, and a square without its grid.
+        other = 1 - self.form.prefix_tokens
+        for tokens, grid in (other + _GRID[0] * _GRID[1], _GRID), (9, None), (10, None):
+            x = self._random(_BATCH, tokens, self.dim)
+            expected = self._change(theirs, x, grid)
+            if expected is not None and not _error(self._change(ours, x, grid), expected) <= _TOLERANCE:
+                return False
+        return True
 
     def _agrees_as_it_is(self, x: Tensor, exact: Tensor) -> bool:
         """Whether, in the adapter's own dtype, our error against the float64 result ``exact`` is small enough."""
@@ -238,7 +254,7 @@ class _Trial:
         """The change that an adapter makes to tokens (B, N, D), in float64, or None if the call fails."""
         grids = () if grid is None else (grid,)
         try:
-            sequence_first = self.form is SequenceFirstMona
+            sequence_first = self.form.kind is SequenceFirstMona
             out: Tensor = adapter(x.transpose(0, 1) if sequence_first else x, *grids)
             return (out.transpose(0, 1) if sequence_first else out).double() - x.double()
         except Exception:
@@ -271,10 +287,10 @@ def _error(got: Tensor | None, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
-def _become(module: Any, form: type[HTAdapter], variant: str) -> None:
+def _become(module: Any, form: _Form, variant: str) -> None:
     published: type[PublishedAdapter] = VARIANTS[variant]
-    module.__class__ = form
+    module.__class__ = form.kind
     module.frequency, module.noise, module.variant = published.frequency, published.noise, variant
     module._cache = None
-    if form is not HTAdapter:
-        module.grid, module.prefix_tokens = None, 1
+    if form.kind is not HTAdapter:
+        module.grid, module.prefix_tokens = None, form.prefix_tokens

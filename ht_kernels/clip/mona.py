@@ -1,6 +1,8 @@
 """The adapter in the two forms that published checkpoints have: batch first and sequence first.
 
-The published code calls the adapter of a block ``mona`` and passes the patch grid as ``hw_shapes``.
+The published code calls the adapter of a block ``mona`` and passes the patch grid as ``hw_shapes``. So does the code of
+Mona (Yin et al., "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks", CVPR 2025),
+whose adapter has the parameters of the variant ``baseline`` and stands in Swin blocks, without prefix tokens.
 """
 
 from __future__ import annotations
@@ -15,20 +17,24 @@ from ht_kernels.nn import HTAdapter
 def _layout(
     tokens: int, hw_shapes: tuple[int, int] | None, grid: tuple[int, int] | None, prefix_tokens: int
 ) -> tuple[tuple[int, int], int]:
-    """Grid and prefix tokens of a call: ``hw_shapes`` if given, else ``grid``, else a square without prefix tokens."""
+    """Grid and prefix tokens of a call: ``hw_shapes`` if given, else ``grid``, else a square.
+
+    Of a square the tokens are all, or all behind the prefix tokens, whichever fits.
+    """
     if hw_shapes is not None:
         return hw_shapes, prefix_tokens
     if grid is not None:
         return grid, prefix_tokens
     side = math.isqrt(tokens)
-    return (side, side), 0
+    return (side, side), prefix_tokens if tokens == side * side + prefix_tokens else 0
 
 
 class BatchFirstMona(nn.Module):
     """A module that holds the adapter of a block under the name ``clip_mona``, for tokens (B, N, D).
 
     ``mona(x, hw_shapes=None)`` maps ``x`` to the same shape. ``hw_shapes`` is the patch grid (H, W), by default
-    ``grid``. If both are None, the tokens are a square grid without prefix tokens, as in the published code.
+    ``grid``. If both are None, the tokens are a square grid: without prefix tokens, as in the published code, or with
+    them if only that makes a square.
 
     Args:
         adapter: the adapter to hold.

@@ -174,8 +174,9 @@ const struct {
     {"H100", device_with(132, 228)},    {"B200", device_with(148, 228)}, {"RTX 5090", device_with(170, 100)},
 };
 
-ht::cuda::Plan plan(int64_t batch, int64_t dim, int64_t channels, ht_dtype dtype, const ht::cuda::Device& device) {
-  return ht::cuda::make_plan({batch, dim, channels, channels / 4, 3, 14, 14, 1, 0, 1e-5f}, dtype, device);
+ht::cuda::Plan plan(int64_t batch, int64_t dim, int64_t channels, ht_dtype dtype, const ht::cuda::Device& device,
+                    int64_t side = 14) {
+  return ht::cuda::make_plan({batch, dim, channels, channels / 4, 3, side, side, 1, 0, 1e-5f}, dtype, device);
 }
 
 void test_tiles() {
@@ -191,29 +192,36 @@ void test_tiles() {
   expect(plan(64, 512, 64, HT_FLOAT16, rtx4090).held, "medium tiles of short rows are held, also with less memory");
 }
 
+void check_plan(const char* name, const ht::cuda::Device& device, int64_t batch, int64_t dim, int64_t channels,
+                ht_dtype dtype, int64_t side) {
+  const ht::cuda::Plan p = plan(batch, dim, channels, dtype, device, side);
+  const int64_t tokens = 1 + side * side;
+  const auto good = [&](bool right, const char* what) {
+    char text[200];
+    std::snprintf(text, sizeof text, "plan on %s for B=%d D=%d C=%d %dx%d %s: %s", name, (int)batch, (int)dim,
+                  (int)channels, (int)side, (int)side, name_of(dtype, false), what);
+    expect(right, text);
+  };
+  good(p.down_rows > 0 && p.down_tiles * p.down_rows >= tokens, "every token has a tile");
+  good(p.chunk % 32 == 0 && p.chunk > 0 && (!p.held || p.chunk >= dim), "chunk");
+  good(p.slice % 32 == 0 && p.slices * p.slice >= dim && (p.slices - 1) * p.slice < dim, "slices");
+  good(p.mix_blocks >= 1 && p.mix_blocks <= (tokens + p.mix_rows - 1) / p.mix_rows, "blocks");
+  good(device.resident(p.down_bytes) >= 1 && device.resident(p.mix_bytes) >= 1, "a block fits");
+  if (dtype == HT_FLOAT32) return;  // registers allow one block
+  good(device.resident(p.down_bytes) >= 2, "two blocks of down_project fit");
+  const int least = ht::cuda::MixLayout::of<__half>(channels, channels / 4, 16).bytes;
+  good(device.resident(p.mix_bytes) >= std::min(2, device.resident(least)), "two blocks fit, where they can");
+}
+
 void test_plans() {
   for (const auto& known : kDevices) {
-    const ht::cuda::Device& device = known.device;
     for (const int64_t batch : {1, 2, 8, 32, 64, 500}) {
-      for (const int64_t dim : {8, 192, 384, 512, 768, 1024, 1152, 1280, 1664, 4096}) {
+      for (const int64_t dim : {8, 96, 192, 384, 512, 768, 1024, 1152, 1280, 1536, 1664, 4096}) {
         for (const int64_t channels : {8, 16, 64, 128}) {
           for (const ht_dtype dtype : {HT_FLOAT32, HT_FLOAT16}) {
-            const ht::cuda::Plan p = plan(batch, dim, channels, dtype, device);
-            const auto good = [&](bool right, const char* what) {
-              char text[200];
-              std::snprintf(text, sizeof text, "plan on %s for B=%d D=%d C=%d %s: %s", known.name, (int)batch, (int)dim,
-                            (int)channels, name_of(dtype, false), what);
-              expect(right, text);
-            };
-            good(p.down_rows > 0 && p.down_tiles * p.down_rows >= 197, "every token has a tile");
-            good(p.chunk % 32 == 0 && p.chunk > 0 && (!p.held || p.chunk >= dim), "chunk");
-            good(p.slice % 32 == 0 && p.slices * p.slice >= dim && (p.slices - 1) * p.slice < dim, "slices");
-            good(p.mix_blocks >= 1 && p.mix_blocks <= (197 + p.mix_rows - 1) / p.mix_rows, "blocks");
-            good(device.resident(p.down_bytes) >= 1 && device.resident(p.mix_bytes) >= 1, "a block fits");
-            if (dtype == HT_FLOAT32) continue;  // registers allow one block
-            good(device.resident(p.down_bytes) >= 2, "two blocks of down_project fit");
-            const int least = ht::cuda::MixLayout::of<__half>(channels, channels / 4, 16).bytes;
-            good(device.resident(p.mix_bytes) >= std::min(2, device.resident(least)), "two blocks fit, where they can");
+            for (const int64_t side : {7, 14, 64}) {
+              check_plan(known.name, known.device, batch, dim, channels, dtype, side);
+            }
           }
         }
       }
@@ -296,6 +304,9 @@ int main() {
       test(c, HT_FLOAT16, false, ++seed);
     }
   }
+  pretend(device_with(1, 228));
+  test({1, 8, 8, 2, 1, 64, 64, 0, 1}, HT_FLOAT16, false, ++seed);
+  test({1, 1536, 8, 2, 1, 2, 3, 0, 1}, HT_FLOAT16, false, ++seed);
   pretend(device_with(4, 228));  // medium tiles
   test({2, 64, 64, 16, 3, 6, 10, 1, 1}, HT_BFLOAT16, false, ++seed);
   test({2, 64, 128, 32, 3, 5, 6, 1, 1}, HT_FLOAT16, false, ++seed);

@@ -33,7 +33,9 @@ from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS
 
 CPU = torch.device("cpu")
-GRIDS = [(5, 9), (7, 7), (14, 14), (16, 16), (24, 24), (37, 37), (1, 1), (1, 8), (9, 2)]
+GRIDS = [(5, 9), (7, 7), (14, 14), (16, 16), (24, 24), (37, 37), (64, 64), (1, 1), (1, 8), (9, 2), (3, 64), (64, 3)]
+SWIN = {96: 56, 192: 28, 384: 14, 768: 7, 1536: 7}
+"""The sides of the grids in Swin-T's stages and in Swin-L's last, by width."""
 
 
 NAMES = ("cpu", "reference")  # of the backends that can run here; the others: test_cuda.py, test_triton.py
@@ -116,6 +118,11 @@ def test_grids(backend: str, variant: str, grid: tuple[int, int]) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_vit_b_16(backend: str, batch: int) -> None:
     check(backend, "hybrid", (batch, 768, 64, 1), (14, 14))
+
+
+@pytest.mark.parametrize("dim", SWIN)
+def test_mona_in_swin(backend: str, dim: int) -> None:
+    check(backend, "baseline", (1, dim, 64, 0), (SWIN[dim], SWIN[dim]))
 
 
 @settings(max_examples=40, deadline=None)

@@ -34,6 +34,7 @@ SHAPES = {  # batch, dim, bottleneck, grid, prefix tokens
     "one_patch": (1, 16, 8, (1, 1), 1),
     "two_tiles": (1, 20, 18, (3, 6), 2),
     "two_images": (2, 16, 8, (2, 2), 1),
+    "large": (1, 16, 8, (64, 64), 0),
 }
 
 
@@ -90,17 +91,18 @@ def test_gradients_in_float32(variant: str, shape: str) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the search for the fastest tile tries many on a GPU")
-def test_gradients_by_two_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kernel has two tiles of tokens, channels and columns; the default tile holds all tokens of other shapes."""
+@pytest.mark.parametrize(("shape", "rows"), [("two_tiles", 16), ("large", 512)])
+def test_gradients_by_other_tiles(monkeypatch: pytest.MonkeyPatch, shape: str, rows: int) -> None:
+    """Several tiles of tokens, where the default tile holds all; and the largest grid in few, for the interpreter."""
     for kernel, tile in {
-        down_project: {"ROWS": 16, "COLUMNS": 16, "DEPTH": 16},
-        mix_and_up_project: {"ROWS": 16, "SLICES": 1, "DEPTH": 16},
-        mix_and_up_project_backward: {"ROWS": 16, "DEPTH": 16},
-        depthwise_backward: {"ROWS": 16, "COLUMNS": 16},
-        down_project_backward: {"ROWS": 16, "DEPTH": 16},
+        down_project: {"ROWS": rows, "COLUMNS": 16, "DEPTH": 16},
+        mix_and_up_project: {"ROWS": rows, "SLICES": 1, "DEPTH": 16},
+        mix_and_up_project_backward: {"ROWS": rows, "DEPTH": 16},
+        depthwise_backward: {"ROWS": rows, "COLUMNS": 16},
+        down_project_backward: {"ROWS": rows, "DEPTH": 16},
     }.items():
-        monkeypatch.setattr(kernel, "configs", [compiler.Config(tile)])
-    check_gradients(kernel_results("baseline", "two_tiles"), "baseline", "two_tiles")
+        monkeypatch.setattr(kernel, "configs", [compiler.Config(tile, num_warps=16)])
+    check_gradients(kernel_results("baseline", shape), "baseline", shape)
 
 
 def test_gradients_in_tf32(allow_tf32: None) -> None:
