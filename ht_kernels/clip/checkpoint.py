@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "ht_kernels"
+BASELINE = "ht_kernels_baseline"
+"""The key of the metadata in checkpoints of :class:`ht_kernels.train.Baseline`, which have no tower."""
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _FAMILIARITY = "familiarity."
@@ -262,6 +264,11 @@ def _adds_nothing(model: HTCLIP) -> dict[str, Tensor]:
 def _load_ours(
     path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str], overrides: dict[str, Any]
 ) -> HTCLIP:
+    if BASELINE in metadata:
+        raise InputError(
+            f"{path} holds a UNet or ResNet that was trained as a baseline: ht-kernels evaluate takes it, and all else "
+            "needs a model with a tower"
+        )
     if _KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file of something else: expected a checkpoint written by HTCLIP.save, with "

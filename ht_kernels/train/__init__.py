@@ -1,5 +1,6 @@
 """Training and evaluation: recipes, the training loop, metrics and reports."""
 
+from .baselines import Baseline, BaselineConfig, new_baseline
 from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
@@ -12,12 +13,15 @@ __all__ = [
     "METHODS",
     "RATIOS",
     "RECIPES",
+    "Baseline",
+    "BaselineConfig",
     "Examples",
     "Outcome",
     "Recipe",
     "Trainer",
     "build",
     "calibrate",
+    "new_baseline",
     "prepare",
     "read_examples",
     "simulate_examples",

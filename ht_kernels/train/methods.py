@@ -13,6 +13,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 
 from .lora import add_lora, merge_lora
+from .recipe import BASELINES
 
 
 def uses_adapters(method: str) -> bool:
@@ -29,8 +30,10 @@ def prepare(model: HTCLIP, method: str) -> None:
     The model's ``familiarity`` is dropped, because training changes the features that it was calibrated with.
 
     Raises:
-        InputError: the method trains only heads, and the model has none.
+        InputError: the method trains only heads, and the model has none; or it trains a network without a tower.
     """
+    if method in BASELINES:
+        raise InputError(f"the method {method} trains no tower: make its network with ht_kernels.train.new_baseline")
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
     model.familiarity = None

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from ht_kernels.errors import InputError
 from ht_kernels.nn.adapter import STARTS
 
-METHODS = ("ht", "heads", "lora", "full", "all")
-"""The training methods. All of them train the heads. In addition, ``ht`` trains the adapters, ``heads`` nothing,
-``lora`` low-rank updates of the attention, ``full`` the tower, and ``all`` adapters and tower."""
+BASELINES = {"unet": "segmentation", "resnet": "classification"}
+"""The methods that train a network without a tower, :class:`ht_kernels.train.Baseline`, and the task of each."""
+
+METHODS = ("ht", "heads", "lora", "full", "all", *BASELINES)
+"""The training methods. All but :data:`BASELINES` have a tower and train the heads. In addition, ``ht`` trains the
+adapters, ``heads`` nothing, ``lora`` low-rank updates of the attention, ``full`` the tower, and ``all`` adapters and
+tower."""
 
 AUGMENTATIONS = ("published", "weak", "gray", "ultrasound", "none")
 RATIOS = (1, 2, 5, 10, 20, 50, 100)
