@@ -66,6 +66,6 @@ def _tower_parameters(model: HTCLIP) -> Iterator[nn.Parameter]:
         clip_model: Any = model.clip_model
         yield from clip_model.visual.parameters()
         return
-    yield from (p for name, p in visual.named_parameters(recurse=False) if name != "proj")
+    yield from (p for name, p in visual.named_parameters(recurse=False) if name not in ("proj", "mask_token"))
     for part in (tower.patch_embedding, tower.pre_norm, *tower.blocks[: model.depth]):
         yield from part.parameters()

@@ -65,7 +65,7 @@ def test_a_remainder_beside_the_patches_is_cut_off_as_the_tower_does(make):
     torch.testing.assert_close(model.features(images)[-1], seen[0][:, 1:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "openai", "timm", "timm, no prefix", "timm, bare", "eva"])
+@pytest.mark.parametrize("name", ["open_clip", "openai", "timm", "timm, no prefix", "timm, bare", "eva", "dino"])
 def test_a_tower_of_another_size_computes_what_its_module_does(name):
     model = HTCLIP(small_tower(name), adapter_layers=(), image_size=96, **LAYERS).eval()
     images, seen = torch.rand(2, 3, 96, 96, dtype=torch.float64), []
@@ -75,6 +75,22 @@ def test_a_tower_of_another_size_computes_what_its_module_does(name):
     got = model.features(images)[-1]
     torch.testing.assert_close(got, model.tower.patches(seen[1 if len(seen) > 1 else 0]), rtol=0, atol=1e-12)
     torch.testing.assert_close(fold(model)(images), model(images), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dino", "dino, chunks, registers"])
+def test_another_size_of_dinov2s_own_code_is_the_one_that_it_computes_itself(name):
+    """Its forward interpolates positions for each image, so the features must not change by a resize."""
+    tower = small_tower(name)
+    images = torch.rand(2, 3, 96, 96, dtype=torch.float64)
+    expected = tower(images)
+    view = find_tower(tower)
+    view.resize(96)
+    x = view.embed(images)
+    for block in view.blocks:
+        x = block(x)
+    torch.testing.assert_close(view.finish(x)[:, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(tower(images), expected, rtol=0, atol=1e-12)
+    assert view.tokens(x).shape[1] == view.prefix_tokens + 36
 
 
 @pytest.mark.parametrize("name", ["open_clip", "openai"])
