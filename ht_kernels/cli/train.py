@@ -95,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         help="what is trained beside the heads: ht (adapters; the default), heads (nothing else), lora, full (the "
         "tower), or all (adapters and tower, for a tower without pretrained weights); or a network without a tower: "
-        "unet for segmentation, resnet for classification",
+        "unet for segmentation, resnet for classification (resnet18, or that of --backbone; from --pretrained FILE or "
+        "imagenet, else from random weights)",
     )
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")

@@ -1,4 +1,4 @@
-"""Vision towers: one interface to the structures of open_clip, timm and the original OpenAI package.
+"""Vision towers: one interface to the structures of open_clip, timm, DINOv2 and the original OpenAI package.
 
 A tower is recognised by its structure, so none of these packages is imported.
 """

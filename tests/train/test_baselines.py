@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,9 @@ def test_what_is_no_checkpoint_of_a_baseline(tmp_path: Path) -> None:
         Baseline.load(path)
     with pytest.raises(InputError, match="trains no tower"):
         prepare(ht.HTCLIP("timm/vit_tiny_patch16_224", adapter_layers=()), "unet")
+
+
+def test_without_monai_a_sentence_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(InputError, match=r"--method unet needs monai.*: pip install 'ht-kernels\[train\]'"):
+        new_baseline("unet", "segmentation")
