@@ -13,7 +13,7 @@ BATCH = 8
 """The number of images of a step."""
 
 UNET = "unet"
-"""The :attr:`Method.method` of the network that has no pretrained tower; see :mod:`benchmarks.real_data.unet`."""
+"""The :attr:`Method.method` of the network that has no pretrained tower."""
 
 PASSES = {100: 1.0, 20: 3.0, 5: 6.0}
 """The shares of the training split, in percent, and for each how many times as many passes it gets as all images do.
@@ -32,7 +32,7 @@ class Method:
     Attributes:
         name: the name in files.
         label: the name in tables.
-        method: the ``method`` of :class:`ht_kernels.train.Recipe`, or :data:`UNET`.
+        method: the ``method`` of :class:`ht_kernels.train.Recipe`.
         adapters: arguments of HTCLIP for its adapters.
         recipe: what differs from the recipe of all methods.
         passes: how many times as many passes it gets as the others.
@@ -100,7 +100,7 @@ class Run:
         times = PASSES[self.share] * self.method.passes
         epochs = round(setting.epochs * times)
         options: dict[str, Any] = {
-            "method": "full" if self.method.method == UNET else self.method.method,
+            "method": self.method.method,
             "epochs": epochs,
             "batch": BATCH,
             "drop_last": False,

@@ -19,11 +19,10 @@ from ht_kernels.clip import HTCLIP
 from ht_kernels.environment import commit, describe
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
-from ht_kernels.train import Trainer, build, prepare
+from ht_kernels.train import Baseline, Trainer, build, new_baseline, prepare
 from ht_kernels.train.fingerprint import hash_examples
 from ht_kernels.train.metrics import predict, score
 
-from . import unet
 from .data import Data
 from .methods import UNET, Method, Run, Setting
 
@@ -72,7 +71,8 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         return earlier
     model: Any
     if run.method.method == UNET:
-        model = unet.start(run.seed)
+        torch.manual_seed(run.seed)
+        model = new_baseline(UNET, setting.task, image_size=setting.image_size)
     else:
         model = start(run.method, run.seed, setting, tower)
         prepare(model, run.method.method)
@@ -82,7 +82,7 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     resumed, began, worked = trainer.epoch, time.perf_counter(), time.process_time()
     outcome = trainer.run()
     best = folder / "best.safetensors"
-    load: Any = unet.UNet.load if run.method.method == UNET else HTCLIP.from_checkpoint
+    load: Any = Baseline.load if run.method.method == UNET else HTCLIP.from_checkpoint
     epochs = (outcome.epochs - resumed) or math.nan  # a run that was stopped behind its last epoch ran none
     result = {
         "method": run.method.name,

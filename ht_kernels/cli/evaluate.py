@@ -91,8 +91,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(args: argparse.Namespace) -> tuple[HTCLIP, str]:
-    """The model, and its name in the report."""
+def _model(args: argparse.Namespace) -> tuple[Any, str]:
+    """The model, an HTCLIP or a baseline without a tower, and its name in the report."""
+    from ht_kernels.train.baselines import Baseline, is_baseline
+
+    if is_baseline(args.checkpoint):
+        if args.backbone or args.pretrained:
+            raise InputError(f"--backbone and --pretrained name a tower, and the network in {args.checkpoint} has none")
+        return Baseline.load(args.checkpoint, args.image_size), args.checkpoint.name
     if args.checkpoint != _UNTUNED:
         return model_options.load_model(args)[0], args.checkpoint.name
     from ht_kernels.clip import HTCLIP

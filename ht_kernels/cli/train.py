@@ -19,6 +19,18 @@ HELP = "train adapters and heads, or a baseline, by a named recipe"
 
 _VALIDATION_PHANTOMS = 200
 
+_OF_TOWERS = {
+    "checkpoint": "--from",
+    "keep_adapters": "--keep-adapters",
+    "start": "--start",
+    "adapter_learning_rate": "--adapter-learning-rate",
+    "variant": "--variant",
+    "spectral": "--spectral",
+    "reduce_dim": "--reduce-dim",
+    "feature_layers": "--feature-layers",
+}
+"""The options that only a model with a tower has, by their name in the arguments."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
@@ -84,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         help="what is trained beside the heads: ht (adapters; the default), heads (nothing else), lora, full (the "
         "tower), last3, last6 or last9 (its last blocks), or all (adapters and tower, for a tower without pretrained "
-        "weights)",
+        "weights); or a network without a tower: unet for segmentation, resnet for classification (resnet18, or that "
+        "of --backbone; from --pretrained FILE or imagenet, else from random weights)",
     )
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")
@@ -117,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from ht_kernels.deploy.folded import why_not_folded
         from ht_kernels.train import Trainer, prepare
+        from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
     recipe = _recipe(args)
@@ -129,8 +143,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
         train, val = read(model.config.image_size)
     train = train.share(recipe.ratio, recipe.seed, recipe.shots)
-    unfoldable = why_not_folded(model)
-    prepare(model, recipe.method, recipe.lora_dropout)
+    has_tower = recipe.method not in BASELINES
+    unfoldable = why_not_folded(model) if has_tower else "it has no tower"
+    if has_tower:
+        prepare(model, recipe.method, recipe.lora_dropout)
     trainer = Trainer(model, recipe, train, val, args.output)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
@@ -143,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
         f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
     )
-    if args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
+    if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
     return 0
 
@@ -235,11 +251,20 @@ def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, 
     return model, train, val
 
 
-def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> HTCLIP:
+def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
+    """The model that training starts with: an HTCLIP, or the network of a method that has no tower."""
     import torch
 
-    from ht_kernels.train import build, start_from
+    from ht_kernels.train import build, new_baseline, start_from
+    from ht_kernels.train.recipe import BASELINES
 
+    if recipe.method in BASELINES:
+        given = model_options.given(args, *_OF_TOWERS)
+        if any(given.values()):
+            shown = next(_OF_TOWERS[name] for name, value in given.items() if value)
+            raise InputError(f"{shown} is for a model with a tower, and --method {recipe.method} has none")
+        torch.manual_seed(recipe.seed)
+        return new_baseline(recipe.method, **options, **model_options.given(args, *model_options.TOWER))
     names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")
     chosen = model_options.given(args, *names) | options
     torch.manual_seed(recipe.seed)

@@ -130,6 +130,9 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
             names = {id(module): name for name, module in model.named_modules()}
             tied = ((names[id(tower.blocks[i])], why) for i, why in untie(tower).items())
             left += [Left(name, why) for name, why in tied if all(name != each.name for each in left)]
+    for name, module in model.named_modules():
+        if "mona" in module._modules and "forward" in vars(module) and all(name != each.name for each in left):
+            left.append(Left(name, "its tower is not known, so copies of it go on calling the adapter of this one"))
     whole: list[Whole] = []
     for name, module in model.named_modules() if heads else ():
         found = take(module, name)

@@ -91,9 +91,28 @@ def _load_timm(name: str, pretrained: str | None) -> Any:
         ) from error
     if local:
         state = {k: t for k, t in read_weights(str(pretrained)).items() if not k.startswith(("head.", "fc_norm."))}
+        state = _in_timms_names(state) if "mask_token" in state else state
         _take_size(model, model, state.get("pos_embed"))
         _assign(model, state, str(pretrained))
     return model
+
+
+def _in_timms_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a DINOv2 in timm's names, from those of its own code, as its files have them.
+
+    With registers timm has no position for the class token; the one it has here is added to the token.
+    """
+    names = {"mlp.w12.": "mlp.fc1.", "mlp.w3.": "mlp.fc2.", "register_tokens": "reg_token"}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for theirs, timms in names.items():
+            name = name.replace(theirs, timms)
+        renamed[name] = tensor
+    del renamed["mask_token"]
+    if {"reg_token", "cls_token", "pos_embed"} <= renamed.keys():
+        positions = renamed["pos_embed"]
+        renamed |= {"cls_token": renamed["cls_token"] + positions[:, :1], "pos_embed": positions[:, 1:]}
+    return renamed
 
 
 def _load_open_clip(name: str, pretrained: str | None, image_size: int | None, text: bool) -> nn.Module:

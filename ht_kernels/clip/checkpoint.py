@@ -30,7 +30,7 @@ from ht_kernels.weights import locate
 
 from .injection import adapters
 from .torchscript import is_archive
-from .towers import TimmTower
+from .towers import DinoTower, TimmTower
 from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "ht_kernels"
+BASELINE = "ht_kernels_baseline"
+"""The key of the metadata in checkpoints of :class:`ht_kernels.train.Baseline`, which have no tower."""
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
 _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _FAMILIARITY = "familiarity."
@@ -131,7 +133,7 @@ def package(model: HTCLIP) -> str:
     """The package that the published code takes a model's tower from: ``timm``, ``open_clip`` or ``openai``.
 
     Raises:
-        InputError: the published model with this tower has another classification head.
+        InputError: the published model with this tower has another classification head, or no adapters.
     """
     hidden = model.config.task == "classification" and hasattr(model.cls_head, "5")
     if isinstance(model.tower, TimmTower):
@@ -141,6 +143,10 @@ def package(model: HTCLIP) -> str:
                 "tower, and the tower is one of timm"
             )
         return "timm"
+    if isinstance(model.tower, DinoTower):
+        raise InputError(
+            "the published code puts no adapters into a tower of DINOv2's own code, so its format has no names for them"
+        )
     if model.config.task == "classification":
         return "openai" if hidden else "open_clip"
     return "openai" if not model.tower.batch_first or _of_openai(model.config.pretrained) else "open_clip"
@@ -262,6 +268,11 @@ def _adds_nothing(model: HTCLIP) -> dict[str, Tensor]:
 def _load_ours(
     path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str], overrides: dict[str, Any]
 ) -> HTCLIP:
+    if BASELINE in metadata:
+        raise InputError(
+            f"{path} holds a UNet or ResNet that was trained as a baseline: ht-kernels evaluate takes it, and all else "
+            "needs a model with a tower"
+        )
     if _KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file of something else: expected a checkpoint written by HTCLIP.save, with "

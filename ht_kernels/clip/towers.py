@@ -1,4 +1,4 @@
-"""Vision towers: one interface to the structures of open_clip, timm and the original OpenAI package.
+"""Vision towers: one interface to the structures of open_clip, timm, DINOv2 and the original OpenAI package.
 
 A tower is recognised by its structure, so none of these packages is imported.
 """
@@ -146,8 +146,52 @@ class TimmTower(Tower):
         self.image_size, self.grid = image_size, grid
 
 
+class DinoTower(Tower):
+    """``DinoVisionTransformer`` of DINOv2's own code, as torch.hub gives it and the published code has it.
+
+    Its blocks may lie in chunks, behind identities that stand for the blocks of the chunks before. Its forward
+    interpolates the positions for every image that has another size than ``image_size``; :meth:`set_size` does it once,
+    in the same way.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__(visual, visual.patch_embed.proj, nn.Identity(), _without_chunks(visual.blocks))
+        self.image_size = _pair(visual.patch_embed.img_size)
+        self.grid = _pair(visual.patch_embed.patches_resolution)
+        registers = getattr(visual, "register_tokens", None)
+        self.prefix_tokens = 1 if registers is None else 1 + registers.shape[1]
+
+    def place(self, patches: Tensor) -> Tensor:
+        visual, count = self.visual, patches.shape[0]
+        x = torch.cat([visual.cls_token.expand(count, -1, -1), patches], dim=1)
+        x = x + visual.interpolate_pos_encoding(x, *self.image_size)
+        registers = getattr(visual, "register_tokens", None)
+        return x if registers is None else torch.cat([x[:, :1], registers.expand(count, -1, -1), x[:, 1:]], dim=1)
+
+    def finish(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.visual.norm(x)
+        return normed
+
+    def set_size(self, image_size: tuple[int, int], grid: tuple[int, int]) -> None:
+        embed, old = self.visual.patch_embed, self.visual.pos_embed
+        with torch.no_grad():
+            like = old.new_zeros(1, 1 + grid[0] * grid[1], self.dim)
+            new = self.visual.interpolate_pos_encoding(like, *image_size).clone()
+        self.visual.pos_embed = nn.Parameter(new, requires_grad=old.requires_grad)
+        embed.img_size, embed.patches_resolution, embed.num_patches = image_size, grid, grid[0] * grid[1]
+        self.image_size, self.grid = image_size, grid
+
+
+def _without_chunks(blocks: nn.ModuleList) -> nn.ModuleList:
+    """The blocks of a DINOv2 tower, in their order: the same list if it has no chunks."""
+    if not any(isinstance(part, nn.ModuleList) for part in blocks):
+        return blocks
+    chunks: list[Any] = list(blocks)
+    return nn.ModuleList(block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity))
+
+
 def find_tower(model: nn.Module) -> Tower:
-    """The vision tower in a CLIP model, an open_clip vision tower or a timm vision transformer.
+    """The vision tower in a CLIP model, an open_clip, timm or DINOv2 vision transformer.
 
     Raises:
         InputError: the vision tower is not a plain vision transformer, for example a ResNet, ConvNeXt or a transformer
@@ -158,6 +202,9 @@ def find_tower(model: nn.Module) -> Tower:
     if _has(visual, "conv1", "class_embedding", "positional_embedding", "ln_pre", "transformer.resblocks"):
         _check_patches(visual.conv1)
         return ClipTower(visual)
+    if _has(trunk, "patch_embed.patches_resolution", "interpolate_pos_encoding", "blocks", "cls_token", "norm"):
+        _check_embedding(trunk.patch_embed)
+        return DinoTower(trunk)
     timm_parts = "patch_embed", "blocks", "_pos_embed", "patch_drop", "norm_pre", "norm", "num_prefix_tokens"
     if not _has(trunk, *timm_parts):
         raise InputError(
@@ -186,14 +233,7 @@ def check_size(size: int, patch: tuple[int, int]) -> None:
 def _check_timm(trunk: Any) -> None:
     """Raise InputError if the tokens of a timm tower are not a grid of patches with learned positions."""
     embed = trunk.patch_embed
-    if not hasattr(embed, "proj") or hasattr(embed, "backbone"):
-        raise InputError(
-            f"this vision transformer embeds its images by a {type(embed).__name__}, but adapters need a single "
-            "convolution, as in ViT-B-16"
-        )
-    _check_patches(embed.proj)
-    if not isinstance(getattr(embed, "norm", None), nn.Identity):
-        raise InputError("this vision transformer normalises its patch embedding, which no adapter was made for")
+    _check_embedding(embed)
     if getattr(trunk, "rope", None) is not None:
         raise InputError(
             f"this {type(trunk).__name__} rotates its queries and keys by their positions (RoPE), which no adapter was "
@@ -207,6 +247,18 @@ def _check_timm(trunk: Any) -> None:
             f"this vision transformer pads images of {size[0]}x{size[1]} pixels to whole patches of "
             f"{patch[0]}x{patch[1]}, which no adapter was made for; create it with an img_size that needs no padding"
         )
+
+
+def _check_embedding(embed: Any) -> None:
+    """Raise InputError if an embedding of timm or DINOv2 is more than a convolution whose kernels lie side by side."""
+    if not hasattr(embed, "proj") or hasattr(embed, "backbone"):
+        raise InputError(
+            f"this vision transformer embeds its images by a {type(embed).__name__}, but adapters need a single "
+            "convolution, as in ViT-B-16"
+        )
+    _check_patches(embed.proj)
+    if not isinstance(getattr(embed, "norm", None), nn.Identity):
+        raise InputError("this vision transformer normalises its patch embedding, which no adapter was made for")
 
 
 def _check_patches(embedding: Any) -> None:

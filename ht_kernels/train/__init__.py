@@ -1,5 +1,6 @@
 """Training and evaluation: recipes, the training loop, metrics and reports."""
 
+from .baselines import Baseline, BaselineConfig, new_baseline
 from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
 from .methods import prepare
@@ -12,6 +13,8 @@ __all__ = [
     "METHODS",
     "RATIOS",
     "RECIPES",
+    "Baseline",
+    "BaselineConfig",
     "Examples",
     "Outcome",
     "Recipe",
@@ -19,6 +22,7 @@ __all__ = [
     "build",
     "calibrate",
     "named_recipe",
+    "new_baseline",
     "prepare",
     "read_examples",
     "simulate_examples",

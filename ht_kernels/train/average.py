@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Average:
-    """An exponential moving average of parameters.
+    """An exponential moving average of parameters, and of running statistics.
 
     After ``n`` updates the decay is ``min(decay, (1 + n) / (10 + n))``, so that the random initial weights are
     forgotten within the first steps.
@@ -21,7 +21,7 @@ class Average:
         decay: the weight of the average so far against that of the newest parameters.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self._parameters = list(parameters)
         self._decay = decay
         self._updates = 0

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ht_kernels.classes import class_count
-from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 
@@ -40,12 +39,12 @@ class Prompts(NamedTuple):
 
 
 def evaluate(
-    model: HTCLIP, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
+    model: Any, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
 ) -> dict[str, Any]:
     """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
     Args:
-        model: the model, on any device.
+        model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device.
         examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
         output: the folder for the results, made if missing. They appear together or not at all.
         title: the title of the report: which model was evaluated on which data.
@@ -105,7 +104,7 @@ def evaluate(
 
 
 def evaluate_all(
-    model: HTCLIP, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
+    model: Any, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
 ) -> dict[str, Any]:
     """Run :func:`evaluate` on several data sets, each into a folder of its name, and write a table of all results.
 

@@ -13,7 +13,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 
 from .lora import add_lora, merge_lora
-from .recipe import LAST
+from .recipe import BASELINES, LAST
 
 
 def uses_adapters(method: str) -> bool:
@@ -35,8 +35,11 @@ def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:
         lora_dropout: the dropout of the inputs of the low-rank updates of ``lora``.
 
     Raises:
-        InputError: the method trains only heads, and the model has none; or it trains more blocks than the model runs.
+        InputError: the method trains only heads, and the model has none; it trains more blocks than the model runs; or
+            it trains a network without a tower.
     """
+    if method in BASELINES:
+        raise InputError(f"the method {method} trains no tower: make its network with ht_kernels.train.new_baseline")
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
     model.familiarity = None
@@ -74,6 +77,6 @@ def _tower_parameters(model: HTCLIP) -> Iterator[nn.Parameter]:
         clip_model: Any = model.clip_model
         yield from clip_model.visual.parameters()
         return
-    yield from (p for name, p in visual.named_parameters(recurse=False) if name != "proj")
+    yield from (p for name, p in visual.named_parameters(recurse=False) if name not in ("proj", "mask_token"))
     for part in (tower.patch_embedding, tower.pre_norm, *tower.blocks[: model.depth]):
         yield from part.parameters()

@@ -11,10 +11,13 @@ from ht_kernels.nn.adapter import STARTS
 LAST = {"last3": 3, "last6": 6, "last9": 9}
 """The methods that train the last blocks of the tower, and how many blocks each one trains."""
 
-METHODS = ("ht", "heads", "lora", "full", *LAST, "all")
-"""The training methods. All of them train the heads. In addition, ``ht`` trains the adapters, ``heads`` nothing,
-``lora`` low-rank updates of the attention, ``full`` the tower, ``last3``, ``last6`` and ``last9`` the last 3, 6 or 9 of
-the blocks that are run, and ``all`` adapters and tower."""
+BASELINES = {"unet": "segmentation", "resnet": "classification"}
+"""The methods that train a network without a tower, :class:`ht_kernels.train.Baseline`, and the task of each."""
+
+METHODS = ("ht", "heads", "lora", "full", *LAST, "all", *BASELINES)
+"""The training methods. All but :data:`BASELINES` have a tower and train the heads. In addition, ``ht`` trains the
+adapters, ``heads`` nothing, ``lora`` low-rank updates of the attention, ``full`` the tower, ``last3``, ``last6`` and
+``last9`` the last 3, 6 or 9 of the blocks that are run, and ``all`` adapters and tower."""
 
 AUGMENTATIONS = ("published", "weak", "gray", "light", "ultrasound", "none")
 RATIOS = (1, 2, 5, 10, 20, 50, 100)

@@ -20,7 +20,6 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.classes import class_count, classes_of
-from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 
@@ -62,7 +61,8 @@ class Trainer:
     accumulation and a resume change only rounding, and dropout, for which every process draws its own random numbers.
 
     Args:
-        model: the model; :func:`ht_kernels.train.methods.prepare` has chosen its trainable parameters.
+        model: an :class:`ht_kernels.HTCLIP`, whose trainable parameters :func:`ht_kernels.train.methods.prepare` has
+            chosen, or a :class:`ht_kernels.train.Baseline`.
         recipe: the hyper-parameters.
         train: the examples to train on.
         val: the examples by which the best weights are chosen.
@@ -77,7 +77,7 @@ class Trainer:
     """
 
     def __init__(
-        self, model: HTCLIP, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
+        self, model: Any, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
     ) -> None:
         self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
         if model.config.task != "contrastive":
@@ -94,13 +94,15 @@ class Trainer:
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self._groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.statistics = _statistics(model)
         if self.contrastive:
             # The text tower is frozen, so each caption is embedded only once.
             self.texts = embed_texts(model, train.texts)
         else:
             self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
-        self.average = None if recipe.average is None else Average(self.trainable.values(), recipe.average)
+        averaged = [t for t in (*self.trainable.values(), *self.statistics.values()) if t.is_floating_point()]
+        self.average = None if recipe.average is None else Average(averaged, recipe.average)
         self.found_foreground = False
         self.events: EventLog | None = None
         self.epoch = self.step = self.waited = 0
@@ -301,7 +303,7 @@ class Trainer:
         write_whole(self.output / "log.csv", csv_bytes(self.rows), "the log")
         state = {
             "made_of": self.made_of,
-            "model": {name: p.detach().cpu() for name, p in self.trainable.items()},
+            "model": {name: t.detach().cpu() for name, t in (self.trainable | self.statistics).items()},
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
@@ -324,8 +326,8 @@ class Trainer:
                 f"{path} cannot be resumed: {changed}; train as before, name another output folder, or remove it"
             )
         with torch.no_grad():
-            for name, parameter in self.trainable.items():
-                parameter.copy_(model[name])
+            for name, tensor in (self.trainable | self.statistics).items():
+                tensor.copy_(model[name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load(state["average"])
@@ -348,6 +350,16 @@ def _accelerator(precision: str) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision)
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes beside parameters, by name: the running statistics of batch norms."""
+    return {
+        f"{name}.{kind}": statistic
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for kind, statistic in module.named_buffers()
+    }
 
 
 def _unsynced(trainer: Trainer, unsynced: bool) -> Any:

@@ -98,6 +98,67 @@ class Trunk(nn.Module):
         return self.head(self.trunk(images))
 
 
+class Chunk(nn.ModuleList):
+    """Some of the blocks of a :class:`DinoVisionTransformer`, called as one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self:
+            x = block(x)
+        return x
+
+
+class DinoVisionTransformer(nn.Module):
+    """A stand-in with the attribute names of DINOv2's own code, as torch.hub gives it.
+
+    Args:
+        chunks: into how many lists the blocks are split; 0 for none. Identities in a list stand for the blocks before.
+        registers: the number of register tokens.
+        image: the side of the images that its positions are made for.
+    """
+
+    def __init__(self, chunks: int = 0, registers: int = 0, image: int = IMAGE) -> None:
+        super().__init__()
+        self.patch_size, side = PATCH, image // PATCH
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, DIM, PATCH, PATCH)
+        self.patch_embed.norm = nn.Identity()
+        self.patch_embed.img_size, self.patch_embed.patches_resolution = (image, image), (side, side)
+        self.patch_embed.num_patches = side * side
+        self.cls_token = nn.Parameter(torch.randn(1, 1, DIM))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + side * side, DIM))
+        self.register_tokens = nn.Parameter(torch.randn(1, registers, DIM)) if registers else None
+        self.mask_token = nn.Parameter(torch.zeros(1, DIM))
+        blocks = [timm_vit.Block(DIM, HEADS, 2, qkv_bias=True, init_values=0.5) for _ in range(DEPTH)]
+        step = DEPTH // chunks if chunks else DEPTH
+        parts = [Chunk([nn.Identity()] * i + blocks[i : i + step]) for i in range(0, DEPTH, step)]
+        self.blocks = nn.ModuleList(parts if chunks else blocks)
+        self.norm = nn.LayerNorm(DIM)
+        self.head = nn.Identity()
+
+    def interpolate_pos_encoding(self, x: torch.Tensor, width: int, height: int) -> torch.Tensor:
+        """The positions (1, N, D) for tokens x (B, N, D) of images (B, 3, width, height)."""
+        if x.shape[1] == self.pos_embed.shape[1] and width == height:
+            return self.pos_embed
+        side, grid = int((self.pos_embed.shape[1] - 1) ** 0.5), (width // PATCH, height // PATCH)
+        square = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        patches = nn.functional.interpolate(square, grid, mode="bicubic").flatten(2).transpose(1, 2)
+        return torch.cat([self.pos_embed[:, :1], patches], 1)
+
+    def prepare_tokens_with_masks(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        x = x + self.interpolate_pos_encoding(x, *images.shape[2:])
+        if self.register_tokens is None:
+            return x
+        return torch.cat([x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]], 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.prepare_tokens_with_masks(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x)[:, 0])
+
+
 def _open_clip(**options: object) -> nn.Module:
     from open_clip.transformer import VisionTransformer
 
@@ -142,6 +203,8 @@ MORE_TOWERS: dict[str, Callable[[], nn.Module]] = {
     "timm, packed SwiGLU": lambda: timm_tower(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU),
     "timm, gate last": lambda: timm_tower(mlp_layer=GluMlp, act_layer=nn.SiLU),
     "timm, SwiGLU": lambda: timm_tower(mlp_layer=SwiGLU, act_layer=nn.SiLU, qkv_bias=False),
+    "dino": lambda: DinoVisionTransformer(),
+    "dino, chunks, registers": lambda: DinoVisionTransformer(chunks=2, registers=3),
     "eva": lambda: eva_tower(init_values=0.5),
     "eva, parts": lambda: eva_tower(qkv_fused=False, qk_norm=True, swiglu_mlp=True),
 }

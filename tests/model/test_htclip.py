@@ -16,7 +16,7 @@ from helpers.small_towers import DEPTH, DIM, IMAGE, MORE_TOWERS, TOWERS, Clip, s
 from ht_kernels import HTCLIP, HTAdapter, fold, inject
 from ht_kernels.clip import backbone
 from ht_kernels.clip.mona import BatchFirstMona
-from ht_kernels.clip.towers import TimmTower, find_tower
+from ht_kernels.clip.towers import DinoTower, TimmTower, find_tower
 from ht_kernels.errors import InputError
 from ht_kernels.folding import FoldedLevel, fold_pyramid
 from ht_kernels.functional import feature_pyramid
@@ -367,6 +367,8 @@ def test_tower_view_computes_what_the_model_computes(name):
             x = block(x)
         if isinstance(tower, TimmTower):
             torch.testing.assert_close(tower.finish(x), tower.visual.forward_features(images))
+        elif isinstance(tower, DinoTower):
+            torch.testing.assert_close(tower.finish(x)[:, 0], model(images))
         else:
             torch.testing.assert_close(tower.finish(x) @ tower.visual.proj, model.encode_image(images))
     assert tower.patches(x).shape == (2, tower.grid[0] * tower.grid[1], tower.dim)

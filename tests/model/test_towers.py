@@ -1,6 +1,7 @@
 """Which towers are taken and which are refused, and towers of other image sizes."""
 
 import re
+from functools import partial
 
 import open_clip
 import pytest
@@ -8,7 +9,17 @@ import timm
 import torch
 from torch import nn
 
-from helpers.small_towers import DIM, IMAGE, PATCH, eva_tower, small_clip, small_tower, timm_tower
+from helpers.small_towers import (
+    DIM,
+    IMAGE,
+    PATCH,
+    DinoVisionTransformer,
+    eva_tower,
+    shake,
+    small_clip,
+    small_tower,
+    timm_tower,
+)
 from ht_kernels import HTCLIP, fold, inject
 from ht_kernels.clip.backbone import load_backbone
 from ht_kernels.clip.towers import find_tower
@@ -65,7 +76,7 @@ def test_a_remainder_beside_the_patches_is_cut_off_as_the_tower_does(make):
     torch.testing.assert_close(model.features(images)[-1], seen[0][:, 1:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["open_clip", "openai", "timm", "timm, no prefix", "timm, bare", "eva"])
+@pytest.mark.parametrize("name", ["open_clip", "openai", "timm", "timm, no prefix", "timm, bare", "eva", "dino"])
 def test_a_tower_of_another_size_computes_what_its_module_does(name):
     model = HTCLIP(small_tower(name), adapter_layers=(), image_size=96, **LAYERS).eval()
     images, seen = torch.rand(2, 3, 96, 96, dtype=torch.float64), []
@@ -75,6 +86,34 @@ def test_a_tower_of_another_size_computes_what_its_module_does(name):
     got = model.features(images)[-1]
     torch.testing.assert_close(got, model.tower.patches(seen[1 if len(seen) > 1 else 0]), rtol=0, atol=1e-12)
     torch.testing.assert_close(fold(model)(images), model(images), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dino", "dino, chunks, registers"])
+def test_another_size_of_dinov2s_own_code_is_the_one_that_it_computes_itself(name):
+    """Its forward interpolates positions for each image, so the features must not change by a resize."""
+    tower = small_tower(name)
+    images = torch.rand(2, 3, 96, 96, dtype=torch.float64)
+    expected = tower(images)
+    view = find_tower(tower)
+    view.resize(96)
+    x = view.embed(images)
+    for block in view.blocks:
+        x = block(x)
+    torch.testing.assert_close(view.finish(x)[:, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(tower(images), expected, rtol=0, atol=1e-12)
+    assert view.tokens(x).shape[1] == view.prefix_tokens + 36
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+def test_a_file_of_dinov2s_own_code_goes_into_timms_tower(registers, tmp_path, monkeypatch):
+    theirs = shake(DinoVisionTransformer(registers=registers, image=96)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "dinov2.pth")
+    options = {"reg_tokens": registers, "no_embed_class": registers > 0, "init_values": 0.5}
+    made = partial(timm_tower, **options, norm_layer=partial(nn.LayerNorm, eps=1e-5))
+    monkeypatch.setattr(timm, "create_model", lambda *args, **options: made())
+    ours = load_backbone("timm/vit_small_patch14_dinov2", str(tmp_path / "dinov2.pth")).eval()
+    images = torch.rand(2, 3, 96, 96)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["open_clip", "openai"])
