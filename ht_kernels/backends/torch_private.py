@@ -25,6 +25,9 @@ in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_a
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 """The number of modes of ``__torch_dispatch__`` that are entered. Torch has public names to enter one, not to look."""
 
+has_global_hooks: Callable[[], bool] = torch.nn.modules.module._has_any_global_hook
+"""Whether a hook for all modules is registered. Torch has public names to register one, not to look."""
+
 _tracing_state: Callable[[], object] = torch._C._get_tracing_state
 _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.nn import HTAdapter
+from ht_kernels.nn.inside import kinds
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .adapted_block import untie
@@ -275,6 +276,7 @@ def _become(module: Any, form: type[HTAdapter], variant: str) -> None:
     published: type[PublishedAdapter] = VARIANTS[variant]
     module.__class__ = form
     module.frequency, module.noise, module.variant = published.frequency, published.noise, variant
-    module._cache = None
+    module._kinds = kinds(module)
+    module._forget()
     if form is not HTAdapter:
         module.grid, module.prefix_tokens = None, 1
