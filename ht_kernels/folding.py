@@ -10,7 +10,6 @@ of scales whose kernels stay separate: 3 if an image chooses its own scale weigh
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -220,13 +219,13 @@ def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tup
 WEIGHT_HOOKS = BasePruningMethod, WeightNorm, SpectralNorm
 """The forward pre-hooks by which torch's utilities compute a weight from other parameters."""
 
-_PARTS = {
+_PARTS: dict[str, type[nn.Module]] = {
     "project1": nn.Linear,
     "project2": nn.Linear,
     "norm": nn.LayerNorm,
     **{f"adapter_conv.{part}": nn.Conv2d for part in ("conv1", "conv2", "conv3", "projector")},
 }
-_ESTIMATOR = {f"adapter_conv.noise_estimator.{i}": nn.Conv2d for i in (1, 3)}
+_ESTIMATOR: dict[str, type[nn.Module]] = {f"adapter_conv.noise_estimator.{i}": nn.Conv2d for i in (1, 3)}
 
 
 def weight_holders(adapter: nn.Module) -> dict[str, nn.Module]:
@@ -239,7 +238,9 @@ def weight_holders(adapter: nn.Module) -> dict[str, nn.Module]:
     parts = _PARTS | _ESTIMATOR if hasattr(conv, "noise_estimator") else _PARTS
     holders: dict[str, nn.Module] = {"gamma": adapter, "gammax": adapter}
     for name, kind in parts.items():
-        part: Any = functools.reduce(lambda module, child: getattr(module, child, None), name.split("."), adapter)
+        part: Any = adapter
+        for child in name.split("."):
+            part = getattr(part, child, None)
         if not isinstance(part, kind):
             raise ValueError(
                 f"expected an adapter with the published parts, and the {name} of this one is a {type(part).__name__}, "
@@ -253,8 +254,12 @@ def weight_holders(adapter: nn.Module) -> dict[str, nn.Module]:
     return holders
 
 
-def _weights(adapter: nn.Module) -> dict[str, Tensor]:
-    """The weights of an adapter by their published names, each as its module would compute with it now."""
+def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
+    """The weights of an adapter by their published names, each as its module would compute with it now.
+
+    Raises:
+        ValueError: a part or a weight is missing, or a part is of another kind.
+    """
     holders = weight_holders(adapter)
     for holder in dict.fromkeys(holders.values()):
         for hook in holder._forward_pre_hooks.values():
@@ -275,7 +280,7 @@ def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     Raises:
         ValueError: a part or a weight is missing, or a part is of another kind.
     """
-    p = {name: at_least_float32(t) for name, t in _weights(adapter).items()}
+    p = {name: at_least_float32(t) for name, t in adapter_weights(adapter).items()}
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")

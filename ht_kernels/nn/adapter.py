@@ -74,7 +74,8 @@ class HTAdapter(PublishedAdapter):
         self.frequency, self.noise = published.frequency, published.noise
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
-        self._forget()
+        self._cache: _Kept | None = None
+        self._inside: Inside | None = None
         if start == "identity":
             nn.init.zeros_(self.project2.weight)
             nn.init.zeros_(self.project2.bias)
@@ -134,7 +135,7 @@ class HTAdapter(PublishedAdapter):
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens. The class and :func:`ht_kernels.functional.ht_adapter` describe shapes and errors."""
-        if not self._look_inside().is_left_out():
+        if not self._look_inside().may_be_left_out():
             return super().forward(x.to(self.gamma.dtype), grid, prefix_tokens).to(x.dtype)
         kept = self._kept()
         part = self._filter() if kept is None else kept.filter
@@ -163,8 +164,7 @@ class HTAdapter(PublishedAdapter):
 
     def _forget(self) -> None:
         """Drop what is cached."""
-        self._cache: _Kept | None = None
-        self._inside: Inside | None = None
+        self._cache = self._inside = None
 
     def _kept(self) -> _Kept | None:
         """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from helpers.adapters import relative_error
+from helpers.data_parallel import replicate
 from helpers.small_towers import shake
 from ht_kernels.folding import fold_adapter
 from ht_kernels.nn import HTAdapter
@@ -246,33 +247,13 @@ def test_low_rank_adaptation_by_peft() -> None:
 
 
 def test_replicas_of_data_parallel() -> None:
-    """A replica has tensors of the graph in the place of parameters. It is made without a second GPU."""
     adapter = new()
     with torch.no_grad():
         expected = adapter(X, GRID)
-    replica: Any = replicas(adapter)
-    for module in replica.modules():
-        for name, tensor in module._former_parameters.items():
-            setattr(module, name, 2 * tensor)
-    twin = copy.deepcopy(adapter)
-    with torch.no_grad():
+        replica, twin = replicate(adapter, 2), copy.deepcopy(adapter)
         for parameter in twin.parameters():
             parameter.mul_(2)
         assert relative_error(replica(X, GRID) - X, twin(X, GRID) - X) < 1e-5
         assert torch.equal(adapter(X, GRID), expected)
-    replica(X, GRID).sum().backward()
+    replicate(adapter, 1)(X, GRID).sum().backward()
     assert adapter.project1.weight.grad is not None
-
-
-def replicas(model: nn.Module) -> nn.Module:
-    """What ``torch.nn.parallel.replicate`` makes of a model for one device."""
-    made: dict[nn.Module, Any] = {m: m._replicate_for_data_parallel() for m in model.modules()}
-    for module, replica in made.items():
-        replica._former_parameters = {}
-        for name, child in module._modules.items():
-            setattr(replica, name, made[child])
-        for name, parameter in module._parameters.items():
-            tensor = parameter * 1
-            setattr(replica, name, tensor)
-            replica._former_parameters[name] = tensor
-    return made[model]
