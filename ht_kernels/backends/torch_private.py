@@ -45,6 +45,11 @@ def current_stream(index: int | None) -> int:
     return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return,arg-type]
 
 
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` runs the call."""
+    return _tracing_state() is not None
+
+
 def is_watched(x: Tensor) -> bool:
     """Whether a call on ``x`` must go through a torch operator, because something observes operators.
 
@@ -57,7 +62,7 @@ def is_watched(x: Tensor) -> bool:
         or is_compiling()
         or modes() > 0
         or in_function_transform()
-        or _tracing_state() is not None
+        or is_traced()
         or _is_profiled()
     )
 

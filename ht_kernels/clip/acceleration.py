@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.backends import torch_private
 from ht_kernels.errors import InputError, reason
 from ht_kernels.folding import adapter_weights
 from ht_kernels.nn import HTAdapter
@@ -178,6 +179,8 @@ def _swap(module: Any, variant: str) -> str | None:
     """Change the class of a module to one of ours and return None, or return the reason why this is not possible."""
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module"
+    if torch_private.has_global_hooks():
+        return "there are hooks for all modules, with which kernels do not run: remove them first"
     if "forward" in vars(module):
         return "its forward was replaced, so what it computes is not known"
     replaced = [name for name, part in module.named_modules() if name and "forward" in vars(part)]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ht_kernels.folding import WEIGHT_HOOKS
 
-_HOOKS = "_hooks", "_hooks_with_kwargs", "_hooks_always_called"
-"""The ends of the names of the attributes in which a module keeps its hooks."""
+_HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
+"""The attributes in which a module keeps its hooks."""
 
 
 class Changed(nn.Module):
@@ -44,7 +44,7 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
     try:
         for attributes, before in kept:
             attributes["training"] = training
-            attributes.update({name: _of_weights(value) for name, value in before.items() if name.endswith(_HOOKS)})
+            attributes.update({name: _of_weights(before[name]) for name in _HOOKS})
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0

@@ -64,8 +64,8 @@ class TaskModel(Changed):
 
     The parameters stay where they were. Modules that the identities make superfluous are not called: the blocks behind
     the last one that is read, the final norm, and the parts of pyramid and head. A call goes the published way if one
-    of them has hooks or is no longer what the published code makes, if an attribute of the model that is a plain value
-    has changed, or if it is not a call with images of the tower's size alone.
+    of them has hooks or is no longer what the published code makes, if there are hooks for all modules, if an attribute
+    of the model that is a plain value has changed, or if it is not a call with images of the tower's size alone.
     """
 
     ht_plan: Plan

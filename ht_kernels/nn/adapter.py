@@ -168,7 +168,7 @@ class HTAdapter(PublishedAdapter):
 
     def _kept(self) -> _Kept | None:
         """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch_private.is_traced():
             # Drop the cache, because training can write parameters unnoticed: fused optimizers, and averaging code that
             # writes into ``.data``, do not change a parameter's version.
             if self._cache is not None and not torch.compiler.is_compiling():

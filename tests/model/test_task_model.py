@@ -111,7 +111,9 @@ def test_hooks_for_all_modules_fire_for_parts_that_are_left_out() -> None:
     seen: list[nn.Module] = []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
     got = model(IMAGES)
+    report = ht.accelerate(task_model("openai", "segmentation"))
     handle.remove()
+    assert not report.whole and not report.swapped and "hooks for all modules" in report.left[0].reason
     assert {*model.reduces, model.seg_head[1], model.clip_model.visual.transformer.resblocks[3].mlp} <= set(seen)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -131,6 +133,30 @@ def test_replicas_of_data_parallel(form: str, task: str) -> None:
         assert relative_error(model(IMAGES), expected) < 1e-5
     replicate(model, 1)(IMAGES).sum().backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "blocks.2.mona" in name)
+
+
+@pytest.mark.parametrize("form", ["timm", "openai"])
+def test_traced_and_compiled(form: str) -> None:
+    torch.compiler.reset()
+    model, other = task_model(form, "segmentation").eval(), torch.rand(2, 3, IMAGE, IMAGE)
+    expected, at_other = model(IMAGES), model(other)
+    expected.square().sum().backward()
+    expected_grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    ht.accelerate(model)
+    with torch.no_grad():
+        model(IMAGES)
+        traced = torch.jit.trace(model, (IMAGES,))
+        assert relative_error(traced(other), at_other) < 1e-5
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert relative_error(compiled(IMAGES), expected) < 1e-5
+    model.zero_grad()
+    got = compiled(IMAGES)
+    got.square().sum().backward()
+    assert relative_error(got, expected) < 1e-5
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert float((p.grad - expected_grads[name]).norm()) < 1e-4 * total, name
 
 
 def test_what_changes_later_is_computed_the_published_way() -> None:
