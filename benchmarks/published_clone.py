@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import ht_kernels as ht
-from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.errors import InputError
 
 from . import figures

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 KERNEL_SIZE = 7
 """The side of the depthwise kernel into which the 3x3, 5x5 and 7x7 kernels are merged."""
@@ -213,24 +216,71 @@ def split_norm(down_weight: Tensor, norm_gain: Tensor, skip_gain: Tensor) -> tup
     return wa, down_weight * skip_gain, wa.sum(-1)
 
 
-class _Parameters(dict[str, Tensor]):
-    """Parameters by name."""
+WEIGHT_HOOKS = BasePruningMethod, WeightNorm, SpectralNorm
+"""The forward pre-hooks by which torch's utilities compute a weight from other parameters."""
 
-    def __missing__(self, name: str) -> Tensor:
-        raise ValueError(
-            f"expected an adapter with the published parameters, and this one has no '{name}'. If it was pruned or its "
-            "weights are parametrized, make that permanent first: torch.nn.utils.prune.remove or "
-            "torch.nn.utils.parametrize.remove_parametrizations"
-        )
+_PARTS: dict[str, type[nn.Module]] = {
+    "project1": nn.Linear,
+    "project2": nn.Linear,
+    "norm": nn.LayerNorm,
+    **{f"adapter_conv.{part}": nn.Conv2d for part in ("conv1", "conv2", "conv3", "projector")},
+}
+_ESTIMATOR: dict[str, type[nn.Module]] = {f"adapter_conv.noise_estimator.{i}": nn.Conv2d for i in (1, 3)}
+
+
+def weight_holders(adapter: nn.Module) -> dict[str, nn.Module]:
+    """The module that has each weight of an adapter as an attribute, by the published name of the weight.
+
+    Raises:
+        ValueError: a part is missing or of another kind.
+    """
+    conv: Any = getattr(adapter, "adapter_conv", None)
+    parts = _PARTS | _ESTIMATOR if hasattr(conv, "noise_estimator") else _PARTS
+    holders: dict[str, nn.Module] = {"gamma": adapter, "gammax": adapter}
+    for name, kind in parts.items():
+        part: Any = adapter
+        for child in name.split("."):
+            part = getattr(part, child, None)
+        if not isinstance(part, kind):
+            raise ValueError(
+                f"expected an adapter with the published parts, and the {name} of this one is a {type(part).__name__}, "
+                f"not a {kind.__name__}; if another library put it there, merge its weights first"
+            )
+        holders[f"{name}.weight"] = holders[f"{name}.bias"] = part
+    if hasattr(conv, "freq_filter"):
+        holders["adapter_conv.freq_filter"] = conv
+    if hasattr(conv, "spectral"):
+        holders["adapter_conv.spectral.mask"] = conv.spectral
+    return holders
+
+
+def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
+    """The weights of an adapter by their published names, each as its module would compute with it now.
+
+    Raises:
+        ValueError: a part or a weight is missing, or a part is of another kind.
+    """
+    holders = weight_holders(adapter)
+    for holder in dict.fromkeys(holders.values()):
+        for hook in holder._forward_pre_hooks.values():
+            if isinstance(hook, WEIGHT_HOOKS):
+                hook(holder, ())
+    weights: dict[str, Any] = {name: getattr(module, name.rpartition(".")[2]) for name, module in holders.items()}
+    for name, weight in weights.items():
+        if weight is None:
+            raise ValueError(f"expected an adapter with the published weights, and this one has no '{name}'")
+    return weights
 
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
-    """Fold an adapter (identities 1 to 5): any module whose parameters have the published names.
+    """Fold an adapter (identities 1 to 5): any module whose parts and weights have the published names.
+
+    A weight may be a parameter or computed from others, by pruning, weight normalization or a parametrization of torch.
 
     Raises:
-        ValueError: a parameter is missing.
+        ValueError: a part or a weight is missing, or a part is of another kind.
     """
-    p = _Parameters((name, at_least_float32(t)) for name, t in adapter.named_parameters())
+    p = {name: at_least_float32(t) for name, t in adapter_weights(adapter).items()}
     gamma = p["gamma"]
     down_weight = p["project1.weight"]
     gain = p.get("adapter_conv.freq_filter")

@@ -25,6 +25,9 @@ in_function_transform: Callable[[], bool] = torch._C._are_functorch_transforms_a
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 """The number of modes of ``__torch_dispatch__`` that are entered. Torch has public names to enter one, not to look."""
 
+has_global_hooks: Callable[[], bool] = torch.nn.modules.module._has_any_global_hook
+"""Whether a hook for all modules is registered. Torch has public names to register one, not to look."""
+
 _tracing_state: Callable[[], object] = torch._C._get_tracing_state
 _is_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
@@ -42,6 +45,11 @@ def current_stream(index: int | None) -> int:
     return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return,arg-type]
 
 
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` runs the call."""
+    return _tracing_state() is not None
+
+
 def is_watched(x: Tensor) -> bool:
     """Whether a call on ``x`` must go through a torch operator, because something observes operators.
 
@@ -54,7 +62,7 @@ def is_watched(x: Tensor) -> bool:
         or is_compiling()
         or modes() > 0
         or in_function_transform()
-        or _tracing_state() is not None
+        or is_traced()
         or _is_profiled()
     )
 

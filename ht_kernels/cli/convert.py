@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.clip.checkpoint import kind, package, save_published
+    from ht_kernels.clip.checkpoint import kind
+    from ht_kernels.clip.published_checkpoint import check_layers, package, save_published
     from ht_kernels.weights import locate
 
     path = locate(args.checkpoint)
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         model.save(args.output)
         print(f"wrote {args.output}")
         return 0
-    _check_layers(model)
+    check_layers(model)
     save_published(model, args.output)
     for sentence in _said_of(model):
         print(sentence, file=sys.stderr)
@@ -68,23 +69,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_layers(model: HTCLIP) -> None:
-    """Raise InputError if the published code would read other feature layers than a model does."""
-    from ht_kernels.clip.checkpoint import PUBLISHED_LAYERS
-
-    layers = model.config.feature_layers
-    if layers not in ((), PUBLISHED_LAYERS):
-        raise InputError(
-            f"the published code reads the feature layers {', '.join(map(str, PUBLISHED_LAYERS))}, and this model "
-            f"{', '.join(map(str, layers))}: a published file has no place for that"
-        )
-
-
 def _said_of(model: HTCLIP) -> list[str]:
     """What a published file has no place for, and what the published code does not do, in sentences."""
     from torch import nn
 
-    from ht_kernels.clip.checkpoint import package
+    from ht_kernels.clip.published_checkpoint import package
     from ht_kernels.clip.towers import TimmTower
 
     said, config, tower = [], model.config, model.tower

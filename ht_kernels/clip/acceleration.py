@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.backends import torch_private
 from ht_kernels.errors import InputError, reason
+from ht_kernels.folding import adapter_weights
 from ht_kernels.nn import HTAdapter
+from ht_kernels.nn.inside import kinds
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .adapted_block import untie
-from .in_place import OBSERVERS
+from .in_place import quiet, relative_error
 from .mona import BatchFirstAdapter, SequenceFirstMona
 from .task_model import Whole, take
-from .towers import find_tower
+from .towers import Tower, find_tower
 
 _TOLERANCE = 1e-9
 """The allowed relative L2 error in float64, in which both implementations must agree up to rounding."""
@@ -89,9 +92,9 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     hold the adapter keep working, but ``isinstance`` with its old class is false.
 
     First, a copy of each adapter is compared with this library's adapter, on random tokens, in float64 and in its own
-    dtype, in evaluation and in training mode. If the results differ, the adapter is not changed. An adapter with hooks
-    on its submodules is not changed either, because the kernels do not call submodules one by one. Like any
-    :class:`ht_kernels.HTAdapter`, an accelerated adapter caches its folded weights in evaluation mode.
+    dtype, in evaluation and in training mode. If the results differ, the adapter is not changed. Like any
+    :class:`ht_kernels.HTAdapter`, an accelerated adapter caches its folded weights in evaluation mode, takes pruned,
+    normalised and parametrized weights, and calls the modules inside it one by one while they have hooks.
 
     Where published code replaced the forward of a block by a function, the block gets a method instead, so that copies
     and pickles of the model run on their own adapters.
@@ -99,8 +102,8 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     A task model, which has a tower, a pyramid and a head (``reduces``, ``blocks``, ``seg_head`` or ``cls_head``), also
     no longer runs the blocks that nothing reads, and upsamples scores instead of all channels; in training too. It is
     the same object with the same Parameters, names and hooks, and ``isinstance`` with its class stays true. It is tried
-    out first as adapters are, on a random image. :class:`ht_kernels.clip.task_model.TaskModel` says when a call goes
-    the published way.
+    out first as adapters are: on one random image, and on two with large values in both modes.
+    :class:`ht_kernels.clip.task_model.TaskModel` says when a call goes the published way.
 
     Args:
         model: a module that contains adapters, such as a CLIP model, or a task model or a wrapper around one.
@@ -124,12 +127,9 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
         else:
             bottleneck, dim = module.project1.weight.shape
             swapped.append(Swapped(name, variant, dim, bottleneck))
-    for module in model.modules():
-        with suppress(InputError):  # it is no tower
-            tower = find_tower(module)
-            names = {id(module): name for name, module in model.named_modules()}
-            tied = ((names[id(tower.blocks[i])], why) for i, why in untie(tower).items())
-            left += [Left(name, why) for name, why in tied if all(name != each.name for each in left)]
+    names = {module: name for name, module in model.named_modules()}
+    for tower in _towers(model):
+        left += [Left(names[tower.blocks[i]], why) for i, why in untie(tower).items()]
     for name, module in model.named_modules():
         if "mona" in module._modules and "forward" in vars(module) and all(name != each.name for each in left):
             left.append(Left(name, "its tower is not known, so copies of it go on calling the adapter of this one"))
@@ -143,16 +143,32 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     return AccelerateReport(tuple(swapped), tuple(left), tuple(whole))
 
 
+def _towers(model: nn.Module) -> Iterable[Tower]:
+    """The vision towers in a model, each once, although a CLIP model, its vision part and its trunk all have it."""
+    towers: dict[nn.Module, Tower] = {}
+    for module in model.modules():
+        with suppress(InputError):  # it is no tower
+            tower = find_tower(module)
+            towers.setdefault(tower.blocks, tower)
+    return towers.values()
+
+
 def _looks_like_adapter(module: nn.Module) -> bool:
     return all(isinstance(getattr(module, part, None), nn.Module) for part in ("project1", "project2", "adapter_conv"))
 
 
 def _variant(module: Any) -> str:
-    """The variant whose parameters a module has, or the reason why it has the parameters of no variant."""
-    shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-    weight = shapes.get("project1.weight", ())
-    if len(weight) != 2:
-        return "its project1 is not a Linear, or its weight is computed from other parameters, as after pruning"
+    """The variant whose weights a module has, or the reason why it has the weights of no variant."""
+    try:
+        weights = adapter_weights(module)
+    except ValueError as error:
+        return str(error)
+    others = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    # What a weight is computed from, such as a mask, lies in the same module as the weight.
+    computed = tuple(name[: name.rfind(".") + 1] for name in weights.keys() - {name for name, _ in others})
+    shapes = {name: tuple(t.shape) for name, t in others if not name.startswith(computed)}
+    shapes |= {name: tuple(t.shape) for name, t in weights.items()}
+    weight = shapes["project1.weight"]
     bottleneck, dim = weight
     closest: tuple[int, str] | None = None
     for name, kind in VARIANTS.items():
@@ -174,29 +190,30 @@ def _swap(module: Any, variant: str) -> str | None:
     """Change the class of a module to one of ours and return None, or return the reason why this is not possible."""
     if isinstance(module, torch.jit.ScriptModule):
         return "it is a TorchScript module"
+    if torch_private.has_global_hooks():
+        return "there are hooks for all modules, with which kernels do not run: remove them first"
     if "forward" in vars(module):
         return "its forward was replaced, so what it computes is not known"
-    for name, part in module.named_modules():
-        if name and ("forward" in vars(part) or any(getattr(part, observer) for observer in OBSERVERS)):
-            return f"its {name} has hooks or a replaced forward, which would no longer run"
+    replaced = [name for name, part in module.named_modules() if name and "forward" in vars(part)]
+    if replaced:
+        return f"its {replaced[0]} has a replaced forward, so what it computes is not known"
     if any(p.is_meta for p in module.parameters()):
         return "its parameters have no values yet (device meta)"
     if not all(p.isfinite().all() for p in module.parameters()):
         return "its parameters have values that are not finite"
     if not isinstance(module.norm, nn.LayerNorm) or not isinstance(getattr(module, "dropout", None), nn.Dropout):
         return "its norm is not a LayerNorm, or it has no Dropout"
-    if next(module.buffers(), None) is not None:
-        return "it has buffers, which a published adapter has not"
     takes = list(inspect.signature(module.forward).parameters)
     if len(takes) < 2 or (len(takes) > 2 and takes[1] != "grid"):
         return f"its forward takes ({', '.join(takes)}), expected tokens and their patch grid"
     forms = [_Form(HTAdapter, 1)]
     if takes[1] != "grid":
         forms = [_Form(kind, prefix) for prefix in (1, 0) for kind in (SequenceFirstMona, BatchFirstAdapter)]
-    device, threads = module.project1.weight.device, torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # trials are small, and on a busy machine threads would mostly wait
     try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with quiet(module, training=False), torch.no_grad():
+            adapter_weights(module)  # computes weights without gradients, with which modules can be copied
             form = next((form for form in forms if _Trial(module, form, variant).passes()), None)
     except Exception as error:
         return f"it could not be tried out ({type(error).__name__}: {reason(error)})"
@@ -220,7 +237,7 @@ class _Trial:
 
     def passes(self) -> bool:
         x = self._random(_BATCH, self.form.prefix_tokens + _GRID[0] * _GRID[1], self.dim)
-        theirs = _copy(self.module).double().eval()
+        theirs = copy.deepcopy(self.module).double().eval()
         exact = self._change(theirs, x, _GRID)
         if exact is None or not self._agrees_as_it_is(x.to(self.dtype), exact):
             return False
@@ -231,27 +248,32 @@ class _Trial:
             for adapter in (theirs, ours):
                 adapter.train(training).dropout.p = dropout
             expected = self._change(theirs, x, _GRID)
-            if expected is None or not _error(self._change(ours, x, _GRID), expected) <= _TOLERANCE:
+            if expected is None or not relative_error(self._change(ours, x, _GRID), expected) <= _TOLERANCE:
                 return False
         theirs.eval()
         ours.eval()
+        part = ours.project1.register_forward_hook(_nothing)  # with it, our adapter calls the modules one by one
+        expected = self._change(theirs, x, _GRID)
+        if expected is None or not relative_error(self._change(ours, x, _GRID), expected) <= _TOLERANCE:
+            return False
+        part.remove()
         # What theirs takes besides, ours must take: the other number of prefix tokens, and a square without its grid.
         other = 1 - self.form.prefix_tokens
         for tokens, grid in (other + _GRID[0] * _GRID[1], _GRID), (9, None), (10, None):
             x = self._random(_BATCH, tokens, self.dim)
             expected = self._change(theirs, x, grid)
-            if expected is not None and not _error(self._change(ours, x, grid), expected) <= _TOLERANCE:
+            if expected is not None and not relative_error(self._change(ours, x, grid), expected) <= _TOLERANCE:
                 return False
         return True
 
     def _agrees_as_it_is(self, x: Tensor, exact: Tensor) -> bool:
         """Whether, in the adapter's own dtype, our error against the float64 result ``exact`` is small enough."""
-        theirs = _copy(self.module).eval()
+        theirs = copy.deepcopy(self.module).eval()
         expected = self._change(theirs, x, _GRID)
         if expected is None:  # torch has no Fourier transform in bfloat16
             return True
         got = self._change(self._ours(theirs), x, _GRID)
-        return _error(got, exact) <= max(_FLOAT32_TOLERANCE, 1.5 * _error(expected, exact))
+        return relative_error(got, exact) <= max(_FLOAT32_TOLERANCE, 1.5 * relative_error(expected, exact))
 
     def _change(self, adapter: Any, x: Tensor, grid: tuple[int, int] | None) -> Tensor | None:
         """The change that an adapter makes to tokens (B, N, D), in float64, or None if the call fails."""
@@ -264,7 +286,7 @@ class _Trial:
             return None
 
     def _ours(self, theirs: Any) -> Any:
-        ours = _copy(theirs)
+        ours = copy.deepcopy(theirs)
         _become(ours, self.form, self.variant)
         return ours
 
@@ -272,28 +294,15 @@ class _Trial:
         return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.device)
 
 
-def _copy(module: Any) -> Any:
-    """A copy of a module without hooks. Hooks are left out because they may refer to large parts of the program."""
-    hooks = {
-        id(value): type(value)()
-        for part in module.modules()
-        for name, value in vars(part).items()
-        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and isinstance(value, dict)
-    }
-    return copy.deepcopy(module, hooks)
-
-
-def _error(got: Tensor | None, expected: Tensor) -> float:
-    """The relative L2 error; infinite if there is no result or its shape is wrong."""
-    if got is None or got.shape != expected.shape:
-        return math.inf
-    return float((got - expected).norm() / expected.norm().clamp_min(1e-30))
+def _nothing(*_: Any) -> None:
+    """A hook."""
 
 
 def _become(module: Any, form: _Form, variant: str) -> None:
     published: type[PublishedAdapter] = VARIANTS[variant]
     module.__class__ = form.kind
     module.frequency, module.noise, module.variant = published.frequency, published.noise, variant
-    module._cache = None
+    module._kinds = kinds(module)
+    module._forget()
     if form.kind is not HTAdapter:
         module.grid, module.prefix_tokens = None, form.prefix_tokens

@@ -1,4 +1,4 @@
-"""Checkpoints: our format, and the two formats that the published code writes.
+"""Checkpoints: our format, and the two formats that the published code writes, which are read here.
 
 Our format is one safetensors file. It holds the adapters, the pyramid and the head under their state-dict names; a
 contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. A calibrated
@@ -11,7 +11,6 @@ No code in a checkpoint is executed: torch files are read with ``weights_only``.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import warnings
@@ -24,13 +23,11 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
-from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter
+from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
 from ht_kernels.weights import locate
 
 from .injection import adapters
-from .torchscript import is_archive
-from .towers import DinoTower, TimmTower
 from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:
@@ -45,12 +42,6 @@ _HEADS = {"seg_head": "segmentation", "cls_head": "classification"}
 _FAMILIARITY = "familiarity."
 PUBLISHED_LAYERS = (3, 6, 9)
 """The feature layers of published models, whose checkpoints do not name them."""
-_PUBLISHED_PLACES = {
-    "timm": "visual.trunk.blocks.{}.mona.clip_mona.",
-    "open_clip": "visual.transformer.resblocks.{}.mona.clip_mona.",
-    "openai": "visual.transformer.resblocks.{}.mona.",
-}
-"""Where published CLIP models have the adapter of a block, by the package that the tower comes from."""
 
 
 def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtype | None = None) -> None:
@@ -78,7 +69,7 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": config}
     # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
     # several blocks share.
-    kept = (_run(model) if tower else {}) | _trained(model)
+    kept = (_run(model) if tower else {}) | trained(model)
     tensors = {
         name: t.detach()
         .to("cpu", None if name.startswith(_FAMILIARITY) else dtype)
@@ -86,81 +77,6 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
         for name, t in kept.items()
     }
     write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
-
-
-def to_published(model: HTCLIP) -> dict[str, Any]:
-    """Return the weights in the form that the published code writes and loads.
-
-    For segmentation and classification these are state dicts under ``reduces``, ``blocks``, ``seg_head`` or
-    ``cls_head``, and ``mona``. A contrastive model has neither pyramid nor head, and gives the state dict of its
-    adapters alone. Adapters have the names of the published code's CLIP model from the same package: timm's as a trunk,
-    open_clip's, or OpenAI's, which is also taken for OpenAI's weights in open_clip's tower. The published code has two
-    classification heads for one structure of tower, open_clip's and OpenAI's; there the head decides.
-
-    A published model has an adapter behind every block, unless it is told a number of blocks. So a block without one
-    gets a new adapter whose ``project2`` is zero, which adds nothing; a model without any adapter stays as it is. A
-    spectral filter whose mask is constant becomes the gain per channel that it is.
-
-    The form has no place for ``familiarity``, the names of the classes, the feature layers, which are
-    :data:`PUBLISHED_LAYERS`, the image size and the name of the tower.
-
-    Raises:
-        InputError: the form has no place for a part of the model that its results depend on: weights of the tower that
-            were trained, resampled or read from a checkpoint, a spectral mask that depends on frequency, or a
-            classification head that the published model of the same tower does not have.
-    """
-    own = [name for name in _trained(model) if name.startswith("clip_model.") and ".mona." not in name]
-    if own:
-        raise InputError(
-            f"the published format has no place for weights of the tower, and {len(own)} of this model's were trained, "
-            f"resampled or read from its checkpoint, such as {own[0]}"
-        )
-    present, contrastive = adapters(model.tower), model.config.task == "contrastive"
-    if contrastive and not present:
-        raise InputError("the published format has only adapters of a contrastive model, and this model has none")
-    prefix = ("" if contrastive else "clip_model.") + _PUBLISHED_PLACES[package(model)]
-    mona: dict[str, Tensor] = {}
-    for block in range(len(model.tower.blocks)) if present else ():
-        state = _published_state(block, present[block]) if block in present else _adds_nothing(model)
-        mona.update({prefix.format(block) + name: tensor for name, tensor in state.items()})
-    if contrastive:
-        return mona
-    head = "seg_head" if model.config.task == "segmentation" else "cls_head"
-    return {**{part: getattr(model, part).state_dict() for part in ("reduces", "blocks", head)}, "mona": mona}
-
-
-def package(model: HTCLIP) -> str:
-    """The package that the published code takes a model's tower from: ``timm``, ``open_clip`` or ``openai``.
-
-    Raises:
-        InputError: the published model with this tower has another classification head, or no adapters.
-    """
-    hidden = model.config.task == "classification" and hasattr(model.cls_head, "5")
-    if isinstance(model.tower, TimmTower):
-        if hidden:
-            raise InputError(
-                "the published format has no place for this classification head: its hidden layer goes with OpenAI's "
-                "tower, and the tower is one of timm"
-            )
-        return "timm"
-    if isinstance(model.tower, DinoTower):
-        raise InputError(
-            "the published code puts no adapters into a tower of DINOv2's own code, so its format has no names for them"
-        )
-    if model.config.task == "classification":
-        return "openai" if hidden else "open_clip"
-    return "openai" if not model.tower.batch_first or _of_openai(model.config.pretrained) else "open_clip"
-
-
-def save_published(model: HTCLIP, path: str | Path) -> None:
-    """Write what :func:`to_published` returns, a torch file. The file appears complete or not at all.
-
-    Raises:
-        InputError: as for :func:`to_published`, or the file cannot be written.
-    """
-    content = io.BytesIO()
-    torch.save(to_published(model), content)
-    write_whole(Path(path), content.getvalue(), "the checkpoint")
 
 
 def kind(path: Path) -> str:
@@ -219,7 +135,7 @@ def _run(model: HTCLIP) -> dict[str, Tensor]:
     return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in left_out}
 
 
-def _trained(model: HTCLIP) -> dict[str, Tensor]:
+def trained(model: HTCLIP) -> dict[str, Tensor]:
     """The tensors to save, by name: adapters, pyramid and head, and the trained weights of the tower.
 
     A weight of the tower counts as trained if it is trainable, came from a checkpoint, or was resampled.
@@ -230,39 +146,6 @@ def _trained(model: HTCLIP) -> dict[str, Tensor]:
         for name, tensor in model.state_dict().items()
         if not name.startswith("clip_model.") or ".mona." in name or name in trainable
     }
-
-
-def _of_openai(pretrained: str | None) -> bool:
-    """Whether the name of weights means OpenAI's: its tag, or a TorchScript archive, as OpenAI publishes them."""
-    return pretrained == "openai" or (
-        pretrained is not None and Path(pretrained).is_file() and is_archive(Path(pretrained))
-    )
-
-
-def _published_state(block: int, adapter: HTAdapter) -> dict[str, Tensor]:
-    """The state dict of an adapter, with a gain per channel in place of a spectral filter that is one."""
-    state: dict[str, Tensor] = adapter.state_dict()
-    if adapter.spectral is not None:
-        part: Any = adapter.get_submodule("adapter_conv.spectral")
-        gain = part.gain()
-        if gain is None:
-            raise InputError(
-                f"the published format has a gain per channel and no place for the {adapter.spectral} spectral filter "
-                f"of block {block}, whose mask depends on frequency"
-            )
-        del state["adapter_conv.spectral.mask"]
-        state["adapter_conv.freq_filter"] = gain.expand(adapter.project1.out_features).clone()
-    return state
-
-
-def _adds_nothing(model: HTCLIP) -> dict[str, Tensor]:
-    """The state dict of a new adapter like those of a model, which returns its input. It is the same every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        new = HTAdapter(model.tower.dim, model.config.bottleneck, model.config.variant, start="identity")
-    like = next(iter(adapters(model.tower).values())).gamma
-    state: dict[str, Tensor] = new.to(like.device, like.dtype).state_dict()
-    return state
 
 
 def _load_ours(
@@ -538,7 +421,7 @@ def _fill(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor], heads: bool 
         head = ClassificationHead(model.config.reduce_dim, model.config.num_classes, hidden)
         model.cls_head = head.to(like.device, like.dtype)
     state = model.state_dict()
-    wanted = {name for name in _trained(model) if heads or ".mona." in name}
+    wanted = {name for name in trained(model) if heads or ".mona." in name}
     missing, unknown = sorted(wanted - tensors.keys()), sorted(tensors.keys() - state.keys())
     if missing or unknown:
         words = [f"{name} is missing" for name in missing[:1]] + [f"{name} is unknown" for name in unknown[:1]]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-OBSERVERS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+from ht_kernels.folding import WEIGHT_HOOKS
+
+_HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
 """The attributes in which a module keeps its hooks."""
 
 
@@ -31,7 +34,7 @@ def change(module: nn.Module, form: type[Changed]) -> None:
 
 @contextmanager
 def quiet(model: nn.Module, training: bool) -> Iterator[None]:
-    """Let a model run without hooks and dropout, in a mode.
+    """Let a model run and be copied without hooks and dropout, in a mode. Hooks that compute a weight stay.
 
     Attributes, buffers and random numbers are put back afterwards.
     """
@@ -39,9 +42,9 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        for attributes, _ in kept:
+        for attributes, before in kept:
             attributes["training"] = training
-            attributes.update({observer: {} for observer in OBSERVERS})
+            attributes.update({name: _of_weights(before[name]) for name in _HOOKS})
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -55,6 +58,18 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def relative_error(got: Any, expected: Tensor) -> float:
+    """The relative L2 error in float64; infinite if ``got`` is no tensor of the shape of ``expected``."""
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        return math.inf
+    return float((got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+def _of_weights(hooks: Any) -> Any:
+    kept = {key: hook for key, hook in hooks.items() if isinstance(hook, WEIGHT_HOOKS)}
+    return type(hooks)(kept)
 
 
 @functools.cache

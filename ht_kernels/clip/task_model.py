@@ -8,6 +8,7 @@ result is the same up to rounding.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
+from ht_kernels.nn.inside import Uncalled
 
-from .in_place import OBSERVERS, Changed, change, quiet
+from .in_place import Changed, change, quiet, relative_error
 from .injection import adapt_output
 from .towers import Tower, find_tower
 
@@ -62,8 +64,8 @@ class TaskModel(Changed):
 
     The parameters stay where they were. Modules that the identities make superfluous are not called: the blocks behind
     the last one that is read, the final norm, and the parts of pyramid and head. A call goes the published way if one
-    of them has hooks or is no longer what the published code makes, if an attribute of the model that is a plain value
-    has changed, or if it is not a call with images of the tower's size alone.
+    of them has hooks or is no longer what the published code makes, if there are hooks for all modules, if an attribute
+    of the model that is a plain value has changed, or if it is not a call with images of the tower's size alone.
     """
 
     ht_plan: Plan
@@ -75,20 +77,26 @@ class TaskModel(Changed):
         parts = _parts(self, plan) if len(given) == 1 and (args or plan.argument in options) else "other arguments"
         if isinstance(parts, str) or not _fits(given[0], parts.tower):
             return super().forward(*args, **options)
-        return _logits(plan, parts, given[0])
+        return _logits(parts, given[0])
 
 
 class _Parts(NamedTuple):
+    plan: Plan
     tower: Tower
     reduces: list[nn.Linear]
     blocks: list[nn.Sequential]
     head: nn.Sequential
+    uncalled: Uncalled
+
+
+_kept: weakref.WeakKeyDictionary[nn.Module, _Parts] = weakref.WeakKeyDictionary()
+"""The parts of models, which are looked for again when a module was replaced. Copies of a model have none."""
 
 
 def take(model: nn.Module, name: str) -> Whole | str | None:
     """Give a task model the forward of :class:`TaskModel`, in place.
 
-    Before that, both are compared on a random image, in evaluation and in training mode.
+    Before that, both are compared on random images: one in evaluation mode, and two with large values in both modes.
 
     Returns:
         What is run now; a string that says why the model stays as it is; or None if it is not a task model.
@@ -111,7 +119,7 @@ def take(model: nn.Module, name: str) -> Whole | str | None:
             reasons.append(parts)
             continue
         try:
-            agree = _agree(model, plan, parts)
+            agree = _agree(model, parts)
         except Exception as error:
             reasons.append(f"it could not be tried out ({type(error).__name__}: {reason(error)})")
             continue
@@ -160,39 +168,58 @@ def _parts(model: Any, plan: Plan) -> _Parts | str:
     """The parts of a model, or the reason why it cannot be computed by the identities now."""
     if _settings(model) != plan.settings:
         return "its attributes have changed"
-    head = getattr(model, plan.head)
-    reduces, blocks = list(model.reduces), list(model.blocks)
-    for reduce, block in zip(reduces, blocks, strict=True):
+    parts = None if torch.compiler.is_compiling() else _kept.get(model)
+    if parts is None or parts.plan is not plan or not parts.uncalled.is_current():
+        try:
+            parts = _find(model, plan)
+        except InputError as error:
+            return str(error)
+        if not torch.compiler.is_compiling():
+            _kept[model] = parts
+    observed = parts.uncalled.observed()
+    if observed is not None:
+        return f"a {type(observed).__name__} that is no longer called has hooks or a replaced forward"
+    return _differs(parts) or parts
+
+
+def _find(model: Any, plan: Plan) -> _Parts:
+    """Find the parts of a model.
+
+    Raises:
+        InputError: its vision tower is not a plain vision transformer.
+    """
+    tower = find_tower(getattr(model, plan.clip))
+    reduces, blocks, head = list(model.reduces), list(model.blocks), getattr(model, plan.head)
+    dead = tower.blocks[blocks_to_run(plan.layers) :]
+    around = [part for part in tower.visual.children() if not hasattr(part, "resblocks") and part is not tower.blocks]
+    uncalled = [*reduces, *blocks, head if plan.head == "seg_head" else nn.ModuleList(head[:2]), *around, *dead]
+    tied = [vars(block)["forward"] for block in dead if "forward" in vars(block) and hasattr(block, "mona")]
+    inside = dict.fromkeys(module for part in uncalled for module in part.modules())
+    path = next(name for name, module in model.named_modules() if module is tower.blocks).split(".")
+    above = [model.get_submodule(".".join(path[:i])) for i in range(len(path) + 1)]
+    holders = [*above, model.reduces, model.blocks, head]
+    return _Parts(plan, tower, reduces, blocks, head, Uncalled(inside, holders, [adapt_output, *tied]))
+
+
+def _differs(parts: _Parts) -> str | None:
+    """The reason why the pyramid and the head of a model are not those of published code; None if they are."""
+    for reduce, block in zip(parts.reduces, parts.blocks, strict=True):
         like_published = type(reduce) is nn.Linear and _is(block, nn.LayerNorm, nn.Linear, nn.GELU, nn.Linear)
         if not like_published or block[2].approximate != "none":
             return "its pyramid is not Linear, and LayerNorm, Linear, GELU, Linear, for each level"
         if any(t is None for t in (reduce.bias, block[0].weight, block[0].bias, block[1].bias, block[3].bias)):
             return "its pyramid has a part without a bias or weight"
-    if plan.head == "seg_head":
+    head: Any = parts.head
+    if parts.plan.head == "seg_head":
         if not _is(head, nn.Upsample, nn.Conv2d) or not _upsamples_and_maps(*head):
             return "its seg_head is not a bilinear Upsample and a 1x1 Conv2d"
-        skipped = [*reduces, *blocks, head]
-    else:
-        if not isinstance(head, nn.Sequential) or not _is(head[:2], nn.AdaptiveAvgPool2d, nn.Flatten):
-            return "its cls_head does not start with AdaptiveAvgPool2d and Flatten"
-        skipped = [*reduces, *blocks, *head[:2]]
-    try:
-        tower = find_tower(getattr(model, plan.clip))
-    except InputError as error:
-        return str(error)
-    skipped += [part for part in tower.visual.children() if not hasattr(part, "resblocks") and part is not tower.blocks]
-    skipped += tower.blocks[blocks_to_run(plan.layers) :]
-    for part in skipped:
-        for module in part.modules():
-            if "forward" in vars(module) and not hasattr(module, "mona"):
-                return f"a {type(module).__name__} that is no longer called has a replaced forward"
-            if any(hook is not adapt_output for each in OBSERVERS for hook in vars(module)[each].values()):
-                return f"a {type(module).__name__} that is no longer called has hooks"
-    return _Parts(tower, reduces, blocks, head)
+    elif not isinstance(head, nn.Sequential) or not _is(head[:2], nn.AdaptiveAvgPool2d, nn.Flatten):
+        return "its cls_head does not start with AdaptiveAvgPool2d and Flatten"
+    return None
 
 
-def _logits(plan: Plan, parts: _Parts, images: Tensor) -> Tensor:
-    tower = parts.tower
+def _logits(parts: _Parts, images: Tensor) -> Tensor:
+    plan, tower = parts.plan, parts.tower
     head: Any = parts.head
     x = tower.embed(images)
     features = []
@@ -211,8 +238,8 @@ def _logits(plan: Plan, parts: _Parts, images: Tensor) -> Tensor:
     return logits
 
 
-def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
-    """Whether both ways give the same logits, in both modes, for one image and several, in small and in large numbers.
+def _agree(model: Any, parts: _Parts) -> bool:
+    """Whether both ways give the same logits: of one image in evaluation, and of two with large values in both modes.
 
     A forward that looks at its input, to scale bytes for example, differs in one of these. Dropout is off, and other
     random numbers are the same for both.
@@ -226,11 +253,9 @@ def _agree(model: Any, plan: Plan, parts: _Parts) -> bool:
             torch.manual_seed(0)
             expected = type(model).forward(model, images)
             torch.manual_seed(0)
-            got = _logits(plan, parts, images)
-        if not isinstance(expected, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
-            return False
-        error = (got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
-        if not error <= _TOLERANCE.get(like.dtype, 5e-2):
+            got = _logits(parts, images)
+        tolerance = _TOLERANCE.get(like.dtype, 5e-2)
+        if got.dtype != getattr(expected, "dtype", None) or not relative_error(expected, got) <= tolerance:
             return False
     return True
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
-from ht_kernels.folding import FoldedAdapter, fold_adapter
+from ht_kernels.folding import FoldedAdapter, fold_adapter, weight_holders
 from ht_kernels.functional import ht_adapter
-from ht_kernels.ops.prepared import Stamp, guard, is_captured, wait_for
-from ht_kernels.published import VARIANTS, PublishedAdapter
+from ht_kernels.ops.prepared import Contents, Stamp, guard, is_captured, wait_for
+from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
 
+from .inside import Inside, kinds
 from .spectral import SpectralFilter
 
 STARTS = ("published", "identity")
@@ -27,8 +28,13 @@ class HTAdapter(PublishedAdapter):
 
     In evaluation mode and without gradients, the adapter caches its folded weights. They are folded again after a
     parameter is written in place, loaded, moved or replaced, after ``train()`` or ``eval()``, and after a forward pass
-    with gradients. What autograd does not count is not noticed: a write through ``parameter.data`` or NumPy, and a step
-    of a fused optimizer behind a call in evaluation. Call ``eval()`` after these.
+    with gradients. On the CPU each call compares the parameters with a copy, so writes that autograd does not count are
+    noticed too. On a GPU they are not: call ``eval()`` after a write through ``parameter.data``, or after a step of a
+    fused optimizer behind a call in evaluation.
+
+    A weight may be computed from other parameters, as pruning, weight normalization and ``parametrize`` of torch do it.
+    Then nothing is cached. Where a module inside the adapter has hooks or a replaced forward, or is of another class,
+    as PEFT's, the adapter is computed module by module as published, as long as that is so.
 
     Args:
         dim: token width D.
@@ -69,9 +75,11 @@ class HTAdapter(PublishedAdapter):
         super().__init__(dim, bottleneck, dropout)
         self.variant = variant
         self._cache: _Kept | None = None
+        self._inside: Inside | None = None
         if start == "identity":
             nn.init.zeros_(self.project2.weight)
             nn.init.zeros_(self.project2.bias)
+        self._kinds = kinds(self)
         if spectral is not None:
             self.to_spectral(spectral, grid)
 
@@ -119,11 +127,16 @@ class HTAdapter(PublishedAdapter):
         part.mask.requires_grad_(gain.requires_grad)
         del conv.freq_filter
         conv.spectral = part
-        self._cache = None
+        conv.__class__ = _SpectralMultiScale
+        conv.frequency, conv.noise = True, self.noise
+        self._kinds = kinds(self)
+        self._forget()
         return self
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens. The class and :func:`ht_kernels.functional.ht_adapter` describe shapes and errors."""
+        if not self._look_inside().may_be_left_out():
+            return super().forward(x.to(self.gamma.dtype), grid, prefix_tokens).to(x.dtype)
         kept = self._kept()
         part = self._filter() if kept is None else kept.filter
         if part is not None:
@@ -141,9 +154,21 @@ class HTAdapter(PublishedAdapter):
         kept = self._kept()
         return fold_adapter(self) if kept is None else FoldedAdapter(*kept.folded)
 
+    def _look_inside(self) -> Inside:
+        inside = self._inside
+        if inside is None or not inside.is_current():
+            inside = Inside(self, self._kinds)
+            if not torch.compiler.is_compiling():
+                self._inside = inside
+        return inside
+
+    def _forget(self) -> None:
+        """Drop what is cached."""
+        self._cache = self._inside = None
+
     def _kept(self) -> _Kept | None:
         """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch_private.is_traced():
             # Drop the cache, because training can write parameters unnoticed: fused optimizers, and averaging code that
             # writes into ``.data``, do not change a parameter's version.
             if self._cache is not None and not torch.compiler.is_compiling():
@@ -153,7 +178,9 @@ class HTAdapter(PublishedAdapter):
         if kept is None or not kept.is_current():
             if is_captured(self.gamma) or torch_private.modes() > 0:  # under a mode, tensors may have no values
                 return None
-            kept = self._cache = _Kept(self)
+            if _are_computed(self):
+                return None
+            kept = self._cache = _Kept(self, self._look_inside())
         return kept
 
     def extra_repr(self) -> str:
@@ -170,30 +197,48 @@ class HTAdapter(PublishedAdapter):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cache": None}  # type: ignore[no-untyped-call]
+        return {**super().__getstate__(), "_cache": None, "_inside": None}  # type: ignore[no-untyped-call]
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._forget()  # what is cached belongs to the original, which may be on another GPU
+        return replica
+
+
+class _SpectralMultiScale(MultiScale):
+    """The spatial part with a :class:`SpectralFilter` in the place of the gain per channel."""
+
+    spectral: SpectralFilter
+
+    def filtered(self, s: Tensor) -> Tensor:
+        filtered: Tensor = self.spectral(s)
+        return filtered
+
+
+def _are_computed(adapter: nn.Module) -> bool:
+    """Whether a weight of an adapter is no parameter, but computed from others or, as in DataParallel, a copy."""
+    return any(name.rpartition(".")[2] not in held._parameters for name, held in weight_holders(adapter).items())
 
 
 class _Kept:
     """Folded weights, and a check whether the parameters that they were folded from have changed.
 
-    The check looks modules and parameters up in the modules that hold them, because one may have been replaced.
+    The check looks parameters up in the modules that hold them, because one may have been replaced.
     """
 
-    def __init__(self, adapter: HTAdapter) -> None:
+    def __init__(self, adapter: HTAdapter, inside: Inside) -> None:
         held: list[tuple[dict[str, Any], str, object]] = []
         parameters: list[Tensor] = []
-        for module in adapter.modules():
-            for name, child in module._modules.items():
-                if child is not None and next(child.parameters(), None) is not None:
-                    held.append((module._modules, name, child))
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    held.append((module._parameters, name, parameter))
-                    parameters.append(parameter)
+        for name, holder in weight_holders(adapter).items():
+            key = name.rpartition(".")[2]
+            parameter: Any = holder._parameters[key]
+            held.append((holder._parameters, key, parameter))
+            parameters.append(parameter)
         self.filter, self.eps = adapter._filter(), adapter.norm.eps
         held.append((vars(adapter.norm), "eps", self.eps))
-        self.held = held
+        self.held, self.inside = held, inside
         self.stamp = Stamp(parameters)
+        self.contents = Contents(self.stamp.tensors)
         with torch.autocast(adapter.gamma.device.type, enabled=False):  # calls without autocast use the weights too
             self.folded = guard(fold_adapter(adapter))
         wait_for(self.folded.up_weight)
@@ -202,4 +247,4 @@ class _Kept:
         for holder, name, found in self.held:
             if holder.get(name) is not found:
                 return False
-        return self.stamp.holds()
+        return self.inside.is_current() and self.stamp.holds() and self.contents.hold()

@@ -6,6 +6,8 @@ when a weight was written in place or moved.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Iterable
 from types import ModuleType
@@ -22,6 +24,9 @@ _MOST_CALLS = 64
 """The largest number of different calls that are remembered for one set of weights."""
 _MOST_MADE = 16
 """The largest number of prepared weights per set of folded weights: one per backend, dtype and grid of a mask."""
+
+_memcmp = ctypes.PyDLL("msvcrt" if os.name == "nt" else None).memcmp  # PyDLL: a thread that waits for the GIL waits on
+_memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
 
 class Stamp:
@@ -55,6 +60,26 @@ class Stamp:
             and all(map(Tensor.is_contiguous, self.squares))
             and (not self.strides or all(t.stride() == strides for t, strides in self.strides))
         )
+
+
+class Contents:
+    """Tells whether tensors on the CPU still have the values that they had, bit by bit.
+
+    This finds writes that autograd does not count: through ``parameter.data``, NumPy or another process. It keeps a
+    copy of each tensor, which takes as much memory again; a checksum would be no faster and could be wrong. Tensors on
+    a GPU are not compared, because the answer would have to be waited for. Addresses must not have changed.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        held = [(t.detach(), t.detach().clone()) for t in tensors if t.device.type == "cpu"]
+        dense = [(t, copy) for t, copy in held if t.stride() == copy.stride()]  # then the same order in memory
+        self.dense = [(t.data_ptr(), copy.data_ptr(), t.numel() * t.element_size()) for t, copy in dense]
+        self.others = [(t, copy) for t, copy in held if t.stride() != copy.stride()]
+        self.copies = [copy for _, copy in dense]  # keeps their memory
+
+    def hold(self) -> bool:
+        """Whether all tensors are unchanged."""
+        return all(_memcmp(*pair) == 0 for pair in self.dense) and all(torch.equal(*pair) for pair in self.others)
 
 
 class Prepared:

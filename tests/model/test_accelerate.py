@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import re
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
@@ -230,9 +231,9 @@ def replaced() -> nn.Module:
     return adapter
 
 
-def watched_inside() -> nn.Module:
+def replaced_inside() -> nn.Module:
     adapter = SequenceFirstAdapter(DIM, 8)
-    adapter.adapter_conv.register_forward_hook(lambda *_: None)
+    adapter.adapter_conv.forward = adapter.adapter_conv.forward
     return adapter
 
 
@@ -294,9 +295,9 @@ def with_buffer() -> nn.Module:
     return adapter
 
 
-def pruned() -> nn.Module:
+def low_rank() -> nn.Module:
     adapter = SequenceFirstAdapter(DIM, 8)
-    prune.l1_unstructured(adapter.project1, "weight", amount=0.5)
+    adapter.project1 = nn.Sequential(adapter.project1)
     return adapter
 
 
@@ -307,9 +308,9 @@ def pruned() -> nn.Module:
         (lambda: Other(DIM, 8), "computes something else"),
         (wide_kernel, r"adapter_conv.conv3.weight is \(8, 1, 9, 9\), expected \(8, 1, 7, 7\)"),
         (replaced, "its forward was replaced"),
-        (with_buffer, "buffers"),
-        (pruned, "its weight is computed from other parameters, as after pruning"),
-        (watched_inside, "its adapter_conv has hooks or a replaced forward"),
+        (with_buffer, "count is .1,., expected none"),
+        (low_rank, "project1 of this one is a Sequential, not a Linear"),
+        (replaced_inside, "its adapter_conv has a replaced forward"),
         (not_a_number, "not finite"),
         (lambda: NoGrid(DIM, 8), r"its forward takes \(x\), expected tokens and their patch grid"),
         (lambda: MoreDropout(DIM, 8), "computes something else"),
@@ -328,6 +329,84 @@ def test_what_is_left_and_why(make, reason: str) -> None:  # type: ignore[no-unt
     assert re.search(reason, report.left[0].reason), report.left[0].reason
     assert type(model["other"].clip_mona) is kind
     assert "1 adapter swapped, 1 left as they were" in str(report) and report.left[0].reason in str(report)
+
+
+WAYS = {
+    "pruned": lambda part: prune.l1_unstructured(part, "weight", amount=0.5),
+    "normalised": parametrizations.weight_norm,
+    "normalised in the old way": weight_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_that_are_computed_from_others(form: str, way: str, before: bool) -> None:
+    def computed(model: nn.Module) -> nn.Module:
+        for module in list(model.modules()):
+            if hasattr(module, "gammax"):
+                WAYS[way](module.project1)
+                WAYS[way](module.adapter_conv.conv3)
+        return model
+
+    x, model, other = torch.randn(3, 3, 64, 64), build(form).eval(), computed(build(form).eval())
+    if before:
+        model = computed(model)
+        model.encode_image(x)  # so that the weights have a graph, with which they cannot be copied
+    report = ht.accelerate(model)
+    assert len(report.swapped) == DEPTH and not report.left
+    model = model if before else computed(model)
+    expected, expected_grads = gradients(other, x)
+    got, grads = gradients(model, x)
+    assert relative_error(got, expected) < 1e-5 and grads.keys() == expected_grads.keys()
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for name, grad in grads.items():
+        assert float((grad - expected_grads[name]).norm()) < 1e-4 * total, name
+    for parameter in (*model.parameters(), *other.parameters()):
+        parameter.data.mul_(1.1)
+    with torch.no_grad():
+        assert relative_error(model.encode_image(x), other.encode_image(x)) < 1e-5
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_hooks_inside_fire(form: str, before: bool) -> None:
+    model, x, fired = build(form).eval(), torch.randn(2, 3, 64, 64), []
+    expected, expected_grads = gradients(model, x)
+    adapter = next(module for module in model.modules() if hasattr(module, "gammax"))
+
+    def watch() -> list[Any]:
+        return [
+            adapter.project1.register_forward_hook(lambda *_: fired.append("forward")),
+            adapter.adapter_conv.conv2.register_full_backward_hook(lambda *_: fired.append("backward")),
+        ]
+
+    handles = watch() if before else []
+    assert len(ht.accelerate(model).swapped) == DEPTH and not fired
+    handles = handles or watch()
+    got, grads = gradients(model, x)
+    assert fired == ["forward", "backward"] and relative_error(got, expected) < 1e-5
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for name, grad in grads.items():
+        assert float((grad - expected_grads[name]).norm()) < 1e-4 * total, name
+    for handle in handles:
+        handle.remove()
+    assert relative_error(gradients(model, x)[0], expected) < 1e-5 and len(fired) == 2
+
+
+def test_low_rank_adaptation_behind_accelerate() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["project1", "project2"], init_lora_weights=False)
+    model, other, x = build("timm").eval(), build("timm").eval(), torch.randn(2, 3, 64, 64)
+    ht.accelerate(model)
+    for each in (model, other):
+        torch.manual_seed(3)
+        peft.inject_adapter_in_model(config, each)
+    expected, expected_grads = gradients(other, x)
+    got, grads = gradients(model, x)
+    assert relative_error(got, expected) < 1e-5 and grads.keys() == expected_grads.keys()
+    assert any("lora_A" in name for name in grads)
 
 
 def test_copies() -> None:

@@ -12,7 +12,7 @@ import ht_kernels as ht
 from helpers.clipseg_stand_in import PublishedCLIPSeg, TransformersTower
 from helpers.published_stand_in import SequenceFirstAdapter, TaskModel, Wrapper, _replaced
 from helpers.small_towers import DEPTH, DIM, Clip, DinoVisionTransformer, shake, timm_tower
-from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.clip.towers import find_tower
 from ht_kernels.errors import InputError
 from ht_kernels.nn import HTAdapter

@@ -23,7 +23,7 @@ import ht_kernels as ht
 from helpers import small_models
 from helpers.small_towers import TOWERS, shake, small_clip, small_tower
 from ht_kernels.clip import HTCLIPConfig
-from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from PIL import Image
 import ht_kernels as ht
 from helpers.clip_folder import TIMM, clip_folder
 from helpers.small_towers import IMAGE, shake, small_clip, small_tower
-from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.deploy import check_onnx, export_onnx
 from ht_kernels.errors import InputError
 

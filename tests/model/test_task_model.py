@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
+from helpers.data_parallel import replicate
 from helpers.published_stand_in import FORMS, TaskModel, segmentation_model, task_model
 from helpers.small_towers import IMAGE
 from ht_kernels.clip.task_model import Whole
@@ -32,11 +34,14 @@ def run(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
 def called(model: nn.Module) -> list[nn.Module]:
     """The modules that a call of a model calls."""
     modules: list[nn.Module] = []
-    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _: modules.append(module))
-    try:
+    call = nn.Module.__call__
+
+    def recorded(module: nn.Module, *args: Any, **options: Any) -> Any:
+        modules.append(module)
+        return call(module, *args, **options)
+
+    with mock.patch.object(nn.Module, "__call__", recorded):  # a hook for all modules would be noticed
         model(IMAGES)
-    finally:
-        handle.remove()
     return modules
 
 
@@ -110,6 +115,59 @@ def test_hooks_fire_those_of_the_model_and_those_of_parts_that_are_left_out() ->
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
         # The stand-in, like the published code, leaves the final norm to others.
         assert calls == (["model"] if name == "norm" else [name, "model"])
+
+
+def test_hooks_for_all_modules_fire_for_parts_that_are_left_out() -> None:
+    model = task_model("openai", "segmentation").eval()
+    expected = model(IMAGES)
+    ht.accelerate(model)
+    seen: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    got = model(IMAGES)
+    report = ht.accelerate(task_model("openai", "segmentation"))
+    handle.remove()
+    assert not report.whole and not report.swapped and "hooks for all modules" in report.left[0].reason
+    assert {*model.reduces, model.seg_head[1], model.clip_model.visual.transformer.resblocks[3].mlp} <= set(seen)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("form", FORMS)
+def test_replicas_of_data_parallel(form: str, task: str) -> None:
+    model = task_model(form, task).eval()
+    expected = model(IMAGES).detach()
+    ht.accelerate(model)
+    with torch.no_grad():
+        model(IMAGES)
+        replica = replicate(model, 1)
+        assert relative_error(replica(IMAGES), expected) < 1e-5
+        twice = replicate(model, 2)
+        assert not torch.allclose(twice(IMAGES), expected, atol=1e-3)
+        assert relative_error(model(IMAGES), expected) < 1e-5
+    replicate(model, 1)(IMAGES).sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "blocks.2.mona" in name)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_and_compiled() -> None:
+    torch.compiler.reset()
+    model, other = task_model("timm", "segmentation").eval(), torch.rand(2, 3, IMAGE, IMAGE)
+    expected, at_other = model(IMAGES), model(other)
+    expected.square().sum().backward()
+    expected_grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    ht.accelerate(model)
+    with torch.no_grad():
+        model(IMAGES)
+        traced = torch.jit.trace(model, (IMAGES,), check_trace=False)
+        assert relative_error(traced(other), at_other) < 1e-5
+    model.zero_grad()
+    got = torch.compile(model, backend="aot_eager", fullgraph=True)(IMAGES)
+    got.square().sum().backward()
+    assert relative_error(got, expected) < 1e-5
+    total = sum(float(g.norm()) for g in expected_grads.values())
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert float((p.grad - expected_grads[name]).norm()) < 1e-4 * total, name
 
 
 def test_what_changes_later_is_computed_the_published_way() -> None:
@@ -220,7 +278,7 @@ def test_copies_made_before_keep_the_adapters_of_the_original_and_the_report_say
     copied = copy.deepcopy(task_model("timm", "segmentation").eval())
     report = ht.accelerate(copied)
     reasons = {left.name: left.reason for left in report.left}
-    assert len(reasons) == 4
+    assert len(reasons) == len(report.left) == 4
     assert "copy the model after accelerate" in reasons["clip_model.visual.trunk.blocks.0"]
 
 

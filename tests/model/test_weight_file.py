@@ -27,7 +27,7 @@ from helpers.small_models import small_model
 from helpers.small_towers import small_tower
 from ht_kernels.cli import main
 from ht_kernels.clip.backbone import load_backbone
-from ht_kernels.clip.checkpoint import to_published
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.clip.weight_file import read_content, read_weights
 from ht_kernels.errors import InputError
 from ht_kernels.published import PublishedHTCLIP

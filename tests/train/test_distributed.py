@@ -16,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
+from helpers.published_stand_in import task_model
+from helpers.small_towers import IMAGE
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
 
@@ -56,11 +58,30 @@ def check(rank: int, how: str) -> None:
         assert relative_error(grad, expected[name]) < 1e-4, (how, name)
 
 
+def check_accelerated(rank: int) -> None:
+    """A published task model, accelerated before it was wrapped and behind it."""
+    images = torch.rand(4, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(3))
+    alone = task_model("timm", "segmentation").eval()
+    alone(images).square().mean().backward()
+    for before in (True, False):
+        model = task_model("timm", "segmentation").eval()
+        if before:
+            ht.accelerate(model)
+        parallel = DistributedDataParallel(model, find_unused_parameters=True)
+        if not before:
+            assert ht.accelerate(parallel).whole
+        parallel(images[2 * rank : 2 * rank + 2]).square().mean().backward()
+        for parameter, expected in zip(model.parameters(), alone.parameters(), strict=True):
+            if expected.grad is not None:
+                assert relative_error(parameter.grad, expected.grad) < 1e-4
+
+
 def work(rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     for how in ("ddp", "fsdp2"):
         check(rank, how)
+    check_accelerated(rank)
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # gloo's threads may still hold tensors, and abort the process when they outlive the interpreter

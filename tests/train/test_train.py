@@ -19,8 +19,8 @@ from helpers.layout import disc, make_layout, save
 from helpers.small_towers import IMAGE, timm_tower
 from helpers.training import build, examples, train
 from ht_kernels.cli import main
-from ht_kernels.clip.checkpoint import to_published
 from ht_kernels.clip.injection import adapters
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.errors import InputError
 from ht_kernels.train import Recipe, Trainer, prepare, start_from
 from ht_kernels.train import build as build_model
