@@ -17,6 +17,7 @@ from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
+from ht_kernels.data.captions import read_captions
 from ht_kernels.deploy import GraphRunner, Session, fold, read_manifest
 from ht_kernels.train.zero_shot import embed_classes, fill
 from ht_kernels.weights import PHANTOM
@@ -156,6 +157,13 @@ def test_sentences_for_each_class(trained: Path, tmp_path: Path, capsys: pytest.
         path.write_text(text)
         assert main([*command, "--templates", str(path)]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_published_captions(tmp_path: Path) -> None:
+    """Columns in any order beside others, and names with folders."""
+    path = tmp_path / "captions.csv"
+    path.write_text('Caption,source,filename\n"a mass, oval",x,images/a.png\na cyst,y,b.png\na mass,z,a.png\n')
+    assert read_captions(path) == {"a.png": ("a mass, oval", "a mass"), "b.png": ("a cyst",)}
 
 
 def test_bad_captions(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
