@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="data sets in DATA, such as BUSI; several make one table"
     )
-    parser.add_argument("--split", default="test", help="train, val or test (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="train, val, test (default), or all of them")
     parser.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
     parser.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
     parser.add_argument(
@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = parser.add_argument_group("contrastive models, which classify images by their similarity to sentences")
     text.add_argument(
-        "--templates", type=Path, metavar="FILE", help="file with a sentence a line, {} for the class in each"
+        "--templates",
+        type=Path,
+        metavar="FILE",
+        help="file with a sentence a line: with {} where the class goes, or 'class: sentence' for one class",
     )
     text.add_argument(
         "--classes", nargs="+", metavar="NAME", help="names of labels 0, 1, ... (default: the data set's)"
@@ -112,8 +115,7 @@ def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> t
     """A split of a data set, and the prompts for its classes where a contrastive model needs them."""
     from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
     from ht_kernels.train import read_examples
-    from ht_kernels.train.evaluate import Prompts
-    from ht_kernels.train.zero_shot import TEMPLATES, read_templates
+    from ht_kernels.train.zero_shot import fill, read_prompts
 
     where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
     if model.config.task == "segmentation":
@@ -125,5 +127,5 @@ def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> t
     labels = ClassificationDataset(**where, classes=args.classes, preprocess=model.preprocess)
     if not labels.named:
         raise InputError(f"the classes of {dataset} have no names to ask for: give them with --classes")
-    templates = read_templates(args.templates) if args.templates else TEMPLATES
-    return read_examples(labels, args.skip_bad), Prompts(labels.classes, templates)
+    prompts = read_prompts(args.templates, labels.classes) if args.templates else fill(labels.classes)
+    return read_examples(labels, args.skip_bad), prompts

@@ -79,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--spectral", metavar="FORM", help="a spectral filter in place of the gain: full, shared or radial"
     )
+    model.add_argument(
+        "--normalization",
+        metavar="HOW",
+        help="of pixels, for contrastive: clip (the CLIP model's mean and standard deviation; the default, unless "
+        "--recipe is published or --from names a checkpoint that has its own) or published (none)",
+    )
     model.add_argument("--reduce-dim", type=int, metavar="R", help="width of the heads (default: 512)")
     model.add_argument(
         "--feature-layers", type=int, nargs="+", metavar="L", help="blocks that the heads read (default: 3 6 9)"
@@ -89,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--recipe",
         metavar="NAME",
-        help="ours (adapters start as the identity, warm-up, clipped gradients, averaged weights; the default for "
-        "segmentation and classification) or published (the default for contrastive)",
+        help="ours (the default: adapters start as the identity, clipped gradients; for contrastive, no caption that "
+        "fits an image is taken for a wrong one; for other tasks, warm-up and averaged weights) or published",
     )
     recipe.add_argument(
         "--method",
@@ -155,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
     trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     outcome = trainer.run()
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
+    score = "loss" if recipe.select == "loss" else score
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
         f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
@@ -182,7 +189,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
     from ht_kernels.train import Recipe, named_recipe
 
-    name = args.recipe or ("published" if args.task == "contrastive" else "ours")
+    name = args.recipe or "ours"
     options = model_options.given(args, *(f.name for f in fields(Recipe) if hasattr(args, f.name)))
     recipe = replace(named_recipe(name, args.task, args.method or "ht"), **options)
     if recipe.shots is not None and args.task != "classification":
@@ -266,7 +273,9 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
         torch.manual_seed(recipe.seed)
         return new_baseline(recipe.method, **options, **model_options.given(args, *model_options.TOWER))
     names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")
-    chosen = model_options.given(args, *names) | options
+    chosen = model_options.given(args, *names, "normalization") | options
+    if args.task == "contrastive" and args.recipe == "published" and args.checkpoint is None:
+        chosen.setdefault("normalization", "published")
     torch.manual_seed(recipe.seed)
     if not args.keep_adapters:
         chosen["start"] = recipe.start

@@ -103,6 +103,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             that training scripts use (:data:`ht_kernels.clip.weight_file.WRAPPERS`).
         overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
             ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
+            A published file has the published ``normalization``; that of a file in our format cannot be changed.
             ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does. ``image_size``
             resizes a model of our format, as ``HTCLIP.resize`` does; a warning says so if its ``familiarity`` is lost.
 
@@ -175,6 +176,13 @@ def _load_ours(
                 f"{path} is damaged: its configuration says {name} {config.get(name)!r}, its tensors {shown!r}"
             )
     size = overrides.pop("image_size", None)
+    if config.get("task") == "contrastive":
+        config.setdefault("normalization", "clip")  # older files do not say it
+        if overrides.get("normalization", config["normalization"]) != config["normalization"]:
+            raise InputError(
+                f"{path} was tuned with the normalization {config['normalization']}, and would give other embeddings "
+                f"with {overrides['normalization']}: leave normalization out"
+            )
     config = {**config, **overrides}
     if config.get("backbone") is None:
         raise InputError(
@@ -237,7 +245,7 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
             f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight, "
             f"got {outline(content.get('mona'))}"
         )
-    config: dict[str, Any] = {**_read(path, content, overrides.get("task")), **overrides}
+    config: dict[str, Any] = {"normalization": "published", **_read(path, content, overrides.get("task")), **overrides}
     if not groups:
         config.setdefault("adapter_layers", ())
     if "backbone" not in config:

@@ -30,6 +30,9 @@ NOT_CALIBRATED = (
     "ht_kernels.train.calibrate, and export it again if this is an exported file"
 )
 TASKS = ("segmentation", "classification", "contrastive")
+NORMALIZATIONS = ("clip", "published")
+"""What a model does to pixels in [0, 1]: ``clip`` subtracts the CLIP model's mean and divides by its standard
+deviation, and ``published`` passes them on as they are, as the published code does for every task."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class HTCLIPConfig:
 
     ``backbone`` is None if the caller passed a module. ``image_size`` is the tower's image size, or None if the images
     are not square. For a contrastive model, which has no head, ``num_classes`` and ``reduce_dim`` are 0 and
-    ``feature_layers`` is empty.
+    ``feature_layers`` is empty. ``normalization`` is one of :data:`NORMALIZATIONS`.
     """
 
     backbone: str | None
@@ -53,6 +56,7 @@ class HTCLIPConfig:
     image_size: int | None
     class_names: tuple[str, ...] | None
     spectral: str | None
+    normalization: str
 
     @property
     def names_weights(self) -> bool:
@@ -87,7 +91,7 @@ class HTCLIP(nn.Module):
     ``task="contrastive"`` keeps the whole CLIP model, with the text tower frozen, and has no head. Then all blocks, the
     final norm and the projection are run, ``model(images)`` is :meth:`encode_image`, and the embeddings can be compared
     with those of :meth:`encode_text`. The CLIP model's own preprocessing applies: :meth:`preprocess` resizes an image,
-    and ``encode_image`` normalizes it by mean and standard deviation.
+    and ``encode_image`` normalizes it by mean and standard deviation, unless ``normalization`` is ``published``.
 
     ``familiarity`` is None, or says how far an image is from the training images, in the distances that
     :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it
@@ -117,6 +121,8 @@ class HTCLIP(nn.Module):
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
         start: how new adapters start, as for :func:`ht_kernels.inject`. It is not part of the configuration, because a
             trained model does not depend on it.
+        normalization: one of :data:`NORMALIZATIONS`; None for the task's own: ``clip`` for ``contrastive``, and for the
+            other tasks ``published``, the only one that they have. Adapters fit the one that they were trained with.
 
     Raises:
         ValueError: an argument does not fit; the message names it.
@@ -147,6 +153,7 @@ class HTCLIP(nn.Module):
         class_names: Sequence[str] | None = None,
         spectral: str | None = None,
         start: str = "published",
+        normalization: str | None = None,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -156,6 +163,10 @@ class HTCLIP(nn.Module):
             num_classes, reduce_dim, feature_layers, class_names = 0, 0, (), None
         elif num_classes < 1 or reduce_dim < 1:
             raise ValueError(f"num_classes and reduce_dim must be positive, got {num_classes} and {reduce_dim}")
+        normalization = normalization or ("clip" if contrastive else "published")
+        known = NORMALIZATIONS if contrastive else ("published",)
+        if normalization not in known:
+            raise ValueError(f"normalization for {task} must be {' or '.join(known)}, got {normalization!r}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"class_names must have num_classes = {num_classes} names, got {len(class_names)}")
         if isinstance(backbone, nn.Module) and pretrained is not None:
@@ -210,8 +221,9 @@ class HTCLIP(nn.Module):
         if tokenizer is not None:
             self.tokenizer: Tokenizer = tokenizer
             preprocessing = self._find_preprocessing()
-            self.register_buffer("pixel_mean", torch.tensor(preprocessing.mean))
-            self.register_buffer("pixel_std", torch.tensor(preprocessing.std))
+            plain = normalization == "published"
+            self.register_buffer("pixel_mean", torch.tensor((0.0,) * 3 if plain else preprocessing.mean))
+            self.register_buffer("pixel_std", torch.tensor((1.0,) * 3 if plain else preprocessing.std))
         self.config = HTCLIPConfig(
             backbone=backbone if isinstance(backbone, str) else None,
             pretrained=pretrained,
@@ -225,6 +237,7 @@ class HTCLIP(nn.Module):
             image_size=tower.image_size[0] if tower.image_size[0] == tower.image_size[1] else None,
             class_names=None if class_names is None else tuple(class_names),
             spectral=spectral,
+            normalization=normalization,
         )
         like = tower.patch_embedding.weight
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -47,9 +47,15 @@ def to_published(model: HTCLIP) -> dict[str, Any]:
 
     Raises:
         InputError: the form has no place for a part of the model that its results depend on: weights of the tower that
-            were trained, resampled or read from a checkpoint, a spectral mask that depends on frequency, or a
-            classification head that the published model of the same tower does not have.
+            were trained, resampled or read from a checkpoint, a spectral mask that depends on frequency, a
+            classification head that the published model of the same tower does not have, or the ``normalization``
+            ``clip``.
     """
+    if model.config.normalization != "published":
+        raise InputError(
+            "the published code never subtracts mean and standard deviation, and this model's adapters were tuned on "
+            "images that are normalized as CLIP's: it would give other embeddings. Tune with --normalization published"
+        )
     own = [name for name in trained(model) if name.startswith("clip_model.") and ".mona." not in name]
     if own:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 from torch import Tensor
@@ -54,14 +54,15 @@ class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """Captions from a CSV file of image,caption, by the :func:`ht_kernels.data.names.key` of the image's name.
 
-    An image has a row for each of its captions. Commas in a caption need quotes around it.
+    An image has a row for each of its captions. Commas in a caption need quotes around it. The columns may also be
+    named filename and Caption, among others, as in the published tables; folders in front of a name are left out.
 
     Raises:
         InputError: a row is no such pair, or a caption is empty.
     """
     captions: dict[str, dict[str, None]] = {}
     for _, name, caption in read_pairs(path, "caption", "a caption (in quotes if it has commas)"):
-        captions.setdefault(key(name), {})[" ".join(caption.split())] = None
+        captions.setdefault(key(PurePosixPath(name).name), {})[" ".join(caption.split())] = None
     if not captions:
         raise InputError(f"{path} has no captions; expected lines of an image's name, a comma and a caption")
     return {image: tuple(found) for image, found in captions.items()}

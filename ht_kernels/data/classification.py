@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import image_path, read_gray, read_labels, read_rgb, split_names, to_input
+from .layout import image_path, read_gray, read_labels, split_names, to_input
 from .names import find, key
 from .phantom.config import LABELS
 
@@ -29,8 +29,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         image_size: S.
         classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`. Where no names are known any label
             below :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
-        preprocess: makes a tensor of an RGB image, such as :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive
-            model; by default the published preprocessing, in gray.
+        preprocess: makes a tensor of an image, which is made gray as published, and given as RGB: such as
+            :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive model; by default the published resizing.
 
     Attributes:
         names: of the images, in the split's order.
@@ -70,5 +70,5 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = find(image_path(self.root, self.names[index])), self.labels[index]
         if self.preprocess is not None:
-            return self.preprocess(read_rgb(path)), label
+            return self.preprocess(read_gray(path).convert("RGB")), label
         return to_input(read_gray(path), self.image_size), label

@@ -57,22 +57,28 @@ def mask_path(root: Path, name: str) -> Path:
 def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
     """Names of the images in a split.
 
+    The split ``all`` is train, val and test together.
+
     Raises:
         InputError: there is no such folder, data set or split, or the split is empty, or it names an image twice, a
             hidden file or a folder.
     """
-    if split not in SPLITS:
-        raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)}")
+    if split not in (*SPLITS, "all"):
+        raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)} or all")
     folder = root / task / dataset
     if not folder.is_dir():
         found = [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
         there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
         raise InputError(f"there is no folder {folder}: {there}")
-    path = folder / f"{split}.txt"
+    seen: set[str] = set()
+    return [name for part in (SPLITS if split == "all" else (split,)) for name in _listed(folder / f"{part}.txt", seen)]
+
+
+def _listed(path: Path, seen: set[str]) -> list[str]:
+    """The names in the list of a split. Their keys must not be in ``seen``, and are added to it."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
-        raise InputError(f"{path} names no images: the {split} split is empty")
-    seen: set[str] = set()
+        raise InputError(f"{path} names no images: the {path.stem} split is empty")
     for name in names:
         if key(name) in seen:
             raise InputError(f"{path} names {name} twice; expected each image once")

@@ -1,7 +1,4 @@
-"""InfoNCE over a whole batch, however the batch is split among processes and parts.
-
-Every image is compared with all captions of the batch, not only with those of its process or part.
-"""
+"""InfoNCE over a whole batch, however the batch is split among processes and parts, or within each part alone."""
 
 from __future__ import annotations
 
@@ -28,10 +25,11 @@ def backward(
 ) -> Tensor:
     """Compute the gradients of the loss of a batch, and return the loss. The split into parts does not change them.
 
-    For each part in turn, the loss of the whole batch is computed from the part's embeddings, with gradients, and the
-    embeddings of all other images, as constants. This gives the gradient with respect to the part, and the sum over all
-    parts is the gradient of the batch. If a process has several parts, it first embeds all of them without gradients,
-    and then each again with gradients and the same dropout.
+    Every image is compared with all captions of the batch, not only with those of its process or part. For each part in
+    turn, the loss of the whole batch is computed from the part's embeddings, with gradients, and the embeddings of all
+    other images, as constants. This gives the gradient with respect to the part, and the sum over all parts is the
+    gradient of the batch. If a process has several parts, it first embeds all of them without gradients, and then each
+    again with gradients and the same dropout.
 
     Args:
         world: the processes. Process r of n holds the images at places r, r + n, ... of the batch.
@@ -63,6 +61,40 @@ def backward(
             weight = world.num_processes if mine else 0  # gradients are averaged over processes, and we need their sum
             world.backward(loss * weight)
     return loss.detach()
+
+
+def backward_within_parts(
+    world: Accelerator,
+    embed: Any,
+    load: Callable[[Sequence[int]], Tensor],
+    parts: Sequence[Sequence[int]],
+    texts: Tensor,
+    captions: Tensor,
+    seed: int,
+) -> Tensor:
+    """Compute the gradients of the mean over the images of a batch of the losses of its parts, and return the mean.
+
+    Every image is compared with the captions of its part. Process r of n computes parts r, r + n, ...; one that gets
+    none computes the first and takes part with weight 0, because all processes must exchange gradients.
+
+    Args:
+        world, embed, load, texts, captions, seed: as for :func:`backward`.
+        parts: the places of the batch, split into parts.
+    """
+    mine = parts[world.process_index :: world.num_processes]
+    total = torch.zeros((), device=world.device)
+    for number, part in enumerate(mine or parts[:1]):
+        torch.manual_seed(seed + number)
+        with nullcontext() if number == max(len(mine) - 1, 0) else world.no_sync(embed):
+            with world.autocast():
+                images = embed(load(part))
+            places = torch.tensor(part, device=texts.device)
+            loss = info_nce(images.float(), texts[places], captions[places])
+            weight = len(part) / len(captions) if mine else 0.0
+            world.backward(loss * weight * world.num_processes)  # gradients are averaged, and we need their sum
+        total += loss.detach() * weight
+    summed: Tensor = world.reduce(total, "sum")
+    return summed
 
 
 def _gather(world: Accelerator, mine: Tensor, count: int) -> Tensor:

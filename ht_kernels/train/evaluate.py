@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -25,17 +25,17 @@ _BATCH = 32
 _NAMES = NAMES | {"f1": "F1", "auc": "AUC"}
 _NAMES |= {f"image_to_text_recall_{k}": f"recall at {k}, image to text" for k in AT}
 _NAMES |= {f"text_to_image_recall_{k}": f"recall at {k}, text to image" for k in AT}
-_NAMES |= {"mean_recall": "mean recall", "unfamiliar": "share of unfamiliar images"}
+for _way in ("image to text", "text to image"):
+    _NAMES |= {f"{_way.replace(' ', '_')}_{which}_rank": f"{which} rank, {_way}" for which in ("median", "mean")}
+_NAMES |= {
+    "rsum": "rSum, the sum of recalls in percent",
+    "mean_recall": "mean recall",
+    "unfamiliar": "share of unfamiliar images",
+}
 
 
-class Prompts(NamedTuple):
-    """The words that turn a contrastive model into a classifier.
-
-    ``classes`` holds the names of the labels 0, 1, ...; ``templates`` holds sentences with ``{}`` for the class.
-    """
-
-    classes: Sequence[str]
-    templates: Sequence[str]
+Prompts = Mapping[str, Sequence[str]]
+"""The words that turn a contrastive model into a classifier: sentences for each label 0, 1, ..., by its name."""
 
 
 def evaluate(
@@ -63,19 +63,19 @@ def evaluate(
             results cannot be written.
     """
     size = model.config.image_size
-    classes = len(prompts.classes) if prompts else class_count(model.config.num_classes)
+    classes = len(prompts) if prompts else class_count(model.config.num_classes)
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
     if prompts and classes < 2:
-        raise InputError(f"there is one class to choose from, {prompts.classes[0]}: name two or more with --classes")
+        raise InputError(f"there is one class to choose from, {next(iter(prompts))}: name two or more with --classes")
     if not captions:
         examples.check_classes(classes)
     device = next(model.parameters()).device
     indices = range(len(examples))
     predictions, signals = predict_with_signals(model, examples, indices, _BATCH, device)
     if prompts:
-        predictions = class_probabilities(predictions, embed_classes(model, *prompts).cpu())
+        predictions = class_probabilities(predictions, embed_classes(model, prompts).cpu())
     if captions:
         found = ranks(predictions, embed_texts(model, examples.texts).cpu(), examples.targets)
         rows, summary = _rank_rows(examples, *found), recalls(*found)
@@ -96,7 +96,7 @@ def evaluate(
     if model.config.task == "segmentation":
         results |= {"image_size": examples.images.shape[-1], **counts(rows)}
     if prompts:
-        results["prompts"] = prompts._asdict()
+        results["prompts"] = dict(prompts)
     with output_folder(output) as folder:
         pictures = _draw(folder, examples, predictions, rows)
         _write(folder, rows, results, _report(results, pictures))
@@ -208,7 +208,7 @@ def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     for picture in pictures:
         rows += ["", f"![{picture}]({picture})"]
     for name, words in results.get("prompts", {}).items():
-        rows += ["", f"{name.capitalize()}: {'; '.join(words)}"]
+        rows += ["", f"Sentences for {name}: {'; '.join(words)}"]
     rows += ["", *(f"- {name}: {value}" for name, value in model.items() if value not in (None, 0, ()))]
     rows += ["", *(f"- left out {name}: {why}" for name, why in results["left_out"].items())]
     return "\n".join(rows).rstrip() + "\n"

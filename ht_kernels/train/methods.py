@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -68,6 +69,20 @@ def merged(model: HTCLIP, method: str) -> HTCLIP:
     model = copy.deepcopy(model)
     merge_lora(model)
     return model
+
+
+@contextmanager
+def text_tower_in_training(model: HTCLIP) -> Iterator[None]:
+    """A context in which the text tower of a contrastive model is in training mode: its dropout acts."""
+    clip_model: Any = model.clip_model
+    parts = [part for part in clip_model.children() if part is not clip_model.visual]
+    try:
+        for part in parts:
+            part.train()
+        yield
+    finally:
+        for part in parts:
+            part.eval()
 
 
 def _tower_parameters(model: HTCLIP) -> Iterator[nn.Parameter]:

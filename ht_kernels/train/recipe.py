@@ -58,6 +58,14 @@ class Recipe:
         shots: the number of images of each class to use instead, for classification; None for ``ratio``.
         seed: the seed of the initial heads and adapters, the few-shot subset, the order, augmentation and dropout.
         precision: mixed precision: ``no``, ``bf16`` or ``fp16``.
+        negatives: for contrastive, the captions that an image is compared with: those of its whole ``batch``, or those
+            of its ``part``, one of ``accumulate`` in a batch. A part then stays in one process, and ``drop_last``
+            leaves out images that do not fill a part.
+        equal_negatives: for contrastive, whether a caption with the same words as an image's own, that of another
+            image, counts as a wrong one.
+        text_dropout: for contrastive, whether the text tower, which is not trained, drops at random as in training.
+        select: the best epoch has the highest ``score`` (:data:`ht_kernels.train.metrics.SCORES`), or, for contrastive,
+            the lowest validation ``loss``.
 
     Raises:
         InputError: a value is unknown or out of range.
@@ -86,6 +94,10 @@ class Recipe:
     shots: int | None = None
     seed: int = 1
     precision: str = "no"
+    negatives: str = "batch"
+    equal_negatives: bool = False
+    text_dropout: bool = False
+    select: str = "score"
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -94,6 +106,8 @@ class Recipe:
             ("augment", AUGMENTATIONS),
             ("ratio", RATIOS),
             ("precision", ("no", "bf16", "fp16")),
+            ("negatives", ("batch", "part")),
+            ("select", ("score", "loss")),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -122,10 +136,19 @@ class Recipe:
         if self.shots is not None and self.ratio != 100:
             raise InputError(f"ratio {self.ratio} and shots {self.shots} were both given, expected one of them")
 
+    @property
+    def compared(self) -> int:
+        """The number of images and captions among which the contrastive loss compares: a batch, or a part of it."""
+        return self.batch if self.negatives == "batch" else math.ceil(self.batch / self.accumulate)
+
+    def images_of(self, images: int) -> int:
+        """The number of images that an epoch trains on, of a training split of so many images."""
+        whole = images // self.compared * self.compared
+        return whole if whole and self.drop_last else images
+
     def steps_of(self, images: int) -> int:
         """The number of steps of an epoch over a training split of so many images."""
-        whole = images // self.batch
-        return whole if whole and self.drop_last else math.ceil(images / self.batch)
+        return math.ceil(self.images_of(images) / self.batch)
 
     def validates(self, epoch: int) -> bool:
         """Whether there is a validation after an epoch, counted from 1."""
@@ -144,6 +167,35 @@ class Recipe:
         cosine = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
         return self.final_learning_rate + (peak - self.final_learning_rate) * cosine
 
+
+PUBLISHED_CONTRASTIVE = Recipe(
+    lora_dropout=0.1,
+    epochs=32,
+    batch=256,
+    accumulate=4,
+    clip=1.0,
+    validate_every=1,
+    validate_offset=0,
+    patience=10,
+    augment="none",
+    negatives="part",
+    equal_negatives=True,
+    text_dropout=True,
+    select="loss",
+)
+"""The published recipe for images with captions, that of BiomedCLIP."""
+
+OURS_CONTRASTIVE = replace(
+    PUBLISHED_CONTRASTIVE,
+    lora_dropout=0.0,
+    drop_last=False,
+    start="identity",
+    negatives="batch",
+    equal_negatives=False,
+    text_dropout=False,
+    select="score",
+)
+"""The recipe ``ours`` for images with captions: no caption that fits an image is taken for a wrong one."""
 
 OURS = Recipe(
     epochs=30,
@@ -180,9 +232,12 @@ def named_recipe(name: str, task: str, method: str = "ht") -> Recipe:
     """
     if name not in RECIPES:
         raise InputError(f"recipe {name!r} is unknown; expected one of {', '.join(RECIPES)}")
-    published = Recipe(lora_dropout=0.1) if task == "contrastive" else Recipe()
-    recipe, rate = (published, 1e-6) if name == "published" else (OURS, 2e-5)
+    contrastive = task == "contrastive"
+    if name == "published":
+        recipe, rate = PUBLISHED_CONTRASTIVE if contrastive else Recipe(), 1e-6
+    else:
+        recipe, rate = OURS_CONTRASTIVE if contrastive else OURS, 2e-5
     recipe = replace(recipe, method=method)
     if method not in ("full", *LAST):
         return recipe
-    return replace(recipe, learning_rate=rate) if task == "contrastive" else replace(recipe, adapter_learning_rate=rate)
+    return replace(recipe, learning_rate=rate) if contrastive else replace(recipe, adapter_learning_rate=rate)

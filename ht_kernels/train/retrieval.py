@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-AT = (1, 5, 10)
+AT = (1, 2, 5, 10)
+
+_MEAN_OF = (1, 5, 10)
+"""The recalls in the mean recall, the usual ones."""
 
 
 def ranks(images: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,8 +37,18 @@ def ranks(images: Tensor, texts: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 
 
 def recalls(of_images: Tensor, of_texts: Tensor) -> dict[str, float]:
-    """Recall at 1, 5 and 10 in both directions, from the results of :func:`ranks`, and the mean of the six numbers."""
+    """Summarize the results of :func:`ranks`.
+
+    Returns:
+        For each direction, ``image_to_text`` and ``text_to_image``: recall at 1, 2, 5 and 10 (``_recall_{k}``), the
+        median and the mean of the ranks (``_median_rank``, ``_mean_rank``). ``rsum``, the sum of all eight recalls in
+        percent. ``mean_recall``, the mean of the six recalls at 1, 5 and 10.
+    """
     values: dict[str, float] = {}
-    for way, found in (("image_to_text", of_images), ("text_to_image", of_texts[of_texts > 0])):
+    ways = {"image_to_text": of_images.double(), "text_to_image": of_texts[of_texts > 0].double()}
+    for way, found in ways.items():
         values |= {f"{way}_recall_{k}": float((found <= k).double().mean()) for k in AT}
-    return {**values, "mean_recall": sum(values.values()) / len(values)}
+        values |= {f"{way}_median_rank": float(found.quantile(0.5)), f"{way}_mean_rank": float(found.mean())}
+    usual = [values[f"{way}_recall_{k}"] for way in ways for k in _MEAN_OF]
+    total = sum(values[f"{way}_recall_{k}"] for way in ways for k in AT)
+    return {**values, "rsum": 100 * total, "mean_recall": sum(usual) / len(usual)}

@@ -47,7 +47,8 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
             spectral filter only if ``spectral`` is given too.
 
     Raises:
-        InputError: the checkpoint cannot be loaded, has no adapters to keep, or an option does not fit it.
+        InputError: the checkpoint cannot be loaded, has no adapters to keep, its adapters were trained with another
+            ``normalization`` than the model has, or an option does not fit it.
     """
     given = [name for name in (*_OF_ADAPTERS, "start") if name in options]
     if keep_adapters and given:
@@ -58,12 +59,22 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     source = HTCLIP.from_checkpoint(path, **tower, **(form if keep_adapters else {}))
     if keep_adapters and not adapters(source.tower):
         raise InputError(f"{path} has no adapters that could be kept: start with new ones, without --keep-adapters")
+    task, own = options.get("task", source.config.task), source.config.normalization
+    wanted = options.get("normalization", own if task == "contrastive" else "published")
+    if keep_adapters and wanted != own:
+        raise InputError(
+            f"the adapters of {path} were trained with the normalization {own}, and would be fed with {wanted}: "
+            "name the same with --normalization if the task has it, or start with new adapters, without --keep-adapters"
+        )
     if size is not None and keep_adapters:
         source.resize(size)
     elif size is not None and source.tower.image_size != (size, size):
         source.tower.resize(size)  # without the adapters, whose filters may be bound to a grid: new ones replace them
     missing = () if source.config.feature_layers else _OF_HEADS
-    config = {name: value for name, value in vars(source.config).items() if name not in missing} | form | options
+    config = {name: value for name, value in vars(source.config).items() if name not in missing} | form
+    if not keep_adapters and task != source.config.task:
+        del config["normalization"]
+    config |= options
     if keep_adapters:
         config |= {name: getattr(source.config, name) for name in (*_OF_ADAPTERS, "adapter_layers", "spectral")}
         model = _make(**config)
@@ -100,6 +111,8 @@ def _shared(source: HTCLIP, model: HTCLIP, keep_adapters: bool) -> dict[str, Any
     head = pyramid and classes and ours.task == theirs.task
 
     def shared(name: str) -> bool:
+        if name.startswith("pixel_") and ours.normalization != theirs.normalization:
+            return False
         if ".mona." in name:
             return keep_adapters
         if name.startswith("clip_model."):

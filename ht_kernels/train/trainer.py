@@ -29,8 +29,8 @@ from .average import Average
 from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
-from .losses import loss_for
-from .methods import merged, uses_adapters
+from .losses import info_nce, loss_for
+from .methods import merged, text_tower_in_training, uses_adapters
 from .metrics import SCORES, embed_texts, predict, score, summarize
 from .recipe import Recipe
 from .retrieval import ranks, recalls
@@ -44,7 +44,8 @@ class Outcome:
 
     Attributes:
         epochs: the number of epochs run, including those before a resume.
-        best: the best validation score, which the saved weights have: mean Dice, accuracy or mean recall.
+        best: the best validation score, which the saved weights have: mean Dice, accuracy, mean recall, or the loss if
+            the recipe selects by it.
         best_epoch: the epoch with the best score, counted from 1.
     """
 
@@ -72,7 +73,8 @@ class Trainer:
 
     Raises:
         InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
-            target is a class that the model does not have; no validation image has a lesion; the precision is fp16 and
+            target is a class that the model does not have; no validation image has a lesion; the best epoch is to be
+            selected by the loss, and the task is not contrastive; the precision is fp16 and
             there is no GPU; or the folder cannot be made.
     """
 
@@ -83,6 +85,8 @@ class Trainer:
         if model.config.task != "contrastive":
             for examples in (train, val):
                 examples.check_classes(class_count(model.config.num_classes))
+        if model.config.task != "contrastive" and recipe.select == "loss":
+            raise InputError(f"select 'loss' is for contrastive, and this model is for {model.config.task}")
         if model.config.task == "segmentation" and not val.targets.any():
             raise InputError(
                 f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
@@ -96,8 +100,8 @@ class Trainer:
         self.parallel, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.statistics = _statistics(model)
         if self.contrastive:
-            # The text tower is frozen, so each caption is embedded only once.
-            self.texts = embed_texts(model, train.texts)
+            # The text tower is frozen, so without dropout each caption is embedded only once.
+            self.texts = None if recipe.text_dropout else embed_texts(model, train.texts)
         else:
             self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
@@ -106,7 +110,7 @@ class Trainer:
         self.found_foreground = False
         self.events: EventLog | None = None
         self.epoch = self.step = self.waited = 0
-        self.best, self.best_epoch = -1.0, 0
+        self.best, self.best_epoch = math.inf if recipe.select == "loss" else -1.0, 0
         self.rows: list[dict[str, Any]] = []
         make_folder(output)
         if (output / "last.pt").exists():
@@ -151,7 +155,7 @@ class Trainer:
     @property
     def _images_of_epoch(self) -> int:
         """How many images of the training split an epoch uses."""
-        return min(len(self.train), self.recipe.steps_of(len(self.train)) * self.recipe.batch)
+        return self.recipe.images_of(len(self.train))
 
     def _train_batch(self, batch: list[int]) -> float:
         recipe, world = self.recipe, self.accelerator
@@ -213,20 +217,33 @@ class Trainer:
         return float(world.reduce(total, "sum"))
 
     def _contrast(self, batch: list[int], parts: list[list[int]]) -> float:
-        """Compute the gradients of the contrastive loss over a whole batch, and return the loss."""
+        """Compute the gradients of the contrastive loss of a batch, and return the loss."""
+        recipe = self.recipe
         captions = torch.tensor([self._caption(i) for i in batch], device=self.accelerator.device)
-        seed = hash((self.recipe.seed, self.step, self.accelerator.process_index)) % 2**62
+        texts = self._embed_captions(captions)
+        backward = contrast.backward
+        if recipe.negatives == "part":
+            places, size, backward = range(len(batch)), recipe.compared, contrast.backward_within_parts
+            parts = [list(places[i : i + size]) for i in range(0, len(batch), size)]
         return float(
-            contrast.backward(
+            backward(
                 self.accelerator,
                 self.parallel,
                 lambda part: self._examples([batch[place] for place in part])[0],
                 parts,
-                self.texts[captions],
-                captions,
-                seed,
+                texts,
+                torch.arange(len(batch), device=captions.device) if recipe.equal_negatives else captions,
+                hash((recipe.seed, self.step, self.accelerator.process_index)) % 2**62,
             )
         )
+
+    def _embed_captions(self, captions: Tensor) -> Tensor:
+        """Return the embeddings of the captions of a batch, the same in all processes."""
+        if self.texts is not None:
+            return self.texts[captions]
+        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**62)
+        with text_tower_in_training(self.model):
+            return embed_texts(self.model, [self.train.texts[i] for i in captions])
 
     def _caption(self, i: int) -> int:
         """Choose one of the captions of image ``i`` at random."""
@@ -256,9 +273,10 @@ class Trainer:
         """
         with nullcontext() if self.average is None else self.average.in_place():
             summary = self._scores()
-            value = summary[SCORES[self.model.config.task]]
+            by_loss = self.recipe.select == "loss"
+            value = summary["loss" if by_loss else SCORES[self.model.config.task]]
             self.waited += 1
-            if value > self.best:
+            if value < self.best if by_loss else value > self.best:
                 self.best, self.best_epoch, self.waited = value, self.epoch, 0
                 if self.accelerator.is_main_process:
                     merged(self.model, self.recipe.method).save(self.output / "best.safetensors")
@@ -272,9 +290,19 @@ class Trainer:
         if self.contrastive:
             found = dict(gather_object(list(zip(mine, predictions, strict=True))))
             images = torch.stack([found[i] for i in range(len(self.val))])
-            return recalls(*ranks(images, embed_texts(self.model, self.val.texts).cpu(), self.val.targets))
+            texts = embed_texts(self.model, self.val.texts).cpu()
+            loss = self._contrastive_loss(images, texts[self.val.targets[:, 0]])
+            return {"loss": loss, **recalls(*ranks(images, texts, self.val.targets))}
         classes = class_count(self.model.config.num_classes)
         return summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
+
+    def _contrastive_loss(self, images: Tensor, texts: Tensor) -> float:
+        """The mean loss of the validation images and the first captions of each, among as many as in training."""
+        first = self.val.targets[:, 0]
+        captions = torch.arange(len(first)) if self.recipe.equal_negatives else first
+        size = self.recipe.compared
+        pieces = [slice(i, i + size) for i in range(0, len(images), size)]
+        return sum(float(info_nce(images[p], texts[p], captions[p])) for p in pieces) / len(pieces)
 
     def _warn_of_background(self) -> None:
         """Say so if no pixel of any training image was predicted as foreground in the epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,19 @@ import torch
 import torch.nn.functional as F
 from open_clip.transform import image_transform_v2
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import ht_kernels as ht
 from helpers.clip_folder import TIMM, clip_folder
+from helpers.layout import make_layout
+from helpers.published_stand_in import build as published_clip
 from helpers.small_towers import IMAGE, shake, small_clip, small_tower
+from ht_kernels.cli import main
 from ht_kernels.clip.published_checkpoint import to_published
-from ht_kernels.deploy import check_onnx, export_onnx
+from ht_kernels.deploy import check_onnx, export_onnx, read_manifest
 from ht_kernels.errors import InputError
+from ht_kernels.train import start_from
 
 TEXTS = ["a benign tumour", "a cyst at the upper left"]
 
@@ -140,7 +147,8 @@ def test_what_trains() -> None:
 def test_checkpoints(tmp_path: Path) -> None:
     place = clip_folder(tmp_path / "clip", mean=[0.4] * 3)
     torch.manual_seed(2)
-    model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", bottleneck=8).eval()
+    options = {"bottleneck": 8, "normalization": "published"}
+    model = ht.HTCLIP(f"local-dir:{place}", task="contrastive", **options).eval()
     for block in model.tower.blocks:
         shake(block.mona)
     model.save(tmp_path / "model.safetensors")
@@ -159,6 +167,75 @@ def test_checkpoints(tmp_path: Path) -> None:
         ht.HTCLIP.from_checkpoint(
             tmp_path / "model.safetensors", task="segmentation", num_classes=2, reduce_dim=8, feature_layers=(1,)
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["timm", "open_clip", "openai"])
+def test_published_adapters_get_pixels_as_the_published_code_feeds_them(form: str, tmp_path: Path) -> None:
+    published = published_clip(form)
+    published.visual.head = getattr(small_clip(form).float().visual, "head", None)
+    published.eval()
+    torch.save({n: p for n, p in published.named_parameters() if "mona" in n}, tmp_path / "best_model.pth")
+    backbone = small_clip(form).float()
+    model = ht.HTCLIP.from_checkpoint(tmp_path / "best_model.pth", backbone=backbone, task="contrastive").eval()
+    images = torch.rand(2, 3, IMAGE, IMAGE)
+    expected = F.normalize(published.encode_image(images), dim=-1)
+    assert model.config.normalization == "published"
+    folded = ht.fold(model)
+    for got in (model(images), folded(images)):
+        assert (got - expected).abs().max() < 1e-5
+    export_onnx(folded, tmp_path / "model.onnx", channels=3)
+    manifest = read_manifest(tmp_path / "model.json")
+    assert (manifest.pixel_mean, manifest.pixel_std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_normalization(tmp_path: Path) -> None:
+    place = f"local-dir:{clip_folder(tmp_path / 'clip')}"
+    for normalization in ("clip", "published"):
+        model = ht.HTCLIP(place, task="contrastive", bottleneck=8, normalization=normalization).eval()
+        path = tmp_path / f"{normalization}.safetensors"
+        model.save(path)
+        again = ht.HTCLIP.from_checkpoint(path).eval()
+        images = torch.rand(2, 3, IMAGE, IMAGE)
+        with torch.no_grad():
+            assert again.config == model.config and torch.equal(again(images), model(images))
+        assert bool((again.pixel_mean == 0).all()) == (normalization == "published")
+    with pytest.raises(InputError, match="was tuned with the normalization published, and would give other embeddings"):
+        ht.HTCLIP.from_checkpoint(path, normalization="clip")
+    with pytest.raises(ValueError, match="normalization for segmentation must be published, got 'clip'"):
+        ht.HTCLIP(small_clip(), normalization="clip")
+    # A file from before there was a choice has the normalization of CLIP.
+    with safe_open(tmp_path / "clip.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["ht_kernels"])
+    del header["config"]["normalization"]
+    save_file(tensors, tmp_path / "old.safetensors", {"ht_kernels": json.dumps(header)})
+    assert ht.HTCLIP.from_checkpoint(tmp_path / "old.safetensors").config.normalization == "clip"
+
+
+def test_adapters_are_not_fed_with_another_normalization(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place, start = f"local-dir:{clip_folder(tmp_path / 'clip')}", tmp_path / "clip.safetensors"
+    ht.HTCLIP(place, task="contrastive", bottleneck=8).save(start)
+    torch.manual_seed(5)
+    dense = ht.HTCLIP(place, reduce_dim=16, feature_layers=(1, 2), bottleneck=8)
+    dense.save(tmp_path / "dense.safetensors")
+    data = make_layout(tmp_path / "data")
+    words = ["train", str(data), "--dataset", "BUSI", "--output", str(tmp_path / "run"), "--keep-adapters"]
+    for task, came, more in (
+        ("segmentation", start, ["--feature-layers", "1", "2"]),
+        ("contrastive", start, ["--normalization", "published"]),
+        ("contrastive", tmp_path / "dense.safetensors", ["--normalization", "clip"]),
+    ):
+        if task == "contrastive":
+            (data / "contrastive/BUSI").mkdir(parents=True, exist_ok=True)
+        assert main([*words, "--task", task, "--from", str(came), *more]) == 2
+        assert "were trained with the normalization" in capsys.readouterr().err
+    # Without a wish the adapters' own is taken, and new adapters may have another.
+    kept = start_from(tmp_path / "dense.safetensors", "ht", keep_adapters=True, task="contrastive")
+    assert kept.config.normalization == "published"
+    assert start_from(tmp_path / "dense.safetensors", "ht", task="contrastive").config.normalization == "clip"
+    new = start_from(start, "ht", normalization="published")
+    assert new.config.normalization == "published" and (new.pixel_mean == 0).all()
 
 
 def test_what_has_no_text_tower() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 
 from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
+from ht_kernels.data.captions import read_captions
 from ht_kernels.deploy import GraphRunner, Session, fold, read_manifest
-from ht_kernels.errors import InputError
-from ht_kernels.train.zero_shot import embed_classes, read_templates
+from ht_kernels.train.zero_shot import embed_classes, fill
 from ht_kernels.weights import PHANTOM
 
 
@@ -44,15 +47,15 @@ def test_zero_shot(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*command, "--templates", str(templates)]) == 0
     assert "| accuracy |" in capsys.readouterr().out
     found = results(tmp_path / "out")
-    assert found["prompts"]["templates"] == ["a {} lesion", "ultrasound of a {} lesion"]
-    assert found["prompts"]["classes"] == ["none", "hypoechoic", "hyperechoic", "cystic", "shadowing"]
+    assert list(found["prompts"]) == ["none", "hypoechoic", "hyperechoic", "cystic", "shadowing"]
+    assert found["prompts"]["cystic"] == ["a cystic lesion", "ultrasound of a cystic lesion"]
     with (tmp_path / "out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     guesses = [max(range(5), key=json.loads(row["probabilities"]).__getitem__) for row in rows]
     right = [int(row["label"]) == guess for row, guess in zip(rows, guesses, strict=True)]
     assert found["summary"]["accuracy"] == pytest.approx(sum(right) / len(right)) and found["images"] == len(rows)
     report = (tmp_path / "out/report.md").read_text()
-    assert "![roc.png]" in report and "Templates: a {} lesion; ultrasound of a {} lesion" in report
+    assert "![roc.png]" in report and "Sentences for none: a none lesion; ultrasound of a none lesion" in report
     for words, expected in (
         (["--classes", "one"], "expected one of 0 (one)"),
         (["--templates", str(trained / "data/PHANTOM.sha256")], "expected a sentence with {} once"),
@@ -70,9 +73,12 @@ def test_retrieval(trained: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     for what, way in (("text", "image_to_text"), ("image", "text_to_image")):
         found = [int(row["rank"]) for row in rows if row["found"] == what]
-        for k in (1, 5, 10):
+        assert summary[f"{way}_mean_rank"] == pytest.approx(statistics.mean(found))
+        assert summary[f"{way}_median_rank"] == statistics.median(found)
+        for k in (1, 2, 5, 10):
             assert summary[f"{way}_recall_{k}"] == pytest.approx(sum(rank <= k for rank in found) / len(found))
-    assert "| recall at 5, text to image |" in (tmp_path / "out/report.md").read_text()
+    assert summary["rsum"] == pytest.approx(100 * sum(value for name, value in summary.items() if "_recall_" in name))
+    assert "| median rank, text to image |" in (tmp_path / "out/report.md").read_text()
 
 
 def test_clip_as_it_is(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,13 +122,49 @@ def test_classes_without_names(trained: Path, tmp_path: Path, capsys: pytest.Cap
 def test_an_ensemble_is_the_mean_of_its_prompts(tmp_path: Path) -> None:
     model = HTCLIP(f"local-dir:{clip_folder(tmp_path / 'clip')}", task="contrastive").eval()
     with torch.no_grad():
-        got = embed_classes(model, ["benign", "cyst {x}"], ["a {} lesion", "{} tumour"])
+        got = embed_classes(model, fill(["benign", "cyst {x}"], ["a {} lesion", "{} tumour"]))
         for row, name in zip(got, ("benign", "cyst {x}"), strict=True):
             mean = model.encode_text([f"a {name} lesion", f"{name} tumour"]).mean(0)
-            torch.testing.assert_close(row, mean / mean.norm())
-    (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(InputError, match="has no templates"):
-        read_templates(tmp_path / "empty.txt")
+            torch.testing.assert_close(row, mean)
+
+
+def test_sentences_for_each_class(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Different ones, and different numbers of them: the mean of the similarities to the sentences, times 100."""
+    root = make_layout(tmp_path / "data")
+    colour = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(root / "all/images/BUSI_0.png")
+    path, best = tmp_path / "prompts.txt", trained / "run/best.safetensors"
+    path.write_text("benign: an oval mass, well-defined\nmalignant: spiculated margins\nbenign: a simple cyst\n")
+    command = ["evaluate", str(best), str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    assert main([*command, "--templates", str(path), "--split", "all"]) == 0
+    prompts = {"benign": ["an oval mass, well-defined", "a simple cyst"], "malignant": ["spiculated margins"]}
+    found = results(tmp_path / "out")
+    assert found["prompts"] == prompts and found["images"] == 10
+    model = HTCLIP.from_checkpoint(best).eval()
+    image = model.preprocess(Image.fromarray(colour).convert("L"))
+    pixels = (image * 255).round()[None] / 255
+    with torch.no_grad():
+        scores = [100 * (model(pixels) @ model.encode_text(words).t()).mean() for words in prompts.values()]
+    with (tmp_path / "out/results.csv").open() as file:
+        first = next(row for row in csv.DictReader(file) if row["name"] == "BUSI_0.png")
+    odds = torch.tensor(json.loads(first["probabilities"])).log().diff()
+    assert float(odds) == pytest.approx(float(scores[1] - scores[0]), rel=1e-2)
+    for text, expected in (
+        ("\n", "has no sentences"),
+        ("benign: a {} mass\na cyst\n", "'a cyst' came, expected a sentence with {} once"),
+        ("benign: a mass\nother: a cyst\n", "'other: a cyst' came"),
+        ("benign: a mass\n", "has no sentence for malignant"),
+    ):
+        path.write_text(text)
+        assert main([*command, "--templates", str(path)]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_published_captions(tmp_path: Path) -> None:
+    """Columns in any order beside others, and names with folders."""
+    path = tmp_path / "captions.csv"
+    path.write_text('Caption,source,filename\n"a mass, oval",x,images/a.png\na cyst,y,b.png\na mass,z,a.png\n')
+    assert read_captions(path) == {"a.png": ("a mass, oval", "a mass"), "b.png": ("a cyst",)}
 
 
 def test_bad_captions(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

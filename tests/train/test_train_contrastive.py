@@ -7,6 +7,7 @@ import hashlib
 import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
+import random
 import signal
 import socket
 import time
@@ -29,12 +30,12 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.data import CaptionDataset, SegmentationDataset
 from ht_kernels.data.phantom import Phantom, caption, simulate
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, prepare, read_examples, start_from
+from ht_kernels.train import Examples, Recipe, Trainer, named_recipe, prepare, read_examples, start_from
 from ht_kernels.train.losses import info_nce
 from ht_kernels.train.methods import merged, uses_adapters
 from ht_kernels.train.metrics import predict
 from ht_kernels.train.retrieval import ranks, recalls
-from ht_kernels.train.zero_shot import class_probabilities, embed_classes
+from ht_kernels.train.zero_shot import class_probabilities, embed_classes, fill
 
 
 def build(method: str = "ht", task: str = "contrastive", dropout: float = 0.1) -> ht.HTCLIP:
@@ -168,6 +169,66 @@ def test_captions_are_drawn_by_seed_and_epoch(tmp_path: Path) -> None:
     assert first == drawn() and len(set(first)) == 2
 
 
+def test_the_published_recipe_is_a_plain_loop(tmp_path: Path) -> None:
+    """Two parts of two images in a step, the fifth image dropped, the text tower in training mode, least loss kept."""
+    root = make_captions(tmp_path / "data")
+    options = {"epochs": 3, "batch": 4, "accumulate": 2, "learning_rate": 1e-2, "lora_dropout": 0.0}
+    recipe = dataclasses.replace(named_recipe("published", "contrastive"), **options)
+    model, plain = build(dropout=0.0), build(dropout=0.0)
+    data = [examples(root, split, model) for split in ("train", "val")]
+    run = Trainer(model, recipe, *data, tmp_path / "out", say=lambda _: None)
+    modes: list[bool] = []
+    model.clip_model.transformer.register_forward_hook(lambda module, *_: modes.append(module.training))
+    outcome = run.run()
+    assert set(modes) == {True, False} and not model.clip_model.transformer.training
+    trained = [p for p in plain.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 1e-2, (0.9, 0.95), weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3, eta_min=1e-8)
+
+    def loss(examples: Examples, places: list[int], captions: list[int]) -> torch.Tensor:
+        images = plain.encode_image(examples.images[places].float() / 255)
+        logits = images @ plain.encode_text([examples.texts[i] for i in captions]).t() / 0.07
+        own = torch.arange(len(places))
+        return sum(torch.nn.functional.cross_entropy(side, own) for side in (logits, logits.t())) / 2
+
+    expected = []
+    for run.epoch in range(3):
+        order = list(range(5))
+        random.Random(f"{recipe.seed} {run.epoch}").shuffle(order)
+        parts = order[:2], order[2:4]
+        losses = [loss(data[0], part, [run._caption(i) for i in part]) for part in parts]
+        (sum(losses) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            expected.append((float(sum(losses) / 2), float(loss(data[1], [0, 1], data[1].targets[:, 0].tolist()))))
+    assert len(data[1]) == 2 and len(data[1].texts) == 1  # equal captions are wrong for each other
+    found = [(row["loss"], row["val_loss"]) for row in run.rows]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    assert outcome.best == min(row["val_loss"] for row in run.rows)
+    assert recipe.patience == 10 and recipe.augment == "none" and recipe.clip == 1
+
+
+def test_dropout_of_the_text_tower(tmp_path: Path) -> None:
+    root = make_captions(tmp_path / "data")
+    run, still = (trainer(root, tmp_path / name, text_dropout=name == "on") for name in ("on", "off"))
+    run.model.clip_model.transformer.resblocks[0].mlp.append(torch.nn.Dropout(0.5))
+    run.model.eval()
+    captions = torch.tensor([0, 1, 0])
+    first, again = run._embed_captions(captions), run._embed_captions(captions)
+    assert torch.equal(first, again) and not torch.allclose(first[0], first[2], atol=1e-3)
+    run.step += 1
+    assert not torch.allclose(run._embed_captions(captions), first, atol=1e-3)
+    assert torch.equal(still._embed_captions(captions)[0], still._embed_captions(captions)[2])
+
+
+def test_the_loss_is_for_captions(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="select 'loss' is for contrastive, and this model is for segmentation"):
+        trainer(make_captions(tmp_path / "data"), tmp_path / "out", task="segmentation", select="loss")
+
+
 def gradients(root: Path, output: Path, task: str, batch: list[int], **options: object) -> dict[str, torch.Tensor]:
     """The loss of one batch, and its gradients by name."""
     run = trainer(root, output, "all", task, dropout=0.0, **options)
@@ -181,6 +242,9 @@ def gradients(root: Path, output: Path, task: str, batch: list[int], **options: 
 BATCHES = ([0, 3, 1, 4, 2], [2])
 """Five images for two processes, and one, which leaves nothing for the second."""
 
+WITHIN_PARTS = {"accumulate": 2, "negatives": "part"}
+"""Options by which the five images are three parts, the last of one image."""
+
 
 def work(rank: int, root: Path, output: Path, port: int) -> None:
     torch.set_num_threads(1)
@@ -191,6 +255,9 @@ def work(rank: int, root: Path, output: Path, port: int) -> None:
             for i, batch in enumerate(BATCHES):
                 found = gradients(root, output / "run", task, batch, accumulate=accumulate)
                 torch.save(found, output / f"{task}{accumulate}{i}.{rank}")
+    for i, batch in enumerate(BATCHES):
+        found = gradients(root, output / "run", "contrastive", batch, **WITHIN_PARTS)
+        torch.save(found, output / f"parts{i}.{rank}")
     dist.barrier()
     os._exit(0)  # gloo's threads may still hold tensors, and abort the process when they outlive the interpreter
 
@@ -218,6 +285,13 @@ def test_two_processes_get_the_loss_and_gradients_of_one(tmp_path: Path, forks: 
     for process in processes:
         process.join(300)
         assert process.exitcode == 0
+    for i, batch in enumerate(BATCHES):
+        expected = gradients(root, tmp_path / "one", "contrastive", batch, **WITHIN_PARTS)
+        for rank in (0, 1):
+            found = torch.load(tmp_path / f"parts{i}.{rank}", weights_only=True)
+            assert found.keys() == expected.keys()
+            for name, value in expected.items():
+                assert relative_error(found[name], value) < 1e-4, (i, rank, name)
     for task in ("contrastive", "segmentation"):
         for i, batch in enumerate(BATCHES):
             expected = gradients(root, tmp_path / "one", task, batch)
@@ -360,6 +434,6 @@ def test_learns_what_captions_say(tmp_path: Path) -> None:
     recipe = Recipe(method="all", epochs=12, batch=16, learning_rate=3e-3, augment="none")
     Trainer(model, recipe, train, val, tmp_path, say=lambda _: None).run()
     places = [f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "centre", "right")]
-    classes = embed_classes(model, KINDS, [f"a {{}} lesion at the {place}" for place in places])
+    classes = embed_classes(model, fill(KINDS, [f"a {{}} lesion at the {place}" for place in places]))
     guesses = class_probabilities(predict(model, unseen, range(48), 32, "cpu"), classes.cpu()).argmax(1)
     assert (guesses == labels).double().mean() > 0.8  # chance is 0.5, with a standard deviation of 0.072
