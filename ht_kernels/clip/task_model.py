@@ -195,9 +195,10 @@ def _find(model: Any, plan: Plan) -> _Parts:
     uncalled = [*reduces, *blocks, head if plan.head == "seg_head" else nn.ModuleList(head[:2]), *around, *dead]
     tied = [vars(block)["forward"] for block in dead if "forward" in vars(block) and hasattr(block, "mona")]
     inside = dict.fromkeys(module for part in uncalled for module in part.modules())
-    path = next(name for name, module in model.named_modules() if module is tower.blocks).split(".")
-    above = [model.get_submodule(".".join(path[:i])) for i in range(len(path) + 1)]
-    holders = [*above, model.reduces, model.blocks, head]
+    of_tower = set(tower.blocks)
+    places = [name.split(".") for name, module in model.named_modules() if module in of_tower]
+    above = {".".join(place[:i]): None for place in places for i in range(len(place))}
+    holders = [*map(model.get_submodule, above), model.reduces, model.blocks, head]
     return _Parts(plan, tower, reduces, blocks, head, Uncalled(inside, holders, [adapt_output, *tied]))
 
 
