@@ -254,6 +254,14 @@ def weight_holders(adapter: nn.Module) -> dict[str, nn.Module]:
     return holders
 
 
+def compute_weights(modules: Iterable[nn.Module]) -> None:
+    """Compute the weights that hooks of torch's utilities compute before each call of a module, without the call."""
+    for module in modules:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WEIGHT_HOOKS):
+                hook(module, ())
+
+
 def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
     """The weights of an adapter by their published names, each as its module would compute with it now.
 
@@ -261,10 +269,7 @@ def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
         ValueError: a part or a weight is missing, or a part is of another kind.
     """
     holders = weight_holders(adapter)
-    for holder in dict.fromkeys(holders.values()):
-        for hook in holder._forward_pre_hooks.values():
-            if isinstance(hook, WEIGHT_HOOKS):
-                hook(holder, ())
+    compute_weights(dict.fromkeys(holders.values()))
     weights: dict[str, Any] = {name: getattr(module, name.rpartition(".")[2]) for name, module in holders.items()}
     for name, weight in weights.items():
         if weight is None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
 
 from . import model_options
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     task, size = model.config.task, model.config.image_size or 224
     if task != "contrastive" and (args.templates or args.classes or args.retrieval):
         raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
+    if args.retrieval and (args.templates or args.classes):
+        raise InputError("--retrieval finds images and captions, and --templates and --classes are for classification")
     if args.phantoms is not None:
         if args.data or args.dataset or task != "segmentation" or args.phantoms < 1:
             raise InputError("--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model")
@@ -80,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
         sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
     else:
         raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
-    for examples, _ in sets.values():
+    for of, (examples, _) in sets.items():
+        if task != "contrastive":
+            try:
+                examples.check_classes(class_count(model.config.num_classes))
+            except InputError as error:
+                raise InputError(f"{of}: {error}") from error
         for bad, why in examples.bad.items():
             print(f"left out {bad}: {why}")
     split = "" if args.phantoms is not None else f", {args.split} split"

@@ -25,6 +25,7 @@ _OF_TOWERS = {
     "start": "--start",
     "adapter_learning_rate": "--adapter-learning-rate",
     "variant": "--variant",
+    "normalization": "--normalization",
     "spectral": "--spectral",
     "reduce_dim": "--reduce-dim",
     "feature_layers": "--feature-layers",
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="share of the training split to use: 1, 2, 5, 10, 20, 50 or 100 (default)",
     )
-    data.add_argument("--shots", type=int, metavar="K", help="instead: K images of each class, to classify")
+    data.add_argument(
+        "--shots", type=int, metavar="K", help="instead: K images of each class, or all of a smaller one, to classify"
+    )
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
     )
@@ -158,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
         trainer.say(f"left out {name}: {why}")
     if unfoldable:
         trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
+    if has_tower and model.draws_tower and recipe.method not in ("full", "all"):
+        trainer.say("The tower has random weights, and is frozen: name trained ones with --pretrained.")
     trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     outcome = trainer.run()
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
@@ -274,8 +279,7 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
         return new_baseline(recipe.method, **options, **model_options.given(args, *model_options.TOWER))
     names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")
     chosen = model_options.given(args, *names, "normalization") | options
-    if args.task == "contrastive" and args.recipe == "published" and args.checkpoint is None:
-        chosen.setdefault("normalization", "published")
+    new = "published" if args.task == "contrastive" and args.recipe == "published" else None
     torch.manual_seed(recipe.seed)
     if not args.keep_adapters:
         chosen["start"] = recipe.start
@@ -283,7 +287,9 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
         raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.checkpoint is not None:
         with model_options.plain_warnings():
-            return start_from(args.checkpoint, recipe.method, args.keep_adapters, **chosen)
+            return start_from(args.checkpoint, recipe.method, args.keep_adapters, new, **chosen)
     if args.keep_adapters:
         raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
+    if new is not None:
+        chosen.setdefault("normalization", new)
     return build(recipe.method, **chosen)

@@ -73,16 +73,23 @@ def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
         calls.append(given)
         return type(block.mona).forward(block.mona, *given)
 
+    same = True
     try:
-        with quiet(block, training=False), torch.no_grad():
-            vars(block.mona)["forward"] = record
-            replaced = block.forward(x)
-            if len(calls) != 1:
-                return "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
-            tokens, *arguments = calls[0]
-            own = type(block).forward(block, x)
-            adapted = block.mona(own, *arguments)
-            same = max(relative_error(own, tokens), relative_error(adapted, replaced)) <= _TOLERANCE
+        for training in False, True:  # a forward may differ in training alone, as one with stochastic depth does
+            calls.clear()
+            with quiet(block, training), torch.no_grad():
+                vars(block.mona)["forward"] = record
+                torch.manual_seed(0)
+                replaced = block.forward(x)
+                if len(calls) != 1:
+                    return (
+                        "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
+                    )
+                tokens, *arguments = calls[0]
+                torch.manual_seed(0)
+                own = type(block).forward(block, x)
+                adapted = block.mona(own, *arguments)
+            same = same and max(relative_error(own, tokens), relative_error(adapted, replaced)) <= _TOLERANCE
     except Exception as error:
         return f"its forward could not be tried out ({type(error).__name__}: {reason(error)})"
     return tuple(arguments) if same else "its forward does something else than to run the block and then its adapter"

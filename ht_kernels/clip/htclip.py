@@ -341,6 +341,11 @@ class HTCLIP(nn.Module):
         return not self.config.names_weights and any(".mona." not in name for name in self.from_file)
 
     @property
+    def draws_tower(self) -> bool:
+        """Whether the tower is made by its name alone, so that its weights are random."""
+        return bool(self.config.backbone) and not self.config.names_weights and not self.holds_tower
+
+    @property
     def depth(self) -> int:
         """The number of blocks that are run: those up to the last feature layer, or all for ``contrastive``."""
         layers = self.config.feature_layers

@@ -18,12 +18,25 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
 
 
 class Changed(nn.Module):
-    """A module that :func:`change` gave a forward of ours. It can be copied and pickled."""
+    """A module that :func:`change` gave a forward of ours. It can be copied and pickled.
+
+    Attributes named in ``of_this_model`` stay with the module, and its copies do not get them.
+    """
+
+    of_this_model: tuple[str, ...] = ()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         form, kind = type(self).__bases__
-        state: Any = getattr(self, "__getstate__", lambda: vars(self))  # every object has one from Python 3.11 on
-        return _empty, (form, kind), state()
+        state: Any = getattr(self, "__getstate__", lambda: vars(self))()  # every object has one from Python 3.11 on
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name not in self.of_this_model}
+        return _empty, (form, kind), state
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        for name in self.of_this_model:
+            vars(replica).pop(name, None)
+        return replica
 
 
 def change(module: nn.Module, form: type[Changed]) -> None:

@@ -8,7 +8,6 @@ result is the same up to rounding.
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Iterator
 from types import NoneType
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
-from ht_kernels.folding import blocks_to_run, fold_pyramid
+from ht_kernels.folding import blocks_to_run, compute_weights, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
@@ -69,6 +68,7 @@ class TaskModel(Changed):
     """
 
     ht_plan: Plan
+    of_this_model = ("_ht_parts",)
 
     def forward(self, *args: Any, **options: Any) -> Any:
         """Return the logits of images (B, 3, H, W): (B, K, H, W) for segmentation, (B, K) for classification."""
@@ -87,10 +87,6 @@ class _Parts(NamedTuple):
     blocks: list[nn.Sequential]
     head: nn.Sequential
     uncalled: Uncalled
-
-
-_kept: weakref.WeakKeyDictionary[nn.Module, _Parts] = weakref.WeakKeyDictionary()
-"""The parts of models, which are looked for again when a module was replaced. Copies of a model have none."""
 
 
 def take(model: nn.Module, name: str) -> Whole | str | None:
@@ -165,17 +161,21 @@ def _fits(images: Any, tower: Tower) -> bool:
 
 
 def _parts(model: Any, plan: Plan) -> _Parts | str:
-    """The parts of a model, or the reason why it cannot be computed by the identities now."""
+    """The parts of a model, or the reason why it cannot be computed by the identities now.
+
+    A :class:`TaskModel` keeps its parts, which are looked for again when a module was replaced.
+    """
     if _settings(model) != plan.settings:
         return "its attributes have changed"
-    parts = None if torch.compiler.is_compiling() else _kept.get(model)
+    keeps = isinstance(model, TaskModel) and not torch.compiler.is_compiling()
+    parts: _Parts | None = vars(model).get("_ht_parts") if keeps else None
     if parts is None or parts.plan is not plan or not parts.uncalled.is_current():
         try:
             parts = _find(model, plan)
         except InputError as error:
             return str(error)
-        if not torch.compiler.is_compiling():
-            _kept[model] = parts
+        if keeps:
+            vars(model)["_ht_parts"] = parts
     observed = parts.uncalled.observed()
     if observed is not None:
         return f"a {type(observed).__name__} that is no longer called has hooks or a replaced forward"
@@ -222,6 +222,8 @@ def _differs(parts: _Parts) -> str | None:
 def _logits(parts: _Parts, images: Tensor) -> Tensor:
     plan, tower = parts.plan, parts.tower
     head: Any = parts.head
+    folded = [*parts.reduces, *parts.blocks, *([head] if plan.head == "seg_head" else [])]
+    compute_weights(module for part in folded for module in part.modules())
     x = tower.embed(images)
     features = []
     for i in range(blocks_to_run(plan.layers)):
@@ -229,7 +231,8 @@ def _logits(parts: _Parts, images: Tensor) -> Tensor:
         if i in plan.layers:
             features.append(tower.patches(x))
     device = images.device.type
-    like = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parts.reduces[0].weight.dtype
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    like = torch.get_autocast_dtype(device) if cast else parts.reduces[0].weight.dtype
     if plan.head == "seg_head":
         size, weight, bias = head[0].size, head[1].weight.flatten(1), head[1].bias
         scores = feature_pyramid(features, *fold_pyramid(parts.reduces, parts.blocks, weight, bias))

@@ -127,7 +127,7 @@ class Recipe:
                 raise InputError(f"{name} is {value}, expected {least} or more")
         for name in ("learning_rate", "adapter_learning_rate", "clip"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} is {value}, expected a number above 0")
         if self.average is not None and not 0 < self.average < 1:
             raise InputError(f"average is {self.average}, expected a decay between 0 and 1, such as 0.99")
@@ -195,7 +195,8 @@ OURS_CONTRASTIVE = replace(
     text_dropout=False,
     select="score",
 )
-"""The recipe ``ours`` for images with captions: no caption that fits an image is taken for a wrong one."""
+"""The recipe ``ours`` for images with captions: the caption of an image is not taken for a wrong one of another that
+has the same."""
 
 OURS = Recipe(
     epochs=30,

@@ -32,7 +32,9 @@ def build(method: str, **options: Any) -> HTCLIP:
     return _make(**options, adapter_layers=run if uses_adapters(method) else ())
 
 
-def start_from(path: Path, method: str, keep_adapters: bool = False, **options: Any) -> HTCLIP:
+def start_from(
+    path: Path, method: str, keep_adapters: bool = False, new_normalization: str | None = None, **options: Any
+) -> HTCLIP:
     """Make a model with weights from a checkpoint: the tower, the heads that fit and, if asked for, the adapters.
 
     The pyramid fits if the model's pyramid reads the same blocks and has the same width. The head fits if, in addition,
@@ -43,6 +45,8 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
         method: one of :data:`ht_kernels.train.METHODS`.
         keep_adapters: take the adapters from the checkpoint. If ``spectral`` is given, it replaces their gain by a
             spectral filter.
+        new_normalization: the ``normalization`` of new adapters for another task than that of the checkpoint, unless
+            ``options`` name it; None for that of HTCLIP.
         options: arguments of HTCLIP; by default, the values of the checkpoint. If ``variant`` is given, adapters have a
             spectral filter only if ``spectral`` is given too.
 
@@ -73,7 +77,7 @@ def start_from(path: Path, method: str, keep_adapters: bool = False, **options: 
     missing = () if source.config.feature_layers else _OF_HEADS
     config = {name: value for name, value in vars(source.config).items() if name not in missing} | form
     if not keep_adapters and task != source.config.task:
-        del config["normalization"]
+        config["normalization"] = new_normalization
     config |= options
     if keep_adapters:
         config |= {name: getattr(source.config, name) for name in (*_OF_ADAPTERS, "adapter_layers", "spectral")}
