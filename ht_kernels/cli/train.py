@@ -26,6 +26,7 @@ _OF_TOWERS = {
     "adapter_learning_rate": "--adapter-learning-rate",
     "variant": "--variant",
     "spectral": "--spectral",
+    "normalization": "--normalization",
     "reduce_dim": "--reduce-dim",
     "feature_layers": "--feature-layers",
 }
