@@ -120,13 +120,13 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
         if isinstance(module, HTAdapter):
             left.append(Left(name, "it runs on the kernels already"))
             continue
-        variant = _variant(module)
-        reason = variant if variant not in VARIANTS else _swap(module, variant)
-        if reason:
-            left.append(Left(name, reason))
+        with quiet(module, training=False):  # in training mode, a spectral norm changes when its weight is read
+            variant = _variant(module)
+        why = variant if variant not in VARIANTS else _swap(module, variant)
+        if why:
+            left.append(Left(name, why))
         else:
-            bottleneck, dim = module.project1.weight.shape
-            swapped.append(Swapped(name, variant, dim, bottleneck))
+            swapped.append(Swapped(name, variant, module.project1.in_features, module.project1.out_features))
     names = {module: name for name, module in model.named_modules()}
     for tower in _towers(model):
         left += [Left(names[tower.blocks[i]], why) for i, why in untie(tower).items()]
@@ -149,7 +149,7 @@ def _towers(model: nn.Module) -> Iterable[Tower]:
     for module in model.modules():
         with suppress(InputError):  # it is no tower
             tower = find_tower(module)
-            towers.setdefault(tower.blocks, tower)
+            towers.setdefault(tower.visual, tower)
     return towers.values()
 
 

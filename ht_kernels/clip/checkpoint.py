@@ -104,7 +104,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             that training scripts use (:data:`ht_kernels.clip.weight_file.WRAPPERS`).
         overrides: arguments of HTCLIP. They take precedence over those in the file. Pass ``backbone`` and
             ``pretrained`` for a published file, which does not name its tower, and ``task`` for a file with two heads.
-            A published file has the published ``normalization``; that of a file in our format cannot be changed.
+            The ``normalization`` of a file cannot be changed; a published file has ``published``.
             ``spectral`` converts adapters with a gain per channel, as ``HTCLIP.to_spectral`` does. ``image_size``
             resizes a model of our format, as ``HTCLIP.resize`` does; a warning says so if its ``familiarity`` is lost.
 
@@ -179,11 +179,7 @@ def _load_ours(
     size = overrides.pop("image_size", None)
     if config.get("task") == "contrastive":
         config.setdefault("normalization", "clip")  # older files do not say it
-        if overrides.get("normalization", config["normalization"]) != config["normalization"]:
-            raise InputError(
-                f"{path} was tuned with the normalization {config['normalization']}, and would give other embeddings "
-                f"with {overrides['normalization']}: leave normalization out"
-            )
+        _check_normalization(path, config["normalization"], overrides)
     config = {**config, **overrides}
     if config.get("backbone") is None:
         raise InputError(
@@ -209,6 +205,16 @@ def _load_ours(
             )
     # A trained tower has positions of its own, so the model gets its weights first and another size then.
     return model if size is None else model.resize(size)
+
+
+def _check_normalization(path: Path, own: str, overrides: Mapping[str, Any]) -> None:
+    """Raise InputError if the overrides have another ``normalization`` than the one that a file was tuned with."""
+    given = overrides.get("normalization", own)
+    if given != own:
+        raise InputError(
+            f"{path} was tuned with the normalization {own}, and would give other embeddings with {given}: leave "
+            "normalization out"
+        )
 
 
 def _like_that_of(path: Path, model: HTCLIP, tensors: Mapping[str, Tensor]) -> Familiarity:
@@ -246,6 +252,7 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
             f"{path} holds no adapters: expected tensors with names such as blocks.0.mona.clip_mona.project1.weight, "
             f"got {outline(content.get('mona'))}"
         )
+    _check_normalization(path, "published", overrides)
     config: dict[str, Any] = {"normalization": "published", **_read(path, content, overrides.get("task")), **overrides}
     if not groups:
         config.setdefault("adapter_layers", ())

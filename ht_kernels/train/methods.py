@@ -43,13 +43,13 @@ def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:
         raise InputError(f"the method {method} trains no tower: make its network with ht_kernels.train.new_baseline")
     if method == "heads" and model.config.task == "contrastive":
         raise InputError("the method heads trains heads alone, and a contrastive model has none; evaluate it untrained")
+    if LAST.get(method, 0) > model.depth:
+        raise InputError(f"the method {method} trains {LAST[method]} blocks, and the model runs {model.depth}")
     model.familiarity = None
     model.requires_grad_(False)
     for part in model.children():
         if part is not model.clip_model:
             part.requires_grad_(True)
-    if LAST.get(method, 0) > model.depth:
-        raise InputError(f"the method {method} trains {LAST[method]} blocks, and the model runs {model.depth}")
     if method in LAST:
         for block in model.tower.blocks[model.depth - LAST[method] : model.depth]:
             block.requires_grad_(True)

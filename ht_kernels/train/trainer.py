@@ -74,8 +74,8 @@ class Trainer:
     Raises:
         InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
             target is a class that the model does not have; no validation image has a lesion; the best epoch is to be
-            selected by the loss, and the task is not contrastive; the precision is fp16 and
-            there is no GPU; or the folder cannot be made.
+            selected by the loss, and the task is not contrastive; the precision is fp16 and there is no GPU; or the
+            folder cannot be made.
     """
 
     def __init__(
@@ -143,14 +143,15 @@ class Trainer:
         torch.manual_seed(hash((recipe.seed, self.epoch, world.process_index)) % 2**63)
         order = list(range(len(self.train)))
         random.Random(f"{recipe.seed} {self.epoch}").shuffle(order)
+        order = order[: self._images_of_epoch]
         self.parallel.train()
         total = 0.0
         self.found_foreground = False
-        for first in range(0, self._images_of_epoch, recipe.batch):
+        for first in range(0, len(order), recipe.batch):
             batch = order[first : first + recipe.batch]
             total += self._train_batch(batch) * len(batch)
             self.step += 1
-        return total / self._images_of_epoch
+        return total / len(order)
 
     @property
     def _images_of_epoch(self) -> int:

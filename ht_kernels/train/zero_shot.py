@@ -23,9 +23,8 @@ TEMPLATES = (
 )
 """The default prompts, for class names that describe a lesion, such as "benign"."""
 
-
 _SCALE = 100.0
-"""The published factor of similarities, at which CLIP's own ends. The softmax of the products are probabilities."""
+"""The published factor by which similarities are multiplied before the softmax."""
 
 
 def fill(classes: Sequence[str], templates: Sequence[str] = TEMPLATES) -> dict[str, tuple[str, ...]]:

@@ -14,9 +14,10 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 from helpers.adapters import relative_error
 from helpers.data_parallel import replicate
 from helpers.small_towers import shake
+from ht_kernels import accelerate
 from ht_kernels.folding import fold_adapter
 from ht_kernels.nn import HTAdapter
-from ht_kernels.published import PublishedAdapter
+from ht_kernels.published import HybridAdapter, PublishedAdapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DIM, WIDTH, GRID = 12, 4, (3, 2)
@@ -257,3 +258,15 @@ def test_replicas_of_data_parallel() -> None:
         assert torch.equal(adapter(X, GRID), expected)
     replicate(adapter, 1)(X, GRID).sum().backward()
     assert adapter.project1.weight.grad is not None
+
+
+@pytest.mark.parametrize("normalise", [spectral_norm, parametrizations.spectral_norm])
+def test_accelerate_does_not_change_what_a_norm_has_estimated(normalise: Callable[..., nn.Module]) -> None:
+    """In training mode, each look at a weight with a spectral norm goes a step on with the estimate of that norm."""
+    torch.manual_seed(0)
+    adapter = HybridAdapter(DIM, WIDTH).train()
+    normalise(adapter.project1)
+    before = {name: value.clone() for name, value in adapter.named_buffers()}
+    assert accelerate(adapter).swapped and before
+    for name, value in adapter.named_buffers():
+        assert torch.equal(value, before[name]), name

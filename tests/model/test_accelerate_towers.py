@@ -148,3 +148,10 @@ def test_full_tuning_of_a_dinov2_trains_what_is_run() -> None:
     model(torch.rand(1, 3, 64, 64)).square().sum().backward()
     trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert "clip_model.cls_token" in trained and [name for name, grad in trained.items() if grad is None] == []
+
+
+def test_a_tower_in_chunks_is_reported_once() -> None:
+    """A CLIP model and its vision part both have the tower, whose list of blocks is made anew each time."""
+    model = Clip(adapted(DinoVisionTransformer(chunks=2)))
+    left = ht.accelerate(copy.deepcopy(model)).left  # in a copy, every forward calls the adapter of the original
+    assert len(left) == DEPTH and all("as in a copy" in each.reason for each in left)

@@ -181,6 +181,10 @@ def test_published_adapters_get_pixels_as_the_published_code_feeds_them(form: st
     images = torch.rand(2, 3, IMAGE, IMAGE)
     expected = F.normalize(published.encode_image(images), dim=-1)
     assert model.config.normalization == "published"
+    with pytest.raises(InputError, match="was tuned with the normalization published, and would give other embeddings"):
+        ht.HTCLIP.from_checkpoint(
+            tmp_path / "best_model.pth", backbone=small_clip(form).float(), task="contrastive", normalization="clip"
+        )
     folded = ht.fold(model)
     for got in (model(images), folded(images)):
         assert (got - expected).abs().max() < 1e-5

@@ -370,3 +370,11 @@ def test_our_own_models_are_no_task_models_of_others() -> None:
     model = ht.HTCLIP.from_checkpoint("phantom")
     report = ht.accelerate(model)
     assert not report.whole and all("runs on the kernels already" in each.reason for each in report.left)
+
+
+def test_random_numbers_of_other_devices_are_left_alone() -> None:
+    """A model on the CPU is tried out with seeded random numbers, and a GPU's are for what is done there afterwards."""
+    model = task_model("timm", "segmentation")
+    with mock.patch.object(torch.cuda, "manual_seed_all") as seed:
+        assert ht.accelerate(model).whole
+    seed.assert_not_called()

@@ -212,7 +212,8 @@ def test_the_last_blocks_alone_are_tuned(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(saved.eval()(images), model.eval()(images))
     with pytest.raises(InputError, match="the method last6 trains 6 blocks, and the model runs 4"):
-        prepare(deep(), "last6")
+        prepare(model, "last6")
+    assert any(p.requires_grad for p in model.tower.blocks[3].parameters()), "a model that is refused stays as it was"
 
 
 def test_inputs_of_low_rank_updates_are_dropped_in_training() -> None:

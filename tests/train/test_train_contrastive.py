@@ -211,6 +211,15 @@ def test_the_published_recipe_is_a_plain_loop(tmp_path: Path) -> None:
     assert recipe.patience == 10 and recipe.augment == "none" and recipe.clip == 1
 
 
+def test_images_that_do_not_fill_a_part_are_dropped_behind_a_whole_batch(tmp_path: Path) -> None:
+    """Of five images in batches of 3 and parts of 2, four are trained on: three in a step, and one in the next."""
+    options = {"batch": 3, "accumulate": 2, "negatives": "part", "drop_last": True}
+    run = trainer(make_captions(tmp_path / "data"), tmp_path / "out", **options)
+    batches: list[int] = []
+    run._train_batch = lambda batch: batches.append(len(batch)) or 1.0
+    assert run._train_epoch() == 1.0 and batches == [3, 1]
+
+
 def test_dropout_of_the_text_tower(tmp_path: Path) -> None:
     root = make_captions(tmp_path / "data")
     run, still = (trainer(root, tmp_path / name, text_dropout=name == "on") for name in ("on", "off"))
