@@ -27,7 +27,6 @@ _OF_TOWERS = {
     "variant": "--variant",
     "normalization": "--normalization",
     "spectral": "--spectral",
-    "normalization": "--normalization",
     "reduce_dim": "--reduce-dim",
     "feature_layers": "--feature-layers",
 }
