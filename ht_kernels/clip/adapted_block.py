@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ht_kernels.errors import reason
 
-from .in_place import Changed, change, quiet, relative_error
+from .in_place import Changed, change, quiet, relative_error, seed
 from .towers import Tower
 
 _TOLERANCE = 1e-3
@@ -79,14 +79,14 @@ def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
             calls.clear()
             with quiet(block, training), torch.no_grad():
                 vars(block.mona)["forward"] = record
-                torch.manual_seed(0)
+                seed(like.device)
                 replaced = block.forward(x)
                 if len(calls) != 1:
                     return (
                         "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
                     )
                 tokens, *arguments = calls[0]
-                torch.manual_seed(0)
+                seed(like.device)
                 own = type(block).forward(block, x)
                 adapted = block.mona(own, *arguments)
             same = same and max(relative_error(own, tokens), relative_error(adapted, replaced)) <= _TOLERANCE

@@ -51,8 +51,7 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
         model: the model.
         path: the file to write, a safetensors file.
         tower: write the weights of the frozen tower too, except for blocks that the task does not run. The file then
-            needs no other weights, and its configuration names none. A tower whose weights were drawn at random is
-            always written, because nothing else has them.
+            needs no other weights, and its configuration names none.
         dtype: the type of the tensors in the file, such as ``torch.float16``; None for their own. What tells familiar
             images keeps its own type. :func:`load` makes a model of the tower's usual type in either case.
 
@@ -70,7 +69,7 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": config}
     # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
     # several blocks share.
-    kept = (_run(model) if tower or model.draws_tower else {}) | trained(model)
+    kept = (_run(model) if tower else {}) | trained(model)
     tensors = {
         name: t.detach()
         .to("cpu", None if name.startswith(_FAMILIARITY) else dtype)

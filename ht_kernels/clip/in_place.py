@@ -95,3 +95,11 @@ def _empty(form: Any, kind: Any) -> Any:
     """A changed module without any state, for copies."""
     made = _class(form, kind)
     return made.__new__(made)
+
+
+def seed(device: torch.device) -> None:
+    """Seed the random numbers of the CPU and of a device, but not those of other devices, as torch.manual_seed does."""
+    torch.default_generator.manual_seed(0)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(0)

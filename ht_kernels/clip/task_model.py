@@ -22,7 +22,7 @@ from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
 from ht_kernels.nn.inside import Uncalled
 
-from .in_place import Changed, change, quiet, relative_error
+from .in_place import Changed, change, quiet, relative_error, seed
 from .injection import adapt_output
 from .towers import Tower, find_tower
 
@@ -254,22 +254,14 @@ def _agree(model: Any, parts: _Parts) -> bool:
     large = torch.cat([255 * image, 3 * image - 1.5])
     for images, training in (image, False), (large, False), (large, True):
         with quiet(model, training), torch.no_grad():
-            _seed(like.device)
+            seed(like.device)
             expected = type(model).forward(model, images)
-            _seed(like.device)
+            seed(like.device)
             got = _logits(parts, images)
         tolerance = _TOLERANCE.get(like.dtype, 5e-2)
         if got.dtype != getattr(expected, "dtype", None) or not relative_error(expected, got) <= tolerance:
             return False
     return True
-
-
-def _seed(device: torch.device) -> None:
-    """Seed the random numbers of the CPU and of a device, but not those of other devices, as torch.manual_seed does."""
-    torch.default_generator.manual_seed(0)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(0)
 
 
 def _upsamples_and_maps(upsample: Any, convolution: Any) -> bool:
