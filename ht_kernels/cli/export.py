@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
-        if not (model.holds_tower or model.config.names_weights):
+        if model.draws_tower:
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         with terminal.step(f"writing ONNX in {args.precision}"):

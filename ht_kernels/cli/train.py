@@ -98,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--recipe",
         metavar="NAME",
-        help="ours (the default: adapters start as the identity, clipped gradients; for contrastive, no caption that "
-        "fits an image is taken for a wrong one; for other tasks, warm-up and averaged weights) or published",
+        help="ours (the default: adapters start as the identity, clipped gradients; for contrastive, equal captions "
+        "are not taken for wrong ones; for other tasks, warm-up and averaged weights) or published",
     )
     recipe.add_argument(
         "--method",

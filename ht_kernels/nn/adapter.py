@@ -135,9 +135,10 @@ class HTAdapter(PublishedAdapter):
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int = 1) -> Tensor:
         """Adapt tokens. The class and :func:`ht_kernels.functional.ht_adapter` describe shapes and errors."""
-        if not self._look_inside().may_be_left_out():
+        inside = self._look_inside()
+        if not inside.may_be_left_out():
             return super().forward(x.to(self.gamma.dtype), grid, prefix_tokens).to(x.dtype)
-        kept = self._kept()
+        kept = self._kept(inside)
         part = self._filter() if kept is None else kept.filter
         if part is not None:
             part.check(grid)
@@ -151,7 +152,7 @@ class HTAdapter(PublishedAdapter):
 
         Without gradients they share memory with the adapter; do not write into them.
         """
-        kept = self._kept()
+        kept = self._kept(self._look_inside())
         return fold_adapter(self) if kept is None else FoldedAdapter(*kept.folded)
 
     def _look_inside(self) -> Inside:
@@ -166,8 +167,11 @@ class HTAdapter(PublishedAdapter):
         """Drop what is cached."""
         self._cache = self._inside = None
 
-    def _kept(self) -> _Kept | None:
-        """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now."""
+    def _kept(self, inside: Inside) -> _Kept | None:
+        """The cached folded weights, folded again if a parameter has changed; None if weights are not cached now.
+
+        ``inside`` is what :meth:`_look_inside` gave for this call.
+        """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch_private.is_traced():
             # Drop the cache, because training can write parameters unnoticed: fused optimizers, and averaging code that
             # writes into ``.data``, do not change a parameter's version.
@@ -175,12 +179,12 @@ class HTAdapter(PublishedAdapter):
                 self._cache = None
             return None
         kept = self._cache  # read once: another thread may replace it or set it to None
-        if kept is None or not kept.is_current():
+        if kept is None or kept.inside is not inside or not kept.is_current():
             if is_captured(self.gamma) or torch_private.modes() > 0:  # under a mode, tensors may have no values
                 return None
             if _are_computed(self):
                 return None
-            kept = self._cache = _Kept(self, self._look_inside())
+            kept = self._cache = _Kept(self, inside)
         return kept
 
     def extra_repr(self) -> str:
@@ -247,4 +251,4 @@ class _Kept:
         for holder, name, found in self.held:
             if holder.get(name) is not found:
                 return False
-        return self.inside.is_current() and self.stamp.holds() and self.contents.hold()
+        return self.stamp.holds() and self.contents.hold()
