@@ -1,5 +1,6 @@
 // The adapter on the CPU.
 
+#include <cstring>
 #include <mutex>
 
 #include "arguments.h"
@@ -63,6 +64,36 @@ class CpuAdapter {
   Memory kept_;
 };
 
+using FoldSizes = std::array<std::int64_t, 4>;  // dim, bottleneck, hidden, gains
+using PartAddresses = std::array<Address, sizeof(ht_fold_parts) / sizeof(float*)>;
+using ResultAddresses = std::array<Address, sizeof(ht_fold_results) / sizeof(float*)>;
+
+// A struct of pointers from addresses in the order of its fields.
+template <class Struct, class Addresses>
+Struct fields(const Addresses& addresses) {
+  static_assert(sizeof(Struct) == sizeof(Addresses), "a field is a pointer");
+  Struct fields;
+  std::memcpy(&fields, &addresses, sizeof fields);
+  return fields;
+}
+
+ht_fold_shape fold_shape(const FoldSizes& n, bool masked) { return {n[0], n[1], n[2], n[3], masked}; }
+
+void fold(const FoldSizes& sizes, bool masked, const PartAddresses& parts, const ResultAddresses& results) {
+  const ht_fold_shape shape = fold_shape(sizes, masked);
+  const auto p = fields<ht_fold_parts>(parts);
+  const auto r = fields<ht_fold_results>(results);
+  check(ht_adapter_fold_cpu(&shape, &p, &r));
+}
+
+void fold_backward(const FoldSizes& sizes, bool masked, const PartAddresses& parts, Address down_weight_grad,
+                   const ResultAddresses& result_grads, const PartAddresses& part_grads) {
+  const ht_fold_shape shape = fold_shape(sizes, masked);
+  const auto p = fields<ht_fold_parts>(parts), g = fields<ht_fold_parts>(part_grads);
+  const auto r = fields<ht_fold_results>(result_grads);
+  check(ht_adapter_fold_backward_cpu(&shape, &p, pointer<const float>(down_weight_grad), &r, &g));
+}
+
 }  // namespace
 
 void bind_adapter(py::module_& m) {
@@ -87,5 +118,9 @@ void bind_adapter(py::module_& m) {
         return names;
       },
       "The names of the folded weights that this module was built for.");
+  m.def("fold", &fold, py::arg("sizes"), py::arg("masked"), py::arg("parts"), py::arg("results"),
+        "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; addresses in the order of the fields.");
+  m.def("fold_backward", &fold_backward, py::arg("sizes"), py::arg("masked"), py::arg("parts"),
+        py::arg("down_weight_grad"), py::arg("result_grads"), py::arg("part_grads"), "ht_adapter_fold_backward_cpu.");
   m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2 or avx512.");
 }

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
-from ht_kernels.folding import FoldedAdapter, fold_adapter, weight_holders
+from ht_kernels.folding import FoldedAdapter, weight_holders
 from ht_kernels.functional import ht_adapter
+from ht_kernels.ops.fold import fold_adapter
 from ht_kernels.ops.prepared import Contents, Stamp, guard, is_captured, wait_for
 from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
 
