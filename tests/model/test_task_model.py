@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from helpers.adapters import relative_error
 from helpers.data_parallel import replicate
+from helpers.gpu_random import random_numbers_of_a_gpu
 from helpers.published_stand_in import FORMS, TaskModel, segmentation_model, task_model
 from helpers.small_towers import IMAGE
 from ht_kernels.clip.task_model import Whole
@@ -375,6 +376,54 @@ def test_our_own_models_are_no_task_models_of_others() -> None:
 def test_random_numbers_of_other_devices_are_left_alone() -> None:
     """A model on the CPU is tried out with seeded random numbers, and a GPU's are for what is done there afterwards."""
     model = task_model("timm", "segmentation")
-    with mock.patch.object(torch.cuda, "manual_seed_all") as seed:
+    with random_numbers_of_a_gpu() as touched:
         assert ht.accelerate(model).whole
-    seed.assert_not_called()
+    assert touched == []
+
+
+def test_a_gpu_that_seems_to_be_there_is_watched() -> None:
+    with random_numbers_of_a_gpu() as touched, torch.random.fork_rng():
+        torch.manual_seed(0)
+    assert touched == ["get_rng_state", "manual_seed_all", "set_rng_state"]
+
+
+class Counts:
+    """A forward that changes what its module has, and raises in training mode."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        self.seen.append(len(args))
+        self.counts["calls"] = self.counts.get("calls", 0) + 1
+        self.total = self.total + 1
+        self.mean.add_(1)
+        self.last = torch.rand(1)
+        if self.training:
+            raise RuntimeError("not in training")
+        return super().forward(*args, **options)
+
+
+@pytest.mark.parametrize("place", ["", "clip_model.visual.trunk.blocks.0", "clip_model.visual.trunk.blocks.0.mlp"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_trial_that_raises_leaves_everything_as_it_was(training: bool, place: str) -> None:
+    model = task_model("timm", "segmentation").train(training)
+    part = model.get_submodule(place)
+    part.__class__ = type("Counting", (Counts, type(part)), {})
+    part.seen, part.counts = [], {}
+    part.register_buffer("total", torch.zeros(1))
+    part.register_buffer("mean", torch.zeros(1))
+    model.clip_model.eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+
+    def state() -> list[Any]:
+        parameters = model.named_parameters()
+        return [
+            (torch.random.get_rng_state().tolist(), torch.get_num_threads(), torch.is_grad_enabled()),
+            [(name, m.training, getattr(m, "p", None)) for name, m in model.named_modules()],
+            {name: t.tolist() for name, t in model.state_dict().items()},
+            [(name, p.requires_grad, None if p.grad is None else p.grad.tolist()) for name, p in parameters],
+            (list(part.seen), dict(part.counts), sorted(vars(part)), float(part.total), float(part.mean)),
+        ]
+
+    before = state()
+    assert "RuntimeError: not in training" in str(ht.accelerate(model))
+    assert state() == before

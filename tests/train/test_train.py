@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -235,6 +236,24 @@ def command(root: Path, task: str = "segmentation") -> list[str]:
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_training_that_goes_on_starts_from_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is trained is in last.pt, so weights from another checkpoint would not be read at all."""
+    root, other = make_layout(tmp_path / "data"), tmp_path / "other.safetensors"
+    model = ht.HTCLIP.from_checkpoint(PHANTOM)
+    with torch.no_grad():
+        model.seg_head.bias.add_(1)
+    model.save(other)
+    moved = shutil.copy(PHANTOM, tmp_path / "moved.safetensors")
+    assert main(command(root)) == 0
+    assert main([*command(root), "--epochs", "2", "--from", str(other)]) == 2
+    words = "last.pt cannot be resumed: what the model takes from the checkpoint of --from changed; train as before"
+    assert words in capsys.readouterr().err
+    assert main([*command(root), "--epochs", "2", "--from", str(moved)]) == 0
+    assert "resumed after epoch 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
