@@ -80,6 +80,20 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+def replaces_method(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute of a module is a function in the place of a method of its class, other than torch's own.
+
+    Torch's own methods, such as ``train``, play no part in a forward pass; ``forward`` itself does.
+    """
+    method = name == "forward" or not hasattr(nn.Module, name)
+    return method and callable(value) and callable(getattr(type(module), name, None))
+
+
+def replaced_method(module: nn.Module) -> str | None:
+    """The name of a method in the place of which a module has a function; None if there is none."""
+    return next((name for name, value in vars(module).items() if replaces_method(module, name, value)), None)
+
+
 def relative_error(got: Any, expected: Tensor) -> float:
     """The relative L2 error in float64; infinite if ``got`` is no tensor of the shape of ``expected``."""
     if not isinstance(got, Tensor) or got.shape != expected.shape:
