@@ -256,6 +256,37 @@ def test_a_training_that_goes_on_starts_from_the_same_weights(
     assert "resumed after epoch 1" in capsys.readouterr().out
 
 
+NO_ADAPTERS = "heads", "lora", "full", "last3", "last6", "last9"
+IGNORED = [
+    *(
+        (
+            ["--method", method, *option],
+            f"{option[0]} is for new adapters, and --method {method} makes none: leave it out",
+        )
+        for method in NO_ADAPTERS
+        for option in (["--variant", "baseline"], ["--spectral", "full"], ["--start", "identity"])
+    ),
+    (["--method", "heads", "--adapter-learning-rate", "1e-3"], "--method heads trains nothing there: leave it out"),
+    (
+        ["--task", "contrastive", "--learning-rate", "1e-3", "--adapter-learning-rate", "1e-3"],
+        "that of heads, and a contrastive model has none: leave one of them out",
+    ),
+    (["--task", "contrastive", "--feature-layers", "1"], "--feature-layers is of a head, and a contrastive model has"),
+    (["--phantoms", "3", "--skip-bad"], "--skip-bad is for images in files, and --phantoms simulates them"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), IGNORED)
+def test_options_that_would_be_ignored_are_refused(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before data is looked for: there is none."""
+    data = [] if "--phantoms" in more else [str(tmp_path / "none"), "--dataset", "BUSI"]
+    assert main(["train", "--task", "segmentation", *data, "--output", str(tmp_path / "out"), *more]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_a_bad_image_stops_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_layout(tmp_path / "data")
