@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -11,8 +10,9 @@ from torch import nn
 from ht_kernels.backends import torch_private
 from ht_kernels.folding import WEIGHT_HOOKS
 
-_FREE = "eps", "p", "inplace", "training"
-"""Attributes of modules that may change, because every call reads them or they do not matter."""
+_SHAPES = "in_channels", "out_channels", "kernel_size", "in_features", "out_features", "transposed", "output_padding"
+_FREE = "eps", "p", "inplace", "training", *_SHAPES
+"""Attributes of modules that may change: each call reads them, or no forward does, such as those that say a shape."""
 
 
 class Kind(NamedTuple):
@@ -88,9 +88,9 @@ class Inside(Uncalled):
             kind.form is expected[name].form and kind.missing == expected[name].missing for name, kind in found.items()
         )
         self.constants = [
-            (vars(inside[name]), itemgetter(*kind.constants), itemgetter(*kind.constants)(kind.constants))
-            for name, kind in (expected.items() if self.known else ())
-            if kind.constants
+            (vars(inside[place]), name, value)
+            for place, kind in (expected.items() if self.known else ())
+            for name, value in kind.constants.items()
         ]
         self.dropout = vars(inside["dropout"])
 
@@ -103,16 +103,10 @@ class Inside(Uncalled):
 
         They may if the modules are those of before, with the constants of before, and are not observed.
         """
-        return self.known and self._has_constants() and self.observed() is None
-
-    def _has_constants(self) -> bool:
-        try:
-            for held, read, constants in self.constants:
-                if read(held) != constants:
-                    return False
-        except KeyError:  # an attribute was deleted
-            return False
-        return True
+        for held, name, value in self.constants:
+            if name not in held or held[name] != value:
+                return False
+        return self.known and self.observed() is None
 
     @property
     def dropping(self) -> float:
