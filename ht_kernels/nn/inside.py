@@ -78,7 +78,7 @@ class Inside(Uncalled):
         expected: what :func:`kinds` gave for the adapter when it was made.
     """
 
-    def __init__(self, adapter: nn.Module, expected: dict[str, Kind]) -> None:
+    def __init__(self, adapter: Any, expected: dict[str, Kind]) -> None:
         inside = dict(_inside(adapter))
         super().__init__(inside.values(), [adapter])
         self.called = list(inside.values())
@@ -92,7 +92,7 @@ class Inside(Uncalled):
             for place, kind in (expected.items() if self.known else ())
             for name, value in kind.constants.items()
         ]
-        self.dropout = vars(inside["dropout"])
+        self.dropout = vars(adapter.dropout)
 
     def is_current(self) -> bool:
         """Whether the modules still hold the same modules, and are of the same classes."""
