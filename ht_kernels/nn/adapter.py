@@ -144,9 +144,8 @@ class HTAdapter(PublishedAdapter):
         if part is not None:
             part.check(grid)
         if kept is not None:
-            return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps)
-        dropout = self.dropout.p if self.training else 0.0
-        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=dropout)
+            return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps, dropout=inside.dropping)
+        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=inside.dropping)
 
     def folded(self) -> FoldedAdapter:
         """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters.
