@@ -21,7 +21,7 @@ class CpuAdapter {
 
   void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                bool bfloat16, const TokensArgument& x, Address keep, const TokensArgument& out, Address h,
-               Address stats, int threads) {
+               Address stats, int threads, Address seconds) {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     const bool training = h != 0;
     py::gil_scoped_release release;
@@ -39,21 +39,22 @@ class CpuAdapter {
       });
       prepared = kept_.get();
     }
-    check(ht_adapter_forward_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
-                                 pointer<const float>(keep), tokens(out), pointer<float>(h), pointer<float>(stats),
-                                 memory, threads));
+    check(ht_adapter_forward_stages_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
+                                        pointer<const float>(keep), tokens(out), pointer<float>(h),
+                                        pointer<float>(stats), memory, threads, pointer<double>(seconds)));
   }
 
   void backward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                 bool bfloat16, const TokensArgument& grad_out, const TokensArgument& x, Address keep, Address h,
-                Address stats, const TokensArgument& grad_x, const py::object& grads, int threads) {
+                Address stats, const TokensArgument& grad_x, const py::object& grads, int threads, Address seconds) {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     const ht_adapter_weights g = read_weights<ht_adapter_weights>(grads);
     void* memory = workspace(ht_adapter_backward_workspace_cpu(&s, threads));
     py::gil_scoped_release release;
-    check(ht_adapter_backward_cpu(&s, &weights_, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out), tokens(x),
-                                  pointer<const float>(keep), pointer<const float>(h), pointer<const float>(stats),
-                                  tokens(grad_x), &g, memory, threads));
+    check(ht_adapter_backward_stages_cpu(&s, &weights_, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out),
+                                         tokens(x), pointer<const float>(keep), pointer<const float>(h),
+                                         pointer<const float>(stats), tokens(grad_x), &g, memory, threads,
+                                         pointer<double>(seconds)));
   }
 
  private:
@@ -103,11 +104,11 @@ void bind_adapter(py::module_& m) {
            py::arg("grid_width"))
       .def("forward", &CpuAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("x"), py::arg("keep"), py::arg("out"),
-           py::arg("h"), py::arg("stats"), py::arg("threads"), "ht_adapter_forward_cpu.")
+           py::arg("h"), py::arg("stats"), py::arg("threads"), py::arg("seconds") = 0, "ht_adapter_forward_stages_cpu.")
       .def("backward", &CpuAdapter::backward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("grad_out"), py::arg("x"),
            py::arg("keep"), py::arg("h"), py::arg("stats"), py::arg("grad_x"), py::arg("grads"), py::arg("threads"),
-           "ht_adapter_backward_cpu.");
+           py::arg("seconds") = 0, "ht_adapter_backward_stages_cpu.");
   m.def(
       "adapter_weights",
       [] {
@@ -122,5 +123,15 @@ void bind_adapter(py::module_& m) {
         "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; addresses in the order of the fields.");
   m.def("fold_backward", &fold_backward, py::arg("sizes"), py::arg("masked"), py::arg("parts"),
         py::arg("down_weight_grad"), py::arg("result_grads"), py::arg("part_grads"), "ht_adapter_fold_backward_cpu.");
+  m.def(
+      "adapter_stages",
+      [] {
+        std::vector<std::string> names;
+#define HT_NAME(NAME, name) names.push_back(#name);
+        HT_ADAPTER_STAGES(HT_NAME)
+#undef HT_NAME
+        return names;
+      },
+      "The names of the stages that are measured, in the order of ht_stage.");
   m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2 or avx512.");
 }

@@ -138,6 +138,35 @@ ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* p
 ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
                                        const float* down_weight_grad, const ht_fold_results* result_grads,
                                        const ht_fold_parts* part_grads);
+/* The stages of the two calls above whose time can be measured: F(NAME, name) for each. */
+#define HT_ADAPTER_STAGES(F)                                                              \
+  F(BEGIN, begin)   /* memory is cleared; the backward packs the weights */               \
+  F(DOWN, down)     /* LayerNorm, gammas and project1; here and below, or its gradient */ \
+  F(NOISE, noise)   /* the weights of an image's scales, and its kernel */                \
+  F(FILTER, filter) /* the spectral filter */                                             \
+  F(MIX, mix)       /* the convolution and the projector, and in the forward GELU */      \
+  F(UP, up)         /* project2 and the residual, and in the backward GELU */             \
+  F(END, end)       /* the backward adds up the gradients of the threads */               \
+  F(WAIT, wait)     /* for other threads */
+
+typedef enum {
+#define HT_STAGE(NAME, name) HT_STAGE_##NAME,
+  HT_ADAPTER_STAGES(HT_STAGE)
+#undef HT_STAGE
+      HT_STAGES /* how many there are */
+} ht_stage;
+
+/* The same calls with the same results, measured: the seconds that each thread spends in each stage are added to
+ * seconds (threads, HT_STAGES). Threads that a small call does not use add nothing. NULL measures nothing. */
+ht_status ht_adapter_forward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                        const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep,
+                                        ht_tokens out, float* h, float* stats, void* workspace, int threads,
+                                        double* seconds);
+ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                         ht_dtype dtype, ht_tokens grad_out, ht_tokens x, const float* keep,
+                                         const float* h, const float* stats, ht_tokens grad_x,
+                                         const ht_adapter_weights* grads, void* workspace, int threads,
+                                         double* seconds);
 
 /* The spectral filter by itself, irfft2(mask * rfft2(x)) on images (B, C, H, W). */
 typedef struct {
