@@ -178,11 +178,11 @@ def run(args: argparse.Namespace) -> int:
         elif not (as_onnx or as_folder):
             print("The check ran the ONNX graph that the engine was built from; the engine runs on its GPU only.")
         return 0
-    places = {"head": "the head, behind the blocks", "engine": "the engine, whose ONNX graph passed"}
-    place = places.get(str(failed.diverged), failed.diverged)
+    places = {"head": "behind the blocks, in the head", "engine": "in the engine, whose ONNX graph passed"}
+    place = places.get(str(failed.diverged), f"in {failed.diverged}")
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
-        f"comes from {place}. {output} was not written; {report_path(output)} says more",
+        f"arises {place}. {output} was not written; {report_path(output)} says more",
         file=sys.stderr,
     )
     return GATE_FAILED

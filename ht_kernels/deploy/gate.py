@@ -6,7 +6,7 @@ Every output that the file declares is compared with what torch gives a user; fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
 from .manifest import DISTANCE, manifest_path, read_manifest, sha256
+from .onnx_run import FRAMES_AT_ONCE, precision_of, run
 from .quantize import calibration_frames
 from .session import Session
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Array = NDArray[Any]
-
-_FRAMES_AT_ONCE = 4
-"""Batch size for the folded model, and for ONNX files with a dynamic batch."""
 
 _TIE = 0.05
 """A class of a frame that is less probable than the most probable one by no more than this is as good as that one."""
@@ -164,26 +162,28 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         model = onnx.load_from_string(content)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ONNX file: {reason(error)}") from error
-    precision = _precision(model)
+    precision = precision_of(model)
     thresholds = thresholds or THRESHOLDS[precision]
     calibrated = calibration_frames(model, frames)
     if precision in ("fp16", "bf16"):
         _emulate(model)
     # The logits are compared too where the file only gives the mask made of them: a mask shows an error later.
     names = dict.fromkeys([folded.result, *(output.name for output in model.graph.output)])
-    outputs = _run(model, list(names), frames)
+    outputs = run(model, list(names), frames)
     expected = _expected(folded, frames)
     measured = _compare(folded.result, expected, outputs)
     worst = measured.pop("worst")
     failures = _failures(measured, thresholds)
     stream, own, diverged = None, None, None
     if failures:
-        tokens = _stream(folded, frames[worst : worst + 1])
         frame = frames[worst : worst + 1]
+        tokens = _stream(folded, frame)
         stream, _ = _stream_errors(model, tokens, frame)
+        if precision == "int8":  # its distances are corrected for the errors of the stream, which is torch's here
+            names.pop(DISTANCE, None)
         own, outputs = _stream_errors(model, tokens, frame, names, given=True)
         head = _compare(folded.result, {name: values[worst : worst + 1] for name, values in expected.items()}, outputs)
-        largest = max(own, key=lambda place: own[place] if own[place] == own[place] else np.inf)
+        largest = max(own, key=lambda place: np.inf if np.isnan(own[place]) else own[place])
         diverged = "head" if _failures(head, thresholds) else largest
     return Report(
         sha256=sha256(content),
@@ -246,19 +246,9 @@ def _expected(folded: FoldedHTCLIP, frames: Tensor) -> dict[str, Array]:
     """Logits or embeddings of the folded model in torch, and the distances if it is calibrated, by their names."""
     folded.check(frames)
     device, distance = folded.position.device, folded.familiarity is not None
-    parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, _FRAMES_AT_ONCE)]
+    parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, FRAMES_AT_ONCE)]
     names = (folded.result, DISTANCE) if distance else (folded.result,)
     return {name: torch.cat([part[i] for part in parts]).cpu().numpy() for i, name in enumerate(names)}
-
-
-def _precision(model: ModelProto) -> str:
-    """The precision of the matrix products of a model."""
-    from onnx import TensorProto
-
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    if TensorProto.INT8 in types:
-        return "int8"
-    return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
 def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -> dict[str, Any]:
@@ -353,7 +343,7 @@ def _stream_errors(
     """
     feeds = {f"{place}.in": values for place, values in tokens.items()} if given else {}
     outputs = [*names, *(f"{place}.out" for place in tokens)]
-    got = _run(_with_streams_given(model, tokens) if given else model, outputs, frame, feeds)
+    got = run(_with_streams_given(model, tokens) if given else model, outputs, frame, feeds)
     errors = {
         place: float(np.linalg.norm(got.pop(f"{place}.out") - expected) / np.linalg.norm(expected))
         for place, expected in tokens.items()
@@ -393,38 +383,6 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
         for handle in handles:
             handle.remove()
     return tokens
-
-
-def _run(
-    model: ModelProto, names: Sequence[str], frames: Tensor, feeds: Mapping[str, Array] | None = None
-) -> dict[str, Array]:
-    """Run a model in ONNX Runtime, and return the tensors named ``names``.
-
-    ``feeds`` has the other inputs of the model, of one frame, by their names.
-    """
-    import onnx
-    import onnxruntime
-
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    options = onnxruntime.SessionOptions()
-    if _precision(model) == "int8":  # compute in float32 between the pairs, in place of fusing them
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        parts = []
-        for part in torch.split(frames, fixed or _FRAMES_AT_ONCE):
-            missing = (fixed or len(part)) - len(part)
-            filled = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
-            others = {name: np.repeat(values, len(filled), axis=0) for name, values in (feeds or {}).items()}
-            results = session.run(names, {"frames": filled.cpu().numpy(), **others})
-            parts.append([result[: len(part)] for result in results])
-    except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
-        raise InputError(f"ONNX Runtime cannot run the export: {reason(error)}") from error
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 
 def _emulate(model: ModelProto) -> None:
