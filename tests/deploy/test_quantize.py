@@ -17,10 +17,10 @@ from PIL import Image
 
 from helpers.clips import frames as clip_frames
 from helpers.clips import write_dicom
-from helpers.exports import calibrated_model, folded_model, some_frames
+from helpers.exports import calibrated_model, error, folded_model, some_frames
 from ht_kernels.cli import main
 from ht_kernels.data.phantom import draw_phantom, simulate
-from ht_kernels.deploy import FoldedHTCLIP, check_onnx, export_onnx, read_manifest
+from ht_kernels.deploy import FoldedHTCLIP, build_engine, check_onnx, export_onnx, read_manifest
 from ht_kernels.deploy.gate import THRESHOLDS, _chosen
 from ht_kernels.deploy.quantize import without
 from ht_kernels.errors import InputError
@@ -48,24 +48,25 @@ def test_the_graph(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]) -> None:
     onnx.checker.check_model(model, full_check=True)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     made = {name: node for node in model.graph.node for name in node.output}
-    quantised = {}
+    quantised, queries_and_keys = {}, []
     for node in model.graph.node:
         inputs = [made[name] for name in node.input if name in made]
         pairs = [one for one in inputs if one.op_type == "DequantizeLinear"]
         if node.op_type == "MatMul" and pairs:
             assert len(pairs) == 2, node.name
             quantised[node.name] = pairs
+        elif node.op_type == "Reshape" and pairs:
+            queries_and_keys.append(node.name)
         elif node.op_type in ("LayerNormalization", "Softmax", "Conv", "Add", "Gelu", "ReduceMean"):
             assert not pairs, node.name
-    inside = ["attention/qkv", "attention/scores", "attention/out", "mlp/hidden", "mlp/last"]
+    inside = ["attention/qkv", "attention/out", "mlp/hidden", "mlp/last"]
     expected = {f"blocks.{i}/{name}" for i in range(3) for name in inside}
     expected |= {f"adapters.{i}/{name}" for i in range(3) for name in ("down", "mix", "up")}
     expected |= {f"pyramid.{i}/{name}" for i in range(3) for name in ("reduce", "hidden")}
     assert set(quantised) == expected
+    assert queries_and_keys == [f"blocks.{i}/attention/{name}/heads" for i in range(3) for name in "qk"]
     for name, (activation, weight) in quantised.items():
         assert constants[activation.input[1]].ndim == 0, name
-        if name.endswith("scores"):
-            continue
         values, scale = constants[weight.input[0]], constants[weight.input[1]]
         assert values.dtype == np.int8 and scale.shape == (values.shape[1],), name
         assert np.abs(values.astype(int)).max(0).min() == 127, name
@@ -83,6 +84,23 @@ def test_the_file_and_its_gate(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]
     assert report.passed, report.failures
     assert report.precision == "int8" and (report.frames, report.calibration_frames) == (3, 5)
     assert report.relative_error is not None and report.relative_error > 1e-3
+
+
+def test_openvino_computes_in_int8(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]) -> None:
+    openvino = pytest.importorskip("openvino")
+    folded, path, frames = exported
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    got = torch.from_numpy(compiled({"frames": frames.numpy()})["logits"])
+    assert error(got, folded(frames)) < LOOSE.relative
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [(node["layerType"], node["runtimePrecision"]) for node in nodes]
+    assert kinds.count(("FullyConnected", "i8")) >= 20, kinds
+
+
+def test_tensorrt_takes_it(exported: tuple[FoldedHTCLIP, Path, torch.Tensor], tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    _, path, _ = exported
+    assert build_engine(path, tmp_path / "model.engine", targets=["sm_86"]).precision == "int8"
 
 
 def test_distances(tmp_path: Path) -> None:
