@@ -18,7 +18,10 @@ from ht_kernels.files import why
 from . import model_options, terminal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ht_kernels.deploy.gate import Report
+    from ht_kernels.media.source import Source
 
 HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
 
@@ -26,6 +29,7 @@ GATE_FAILED = 3
 """Exit status of an export that does not compute what torch does."""
 
 _FRAMES = 16
+_CALIBRATION = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=["fp32", "fp16", "bf16"],
+        choices=["fp32", "fp16", "bf16", "int8"],
         default="fp32",
         help="of matrix products; all else is computed in float32 (default: %(default)s)",
     )
@@ -84,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image "
         "(default: the clip that comes with pydicom)",
     )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="SOURCE",
+        help=f"for int8: up to {_CALIBRATION} frames like those that the file will see, such as training images; the "
+        "check leaves them out (default: every other frame of --frames)",
+    )
     model_options.add_tower_arguments(parser)
 
 
@@ -102,22 +113,30 @@ def run(args: argparse.Namespace) -> int:
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
+    _check_int8(args)
+    calibration_source = open_file(args.calibrate) if args.calibrate else None
     source = open_file(args.frames or example_clip())
     engine_report = None
     with terminal.interruptible(), _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
             folded = ht.fold(model)
-            frames = sample_frames(source, folded.image_size, _FRAMES)
+            calibration = None
+            if args.precision == "int8":
+                calibration, frames = _split(folded.image_size, calibration_source, source)
+            else:
+                frames = sample_frames(source, folded.image_size, _FRAMES)
             terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
+                calibration = None if calibration is None else calibration.expand(-1, 3, -1, -1)
         if model.draws_tower:
             print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
-        with terminal.step(f"writing ONNX in {args.precision}"):
+        calibrated = "" if calibration is None else f", calibrated on {len(calibration)} frames"
+        with terminal.step(f"writing ONNX in {args.precision}{calibrated}"):
             options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
-            options["channels"] = frames.shape[1]
+            options.update(channels=frames.shape[1], calibration=calibration)
             export_onnx(folded, graph, **options)
         with terminal.step(f"checking against torch on {len(frames)} frames of {source.path}"):
             report = check_onnx(folded, graph, frames)
@@ -162,11 +181,53 @@ def run(args: argparse.Namespace) -> int:
     places = {"head": "behind the blocks, in the head", "engine": "in the engine, whose ONNX graph passed"}
     place = places.get(str(failed.diverged), f"in {failed.diverged}")
     print(
-        f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. It diverged "
-        f"first {place}. {output} was not written; {report_path(output)} says more",
+        f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
+        f"arises {place}. {output} was not written; {report_path(output)} says more",
         file=sys.stderr,
     )
     return GATE_FAILED
+
+
+def _check_int8(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before the work."""
+    from ht_kernels.deploy.quantize import import_nncf
+
+    if args.precision != "int8":
+        if args.calibrate:
+            raise InputError(f"--calibrate goes with --precision int8, and the precision is {args.precision}")
+        return
+    if args.plugin:
+        raise InputError("--plugin computes in fp32, fp16 or bf16: leave it out for --precision int8")
+    if not (args.calibrate or args.frames):
+        raise InputError(
+            "--precision int8 needs frames like those that the file will see: name some, best training images, with "
+            "--calibrate, or with --frames, of which half will calibrate"
+        )
+    import_nncf()
+
+
+def _split(size: tuple[int, int], calibration: Source | None, source: Source) -> tuple[Tensor, Tensor]:
+    """Frames to calibrate on, and others to check the export on; uint8 (B, 1, *size).
+
+    Without frames for calibration, every other frame of the source is taken: the first, the third and so on.
+    """
+    from ht_kernels.deploy.quantize import without
+    from ht_kernels.media.preprocess import sample_frames
+
+    if calibration is None:
+        frames = sample_frames(source, size, 2 * _FRAMES)
+        chosen, frames = frames[::2], frames[1::2]
+    else:
+        frames = sample_frames(source, size, _FRAMES)
+        chosen = sample_frames(calibration, size, _CALIBRATION)
+        terminal.warn(calibration.warnings)
+    chosen = without(chosen, frames)
+    if not (len(chosen) and len(frames)):
+        raise InputError(
+            f"int8 needs frames to calibrate on and others to check the export on, and {source.path} leaves none: name "
+            "another source with --calibrate"
+        )
+    return chosen, frames
 
 
 def _batch(text: str) -> int | tuple[int, int, int]:
@@ -207,7 +268,8 @@ def _table(report: Report) -> list[str]:
         ("Dice, worst frame", report.dice_worst, None, ""),
         ("relative error of distances", report.distance_error, limits.distance, "at most"),
     ]
-    title = f"{report.precision} in {report.runtime}, {report.frames} frames"
+    calibrated = f", calibrated on {report.calibration_frames} others" if report.calibration_frames else ""
+    title = f"{report.precision} in {report.runtime}, {report.frames} frames{calibrated}"
     lines = [f"{title:<36}{'measured':>12}   asked for"]
     for name, value, limit, direction in rows:
         if value is not None:

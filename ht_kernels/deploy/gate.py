@@ -6,7 +6,7 @@ Every output that the file declares is compared with what torch gives a user; fo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.classes import classes_of
+from ht_kernels.classes import classes_of, probabilities_of
 from ht_kernels.dice import dice
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
 
 from .folded import FoldedHTCLIP
 from .manifest import DISTANCE, manifest_path, read_manifest, sha256
+from .onnx_run import FRAMES_AT_ONCE, precision_of, run
+from .quantize import calibration_frames
 from .session import Session
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_FRAMES_AT_ONCE = 4
-"""Batch size for the folded model, and for ONNX files with a dynamic batch."""
+_TIE = 0.05
+"""A class of a frame that is less probable than the most probable one by no more than this is as good as that one."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,9 @@ class Thresholds:
         cosine: smallest allowed cosine similarity of the logits of any frame.
         relative: largest allowed error of a logit, relative to the largest logit of the frame.
         agreement: smallest allowed share of pixels (for classification, frames) that get the same class as in torch,
-            on average over frames.
+            on average over frames. A frame may also get another class that torch finds nearly as probable.
         dice: smallest allowed Dice coefficient of the masks, on average over frames.
         distance: largest allowed relative error of a frame's distance from the training images.
-        stream: relative L2 error of the residual stream above which a place counts as the origin of an error. It does
-            not decide whether the model passes.
     """
 
     cosine: float
@@ -54,17 +54,17 @@ class Thresholds:
     agreement: float
     dice: float
     distance: float
-    stream: float
 
 
 THRESHOLDS = {
-    "fp32": Thresholds(cosine=0.999999, relative=1e-4, agreement=0.9999, dice=0.999, distance=1e-4, stream=1e-5),
-    "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, distance=1e-2, stream=5e-3),
-    "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, distance=5e-2, stream=5e-2),
+    "fp32": Thresholds(cosine=0.999999, relative=1e-4, agreement=0.9999, dice=0.999, distance=1e-4),
+    "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, distance=1e-2),
+    "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, distance=5e-2),
+    "int8": Thresholds(cosine=0.99, relative=2e-1, agreement=0.99, dice=0.99, distance=1e-1),
 }
-"""The default limits, by precision. They are five to ten times the errors measured on a real clip with ViT-Tiny and
-ViT-B/16 with random weights (fp16: relative 1.4e-3, stream 8e-4; bf16: relative 1.7e-2, stream 6e-3), because trained
-towers have larger values."""
+"""The default limits, by precision. Those of 16 bits are five to ten times the errors measured on a real clip with
+ViT-Tiny and ViT-B/16 with random weights (fp16: relative 1.4e-3; bf16: relative 1.7e-2), because trained towers have
+larger values. Those of int8 are for the masks of trained models, which show less than single logits do."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Report:
         runtime: the runtime that ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
         precision: the precision of its matrix products.
         frames: the number of frames compared.
+        calibration_frames: the number of other frames that an int8 file was calibrated on; otherwise None.
         cosine, absolute_error, relative_error: errors of the logits or embeddings on the worst frame; see
             :class:`Thresholds`. None if the file returns masks only.
         classes: the classes that occur in the results of torch on these frames. None for embeddings.
@@ -86,15 +87,19 @@ class Report:
         distance_error: largest relative error of the distances; see :class:`Thresholds`. None if the file gives none.
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
-        diverged: where the error began: ``embedding``, ``blocks.{i}``, ``adapters.{i}`` or ``head``. It is ``engine``
-            for an engine, whose intermediate tensors cannot be read, and None if the model passed.
-        stream: relative L2 error of the residual stream after each place, if an ONNX file failed; otherwise None.
+        diverged: where the error comes from: ``head`` if it exceeds a limit even with torch's residual stream, else the
+            place with the largest ``own`` error. It is ``engine`` for an engine, whose intermediate tensors cannot be
+            read, and None if the model passed.
+        stream: relative L2 error of the residual stream behind ``embedding`` and each ``blocks.{i}`` and
+            ``adapters.{i}``, on the worst frame, if an ONNX file failed; otherwise None.
+        own: the same of each place alone, with torch's residual stream before it.
     """
 
     sha256: str
     runtime: str
     precision: str
     frames: int
+    calibration_frames: int | None
     cosine: float | None
     absolute_error: float | None
     relative_error: float | None
@@ -108,6 +113,7 @@ class Report:
     failures: tuple[str, ...]
     diverged: str | None
     stream: dict[str, float] | None
+    own: dict[str, float] | None
 
     @property
     def passed(self) -> bool:
@@ -132,7 +138,8 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
 
     16-bit types are emulated as tensor cores compute: sums are in float32, and the result of every node is rounded.
     ONNX Runtime's own CPU kernels would not do: they have no bfloat16 products, and between float16 nodes they skip
-    roundings, which hides overflows.
+    roundings, which hides overflows. Int8 is emulated too, node by node in float32: sums of int8 products saturate in
+    ONNX Runtime on processors that lack instructions for them (VNNI), and nowhere else.
 
     Args:
         folded: the model, folded in float32.
@@ -141,7 +148,8 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         thresholds: the limits to keep; default: the entry of ``THRESHOLDS`` for the precision of the file.
 
     Raises:
-        InputError: the file cannot be run, has other outputs than the model, or the frames do not fit.
+        InputError: the file cannot be run, has other outputs than the model, or was calibrated on some of the frames;
+            or the frames do not fit.
     """
     try:
         import onnx
@@ -154,30 +162,41 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         model = onnx.load_from_string(content)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ONNX file: {reason(error)}") from error
-    precision = _precision(model)
+    precision = precision_of(model)
     thresholds = thresholds or THRESHOLDS[precision]
-    if precision != "fp32":
+    calibrated = calibration_frames(model, frames)
+    if precision in ("fp16", "bf16"):
         _emulate(model)
     # The logits are compared too where the file only gives the mask made of them: a mask shows an error later.
     names = dict.fromkeys([folded.result, *(output.name for output in model.graph.output)])
-    outputs = _run(model, list(names), frames)
-    measured = _compare(folded.result, _expected(folded, frames), outputs)
+    outputs = run(model, list(names), frames)
+    expected = _expected(folded, frames)
+    measured = _compare(folded.result, expected, outputs)
     worst = measured.pop("worst")
     failures = _failures(measured, thresholds)
-    stream, diverged = None, None
+    stream, own, diverged = None, None, None
     if failures:
-        stream = _stream_errors(folded, model, frames[worst : worst + 1])
-        diverged = next((place for place, error in stream.items() if not error <= thresholds.stream), "head")
+        frame = frames[worst : worst + 1]
+        tokens = _stream(folded, frame)
+        stream, _ = _stream_errors(model, tokens, frame)
+        if precision == "int8":  # its distances are corrected for the errors of the stream, which is torch's here
+            names.pop(DISTANCE, None)
+        own, outputs = _stream_errors(model, tokens, frame, names, given=True)
+        head = _compare(folded.result, {name: values[worst : worst + 1] for name, values in expected.items()}, outputs)
+        largest = max(own, key=lambda place: np.inf if np.isnan(own[place]) else own[place])
+        diverged = "head" if _failures(head, thresholds) else largest
     return Report(
         sha256=sha256(content),
         runtime="onnxruntime",
         precision=precision,
         frames=len(frames),
+        calibration_frames=calibrated,
         **measured,
         thresholds=thresholds,
         failures=failures,
         diverged=diverged,
         stream=stream,
+        own=own,
     )
 
 
@@ -212,11 +231,13 @@ def check_session(
         runtime=manifest.kind if engine else "onnxruntime",
         precision=manifest.precision,
         frames=len(frames),
+        calibration_frames=None,
         **measured,
         thresholds=thresholds,
         failures=failures,
         diverged="engine" if failures else None,
         stream=None,
+        own=None,
     )
 
 
@@ -225,17 +246,9 @@ def _expected(folded: FoldedHTCLIP, frames: Tensor) -> dict[str, Array]:
     """Logits or embeddings of the folded model in torch, and the distances if it is calibrated, by their names."""
     folded.check(frames)
     device, distance = folded.position.device, folded.familiarity is not None
-    parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, _FRAMES_AT_ONCE)]
+    parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, FRAMES_AT_ONCE)]
     names = (folded.result, DISTANCE) if distance else (folded.result,)
     return {name: torch.cat([part[i] for part in parts]).cpu().numpy() for i, name in enumerate(names)}
-
-
-def _precision(model: ModelProto) -> str:
-    """The precision of the matrix products of a model."""
-    from onnx import TensorProto
-
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    return "bf16" if TensorProto.BFLOAT16 in types else "fp16" if TensorProto.FLOAT16 in types else "fp32"
 
 
 def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -> dict[str, Any]:
@@ -267,9 +280,11 @@ def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -
     if classes is not None:
         given = [classes_of(torch.from_numpy(outputs[name])).numpy()] if name in outputs else []
         given += [outputs["mask"]] if "mask" in outputs else []
-        agreement = np.min([(classes == ours).reshape(count, -1).mean(1) for ours in given], axis=0)
         if classes.ndim > 1:
+            agreement = np.min([(classes == ours).reshape(count, -1).mean(1) for ours in given], axis=0)
             overlap = np.min([[_dice(*pair) for pair in zip(classes, ours, strict=True)] for ours in given], axis=0)
+        else:
+            agreement = _chosen(known[name], given[0])
     apart = relative
     if apart is None:
         assert agreement is not None
@@ -292,6 +307,13 @@ def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -
     }
 
 
+def _chosen(logits: Array, classes: Array) -> Array:
+    """1 for each class (B,) that is the most probable one of the logits (B, K) or as good as that, else 0: (B,)."""
+    probabilities = probabilities_of(torch.from_numpy(logits)).numpy()
+    given = np.take_along_axis(probabilities, classes[:, None].astype(np.int64), axis=1)[:, 0]
+    return (given >= probabilities.max(1) - _TIE).astype(np.float64)
+
+
 def _dice(a: Array, b: Array) -> float:
     """The Dice coefficient of two masks, averaged over the classes that occur in either."""
     return float(np.mean([dice(a == k, b == k) for k in np.union1d(a, b)]))
@@ -312,14 +334,34 @@ def _failures(measured: dict[str, Any], thresholds: Thresholds) -> tuple[str, ..
     )
 
 
-def _stream_errors(folded: FoldedHTCLIP, model: ModelProto, frame: Tensor) -> dict[str, float]:
-    """The relative L2 error of the residual stream after each place, in the order of computation."""
-    expected = _stream(folded, frame)
-    got = _run(model, [f"{place}.out" for place in expected], frame)
-    return {
-        place: float(np.linalg.norm(got[f"{place}.out"][:1] - tokens) / np.linalg.norm(tokens))
-        for place, tokens in expected.items()
+def _stream_errors(
+    model: ModelProto, tokens: dict[str, Array], frame: Tensor, names: Iterable[str] = (), given: bool = False
+) -> tuple[dict[str, float], dict[str, Array]]:
+    """The relative L2 error of the residual stream behind each place, and the outputs named ``names``.
+
+    ``tokens`` are those of :func:`_stream`. If ``given``, every part of the model reads them instead of its own.
+    """
+    feeds = {f"{place}.in": values for place, values in tokens.items()} if given else {}
+    outputs = [*names, *(f"{place}.out" for place in tokens)]
+    got = run(_with_streams_given(model, tokens) if given else model, outputs, frame, feeds)
+    errors = {
+        place: float(np.linalg.norm(got.pop(f"{place}.out") - expected) / np.linalg.norm(expected))
+        for place, expected in tokens.items()
     }
+    return errors, got
+
+
+def _with_streams_given(model: ModelProto, tokens: dict[str, Array]) -> ModelProto:
+    """The model with an input for the residual stream behind each place, which all that reads the stream reads."""
+    from onnx import TensorProto, helper
+
+    given = type(model)()
+    given.CopyFrom(model)
+    inputs = {f"{place}.out": f"{place}.in" for place in tokens}
+    for node in given.graph.node:
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+    given.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs.values())
+    return given
 
 
 def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
@@ -341,29 +383,6 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
         for handle in handles:
             handle.remove()
     return tokens
-
-
-def _run(model: ModelProto, names: Sequence[str], frames: Tensor) -> dict[str, Array]:
-    """Run a model in ONNX Runtime, and return the tensors named ``names``."""
-    import onnx
-    import onnxruntime
-
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    try:
-        session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
-        parts = []
-        for part in torch.split(frames, fixed or _FRAMES_AT_ONCE):
-            missing = (fixed or len(part)) - len(part)
-            filled = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
-            results = session.run(names, {"frames": filled.cpu().numpy()})
-            parts.append([result[: len(part)] for result in results])
-    except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
-        raise InputError(f"ONNX Runtime cannot run the export: {reason(error)}") from error
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
 
 
 def _emulate(model: ModelProto) -> None:

@@ -24,7 +24,7 @@ _RESULTS = {"segmentation": ("logits", "mask"), "classification": ("logits",), "
 DISTANCE = "distance"
 """The name of the second output of a file whose model is calibrated: the distances (B,) float32."""
 
-_PACKAGES = ("torch", "onnx", "onnxruntime")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "nncf")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Manifest:
         targets: compute capabilities that an engine was built for, such as ``sm_86``; empty for an ONNX file.
         versions: versions of ht_kernels and of the libraries used, by package name.
         opset: the version of the ONNX operator set.
-        precision: the precision of matrix products: ``fp32``, ``fp16`` or ``bf16``.
+        precision: the precision of matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         plugin: whether adapters are nodes for the TensorRT plugin instead of standard operators.
         task: ``segmentation``, ``classification`` or ``contrastive``.
         num_classes: the number of classes K; 0 for a contrastive model.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
@@ -12,8 +13,9 @@ from ht_kernels.files import write_whole
 from .batch import batch_range
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, describe, write_manifest
+from .quantize import import_nncf, quantize
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 RESULTS = ("logits", "mask", "embeddings")
 
 _LARGEST = 2**31 - 2**24
@@ -29,6 +31,7 @@ def export_onnx(
     output: str | None = None,
     channels: int = 1,
     plugin: bool = False,
+    calibration: Tensor | None = None,
 ) -> Manifest:
     """Write the model to ``path`` (``*.onnx``), and a manifest beside it (``*.json``).
 
@@ -44,19 +47,24 @@ def export_onnx(
     Args:
         folded: a model folded in float32 or float64.
         path: the file to write; it appears complete or not at all.
-        precision: the precision of matrix products: ``fp32``, ``fp16`` or ``bf16``.
+        precision: the precision of matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``;
+            :mod:`ht_kernels.deploy.quantize` says which of them are in int8.
         batch: B, or (smallest, usual, largest) for a dynamic B. The manifest records the range.
         output: ``logits``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
         channels: 1 for gray frames, 3 for RGB.
         plugin: write adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with the plugin of
-            ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products.
+            ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products. It does
+            not go with int8, for which adapters run too.
+        calibration: for int8, and only for it: frames (N, channels, H, W) uint8 like those that the file will see. They
+            decide the scales of activations.
 
     Returns:
         The manifest.
 
     Raises:
         TypeError: ``folded`` is not a folded model, or was folded to a 16-bit dtype.
-        InputError: an argument is wrong, the model cannot be exported, or a file cannot be written.
+        InputError: an argument is wrong, the model cannot be exported, a package is missing, or a file cannot be
+            written.
     """
     try:
         import onnx
@@ -67,8 +75,11 @@ def export_onnx(
 
     path = Path(path)
     batches = _check(folded, path, precision, batch, output, channels)
+    _check_calibration(folded, precision, calibration, channels, plugin)
     output = output or folded.result
-    model = build(folded, precision, batches, output, channels, plugin)
+    model = build(folded, "fp32" if calibration is not None else precision, batches, output, channels, plugin)
+    if calibration is not None:
+        model = quantize(model, calibration)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > _LARGEST:
         raise InputError(f"the weights take {size / 1e9:.1f} GB in {precision}, and an ONNX file holds 2: try fp16")
@@ -105,3 +116,21 @@ def _check(
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     return batch_range(batch)
+
+
+def _check_calibration(
+    folded: FoldedHTCLIP, precision: str, calibration: Tensor | None, channels: int, plugin: bool
+) -> None:
+    if (precision == "int8") != (calibration is not None):
+        found = "none were given" if calibration is None else f"the precision is {precision}"
+        raise InputError(f"frames to calibrate on go with int8, which needs them, and {found}")
+    if calibration is None:
+        return
+    folded.check(calibration)
+    if calibration.dtype != torch.uint8:
+        raise InputError(f"frames to calibrate on must be uint8, got {calibration.dtype}")
+    if calibration.shape[1] != channels:
+        raise InputError(f"the file takes {channels} channels, and frames to calibrate on have {calibration.shape[1]}")
+    if plugin:
+        raise InputError("the plugin computes in fp32, fp16 or bf16, and int8 was asked for: export without the plugin")
+    import_nncf()

@@ -350,7 +350,7 @@ def test_a_file_changed_behind_its_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "precision must be one of fp32, fp16, bf16, got 'int8'"),
+        ({"precision": "int4"}, "precision must be one of fp32, fp16, bf16, int8, got 'int4'"),
         ({"output": "probabilities"}, "output must be one of logits, mask"),
         ({"channels": 2}, "channels must be 1"),
         ({"batch": 0}, "batch must be"),
