@@ -36,6 +36,7 @@ PACKAGES = (
     "accelerate",
     "onnx",
     "onnxruntime",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
 )
