@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         import_openvino()  # raises if it is not installed, before the export takes time
         if output.suffix != ".xml":
             raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
+        if args.plugin:
+            raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
@@ -156,8 +158,8 @@ def run(args: argparse.Namespace) -> int:
             )
         failed = next((each for each in reports if not each.passed), None)
         if failed is None and not as_folder:
-            for part, place in zip(described_files(file), described_files(output), strict=True):
-                os.replace(part, place)
+            for part, final in zip(described_files(file), described_files(output), strict=True):
+                os.replace(part, final)
             os.replace(manifest_path(file), manifest_path(output))
     if failed is None:
         beside = "its configuration" if as_folder else manifest_path(output).name

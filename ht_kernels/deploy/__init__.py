@@ -1,4 +1,4 @@
-"""Deployment: the folded model, its CUDA graphs, export to ONNX, OpenVINO and TensorRT with a check, and sessions to run them."""
+"""Deployment: the folded model, its CUDA graphs, checked exports to ONNX, OpenVINO and TensorRT, and sessions."""
 
 from __future__ import annotations
 

@@ -70,9 +70,7 @@ def export_onnx(
     return manifest
 
 
-def onnx_in_memory(
-    folded: FoldedHTCLIP, precision: str, batch: int | tuple[int, int, int]
-) -> tuple[bytes, Manifest]:
+def onnx_in_memory(folded: FoldedHTCLIP, precision: str, batch: int | tuple[int, int, int]) -> tuple[bytes, Manifest]:
     """The content of the file that :func:`export_onnx` would write for gray frames, and its manifest.
 
     ONNX does not check the graph, which takes as long as making it; a runtime that reads it does so anyway.
@@ -118,7 +116,8 @@ def _content(
         raise InputError(f"the weights take {size / 1e9:.1f} GB in {precision}, and an ONNX file holds 2: try fp16")
     if check:
         import_onnx().checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _check(

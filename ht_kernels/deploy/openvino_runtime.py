@@ -42,6 +42,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+def devices() -> dict[str, str]:
+    """The devices that OpenVINO finds here: their full names, by names such as ``CPU``, ``GPU.0`` and ``NPU``.
+
+    Raises:
+        InputError: OpenVINO cannot be imported.
+    """
+    core = import_openvino().Core()
+    return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
+
+
 def check_device(device: str, precision: str) -> None:
     """Check whether OpenVINO finds a device here, and the device computes in a precision.
 
