@@ -144,7 +144,7 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     folded = ht.fold(model)
     if runtime in (None, "cpu"):
         return folded, trained
-    return Session.open(folded, runtime=runtime, progress=show), trained
+    return Session.open(folded, runtime=runtime, output="grid", progress=show), trained
 
 
 def read_crop(text: str | None) -> Box | Literal["auto"] | None:

@@ -14,7 +14,7 @@ from .folded import FoldedHTCLIP
 from .manifest import Manifest, describe, write_manifest
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-RESULTS = ("logits", "mask", "embeddings")
+RESULTS = ("logits", "mask", "grid", "embeddings")
 
 _LARGEST = 2**31 - 2**24
 """The largest size of the weights in bytes. A protobuf message ends at 2**31 bytes, and the nodes need some of them."""
@@ -35,6 +35,7 @@ def export_onnx(
     The graph takes ``frames`` (B, channels, H, W) uint8 with values 0 to 255. It returns one of these:
 
     - ``logits`` float32, (B, K, H, W) for segmentation or (B, K) for classification;
+    - ``grid`` (B, K, h, w) float32, the logits on the patch grid, for segmentation;
     - ``mask`` (B, H, W) uint8, the class of each pixel, for segmentation;
     - ``embeddings`` (B, E) float32 of unit length, for a contrastive model.
 
@@ -46,7 +47,7 @@ def export_onnx(
         path: the file to write; it appears complete or not at all.
         precision: the precision of matrix products: ``fp32``, ``fp16`` or ``bf16``.
         batch: B, or (smallest, usual, largest) for a dynamic B. The manifest records the range.
-        output: ``logits``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
+        output: ``logits``, ``grid``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
         channels: 1 for gray frames, 3 for RGB.
         plugin: write adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with the plugin of
             ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products.
@@ -94,9 +95,9 @@ def _check(
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output is not None and output not in RESULTS:
         raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
-    if output == "mask" and folded.config.task != "segmentation":
+    if output in ("grid", "mask") and folded.config.task != "segmentation":
         raise InputError(
-            f"a mask goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
+            f"a {output} goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
         )
     if output in ("logits", "embeddings") and output != folded.result:
         raise InputError(f"this model, for {folded.config.task}, gives {folded.result}, and {output} were asked for")

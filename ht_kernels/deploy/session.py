@@ -36,17 +36,18 @@ class Session:
     """Runs a model on the best of :data:`RUNTIMES` that can run it; :meth:`open` makes it.
 
     ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``. It
-    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; masks (B, H, W) uint8, if the
-    model was exported with ``output="mask"``; or embeddings (B, E) float32, for a contrastive model. The result is on
-    the device that computed it, and no later call overwrites it. If ``familiarity`` is not None,
-    ``session.with_distance(frames)`` also returns the distances (B,) float32 of the frames from the training images.
+    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; with ``output="grid"`` logits
+    (B, K, h, w) on the patch grid; masks (B, H, W) uint8, if the model was exported with ``output="mask"``; or
+    embeddings (B, E) float32, for a contrastive model. The result is on the device that computed it, and no later call
+    overwrites it. If ``familiarity`` is not None, ``session.with_distance(frames)`` also returns the distances (B,)
+    float32 of the frames from the training images.
 
     Attributes:
         runtime: the name of the runtime that runs the model.
         refused: why each better runtime is not used, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
-        output: ``logits``, ``mask`` or ``embeddings``.
+        output: ``logits``, ``grid``, ``mask`` or ``embeddings``.
         task, num_classes, class_names: the task, the number of classes K and the class names of the model.
         familiarity: the limit and the usual values of the distances; None for a model that gives none.
     """
@@ -74,6 +75,7 @@ class Session:
         *,
         runtime: str | None = None,
         batch: int | tuple[int, int, int] = 1,
+        output: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Session:
         """Open a model and warm it up.
@@ -87,17 +89,22 @@ class Session:
             model: a folded model, or the path of a file written by ``ht-kernels export``, with its manifest beside it.
             runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model.
             batch: for a folded model: the batch size, or (smallest, usual, largest).
+            output: for a folded segmentation model: ``grid`` for logits on the patch grid, which
+                :func:`ht_kernels.functional.grid_to_mask` turns into masks of any size; None for the model's result.
             progress: called with the name of each phase of an engine's build.
 
         Raises:
-            InputError: a file does not fit its manifest or the installed library, or ``runtime`` is unknown.
+            InputError: a file does not fit its manifest or the installed library, ``runtime`` is unknown, or
+                ``output`` is not what the model gives.
             BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
         if isinstance(model, FoldedHTCLIP):
-            facts = _facts_of_model(model, batch)
-            candidates = _candidates_of_model(model, facts["batch"], progress)
+            if output not in (None, "grid") or (output == "grid" and model.config.task != "segmentation"):
+                raise InputError(f"output must be None, or grid of a segmentation model, got {output!r}")
+            facts = _facts_of_model(model, batch, output)
+            candidates = _candidates_of_model(model, facts["batch"], facts["output"], progress)
         else:
             path = Path(model)
             if not is_exported(path):
@@ -110,6 +117,8 @@ class Session:
                 raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
             content = _read(path, manifest)
             facts = _facts_of_manifest(manifest)
+            if output not in (None, facts["output"]):
+                raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
             candidates = _candidates_of_file(path, content, manifest, progress)
         return _open_first(cls, candidates, facts, runtime)
 
@@ -171,7 +180,7 @@ def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, An
 
 
 def _candidates_of_model(
-    folded: FoldedHTCLIP, batch: tuple[int, int, int], progress: Callable[[str], None] | None
+    folded: FoldedHTCLIP, batch: tuple[int, int, int], output: str, progress: Callable[[str], None] | None
 ) -> _Candidates:
     def exported(use: Callable[[Path, bytes, Manifest], Runtime]) -> Runtime:
         from .onnx import export_onnx
@@ -182,18 +191,19 @@ def _candidates_of_model(
             raise InputError(f"there is no place for the exported model: {why(error)}; TMPDIR names another") from error
         with folder as name:
             path = Path(name) / "model.onnx"
-            manifest = export_onnx(folded, path, batch=batch)
+            manifest = export_onnx(folded, path, batch=batch, output=output)
             return use(path, _read(path, manifest), manifest)
 
     def engine() -> Runtime:
         gpu_target()  # raises if there is no GPU, before the export takes time
         return exported(lambda path, _, manifest: _cached_engine(path, manifest, progress))
 
+    size = folded.grid if output == "grid" else None
     return {
         "tensorrt": engine,
-        "cuda_graph": lambda: GraphRuntime(folded),
+        "cuda_graph": lambda: GraphRuntime(folded, size),
         "onnxruntime": lambda: exported(lambda _, content, manifest: OnnxRuntime(content, manifest)),
-        "cpu": lambda: FoldedRuntime(folded),
+        "cpu": lambda: FoldedRuntime(folded, size),
     }
 
 
@@ -253,12 +263,12 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> dict[str, Any]:
+def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], output: str | None) -> dict[str, Any]:
     config = folded.config
     return {
         "batch": batch_range(batch),
         "frame_shape": (1, *folded.image_size),
-        "output": folded.result,
+        "output": output or folded.result,
         "task": config.task,
         "num_classes": config.num_classes,
         "class_names": config.class_names,
