@@ -5,6 +5,7 @@
 #include "backward.h"
 #include "filter_images.h"
 #include "forward.h"
+#include "grid_to_mask.h"
 #include "ht_kernels.h"
 #include "kernels.h"
 #include "simd.h"
@@ -40,4 +41,6 @@ inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& we
                                          ht::isa::backward,           \
                                          ht::isa::filter_workspace,   \
                                          ht::isa::spectral_filter,    \
-                                         ht::isa::spectral_filter_backward};
+                                         ht::isa::spectral_filter_backward, \
+                                         ht::isa::grid_to_mask_workspace,   \
+                                         ht::isa::grid_to_mask};
