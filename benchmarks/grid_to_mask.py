@@ -27,32 +27,32 @@ from ht_kernels.functional import grid_to_mask
 SIZES = ((240, 320), (672, 896), (1080, 1920))
 CLASSES = (2, 4, 32)
 _GRID = 14
-_SECONDS = 1.5
-"""The time to measure each case for."""
 _LEAST = 3
-"""Rounds that each case has at least."""
+"""Rounds that each row has at least."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print the table, and write it and the figures if asked to."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.grid_to_mask", description=__doc__)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file for the figures; a table beside it")
-    parser.add_argument("--seconds", type=float, default=_SECONDS, help="per case (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    rows = []
-    for threads in sorted({1, torch.get_num_threads()}):
-        torch.set_num_threads(threads)
-        for size in SIZES:
-            for classes in CLASSES:
-                times = measure(size, classes, args.seconds)
-                rows.append({"threads": threads, "height": size[0], "width": size[1], "classes": classes, **times})
-                print(table(rows)[-1], file=sys.stderr, flush=True)
-    print("\n".join(table(rows)))
+    parser.add_argument("--seconds", type=float, default=1.5, help="to time each row (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
+    args = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    every = torch.get_num_threads()
     try:
-        if args.output is not None:
-            figures.write(args.output, rows, table(rows), grid=_GRID)
+        for threads in sorted({1, every}):
+            torch.set_num_threads(threads)
+            for size in SIZES:
+                for classes in CLASSES:
+                    facts = {"threads": threads, "height": size[0], "width": size[1], "classes": classes}
+                    rows.append(facts | measure(size, classes, args.seconds))
+                    print(table(rows)[-1], flush=True)
+        figures.write(args.output, rows, table(rows), grid=_GRID)
     except InputError as error:
-        parser.error(str(error))
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        torch.set_num_threads(every)
     return 0
 
 
@@ -102,11 +102,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         frame = f"{row['height']}x{row['width']}"
         milliseconds = " | ".join(f"{row[name]:.3g}" for name in ("argmax", "classes_of", "ours"))
-        faster = row["classes_of"] / row["ours"]
-        lines.append(
-            f"| {row['threads']} | {frame} | {row['classes']} | {milliseconds} | {faster:.0f} "
-            f"| {row['ours_noise']:.3g} |"
-        )
+        faster, noise = row["classes_of"] / row["ours"], row["ours_noise"]
+        lines.append(f"| {row['threads']} | {frame} | {row['classes']} | {milliseconds} | {faster:.0f} | {noise:.3g} |")
     return lines
 
 

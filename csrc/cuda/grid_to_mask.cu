@@ -19,9 +19,9 @@ struct GridToMask {
   const float* logits;
   uint8_t* mask;
   int classes, grid_height, grid_width, height, width;
-  int64_t groups;        // of kPixels pixels in all masks; the last group of a row may have fewer
+  int64_t groups;  // of kPixels pixels in all masks; the last group of a row may have fewer
   int groups_of_a_row;
-  bool aligned;          // whether every group of a row is whole and starts at a multiple of its size
+  bool aligned;  // whether every group of a row is whole and starts at a multiple of its size
 };
 
 // Where a pixel lies along one side: between `cell` and the next, `weight` of the way; at the last cell it is at it.

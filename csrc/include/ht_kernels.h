@@ -202,10 +202,10 @@ typedef struct {
 /* Bytes of workspace, aligned to 64, that the call below needs with so many threads. */
 size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads);
 
-/* mask = the class of each pixel: the largest of the K logits after bilinear upsampling to H x W, with clamped edges and
- * pixel centres as in torch's interpolate with align_corners=False; the first of equal logits. With K = 1 it is 1 where
- * the logit is above 0. Logits are finite: near one that is not, the class is any from 0 to K - 1 (0 or 1 with K = 1).
- * logits and mask are contiguous; a side has at most 2^24 cells or pixels. */
+/* mask = the class of each pixel: the largest of the K logits after bilinear upsampling to H x W, with clamped edges
+ * and pixel centres as in torch's interpolate with align_corners=False; the first of equal logits. A single logit tells
+ * class 1, where it is above 0, from class 0. Logits are finite: near one that is not, the class may be any of those
+ * that the K logits tell apart. logits and mask are contiguous; a side has at most 2^24 cells or pixels. */
 ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
                               int threads);
 
