@@ -40,6 +40,12 @@ def test_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "48x64" in shown and "60x40" in shown
 
 
+def test_a_stream_that_ends_before_its_first_mask() -> None:
+    ages = {"frame_age": {"p50": 1.0, "p99": 2.0}, "mask_age": None}
+    row = {"height": 48, "width": 64, "masks_per_second": None, "latency_ms": ages}
+    assert stream.table({"rows": [row]})[1].split() == ["48x64", "1.0", "2.0", "-", "-", "0.0"]
+
+
 def test_a_phantom_moves_to_and_fro(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "FRAMES", 4)
     source = stream.phantom((40, 32))
