@@ -311,7 +311,8 @@ def _chosen(logits: Array, classes: Array) -> Array:
     """1 for each class (B,) that is the most probable one of the logits (B, K) or as good as that, else 0: (B,)."""
     probabilities = probabilities_of(torch.from_numpy(logits)).numpy()
     given = np.take_along_axis(probabilities, classes[:, None].astype(np.int64), axis=1)[:, 0]
-    return (given >= probabilities.max(1) - _TIE).astype(np.float64)
+    chosen: Array = (given >= probabilities.max(1) - _TIE).astype(np.float64)
+    return chosen
 
 
 def _dice(a: Array, b: Array) -> float:
