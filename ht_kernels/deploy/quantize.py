@@ -65,7 +65,7 @@ def quantize(model: ModelProto, frames: Tensor) -> ModelProto:
         batch.dim_value = 1
     dataset = nncf.Dataset([{"frames": frame[None].numpy()} for frame in frames.cpu()])
     with _silent():
-        quantized = nncf.quantize(
+        quantized: ModelProto = nncf.quantize(
             single,
             dataset,
             preset=nncf.QuantizationPreset.PERFORMANCE,
