@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ht_kernels as ht
-from ht_kernels.bench.runner import milliseconds, times
 from ht_kernels.bench.shake import shake
+from ht_kernels.bench.text import milliseconds, times
 from ht_kernels.errors import InputError
 from ht_kernels.published import BaselineAdapter
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels.bench.measure import Call, interleave
-from ht_kernels.bench.runner import milliseconds, times
 from ht_kernels.bench.shake import shake
+from ht_kernels.bench.text import milliseconds, times
 from ht_kernels.clip.injection import adapters
 from ht_kernels.environment import version
 from ht_kernels.errors import InputError

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ht_kernels.bench.runner import times
+from ht_kernels.bench.text import times
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
 from ht_kernels.published import PublishedHTCLIP

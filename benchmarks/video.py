@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import ht_kernels as ht
+from ht_kernels.bench.stream import BACKBONE, endless, play, segmentation_model
 from ht_kernels.errors import InputError
-from ht_kernels.media.frames import Frame
 from ht_kernels.media.opening import open_file
-from ht_kernels.video import Source, Stream
+from ht_kernels.video import Source
 from ht_kernels.video.example import example_clip
 
 from . import figures
 
-BACKBONES = ("timm/vit_tiny_patch16_224", "timm/vit_base_patch16_224")
-FPS = 30.0
-
-_STALE = 10.0
-"""The age in seconds from which masks are withheld. It is so large that none is, because the age itself is measured."""
+BACKBONES = (BACKBONE, "timm/vit_base_patch16_224")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,28 +48,17 @@ def main(argv: list[str] | None = None) -> int:
 def measure(backbone: str, seconds: float) -> dict[str, Any]:
     """Run a model twice, as a file and live, and return the reports of both runs."""
     torch.manual_seed(0)
-    folded = ht.fold(ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval())
+    folded = segmentation_model(backbone)
     row: dict[str, Any] = {"model": backbone, "backend": folded.backend()}
     for name, live in (("file", False), ("live", True)):
-        stream = Stream(folded, live=live, stale=_STALE)
-        end = time.monotonic() + seconds
-        for _ in stream.run(endless()):
-            if time.monotonic() > end:
-                stream.stop()
-        row[name] = stream.report()
+        row[name] = play(folded, repeated(), live=live, seconds=seconds)
     return row
 
 
-def endless() -> Source:
+def repeated() -> Source:
     """A source that repeats the clip without end, and decodes it every time."""
     clip = open_file(example_clip())
-
-    def decode() -> Iterator[tuple[None, Frame]]:
-        while True:
-            for frame in clip:
-                yield None, frame
-
-    return Source(clip.path, clip.kind, None, FPS, clip.size, decode)
+    return endless(clip.path, clip.kind, clip.size, clip)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,7 +2,8 @@
 
 Tensors are passed as addresses, 0 for none, and tokens as (address, batch stride, token stride), with strides in
 elements. The caller keeps the memory alive and is responsible for its size. ``folded`` and ``grads`` are FoldedAdapters
-with contiguous float32 weights; for CUDA, the matrices have the dtype of x. ``sizes`` of a filter is (batch, channels,
+with contiguous float32 weights; for CUDA, the matrices have the dtype of x. ``seconds`` is float64 (threads, stages),
+to which the seconds of each stage are added, or 0 to measure nothing. ``sizes`` of a filter is (batch, channels,
 height, width, masks).
 """
 
@@ -25,6 +26,7 @@ class CpuAdapter:
         h: int,
         stats: int,
         threads: int,
+        seconds: int = 0,
     ) -> None: ...
     def backward(
         self,
@@ -42,6 +44,7 @@ class CpuAdapter:
         grad_x: Sequence[int],
         grads: object,
         threads: int,
+        seconds: int = 0,
     ) -> None: ...
 
 class CudaAdapter:  # in a build with CUDA kernels only
@@ -62,6 +65,16 @@ class CudaAdapter:  # in a build with CUDA kernels only
     ) -> None: ...
 
 def adapter_weights() -> list[str]: ...
+def fold(sizes: Sequence[int], masked: bool, parts: Sequence[int], results: Sequence[int]) -> None: ...
+def fold_backward(
+    sizes: Sequence[int],
+    masked: bool,
+    parts: Sequence[int],
+    down_weight_grad: int,
+    result_grads: Sequence[int],
+    part_grads: Sequence[int],
+) -> None: ...
+def adapter_stages() -> list[str]: ...
 def spectral_filter(sizes: Sequence[int], x: int, mask: int, out: int, threads: int) -> None: ...
 def spectral_filter_backward(
     sizes: Sequence[int], grad_out: int, x: int, mask: int, grad_x: int, grad_mask: int, threads: int

@@ -277,49 +277,115 @@ def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
+class FoldParts(NamedTuple):
+    """The published weights that folding combines with each other. ``ht_fold_parts`` of the C interface has them too.
+
+    Shapes are the published ones; ``hidden_weight`` and ``projector`` have two further dimensions of size 1.
+    """
+
+    down_weight: Tensor  # (C, D)
+    down_bias: Tensor  # (C,)
+    norm_weight: Tensor  # (D,)
+    norm_bias: Tensor  # (D,)
+    gamma: Tensor  # (D,)
+    gain: Tensor | None  # by what the filter multiplies the mean of a channel: (C,), or (1,) of a shared mask
+    kernel3: Tensor  # (C, 1, 3, 3)
+    kernel5: Tensor  # (C, 1, 5, 5)
+    kernel7: Tensor  # (C, 1, 7, 7)
+    bias3: Tensor  # (C,)
+    bias5: Tensor  # (C,)
+    bias7: Tensor  # (C,)
+    hidden_weight: Tensor | None  # (C // 4, C, 1, 1), None without a noise estimator
+    projector: Tensor  # (C, C, 1, 1)
+
+
+class FoldResults(NamedTuple):
+    """The folded weights that come of :class:`FoldParts`: fields of :class:`FoldedAdapter`, which has their shapes."""
+
+    norm_gain: Tensor
+    down_bias: Tensor
+    scale_kernels: Tensor
+    scale_bias: Tensor
+    hidden_weight: Tensor | None
+    mix_weight: Tensor
+
+
+def combine(parts: FoldParts, masked: bool) -> tuple[Tensor, FoldResults]:
+    """Combine the weights (identities 1 to 4).
+
+    Args:
+        parts: the weights, in float32 or float64.
+        masked: a spectral filter stands before the convolutions. Then they take neither the gain nor the residual.
+
+    Returns:
+        ``down_weight`` as it is, and what comes of the others.
+    """
+    kernels = merge_scales(parts[6:9], None if masked else parts.gain, residual=not masked)  # type: ignore[arg-type]
+    bias = torch.stack([parts.bias3, parts.bias5, parts.bias7])
+    hidden = parts.hidden_weight
+    if hidden is None:  # the scale weights are equal for every image, so one kernel serves all
+        kernels, bias = kernels.mean(0, keepdim=True), bias.mean(0, keepdim=True)
+    else:
+        hidden = hidden.flatten(1) if parts.gain is None else hidden.flatten(1) * parts.gain
+    shift = parts.down_weight @ (parts.norm_bias * parts.gamma)
+    return parts.down_weight, FoldResults(
+        norm_gain=parts.norm_weight * parts.gamma,
+        down_bias=parts.down_bias + shift,
+        scale_kernels=kernels,
+        scale_bias=bias,
+        hidden_weight=hidden,
+        mix_weight=add_residual(parts.projector.flatten(1)),
+    )
+
+
+def fold_adapter(
+    adapter: nn.Module, combine: Callable[[FoldParts, bool], tuple[Tensor, FoldResults]] = combine
+) -> FoldedAdapter:
     """Fold an adapter (identities 1 to 5): any module whose parts and weights have the published names.
 
     A weight may be a parameter or computed from others, by pruning, weight normalization or a parametrization of torch.
+
+    Args:
+        adapter: the adapter.
+        combine: computes what :func:`combine` does.
 
     Raises:
         ValueError: a part or a weight is missing, or a part is of another kind.
     """
     p = {name: at_least_float32(t) for name, t in adapter_weights(adapter).items()}
-    gamma = p["gamma"]
-    down_weight = p["project1.weight"]
-    gain = p.get("adapter_conv.freq_filter")
     mask = p.get("adapter_conv.spectral.mask")
-    kernels = merge_scales([p[f"adapter_conv.conv{i}.weight"] for i in (1, 2, 3)], gain, residual=mask is None)
-    bias = torch.stack([p[f"adapter_conv.conv{i}.bias"] for i in (1, 2, 3)])
-    hidden_weight = hidden_bias = score_weight = score_bias = None
-    if "adapter_conv.noise_estimator.1.weight" in p:
-        hidden_weight = p["adapter_conv.noise_estimator.1.weight"].flatten(1)
-        if gain is not None:  # mean(F) = a * mean(S)
-            hidden_weight = hidden_weight * gain
-        if mask is not None:  # mean(F) = Re(mask at frequency zero) * mean(S)
-            hidden_weight = hidden_weight * (mask[:, 0] if mask.dim() == 2 else mask[:, 0, 0, 0])
-        hidden_bias = p["adapter_conv.noise_estimator.1.bias"]
-        score_weight = p["adapter_conv.noise_estimator.3.weight"].flatten(1)
-        score_bias = p["adapter_conv.noise_estimator.3.bias"]
-    else:  # the scale weights are equal for every image, so one kernel serves all
-        kernels, bias = kernels.mean(0, keepdim=True), bias.mean(0, keepdim=True)
+    gain = p.get("adapter_conv.freq_filter")  # mean(F) = a * mean(S)
+    if mask is not None:  # mean(F) = Re(mask at frequency zero) * mean(S)
+        gain = mask[:, 0] if mask.dim() == 2 else mask[:, 0, 0, 0]
+    parts = FoldParts(
+        down_weight=p["project1.weight"],
+        down_bias=p["project1.bias"],
+        norm_weight=p["norm.weight"],
+        norm_bias=p["norm.bias"],
+        gamma=p["gamma"],
+        gain=gain,
+        kernel3=p["adapter_conv.conv1.weight"],
+        kernel5=p["adapter_conv.conv2.weight"],
+        kernel7=p["adapter_conv.conv3.weight"],
+        bias3=p["adapter_conv.conv1.bias"],
+        bias5=p["adapter_conv.conv2.bias"],
+        bias7=p["adapter_conv.conv3.bias"],
+        hidden_weight=p.get("adapter_conv.noise_estimator.1.weight"),
+        projector=p["adapter_conv.projector.weight"],
+    )
+    down_weight, results = combine(parts, mask is not None)
+    score_weight = p.get("adapter_conv.noise_estimator.3.weight")
     return FoldedAdapter(
         down_weight=down_weight,
-        norm_gain=p["norm.weight"] * gamma,
         skip_gain=p["gammax"],
-        down_bias=p["project1.bias"] + down_weight @ (p["norm.bias"] * gamma),
-        scale_kernels=kernels,
-        scale_bias=bias,
-        hidden_weight=hidden_weight,
-        hidden_bias=hidden_bias,
-        score_weight=score_weight,
-        score_bias=score_bias,
-        mix_weight=add_residual(p["adapter_conv.projector.weight"].flatten(1)),
+        hidden_bias=p.get("adapter_conv.noise_estimator.1.bias"),
+        score_weight=None if score_weight is None else score_weight.flatten(1),
+        score_bias=p.get("adapter_conv.noise_estimator.3.bias"),
         mix_bias=p["adapter_conv.projector.bias"],
         up_weight=p["project2.weight"],
         up_bias=p["project2.bias"],
         mask=mask,
+        **results._asdict(),
     )
 
 

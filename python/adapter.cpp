@@ -1,5 +1,6 @@
 // The adapter on the CPU.
 
+#include <cstring>
 #include <mutex>
 
 #include "arguments.h"
@@ -20,7 +21,7 @@ class CpuAdapter {
 
   void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                bool bfloat16, const TokensArgument& x, Address keep, const TokensArgument& out, Address h,
-               Address stats, int threads) {
+               Address stats, int threads, Address seconds) {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     const bool training = h != 0;
     py::gil_scoped_release release;
@@ -38,21 +39,22 @@ class CpuAdapter {
       });
       prepared = kept_.get();
     }
-    check(ht_adapter_forward_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
-                                 pointer<const float>(keep), tokens(out), pointer<float>(h), pointer<float>(stats),
-                                 memory, threads));
+    check(ht_adapter_forward_stages_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
+                                        pointer<const float>(keep), tokens(out), pointer<float>(h),
+                                        pointer<float>(stats), memory, threads, pointer<double>(seconds)));
   }
 
   void backward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                 bool bfloat16, const TokensArgument& grad_out, const TokensArgument& x, Address keep, Address h,
-                Address stats, const TokensArgument& grad_x, const py::object& grads, int threads) {
+                Address stats, const TokensArgument& grad_x, const py::object& grads, int threads, Address seconds) {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     const ht_adapter_weights g = read_weights<ht_adapter_weights>(grads);
     void* memory = workspace(ht_adapter_backward_workspace_cpu(&s, threads));
     py::gil_scoped_release release;
-    check(ht_adapter_backward_cpu(&s, &weights_, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out), tokens(x),
-                                  pointer<const float>(keep), pointer<const float>(h), pointer<const float>(stats),
-                                  tokens(grad_x), &g, memory, threads));
+    check(ht_adapter_backward_stages_cpu(&s, &weights_, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out),
+                                         tokens(x), pointer<const float>(keep), pointer<const float>(h),
+                                         pointer<const float>(stats), tokens(grad_x), &g, memory, threads,
+                                         pointer<double>(seconds)));
   }
 
  private:
@@ -63,6 +65,36 @@ class CpuAdapter {
   Memory kept_;
 };
 
+using FoldSizes = std::array<std::int64_t, 4>;  // dim, bottleneck, hidden, gains
+using PartAddresses = std::array<Address, sizeof(ht_fold_parts) / sizeof(float*)>;
+using ResultAddresses = std::array<Address, sizeof(ht_fold_results) / sizeof(float*)>;
+
+// A struct of pointers from addresses in the order of its fields.
+template <class Struct, class Addresses>
+Struct fields(const Addresses& addresses) {
+  static_assert(sizeof(Struct) == sizeof(Addresses), "a field is a pointer");
+  Struct fields;
+  std::memcpy(&fields, &addresses, sizeof fields);
+  return fields;
+}
+
+ht_fold_shape fold_shape(const FoldSizes& n, bool masked) { return {n[0], n[1], n[2], n[3], masked}; }
+
+void fold(const FoldSizes& sizes, bool masked, const PartAddresses& parts, const ResultAddresses& results) {
+  const ht_fold_shape shape = fold_shape(sizes, masked);
+  const auto p = fields<ht_fold_parts>(parts);
+  const auto r = fields<ht_fold_results>(results);
+  check(ht_adapter_fold_cpu(&shape, &p, &r));
+}
+
+void fold_backward(const FoldSizes& sizes, bool masked, const PartAddresses& parts, Address down_weight_grad,
+                   const ResultAddresses& result_grads, const PartAddresses& part_grads) {
+  const ht_fold_shape shape = fold_shape(sizes, masked);
+  const auto p = fields<ht_fold_parts>(parts), g = fields<ht_fold_parts>(part_grads);
+  const auto r = fields<ht_fold_results>(result_grads);
+  check(ht_adapter_fold_backward_cpu(&shape, &p, pointer<const float>(down_weight_grad), &r, &g));
+}
+
 }  // namespace
 
 void bind_adapter(py::module_& m) {
@@ -72,11 +104,11 @@ void bind_adapter(py::module_& m) {
            py::arg("grid_width"))
       .def("forward", &CpuAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("x"), py::arg("keep"), py::arg("out"),
-           py::arg("h"), py::arg("stats"), py::arg("threads"), "ht_adapter_forward_cpu.")
+           py::arg("h"), py::arg("stats"), py::arg("threads"), py::arg("seconds") = 0, "ht_adapter_forward_stages_cpu.")
       .def("backward", &CpuAdapter::backward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("grad_out"), py::arg("x"),
            py::arg("keep"), py::arg("h"), py::arg("stats"), py::arg("grad_x"), py::arg("grads"), py::arg("threads"),
-           "ht_adapter_backward_cpu.");
+           py::arg("seconds") = 0, "ht_adapter_backward_stages_cpu.");
   m.def(
       "adapter_weights",
       [] {
@@ -87,5 +119,19 @@ void bind_adapter(py::module_& m) {
         return names;
       },
       "The names of the folded weights that this module was built for.");
+  m.def("fold", &fold, py::arg("sizes"), py::arg("masked"), py::arg("parts"), py::arg("results"),
+        "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; addresses in the order of the fields.");
+  m.def("fold_backward", &fold_backward, py::arg("sizes"), py::arg("masked"), py::arg("parts"),
+        py::arg("down_weight_grad"), py::arg("result_grads"), py::arg("part_grads"), "ht_adapter_fold_backward_cpu.");
+  m.def(
+      "adapter_stages",
+      [] {
+        std::vector<std::string> names;
+#define HT_NAME(NAME, name) names.push_back(#name);
+        HT_ADAPTER_STAGES(HT_NAME)
+#undef HT_NAME
+        return names;
+      },
+      "The names of the stages that are measured, in the order of ht_stage.");
   m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2 or avx512.");
 }

@@ -24,7 +24,7 @@ PROGRAMS = {
 import sys, ht_kernels
 print([name for name in ("open_clip", "timm", "av", "pydicom", "matplotlib", "PIL") if name in sys.modules])
 import ht_kernels.deploy
-print([name for name in ("onnx", "onnxruntime") if name in sys.modules])
+print([name for name in ("onnx", "onnxruntime", "openvino") if name in sys.modules])
 import ht_kernels.train
 print([name for name in ("monai", "tensorboard") if name in sys.modules])
 """,

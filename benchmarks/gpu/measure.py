@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
@@ -124,11 +123,7 @@ def interleave(
         for name, call in calls.items():
             took, kept[name] = _timed(call, device)
             samples[name].append(took / results)
-    timings = {}
-    for name, values in samples.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        timings[name] = Timing(median, lower, upper, len(values), results)
-    return timings
+    return {name: Timing.of(values, results) for name, values in samples.items()}
 
 
 def _timed(call: Call, device: torch.device) -> tuple[float, object]:

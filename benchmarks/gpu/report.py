@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ht_kernels.bench.runner import milliseconds, times
+from ht_kernels.bench.text import milliseconds, times
 from ht_kernels.files import write_whole
 
 from .measure import COPY

@@ -99,11 +99,20 @@ size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int thre
 ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, const void* prepared,
                                  ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats,
                                  void* workspace, int threads) {
+  return ht_adapter_forward_stages_cpu(shape, weights, prepared, dtype, x, keep, out, h, stats, workspace, threads,
+                                       nullptr);
+}
+
+ht_status ht_adapter_forward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                        const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep,
+                                        ht_tokens out, float* h, float* stats, void* workspace, int threads,
+                                        double* seconds) {
   const ht_status status = check(shape, weights, dtype, workspace, threads);
   if (status != HT_OK || shape->batch == 0) return status;
   if (!x.data || !out.data || !prepared) return fail(HT_INVALID_ARGUMENT, "x, out and prepared must not be NULL");
   if (!h != !stats) return fail(HT_INVALID_ARGUMENT, "h and stats must both be NULL, or neither");
-  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads_for(*shape, threads));
+  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads_for(*shape, threads),
+                    seconds);
   return HT_OK;
 }
 
@@ -111,6 +120,15 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
                                   ht_tokens grad_out, ht_tokens x, const float* keep, const float* h,
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
                                   void* workspace, int threads) {
+  return ht_adapter_backward_stages_cpu(shape, weights, dtype, grad_out, x, keep, h, stats, grad_x, grads, workspace,
+                                        threads, nullptr);
+}
+
+ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                         ht_dtype dtype, ht_tokens grad_out, ht_tokens x, const float* keep,
+                                         const float* h, const float* stats, ht_tokens grad_x,
+                                         const ht_adapter_weights* grads, void* workspace, int threads,
+                                         double* seconds) {
   ht_status status = check(shape, weights, dtype, workspace, threads);
   if (status == HT_OK) status = check(shape, grads, dtype, workspace, threads);
   if (status != HT_OK) return status;
@@ -118,7 +136,7 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, h and stats must not be NULL");
   }
   kernels().backward(*shape, *weights, dtype, grad_out, x, keep, h, stats, grad_x, *grads, workspace,
-                     threads_for(*shape, threads));
+                     threads_for(*shape, threads), seconds);
   return HT_OK;
 }
 

@@ -11,6 +11,7 @@
 #include "prepared_weights.h"
 #include "simd.h"
 #include "sizes.h"
+#include "stage_clock.h"
 #include "team.h"
 
 namespace ht {
@@ -57,12 +58,13 @@ inline size_t forward_workspace(const ht_adapter_shape& shape, bool keeps_state,
 template <class T>
 void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const void* prepared,
              const ht_tokens& x_tokens, const float* keep, const ht_tokens& out_tokens, float* kept_h,
-             float* kept_stats, void* workspace, int threads) {
+             float* kept_stats, void* workspace, int threads, double* seconds) {
   const Sizes n(shape);
   const Tokens<const T> x(x_tokens);
   const Tokens<T> out(out_tokens);
   i64 next = 0;
   in_parallel(threads, [&](Team everyone) {
+    StageClock clock(seconds, everyone.rank);
     Arena arena(workspace), prepared_arena(const_cast<void*>(prepared));  // which is only read
     const PreparedWeights weights(n, w, prepared_arena);
     ForwardWorkspace work(n, kept_h != nullptr, everyone.rank, arena);
@@ -70,24 +72,31 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const v
     MixScratch& mix = work.scratch.mix;
     work.scratch.filtered.clear(n);
     if (everyone.rank == 0) work.filtered.clear(n);
+    clock.lap(HT_STAGE_BEGIN);
     everyone.wait();
     for_images(n.batch, everyone, &next, [&](i64 image, Team team) {
+      clock.lap(HT_STAGE_WAIT);
       float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
       const i64 first = mine.first;
       down_project(n, w, weights.project, x.row(image, first), x.token_stride, mine.last - first, work.scratch.u,
                    image_h + first * n.channels, stats + (image * n.tokens + first) * 2);
+      clock.lap(HT_STAGE_DOWN);
       team.wait();
+      clock.lap(HT_STAGE_WAIT);
       mix.begin_image(n, team, w, weights.mix, weights.spectral, image_h,
-                      team.size == 1 ? work.scratch.filtered : work.filtered);
+                      team.size == 1 ? work.scratch.filtered : work.filtered, clock);
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first, rows = strip.last - r, at = (image * n.tokens + r) * n.channels;
         mix.mix(n, weights.mix, image_h, strip);
         activate(n, mix.m, keep ? keep + at : nullptr, rows);
+        clock.lap(HT_STAGE_MIX);
         up_project(n, weights.project, mix.m, rows, x.row(image, r), x.token_stride, out.row(image, r),
                    out.token_stride);
+        clock.lap(HT_STAGE_UP);
       });
     });
+    clock.lap(HT_STAGE_WAIT);
   });
 }
 

@@ -14,17 +14,17 @@ namespace HT_ISA {
 
 inline void forward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
                     ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats,
-                    void* workspace, int threads) {
+                    void* workspace, int threads, double* seconds) {
   const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
-  run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads);
+  run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads, seconds);
 }
 
 inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype dtype,
                      const ht_tokens& grad_out, const ht_tokens& x, const float* keep, const float* h,
                      const float* stats, const ht_tokens& grad_x, const ht_adapter_weights& grads, void* workspace,
-                     int threads) {
+                     int threads, double* seconds) {
   const auto run = dtype == HT_BFLOAT16 ? backward<bfloat16> : backward<float>;
-  run(shape, weights, grad_out, x, keep, h, stats, grad_x, grads, workspace, threads);
+  run(shape, weights, grad_out, x, keep, h, stats, grad_x, grads, workspace, threads, seconds);
 }
 
 }  // namespace HT_ISA

@@ -17,10 +17,10 @@ struct Kernels {
   size_t (*backward_workspace)(const ht_adapter_shape&, int threads);
   void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, const void* prepared, ht_dtype,
                   const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats, void* workspace,
-                  int threads);
+                  int threads, double* seconds);
   void (*backward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& grad_out,
                    const ht_tokens& x, const float* keep, const float* h, const float* stats, const ht_tokens& grad_x,
-                   const ht_adapter_weights& grads, void* workspace, int threads);
+                   const ht_adapter_weights& grads, void* workspace, int threads, double* seconds);
   size_t (*filter_workspace)(const ht_filter_shape&, bool backward, int threads);
   void (*filter)(const ht_filter_shape&, const float* x, const float* mask, float* out, void* workspace, int threads);
   void (*filter_backward)(const ht_filter_shape&, const float* grad_out, const float* x, const float* mask,

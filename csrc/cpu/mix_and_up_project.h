@@ -24,6 +24,7 @@
 #include "simd.h"
 #include "sizes.h"
 #include "spectral_filter.h"
+#include "stage_clock.h"
 #include "team.h"
 #include "vector_math.h"
 #include "weight_grads.h"
@@ -51,14 +52,17 @@ struct MixScratch {
   // Makes the kernel of an image from its h. With a spectral filter, also makes F in `filtered`, which the team shares,
   // and waits for the team.
   void begin_image(const Sizes& n, Team team, const ht_adapter_weights& w, const MixWeights& packed,
-                   const SpectralWeights& spectral, const float* h, const PaddedGrid& filtered) {
+                   const SpectralWeights& spectral, const float* h, const PaddedGrid& filtered, StageClock& clock) {
     const float* patches = h + n.prefix * n.channels;
     scales.estimate(n, w, patches);
     kernel.combine(n, packed, scales.weight);
+    clock.lap(HT_STAGE_NOISE);
     if (!n.masks) return;
     filter_image(n, team, spectral, patches, filtered, spectrum);
     padded = filtered;
+    clock.lap(HT_STAGE_FILTER);
     team.wait();
+    clock.lap(HT_STAGE_WAIT);
   }
 
   // Computes y of the patches of a strip and m of all its tokens, before GELU. Returns how many of the tokens are
@@ -123,9 +127,10 @@ template <class T>
 inline void mix_and_up_project_backward(const Sizes& n, const MixWeights& packed, const TransposedWeights& transposed,
                                         const float* h, const float* keep, const T* grad_out, i64 grad_step,
                                         Range strip, MixScratch& mix, const BackwardScratch& s, const ImageGrads& image,
-                                        float* kernel_grad, const WeightGrads& sums) {
+                                        float* kernel_grad, const WeightGrads& sums, StageClock& clock) {
   const i64 rows = strip.last - strip.first;
   const i64 prefix = mix.mix(n, packed, h, strip);
+  clock.lap(HT_STAGE_MIX);
   for (i64 r = 0; r < rows; ++r) {
     for_vectors(n.channels, [&](i64 c, i64 left) {
       const Vec m = load(mix.m + r * n.wide + c);
@@ -161,6 +166,7 @@ inline void mix_and_up_project_backward(const Sizes& n, const MixWeights& packed
     float* to = image.dm + (strip.first + i) * n.wide;
     for (i64 c = 0; c < n.channels; c += kLanes) store(to + c, load(dm + i * n.wide + c));
   }
+  clock.lap(HT_STAGE_UP);
   const i64 patches = rows - prefix;
   if (patches == 0) return;
   const float* dm_patches = dm + prefix * n.wide;

@@ -12,6 +12,7 @@
 #include "prepared_weights.h"
 #include "simd.h"
 #include "sizes.h"
+#include "stage_clock.h"
 #include "team.h"
 #include "weight_grads.h"
 
@@ -100,7 +101,7 @@ inline void filter_image(const Sizes& n, Team team, const SpectralWeights& weigh
 // mask_grad, that of the masks. The team has waited before, so F is no longer read, and has waited when this returns.
 inline void filter_image_backward(const Sizes& n, Team team, const SpectralWeights& weights, const float* taps,
                                   const float* patches, const ImageGrads& image, const BackwardScratch& s,
-                                  const Spectrum& f_spectrum, float* mask_grad) {
+                                  const Spectrum& f_spectrum, float* mask_grad, StageClock& clock) {
   for_strips(team.share(n.patches, kRows), [&](Range strip) {
     depthwise<true>(n, image.dy, taps, nullptr, strip, s.dh);
     for (i64 q = strip.first; q < strip.last; ++q) {
@@ -108,7 +109,9 @@ inline void filter_image_backward(const Sizes& n, Team team, const SpectralWeigh
       for (i64 c = 0; c < n.channels; c += kLanes) store(image.filtered.patch(n, q) + c, load(from + c));
     }
   });
+  clock.lap(HT_STAGE_MIX);
   team.wait();
+  clock.lap(HT_STAGE_WAIT);
   const Range mine = team.share(n.wide, kPanel);
   const ImagePanel copy{s.s, n.width * kPanel, kPanel};
   for (i64 c = mine.first; c < mine.last; c += kPanel) {
@@ -116,7 +119,9 @@ inline void filter_image_backward(const Sizes& n, Team team, const SpectralWeigh
     filter_backward(weights.fourier, weights.mask.panel(c), copy, panel_of(n, image.filtered, c),
                     mask_grad + c * WeightGrads::mask_count(n), s.s_spectrum, f_spectrum);
   }
+  clock.lap(HT_STAGE_FILTER);
   team.wait();
+  clock.lap(HT_STAGE_WAIT);
 }
 
 // ds (strip, wide) = the gradient of S at the patches of a strip: through the filter, and through the residual.

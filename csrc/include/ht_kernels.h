@@ -94,6 +94,80 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
                                   void* workspace, int threads);
 
+/* Folding: sizes of the published weights that are combined with each other. */
+typedef struct {
+  int64_t dim;        /* D */
+  int64_t bottleneck; /* C */
+  int64_t hidden;     /* Q; 0 without a noise estimator */
+  int64_t gains;      /* of the filter: 0 for none, 1 for one that all channels share, or C */
+  int masked;         /* a spectral filter stands before the convolutions, which then do not take the gain */
+} ht_fold_shape;
+
+/* These weights in their published shapes, or their gradients; contiguous, on the CPU. */
+typedef struct {
+  float* down_weight; /* (C, D) */
+  float* down_bias;   /* (C) */
+  float* norm_weight; /* (D) */
+  float* norm_bias;   /* (D) */
+  float* gamma;       /* (D) */
+  float* gain;        /* (gains), or NULL */
+  float* kernel3;     /* (C, 3, 3) */
+  float* kernel5;     /* (C, 5, 5) */
+  float* kernel7;     /* (C, 7, 7) */
+  float* bias3;       /* (C) */
+  float* bias5;
+  float* bias7;
+  float* hidden_weight; /* (Q, C), or NULL */
+  float* projector;     /* (C, C) */
+} ht_fold_parts;
+
+/* The folded weights that come of them, as in ht_adapter_weights, or their gradients. */
+typedef struct {
+  float* norm_gain;
+  float* down_bias;
+  float* scale_kernels;
+  float* scale_bias;
+  float* hidden_weight;
+  float* mix_weight;
+} ht_fold_results;
+
+ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts, const ht_fold_results* results);
+
+/* The gradients of the parts from those of the results. down_weight is a folded weight too, as it is; its own gradient
+ * from there, down_weight_grad (C, D), is added. */
+ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
+                                       const float* down_weight_grad, const ht_fold_results* result_grads,
+                                       const ht_fold_parts* part_grads);
+/* The stages of the two calls above whose time can be measured: F(NAME, name) for each. */
+#define HT_ADAPTER_STAGES(F)                                                              \
+  F(BEGIN, begin)   /* memory is cleared; the backward packs the weights */               \
+  F(DOWN, down)     /* LayerNorm, gammas and project1; here and below, or its gradient */ \
+  F(NOISE, noise)   /* the weights of an image's scales, and its kernel */                \
+  F(FILTER, filter) /* the spectral filter */                                             \
+  F(MIX, mix)       /* the convolution and the projector, and in the forward GELU */      \
+  F(UP, up)         /* project2 and the residual, and in the backward GELU */             \
+  F(END, end)       /* the backward adds up the gradients of the threads */               \
+  F(WAIT, wait)     /* for other threads */
+
+typedef enum {
+#define HT_STAGE(NAME, name) HT_STAGE_##NAME,
+  HT_ADAPTER_STAGES(HT_STAGE)
+#undef HT_STAGE
+      HT_STAGES /* how many there are */
+} ht_stage;
+
+/* The same calls with the same results, measured: the seconds that each thread spends in each stage are added to
+ * seconds (threads, HT_STAGES). Threads that a small call does not use add nothing. NULL measures nothing. */
+ht_status ht_adapter_forward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                        const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep,
+                                        ht_tokens out, float* h, float* stats, void* workspace, int threads,
+                                        double* seconds);
+ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
+                                         ht_dtype dtype, ht_tokens grad_out, ht_tokens x, const float* keep,
+                                         const float* h, const float* stats, ht_tokens grad_x,
+                                         const ht_adapter_weights* grads, void* workspace, int threads,
+                                         double* seconds);
+
 /* The spectral filter by itself, irfft2(mask * rfft2(x)) on images (B, C, H, W). */
 typedef struct {
   int64_t batch;    /* B */

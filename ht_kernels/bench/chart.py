@@ -11,7 +11,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from ht_kernels.files import png_bytes
 
 from .cases import IMPLEMENTATIONS, LABELS
-from .runner import Result, milliseconds, times
+from .runner import Result
+from .text import milliseconds, times
 
 COLORS = {"eager": "#b4b8bd", "compile": "#6c8ebf", "ours": "#c8501e"}
 FLOORS: dict[str, Literal["dotted", "solid"]] = {"memory floor": "dotted", "float32 arithmetic floor": "solid"}

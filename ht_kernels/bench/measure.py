@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +18,30 @@ matter."""
 MIN_SAMPLES = 5
 MAX_SAMPLES = 200
 
+COPIED_FLOATS = 64 * 2**20
+PRODUCT_SIDES = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices whose product shows the arithmetic peak of a kind of device."""
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: the median and the quartiles of ``samples`` samples of ``calls`` calls each."""
+    """Seconds per call: the median and the quartiles of ``samples`` samples of ``calls`` calls each, and all of them.
+
+    ``each`` has the samples in the order in which they were taken, for intervals (:mod:`ht_kernels.bench.compare`).
+    """
 
     median: float
     lower: float
     upper: float
     samples: int
     calls: int
+    each: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float], calls: int) -> Timing:
+        """The timing of samples ``values``, each of so many calls."""
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper, len(values), calls, tuple(round(value, 9) for value in values))
 
 
 def interleave(calls: Mapping[str, Call], seconds: float) -> dict[str, Timing]:
@@ -48,31 +62,42 @@ def interleave(calls: Mapping[str, Call], seconds: float) -> dict[str, Timing]:
             break
         for name, call in calls.items():
             samples[name].append(_time(call, repeats[name]))
-    timings = {}
-    for name, values in samples.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        timings[name] = Timing(median, lower, upper, len(values), repeats[name])
-    return timings
+    return {name: Timing.of(values, repeats[name]) for name, values in samples.items()}
+
+
+def copy_call(device: torch.device | str = "cpu") -> tuple[Call, int]:
+    """A copy that is far larger than the caches, and the bytes that it reads plus writes."""
+    source = torch.ones(COPIED_FLOATS, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
+
+
+def product_call(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> tuple[Call, int]:
+    """A large matrix product in torch, and its floating-point operations."""
+    side = PRODUCT_SIDES[torch.device(device).type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out), 2 * side**3
 
 
 def copy_bandwidth() -> float:
-    """Measure the bytes per second, read plus written, of a copy that is far larger than the caches."""
-    source = torch.ones(64 * 2**20)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _fastest(lambda: target.copy_(source))
+    """Measure the bytes per second, read plus written, of a copy on the CPU: those of the fastest of seven."""
+    call, count = copy_call()
+    return count / _fastest(call)
 
 
 def float32_peak() -> float:
-    """Measure the floating-point operations per second that torch reaches in a large float32 matrix product."""
-    size = 2048
-    a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
-    return 2 * size**3 / _fastest(lambda: torch.mm(a, b, out=out))
+    """Measure the operations per second of a float32 matrix product on the CPU: those of the fastest of seven."""
+    call, count = product_call()
+    return count / _fastest(call)
 
 
 def _time(call: Call, repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a GPU goes on after a call has returned
     return (time.perf_counter() - start) / repeats
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ht_kernels import environment
 from ht_kernels.files import output_folder
 
 from . import chart
 from .cases import IMPLEMENTATIONS, LABELS
-from .runner import Limits, Result, milliseconds, times
+from .document import as_bytes, facts
+from .runner import Limits, Result
+from .text import aligned, milliseconds, times
 
 
 def table(results: list[Result]) -> list[str]:
@@ -26,8 +25,7 @@ def table(results: list[Result]) -> list[str]:
         ratios = [times(ratio) if (ratio := result.ratio(name)) else "-" for name in baselines]
         floor = milliseconds(max(result.floors.values())) if result.floors else "-"
         rows.append([str(result.case), *medians, *ratios, floor])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return aligned(rows)
 
 
 def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
@@ -36,16 +34,17 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
     Raises:
         InputError: the folder or a file cannot be written.
     """
-    facts = environment.describe()
-    document = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
+    document: dict[str, Any] = {
+        "form": "comparison",
+        **facts(),
         "unit": "seconds per call",
         "limits": {"copy_bytes_per_second": limits.bandwidth, "float32_operations_per_second": limits.flops},
         "results": [_plain(result) for result in results],
-        "environment": facts,
     }
-    files = {"results.json": (json.dumps(document, indent=2) + "\n").encode(), "chart.png": chart.draw(results, facts)}
+    files = {
+        "results.json": as_bytes(document),
+        "chart.png": chart.draw(results, document["environment"]),
+    }
     with output_folder(directory) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)

@@ -13,6 +13,7 @@ from ht_kernels.ops.dispatch import available_backends
 
 from .cases import LABELS, Case
 from .measure import Timing, copy_bandwidth, float32_peak, interleave
+from .text import milliseconds
 
 TOLERANCE = 1e-4
 """The largest allowed relative L2 difference from the published result. Beyond it, timing would be meaningless."""
@@ -104,17 +105,6 @@ def run_case(case: Case, names: Collection[str], seconds: float, limits: Limits)
                 f"{case}: {LABELS[name]} differs from eager by {difference:.1e}, allowed {TOLERANCE:.0e}"
             )
     return Result(case, interleave(calls, seconds), differences, limits.floors(case))
-
-
-def times(ratio: float) -> str:
-    """Format a ratio, as in ``6.1x``."""
-    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
-
-
-def milliseconds(seconds: float) -> str:
-    """Format ``seconds`` as milliseconds, with three digits."""
-    value = 1e3 * seconds
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _why_not_compile() -> str | None:

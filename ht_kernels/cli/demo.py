@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import terminal
+from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.demo.breast import Segmented
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.demo import breast, clips, comparison, sheet
     from ht_kernels.files import make_folder, png_bytes, write_whole
     from ht_kernels.video import Stream
+    from ht_kernels.video.model import FrameModel
     from ht_kernels.weights import BREAST, PHANTOM
 
     make_folder(args.output)
@@ -39,22 +40,23 @@ def run(args: argparse.Namespace) -> int:
     picture.unlink(missing_ok=True)  # one of an earlier run would not show what an interrupted one leaves
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
-        folded = ht.fold(model)
+        folded, runner = ht.fold(model), model_options.fastest(model)
         print(f"Weights: {BREAST.name}, {model.config.backbone} with adapters; not a medical device")
+        print(f"The fastest runtime here runs the models: {FrameModel(runner).describe()['runtime']}")
         print("\nSix images of breasts that were not trained on, compared with the outlines of experts")
         print(f"({breast.CREDIT})", flush=True)
-        images = breast.segment(folded)
+        images = breast.segment(runner)
         print("\n".join(_breast_lines(images)), flush=True)
 
         print(f"\nA simulated phantom in motion, by a smaller model of its own, {PHANTOM.name}", flush=True)
-        phantom = clips.segment_phantom(ht.fold(HTCLIP.from_checkpoint(PHANTOM).eval()))
+        phantom = clips.segment_phantom(model_options.fastest(HTCLIP.from_checkpoint(PHANTOM).eval()))
         mean = sum(phantom.dice) / len(phantom.dice)
         print(f"Dice {mean:.3f} against the exact masks, {phantom.fps:.0f} frames per second", flush=True)
 
         source = clips.heart()
         print(f"\nThe clip of a heart, {source.path.name} from pydicom, for which the breast model was not made:")
         print("frames that are unlike its training images are unfamiliar, and get no mask", flush=True)
-        stream = Stream(folded)
+        stream = Stream(runner)
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count) as say:
             heart = clips.record_heart(source, stream, args.output, BREAST.name, say)
         if heart.report["interrupted"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help=f"a file that ht-kernels train wrote; {model_options.NAMES}; or the word clip for the CLIP model of "
-        "--backbone and --pretrained, without adapters",
+        help=f"a file that ht-kernels train wrote; {model_options.NAMES}; a published file, whose tower --backbone and "
+        "--pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without adapters",
     )
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     parser.add_argument(
@@ -67,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
+    twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
+    if twice:
+        raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")
     model, name = _model(args)
     task, size = model.config.task, model.config.image_size or 224
     if task != "contrastive" and (args.templates or args.classes or args.retrieval):
@@ -104,15 +108,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(args: argparse.Namespace) -> tuple[Any, str]:
     """The model, an HTCLIP or a baseline without a tower, and its name in the report."""
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.clip.checkpoint import kind
     from ht_kernels.train.baselines import Baseline, is_baseline
+    from ht_kernels.weights import locate
 
     if is_baseline(args.checkpoint):
         if args.backbone or args.pretrained:
             raise InputError(f"--backbone and --pretrained name a tower, and the network in {args.checkpoint} has none")
         return Baseline.load(args.checkpoint, args.image_size), args.checkpoint.name
     if args.checkpoint != _UNTUNED:
-        return model_options.load_model(args)[0], args.checkpoint.name
-    from ht_kernels.clip import HTCLIP
+        alone = kind(locate(args.checkpoint)) == "adapters"
+        if alone and not (args.backbone and (args.pretrained or ":" in args.backbone)):
+            raise InputError(
+                f"{args.checkpoint} holds tuned adapters alone, and an evaluation needs the CLIP model that they were "
+                "tuned in too: name it with --backbone and its weights with --pretrained. For heads on these adapters "
+                "take ht-kernels train --from, with --keep-adapters"
+            )
+        of_task = {"task": "contrastive"} if alone else {}
+        return model_options.load_model(args, **of_task)[0], args.checkpoint.name
 
     chosen = model_options.given(args, *model_options.TOWER)
     model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()

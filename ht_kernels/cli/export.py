@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ht_kernels.deploy.gate import Report
     from ht_kernels.media.source import Source
 
-HELP = "write a checkpoint as ONNX or as an engine, checked against torch on real frames"
+HELP = "write a checkpoint as ONNX, as an engine or for OpenVINO, checked against torch on real frames"
 
 GATE_FAILED = 3
 """Exit status of an export that does not compute what torch does."""
@@ -44,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         required=True,
-        help="the file to write, NAME.onnx for ONNX; for triton-server a new folder",
+        help="the file to write: NAME.onnx for ONNX, NAME.xml for openvino, whose weights go into NAME.bin; for "
+        "triton-server a new folder",
     )
     parser.add_argument(
         "--format",
-        choices=["onnx", "tensorrt", "tensorrt-rtx", "triton-server"],
+        choices=["onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server"],
         default="onnx",
-        help="tensorrt builds for the GPU that is here, triton-server makes a model repository with the ONNX file "
-        "(default: %(default)s)",
+        help="openvino writes OpenVINO's own format, tensorrt builds for the GPU that is here, triton-server makes a "
+        "model repository with the ONNX file (default: %(default)s)",
     )
     parser.add_argument(
         "--target",
@@ -100,8 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
-    from ht_kernels.deploy import build_engine, check_onnx, check_session, export_onnx
-    from ht_kernels.deploy.manifest import manifest_path, report_path
+    from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
+    from ht_kernels.deploy.manifest import described_files, manifest_path, report_path
+    from ht_kernels.deploy.openvino_runtime import import_openvino
     from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.server import write_repository
     from ht_kernels.media.opening import open_file
@@ -109,14 +111,20 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.video.example import example_clip
 
     output: Path = args.output
-    as_onnx, as_folder = args.format == "onnx", args.format == "triton-server"
+    as_onnx, as_ir, as_folder = (args.format == name for name in ("onnx", "openvino", "triton-server"))
+    if as_ir:
+        import_openvino()  # raises if it is not installed, before the export takes time
+        if output.suffix != ".xml":
+            raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
+        if args.plugin:
+            raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
     _check_int8(args)
     calibration_source = open_file(args.calibrate) if args.calibrate else None
     source = open_file(args.frames or example_clip())
-    engine_report = None
+    built_report = None
     with terminal.interruptible(), _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
@@ -144,6 +152,11 @@ def run(args: argparse.Namespace) -> int:
             export_onnx(folded, graph, **options, plugin=True)
         if report.passed and as_folder:
             write_repository(graph, output)
+        elif report.passed and as_ir:
+            file = folder / output.name
+            with terminal.step("writing OpenVINO's format, and checking it in OpenVINO on the CPU"):
+                build_ir(graph, file)
+                built_report = check_session(folded, file, frames)
         elif report.passed and not as_onnx:
             file = folder / output.name
             runtime = args.format.replace("-", "_")
@@ -151,9 +164,9 @@ def run(args: argparse.Namespace) -> int:
                 built = build_engine(graph, file, runtime=runtime, targets=args.target, progress=show)
             if runs_here(built):
                 with terminal.step("checking the engine on this GPU"):
-                    engine_report = check_session(folded, file, frames)
-        report.write(report_path(output), engine_report)
-        reports = [report] if engine_report is None else [report, engine_report]
+                    built_report = check_session(folded, file, frames)
+        report.write(report_path(output), built_report)
+        reports = [report] if built_report is None else [report, built_report]
         for each in reports:
             print("\n".join(_table(each)))
         if report.classes is not None and len(report.classes) == 1:
@@ -164,12 +177,15 @@ def run(args: argparse.Namespace) -> int:
             )
         failed = next((each for each in reports if not each.passed), None)
         if failed is None and not as_folder:
-            os.replace(file, output)
+            for part, final in zip(described_files(file), described_files(output), strict=True):
+                os.replace(part, final)
             os.replace(manifest_path(file), manifest_path(output))
     if failed is None:
         beside = "its configuration" if as_folder else manifest_path(output).name
+        if as_ir:
+            beside = f"{output.with_suffix('.bin').name}, {beside}"
         print(f"wrote {output}, {beside} and {report_path(output).name}")
-        if engine_report is not None:
+        if built_report is not None:
             return 0
         if args.plugin:
             print(
@@ -178,7 +194,11 @@ def run(args: argparse.Namespace) -> int:
         elif not (as_onnx or as_folder):
             print("The check ran the ONNX graph that the engine was built from; the engine runs on its GPU only.")
         return 0
-    places = {"head": "behind the blocks, in the head", "engine": "in the engine, whose ONNX graph passed"}
+    places = {
+        "head": "behind the blocks, in the head",
+        "engine": "in the engine, whose ONNX graph passed",
+        "ir": "in OpenVINO, while the same graph in ONNX passed",
+    }
     place = places.get(str(failed.diverged), f"in {failed.diverged}")
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "

@@ -44,6 +44,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         # The source tree's own ht_kernels/ hides an installed one from a Python started there.
         lines.append("  To build the compiled core: pip install -e . in the source tree, with g++ installed.")
 
+    runtimes = facts["runtimes"]
+    lines += ["", "Runtimes of exported files and streams, best first"]
+    lines += _table([(name, f"no: {why}" if why else _runtime(name, facts)) for name, why in runtimes.items()], 2)
+    default = next(name for name, why in runtimes.items() if not why and name != "tensorrt")
+    lines.append(f"  ht-kernels stream runs a checkpoint by {default}, unless --runtime names another.")
+
     lines += ["", "Packages"]
     lines += _table([(name, found) for name, found in facts["packages"].items() if found], 2)
 
@@ -64,6 +70,13 @@ def _core(core: dict[str, Any]) -> str:
     openmp = "OpenMP" if core["openmp"] else "no OpenMP, one thread"
     isa = f"{core['isa_in_use']} of {' '.join(core['isa_levels'])}"
     return f"{core['version']}, {core['compiler']}, {openmp}, {isa}"
+
+
+def _runtime(name: str, facts: dict[str, Any]) -> str:
+    """What is to say of a runtime that is here: for OpenVINO its devices."""
+    if name != "openvino":
+        return "available"
+    return "available on " + ", ".join(f"{device} ({full})" for device, full in facts["openvino_devices"].items())
 
 
 def _gpu(gpu: dict[str, Any]) -> str:

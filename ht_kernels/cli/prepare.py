@@ -1,18 +1,31 @@
-"""``ht-kernels prepare``: a public download into the published layout."""
+"""``ht-kernels prepare``: a public download, or images with a table of captions, into the published layout."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "turn a public download of BUSI, TN3K or DDTI into the layout for training"
+from ht_kernels.errors import InputError
+
+HELP = "turn a download of BUSI, TN3K or DDTI, or images with a table of captions, into the layout for training"
 
 _SHOWN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="the unpacked download")
-    parser.add_argument("--dataset", required=True, choices=("busi", "tn3k", "ddti"), help="which download it is")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="the unpacked download; for captions a CSV file of filename,Caption above its images, or its folder",
+    )
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        choices=("busi", "tn3k", "ddti", "captions"),
+        help="which download it is; captions for MedPix, PMC-CURD, ROCOv2 and other images with such a table",
+    )
+    parser.add_argument("--name", metavar="NAME", help="for captions: the name of the data set, such as MedPix")
     parser.add_argument(
         "--output",
         type=Path,
@@ -29,9 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.data.prepare import prepare
+    from ht_kernels.data.prepare import prepare, prepare_captions
 
-    report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
+    if args.dataset == "captions":
+        if args.name is None:
+            raise InputError("--dataset captions needs a name for the data set: give it with --name, such as MedPix")
+        if args.header:
+            raise InputError("--header is for labels.csv, and --dataset captions writes none: leave it out")
+        report = prepare_captions(args.source, args.name, args.output, args.seed)
+    elif args.name is not None:
+        raise InputError(f"--name is for --dataset captions, and {args.dataset} has a name: leave it out")
+    else:
+        report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
     print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])

@@ -57,15 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     parser.add_argument(
         "--runtime",
-        choices=("tensorrt", "cuda_graph", "onnxruntime", "cpu"),
-        help="what runs the model (default: for a checkpoint cuda_graph where there is a GPU, else cpu; for an "
-        "exported file the best that is here)",
+        choices=("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu"),
+        help="what runs the model (default: the fastest that is here; for a checkpoint cuda_graph where there is a "
+        "GPU, else openvino, onnxruntime or cpu)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("CPU", "GPU", "NPU"),
+        help="with --runtime openvino: where it runs, GPU being Intel's (default: CPU)",
     )
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
-        help="of tokens and matrices, with --runtime cuda_graph (default: %(default)s)",
+        help="of tokens and matrices with --runtime cuda_graph, of matrix products with openvino, where the device "
+        "computes in it (default: %(default)s)",
     )
     model_options.add_arguments(parser, exported=True)
 
@@ -117,33 +123,46 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     from ht_kernels.deploy import Session
     from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.manifest import is_exported
+    from ht_kernels.deploy.openvino_runtime import check_device
     from ht_kernels.weights import locate
 
     def show(phase: str) -> None:
         print(f"building an engine: {phase}", file=sys.stderr, flush=True)
 
     runtime = args.runtime
+    if runtime is None and args.device is not None:
+        runtime = "openvino"
     on_gpu = runtime == "cuda_graph" or (runtime is None and torch.cuda.is_available())
+    if runtime is None and not on_gpu and args.precision != "fp32":
+        runtime = "openvino"
     path = args.checkpoint and locate(args.checkpoint)
     exported = path is not None and is_exported(path)
-    if args.precision != "fp32" and (exported or not on_gpu):
+    if args.precision != "fp32" and (exported or not (on_gpu or runtime == "openvino")):
         raise InputError(
-            f"--precision {args.precision} is for a checkpoint on a GPU with --runtime cuda_graph; an exported file "
-            "has its own precision, and the CPU computes fp32"
+            f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
+            "has its own precision, and the other runtimes compute fp32"
         )
+    if args.device is not None and runtime != "openvino":
+        raise InputError(f"--device {args.device} goes with --runtime openvino, got {runtime}")
     if exported and model_options.given(args, *model_options.TOWER):
         raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
     if exported:
-        return Session.open(path, runtime=runtime, progress=show), True
+        return Session.open(path, runtime=runtime, device=args.device, progress=show), True
     if on_gpu:
         gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
+    if runtime == "openvino":
+        check_device(args.device or "CPU", args.precision)
     model, trained = model_options.load_model(args)
     if on_gpu:
         dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
         return ht.fold(model.cuda(), dtype), trained
+    if runtime is None:
+        return model_options.fastest(model), trained
     folded = ht.fold(model)
-    if runtime in (None, "cpu"):
+    if runtime == "cpu":
         return folded, trained
+    if runtime == "openvino":
+        return Session.open(folded, device=args.device, precision=args.precision), trained
     return Session.open(folded, runtime=runtime, progress=show), trained
 
 

@@ -32,6 +32,9 @@ _OF_TOWERS = {
 }
 """The options that only a model with a tower has, by their name in the arguments."""
 
+_OF_NEW_ADAPTERS = "variant", "spectral", "start"
+_OF_HEADS = "reduce_dim", "feature_layers"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
@@ -143,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
     recipe = _recipe(args)
+    _check_options(args, recipe)
     if args.task == "contrastive":
         model, train, val = _pairs(args, recipe)
     else:
@@ -202,6 +206,39 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return recipe
 
 
+def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raise InputError if an option was given that the method, the task or the data do not use."""
+    from ht_kernels.train.methods import uses_adapters
+    from ht_kernels.train.recipe import BASELINES
+
+    method = recipe.method
+    given = [name for name, value in model_options.given(args, *_OF_TOWERS).items() if value is not False]
+    if method in BASELINES and given:
+        raise InputError(f"{_OF_TOWERS[given[0]]} is for a model with a tower, and --method {method} has none")
+    new = [name for name in given if name in _OF_NEW_ADAPTERS]
+    if new and not (uses_adapters(method) or args.keep_adapters):
+        raise InputError(
+            f"{_OF_TOWERS[new[0]]} is for new adapters, and --method {method} makes none: leave it out, or take "
+            "--method ht or all"
+        )
+    if method == "heads" and args.adapter_learning_rate is not None:
+        raise InputError(
+            "--adapter-learning-rate is for what is trained inside the tower, and --method heads trains nothing there: "
+            "leave it out"
+        )
+    if args.task == "contrastive":
+        of_heads = [name for name in given if name in _OF_HEADS]
+        if of_heads:
+            raise InputError(f"{_OF_TOWERS[of_heads[0]]} is of a head, and a contrastive model has none")
+        if None not in (args.learning_rate, args.adapter_learning_rate):
+            raise InputError(
+                "--learning-rate beside --adapter-learning-rate is that of heads, and a contrastive model has none: "
+                "leave one of them out"
+            )
+    if args.phantoms is not None and args.skip_bad:
+        raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
+
+
 def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
     """The names of the classes, and a function that reads images of a size: for training, and for validation.
 
@@ -254,9 +291,6 @@ def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, 
     if args.phantoms is not None:
         raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
     _need_data(args)
-    for name in ("reduce_dim", "feature_layers"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is of a head, and a contrastive model has none")
     model = _model(args, recipe, task=args.task)
     sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
     train, val = (read_examples(data, args.skip_bad) for data in sets)
@@ -271,10 +305,6 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
     from ht_kernels.train.recipe import BASELINES
 
     if recipe.method in BASELINES:
-        given = model_options.given(args, *_OF_TOWERS)
-        if any(given.values()):
-            shown = next(_OF_TOWERS[name] for name, value in given.items() if value)
-            raise InputError(f"{shown} is for a model with a tower, and --method {recipe.method} has none")
         torch.manual_seed(recipe.seed)
         return new_baseline(recipe.method, **options, **model_options.given(args, *model_options.TOWER))
     names = (*model_options.TOWER, "variant", "spectral", "reduce_dim", "feature_layers")

@@ -19,7 +19,7 @@ from ht_kernels.nn.inside import kinds
 from ht_kernels.published import VARIANTS, PublishedAdapter
 
 from .adapted_block import untie
-from .in_place import quiet, relative_error
+from .in_place import quiet, relative_error, replaced_method
 from .mona import BatchFirstAdapter, SequenceFirstMona
 from .task_model import Whole, take
 from .towers import Tower, find_tower
@@ -132,7 +132,8 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
         left += [Left(names[tower.blocks[i]], why) for i, why in untie(tower).items()]
     for name, module in model.named_modules():
         if "mona" in module._modules and "forward" in vars(module) and all(name != each.name for each in left):
-            left.append(Left(name, "its tower is not known, so copies of it go on calling the adapter of this one"))
+            why = "it is no block of a tower that is known, so copies of it go on calling the adapter of this one"
+            left.append(Left(name, why))
     whole: list[Whole] = []
     for name, module in model.named_modules() if heads else ():
         found = take(module, name)
@@ -192,11 +193,11 @@ def _swap(module: Any, variant: str) -> str | None:
         return "it is a TorchScript module"
     if torch_private.has_global_hooks():
         return "there are hooks for all modules, with which kernels do not run: remove them first"
-    if "forward" in vars(module):
-        return "its forward was replaced, so what it computes is not known"
-    replaced = [name for name, part in module.named_modules() if name and "forward" in vars(part)]
-    if replaced:
-        return f"its {replaced[0]} has a replaced forward, so what it computes is not known"
+    for name, part in module.named_modules():
+        replaced = replaced_method(part)
+        if replaced is not None:
+            whose = f"its {name} has a replaced {replaced}" if name else f"its {replaced} was replaced"
+            return f"{whose}, so what it computes is not known"
     if any(p.is_meta for p in module.parameters()):
         return "its parameters have no values yet (device meta)"
     if not all(p.isfinite().all() for p in module.parameters()):

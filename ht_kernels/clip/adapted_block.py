@@ -3,10 +3,16 @@
 The published code replaces the ``forward`` of a block by a function that holds the block. A copy of the model then has
 blocks that call those of the original: an average of weights, or a model from a pickle, runs on adapters that are not
 its own. ``accelerate`` puts a method in the place of the function.
+
+A function around that function, for activation checkpointing for example, may have an effect that no result shows. So
+only a function that can do nothing but call the block and its adapter is replaced; :func:`owner` tells.
 """
 
 from __future__ import annotations
 
+import dis
+import functools
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -19,6 +25,12 @@ from .towers import Tower
 
 _TOLERANCE = 1e-3
 """The allowed relative L2 error between two runs of the same modules, which differ at most by how kernels round."""
+
+
+_ATTRIBUTES = {"mona", "forward", "transpose"}
+"""What a published forward may look up in the values that it holds."""
+
+_STAYS = "so it stays, and copies of the block go on calling this one"
 
 
 class AdaptedBlock(Changed):
@@ -39,8 +51,8 @@ class AdaptedBlock(Changed):
 def untie(tower: Tower) -> dict[int, str]:
     """Put :class:`AdaptedBlock` in the place of the replaced forwards of a tower's blocks, in place.
 
-    A block is tried out on random tokens first, and stays as it is if its forward does something else than to run the
-    block and then the adapter.
+    A block stays as it is if its forward is no published one, which :func:`owner` tells, or if a trial on random tokens
+    finds that the forward does something else than to run the block and then the adapter.
 
     Returns:
         For each block that stays as it is, by index, the reason.
@@ -50,7 +62,7 @@ def untie(tower: Tower) -> dict[int, str]:
         mona = getattr(block, "mona", None)
         if "forward" not in vars(block) or not isinstance(mona, nn.Module):
             continue
-        arguments = "its mona has a replaced forward" if "forward" in vars(mona) else _arguments(block, tower)
+        arguments = _why_it_stays(block) or _arguments(block, tower)
         if isinstance(arguments, str):
             left[i] = arguments
         else:
@@ -58,6 +70,60 @@ def untie(tower: Tower) -> dict[int, str]:
             vars(block)["ht_arguments"] = arguments
             change(block, AdaptedBlock)
     return left
+
+
+def owner(forward: Any) -> nn.Module | None:
+    """The block that a forward holds, if the forward can call nothing but this block and its adapter; else None.
+
+    The forward of published code is a function of that kind: it names no function, and the values of its closure are
+    the block, the forward of the block's class, and the patch grid.
+    """
+    given: list[Any] = []
+    if isinstance(forward, functools.partial):
+        given, forward = [*forward.args, *forward.keywords.values()], forward.func
+    if not isinstance(forward, FunctionType):
+        return None
+    code = forward.__code__
+    named = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    calls_others = not named <= {"type"} or "type" in forward.__globals__ or set(code.co_names) - named - _ATTRIBUTES
+    if calls_others or any(isinstance(constant, CodeType) for constant in code.co_consts):
+        return None
+    try:
+        given += [cell.cell_contents for cell in forward.__closure__ or ()]
+    except ValueError:  # a cell without a value yet
+        return None
+    given += [*(forward.__defaults__ or ()), *(forward.__kwdefaults__ or {}).values()]
+    held = [value for value in given if not _is_plain(value)]
+    blocks = {id(block): block for value in held if (block := _block_of(value)) is not None}
+    if len(blocks) != 1 or any(_block_of(value) is None for value in held):
+        return None
+    return next(iter(blocks.values()))
+
+
+def _block_of(value: Any) -> nn.Module | None:
+    """A block itself, or the block of which a value is the forward of its class; None for any other value."""
+    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+        forwards = (vars(kind).get("forward") for kind in type(value.__self__).__mro__)
+        return value.__self__ if any(value.__func__ is forward for forward in forwards) else None
+    return value if isinstance(value, nn.Module) and hasattr(value, "mona") else None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _why_it_stays(block: Any) -> str | None:
+    """The reason why the replaced forward of a block must stay, as far as can be told without calling it."""
+    holder = owner(vars(block)["forward"])
+    if "forward" in vars(block.mona):
+        return "its mona has a replaced forward"
+    if holder is None:
+        return f"its forward was replaced by more than the published code does, a wrapper for example, {_STAYS}"
+    if holder is not block:
+        return "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
+    return None
 
 
 def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
@@ -82,9 +148,7 @@ def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
                 seed(like.device)
                 replaced = block.forward(x)
                 if len(calls) != 1:
-                    return (
-                        "its forward calls the adapter of another block, as in a copy: copy the model after accelerate"
-                    )
+                    return f"its forward does not call its adapter once, {_STAYS}"
                 tokens, *arguments = calls[0]
                 seed(like.device)
                 own = type(block).forward(block, x)
@@ -92,4 +156,4 @@ def _arguments(block: Any, tower: Tower) -> tuple[Any, ...] | str:
             same = same and max(relative_error(own, tokens), relative_error(adapted, replaced)) <= _TOLERANCE
     except Exception as error:
         return f"its forward could not be tried out ({type(error).__name__}: {reason(error)})"
-    return tuple(arguments) if same else "its forward does something else than to run the block and then its adapter"
+    return tuple(arguments) if same else f"its forward does more than to run the block and then its adapter, {_STAYS}"

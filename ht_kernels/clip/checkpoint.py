@@ -85,7 +85,7 @@ def kind(path: Path) -> str:
     Raises:
         InputError: the file is missing, damaged, of another format, or holds code.
     """
-    content = read_content(path, "checkpoint")
+    content = read_content(path, "checkpoint file")
     if read_metadata(path) is not None:
         return "ours"
     parts, _ = _published_parts(path, content)
@@ -114,7 +114,7 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
             does not fit the model.
     """
     path = locate(path)
-    content = read_content(path, "checkpoint")
+    content = read_content(path, "checkpoint file")
     form = overrides.pop("spectral", None)
     metadata = read_metadata(path)
     model = (

@@ -216,6 +216,7 @@ class HTCLIP(nn.Module):
         self.register_module("familiarity", None)
         self.from_file: frozenset[str] = frozenset()  # tower weights that a checkpoint set
         self.resampled: frozenset[str] = frozenset()  # tower weights that resize changed
+        self.started_from: str | None = None  # a hash of what ht_kernels.train.start_from took from a checkpoint
         for name, part in parts.items():
             setattr(self, name, part)
         if tokenizer is not None:

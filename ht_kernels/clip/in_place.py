@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,10 +51,12 @@ def change(module: nn.Module, form: type[Changed]) -> None:
 def quiet(model: nn.Module, training: bool) -> Iterator[None]:
     """Let a model run and be copied without hooks and dropout, in a mode. Hooks that compute a weight stay.
 
-    Attributes, buffers and random numbers are put back afterwards.
+    Attributes, what the lists and dictionaries among them hold, buffers, and the random numbers of the CPU and of the
+    model's GPUs are put back afterwards, also after an exception.
     """
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    containers = [(held, copy.copy(held)) for _, before in kept for held in before.values() if _is_container(held)]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         for attributes, before in kept:
@@ -68,9 +72,26 @@ def quiet(model: nn.Module, training: bool) -> Iterator[None]:
             for name in attributes.keys() - before.keys():
                 del attributes[name]
             attributes.update(before)
+        for held, content in containers:
+            held.clear()
+            (held.extend if isinstance(held, list) else held.update)(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def replaces_method(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute of a module is a function in the place of a method of its class, other than torch's own.
+
+    Torch's own methods, such as ``train``, play no part in a forward pass; ``forward`` itself does.
+    """
+    method = name == "forward" or not hasattr(nn.Module, name)
+    return method and callable(value) and callable(getattr(type(module), name, None))
+
+
+def replaced_method(module: nn.Module) -> str | None:
+    """The name of a method in the place of which a module has a function; None if there is none."""
+    return next((name for name, value in vars(module).items() if replaces_method(module, name, value)), None)
 
 
 def relative_error(got: Any, expected: Tensor) -> float:
@@ -78,6 +99,10 @@ def relative_error(got: Any, expected: Tensor) -> float:
     if not isinstance(got, Tensor) or got.shape != expected.shape:
         return math.inf
     return float((got.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))
+
+
+def _is_container(value: object) -> bool:
+    return type(value) in (list, dict, set, OrderedDict)
 
 
 def _of_weights(hooks: Any) -> Any:

@@ -14,6 +14,7 @@ from ht_kernels.files import write_whole
 from ht_kernels.nn import HTAdapter
 
 from .checkpoint import PUBLISHED_LAYERS, trained
+from .in_place import seed
 from .injection import adapters
 from .torchscript import is_archive
 from .towers import DinoTower, TimmTower
@@ -145,8 +146,9 @@ def _published_state(block: int, adapter: HTAdapter) -> dict[str, Tensor]:
 
 def _adds_nothing(model: HTCLIP) -> dict[str, Tensor]:
     """The state dict of a new adapter like those of a model, which returns its input. It is the same every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    with torch.random.fork_rng(()), cpu:
+        seed(cpu)
         new = HTAdapter(model.tower.dim, model.config.bottleneck, model.config.variant, start="identity")
     like = next(iter(adapters(model.tower).values())).gamma
     state: dict[str, Tensor] = new.to(like.device, like.dtype).state_dict()

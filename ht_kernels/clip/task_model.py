@@ -22,7 +22,8 @@ from ht_kernels.nn import ClassificationHead, SegmentationHead
 from ht_kernels.nn.heads import upsample
 from ht_kernels.nn.inside import Uncalled
 
-from .in_place import Changed, change, quiet, relative_error, seed
+from .adapted_block import owner
+from .in_place import Changed, change, quiet, relative_error, replaced_method, replaces_method, seed
 from .injection import adapt_output
 from .towers import Tower, find_tower
 
@@ -102,8 +103,9 @@ def take(model: nn.Module, name: str) -> Whole | str | None:
         return None
     if isinstance(model, TaskModel):
         return "it is accelerated already"
-    if "forward" in vars(model):
-        return "its forward was replaced, so what it computes is not known"
+    replaced = replaced_method(model)
+    if replaced is not None:
+        return f"its {replaced} was replaced, so what it computes is not known"
     if isinstance(model, torch.jit.ScriptModule):
         return "it is a TorchScript module"
     if any(p.is_meta for p in model.parameters()):
@@ -145,12 +147,17 @@ def _plans(model: Any) -> Iterator[Plan]:
 
 
 def _settings(model: nn.Module) -> dict[str, Any]:
-    """The attributes of a model that are plain values, or lists of whole numbers, but for its mode."""
+    """The attributes of a model that are plain values, or lists of whole numbers, but for its mode.
+
+    Functions that replace methods which its forward may call are among them.
+    """
     found: dict[str, Any] = {}
     for name, value in vars(model).items():
         numbers = isinstance(value, (list, tuple)) and all(type(i) is int for i in value)
         if numbers or (isinstance(value, (bool, int, float, str, NoneType)) and name[0] != "_" and name != "training"):
             found[name] = list(value) if numbers else value
+        elif name != "forward" and replaces_method(model, name, value):
+            found[name] = value
     return found
 
 
@@ -193,7 +200,7 @@ def _find(model: Any, plan: Plan) -> _Parts:
     dead = tower.blocks[blocks_to_run(plan.layers) :]
     around = [part for part in tower.visual.children() if not hasattr(part, "resblocks") and part is not tower.blocks]
     uncalled = [*reduces, *blocks, head if plan.head == "seg_head" else nn.ModuleList(head[:2]), *around, *dead]
-    tied = [vars(block)["forward"] for block in dead if "forward" in vars(block) and hasattr(block, "mona")]
+    tied = [vars(block)["forward"] for block in dead if owner(vars(block).get("forward")) is not None]
     inside = dict.fromkeys(module for part in uncalled for module in part.modules())
     of_tower = set(tower.blocks)
     places = [name.split(".") for name, module in model.named_modules() if module in of_tower]

@@ -38,13 +38,13 @@ def read_content(path: Path, what: str) -> Any:
 
     Args:
         path: the file.
-        what: what it should be, for the error message, such as "checkpoint".
+        what: what it should be, for the error message, such as "checkpoint file".
 
     Raises:
         InputError: the file is missing, cannot be read, or holds something else; the message says what.
     """
     if not path.is_file():
-        raise InputError(f"there is no {what} file {path}")
+        raise InputError(f"there is no {what} {path}")
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -58,11 +58,19 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     named filename and Caption, among others, as in the published tables; folders in front of a name are left out.
 
     Raises:
-        InputError: a row is no such pair, or a caption is empty.
+        InputError: a row is no such pair, a caption is empty, or two names differ in their folders alone.
     """
     captions: dict[str, dict[str, None]] = {}
-    for _, name, caption in read_pairs(path, "caption", "a caption (in quotes if it has commas)"):
-        captions.setdefault(key(PurePosixPath(name).name), {})[" ".join(caption.split())] = None
+    written: dict[str, str] = {}
+    for number, name, caption in read_pairs(path, "caption", "a caption (in quotes if it has commas)"):
+        image = PurePosixPath(name).name
+        other = written.setdefault(key(image), name)
+        if len({str(PurePosixPath(each).parent) for each in (other, name)} - {"."}) > 1:
+            raise InputError(
+                f"{path}, row {number}: {name} and {other} are images in different folders, and all/images has one "
+                f"{image}; give each a name of its own, as ht-kernels prepare --dataset captions does"
+            )
+        captions.setdefault(key(image), {})[" ".join(caption.split())] = None
     if not captions:
         raise InputError(f"{path} has no captions; expected lines of an image's name, a comma and a caption")
     return {image: tuple(found) for image, found in captions.items()}

@@ -114,11 +114,12 @@ def read_labels(path: Path, classes: tuple[str, ...] | None) -> dict[str, int]:
     return labels
 
 
-def read_pairs(path: Path, column: str, what: str) -> list[tuple[int, str, str]]:
+def read_pairs(path: Path, column: str, what: str, without: dict[str, str] | None = None) -> list[tuple[int, str, str]]:
     """The rows of a CSV file of names and values, as (number of the row, name, value) without spaces around them.
 
     The file has two columns, or a header line that names a column ``column`` and one of ``image`` or ``filename``.
-    Empty rows are left out. ``what`` says what the values are, as in "a number".
+    Empty rows are left out. ``what`` says what the values are, as in "a number". Rows with a name and no value go into
+    ``without``, with a clause that says so, if it is given.
 
     Raises:
         InputError: the file is missing or no table, or a row has an empty cell or another number of cells.
@@ -136,6 +137,9 @@ def read_pairs(path: Path, column: str, what: str) -> list[tuple[int, str, str]]
         rows = rows[1:]
     pairs = []
     for number, row in rows:
+        if without is not None and len(row) == width and row[at[0]] and not row[at[1]]:
+            without[f"{row[at[0]]}, row {number}"] = f"its {column} is empty"
+            continue
         if len(row) != width or not all(row[i] for i in at):
             raise InputError(
                 f"{path}, row {number}: {_short(','.join(row))!r} came, expected an image's name and {what} with a "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.dice import dice
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.mask import read_mask
@@ -62,7 +62,7 @@ def samples() -> list[Sample]:
     return sorted(found, key=lambda sample: float(sample.truth.mean()))
 
 
-def segment(model: FoldedHTCLIP) -> list[Segmented]:
+def segment(model: FoldedHTCLIP | Session) -> list[Segmented]:
     """Run a model over the six images, as a stream of single images."""
     every = samples()
     segmented = []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ht_kernels.data import phantom
-from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.dice import dice
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import Source
@@ -48,7 +48,7 @@ class HeartClip:
     report: dict[str, Any]
 
 
-def segment_phantom(model: FoldedHTCLIP) -> PhantomClip:
+def segment_phantom(model: FoldedHTCLIP | Session) -> PhantomClip:
     """Run a model over 30 frames of a phantom that it was not trained on."""
     samples = phantom.clip(phantom.Phantom(kind="hypoechoic"), seed=0, frames=30)
     truths = [sample.mask > 0 for sample in samples]

@@ -1,4 +1,4 @@
-"""Deployment: the folded model, its CUDA graphs, export to ONNX and TensorRT with a check, and sessions to run them."""
+"""Deployment: the folded model, its CUDA graphs, checked exports to ONNX, OpenVINO and TensorRT, and sessions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .gate import check_onnx, check_session
     from .manifest import read_manifest
     from .onnx import export_onnx
+    from .openvino_file import build_ir
     from .session import Session
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "GraphRunner",
     "Session",
     "build_engine",
+    "build_ir",
     "check_onnx",
     "check_session",
     "export_onnx",
@@ -30,6 +32,7 @@ __all__ = [
 _LAZY = {
     "Session": ".session",
     "build_engine": ".engine",
+    "build_ir": ".openvino_file",
     "check_onnx": ".gate",
     "check_session": ".gate",
     "export_onnx": ".onnx",

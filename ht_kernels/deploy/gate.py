@@ -73,7 +73,7 @@ class Report:
 
     Attributes:
         sha256: the hash of the file that ran.
-        runtime: the runtime that ran it: ``onnxruntime``, ``tensorrt`` or ``tensorrt_rtx``.
+        runtime: the runtime that ran it: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         precision: the precision of its matrix products.
         frames: the number of frames compared.
         calibration_frames: the number of other frames that an int8 file was calibrated on; otherwise None.
@@ -88,8 +88,8 @@ class Report:
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
         diverged: where the error comes from: ``head`` if it exceeds a limit even with torch's residual stream, else the
-            place with the largest ``own`` error. It is ``engine`` for an engine, whose intermediate tensors cannot be
-            read, and None if the model passed.
+            place with the largest ``own`` error. It is ``engine`` for an engine and ``ir`` for an IR, whose inner tensors
+            are not read, and None if the model passed.
         stream: relative L2 error of the residual stream behind ``embedding`` and each ``blocks.{i}`` and
             ``adapters.{i}``, on the worst frame, if an ONNX file failed; otherwise None.
         own: the same of each place alone, with torch's residual stream before it.
@@ -120,15 +120,15 @@ class Report:
         """Whether the model kept every limit."""
         return not self.failures
 
-    def write(self, path: Path, engine: Report | None = None) -> None:
-        """Write the report as JSON. ``engine`` is the report on the engine built from this ONNX file, if it ran.
+    def write(self, path: Path, built: Report | None = None) -> None:
+        """Write the report as JSON. ``built`` is the report on the engine or IR built from this ONNX file, if it ran.
 
         Raises:
             InputError: the file cannot be written.
         """
         values = {"passed": self.passed, **asdict(self)}
-        if engine is not None:
-            values["engine"] = {"passed": engine.passed, **asdict(engine)}
+        if built is not None:
+            values["ir" if built.runtime == "openvino" else "engine"] = {"passed": built.passed, **asdict(built)}
         content = json.dumps(values, indent=2) + "\n"
         write_whole(path, content.encode(), "the report")
 
@@ -205,7 +205,7 @@ def check_session(
 ) -> Report:
     """Run a file in a :class:`ht_kernels.deploy.Session`, and compare it with the folded model.
 
-    An engine runs on its GPU. The arguments are those of :func:`check_onnx`.
+    An engine runs on its GPU, other files on the CPU. The arguments are those of :func:`check_onnx`.
 
     Raises:
         InputError: the file does not fit its manifest, or the frames do not fit.
@@ -214,8 +214,8 @@ def check_session(
     path = Path(path)
     manifest = read_manifest(manifest_path(path))
     thresholds = thresholds or THRESHOLDS[manifest.precision]
-    engine = manifest.kind != "onnx"
-    session = Session.open(path, runtime="tensorrt" if engine else "onnxruntime")
+    runtime = {"onnx": "onnxruntime", "openvino": "openvino"}.get(manifest.kind, "tensorrt")
+    session = Session.open(path, runtime=runtime)
     smallest, _, largest = session.batch
     parts = []
     for part in torch.split(frames, largest):
@@ -228,14 +228,14 @@ def check_session(
     failures = _failures(measured, thresholds)
     return Report(
         sha256=manifest.sha256,
-        runtime=manifest.kind if engine else "onnxruntime",
+        runtime=manifest.kind if runtime == "tensorrt" else runtime,
         precision=manifest.precision,
         frames=len(frames),
         calibration_frames=None,
         **measured,
         thresholds=thresholds,
         failures=failures,
-        diverged="engine" if failures else None,
+        diverged=("ir" if manifest.kind == "openvino" else "engine") if failures else None,
         stream=None,
         own=None,
     )

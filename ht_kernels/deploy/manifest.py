@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -29,15 +29,15 @@ _PACKAGES = ("torch", "onnx", "onnxruntime", "nncf")
 
 @dataclass(frozen=True)
 class Manifest:
-    """The description of an ONNX file, or of an engine built from one.
+    """The description of an ONNX file, or of an engine or IR built from one.
 
     Attributes:
         format: the version of the manifest format.
-        kind: ``onnx``, ``tensorrt`` or ``tensorrt_rtx``.
+        kind: ``onnx``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
         file: the name of the described file, which lies in the same folder.
-        sha256: the hash of the described file.
-        onnx_sha256: the hash of the ONNX file: the described file itself, or the one that an engine was built from.
-        targets: compute capabilities that an engine was built for, such as ``sm_86``; empty for an ONNX file.
+        sha256: the hash of the described file, or of both files of an IR; see :func:`sha256_of_files`.
+        onnx_sha256: the hash of the ONNX file: the described file itself, or the one that the file was built from.
+        targets: compute capabilities that an engine was built for, such as ``sm_86``; empty for other files.
         versions: versions of ht_kernels and of the libraries used, by package name.
         opset: the version of the ONNX operator set.
         precision: the precision of matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
@@ -95,7 +95,12 @@ def manifest_path(path: Path) -> Path:
 
 def is_exported(path: Path) -> bool:
     """Whether a file is an exported model rather than a checkpoint. Only names are looked at, no file is read."""
-    return path.suffix == ".onnx" or manifest_path(path).is_file()
+    return path.suffix in (".onnx", ".xml") or manifest_path(path).is_file()
+
+
+def described_files(path: Path) -> list[Path]:
+    """The files that the manifest of ``path`` describes: the file itself, and the weights of an IR, ``NAME.bin``."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def report_path(path: Path) -> Path:
@@ -110,6 +115,12 @@ def _stem(path: Path) -> Path:
 def sha256(content: bytes) -> str:
     """The SHA-256 hash of ``content`` in hexadecimal, as manifests hold it."""
     return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of_files(contents: Sequence[bytes]) -> str:
+    """The hash of a file with this content; of several, the hash of their hashes, written one behind the other."""
+    hashes = [sha256(content) for content in contents]
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode())
 
 
 def describe(
@@ -261,12 +272,16 @@ def _check_file(manifest: Manifest, path: Path) -> None:
     if Path(manifest.file).name != manifest.file or manifest.file in ("", "..", "."):
         raise InputError(f"the manifest {path} names {manifest.file!r}, expected a file in its own folder")
     file = path.parent / manifest.file
-    try:
-        found = sha256(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}, named by the manifest {path}, cannot be read: {error.strerror}") from error
+    contents = []
+    for part in described_files(file):
+        try:
+            contents.append(part.read_bytes())
+        except OSError as error:
+            raise InputError(f"{part}, named by the manifest {path}, cannot be read: {error.strerror}") from error
+    found = sha256_of_files(contents)
     if found != manifest.sha256:
-        raise InputError(f"{file} is not the file that the manifest {path} describes (its sha256 is {found})")
+        names = " with ".join(str(part) for part in described_files(file))
+        raise InputError(f"{names} is not the file that the manifest {path} describes (its sha256 is {found})")
 
 
 def _is(value: Any, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,29 +67,69 @@ def export_onnx(
         InputError: an argument is wrong, the model cannot be exported, a package is missing, or a file cannot be
             written.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise InputError("the export needs onnx, which is not installed: pip install onnx onnxruntime") from error
-
-    from .onnx_model import build
-
+    import_onnx()
     path = Path(path)
     batches = _check(folded, path, precision, batch, output, channels)
     _check_calibration(folded, precision, calibration, channels, plugin)
     output = output or folded.result
-    model = build(folded, "fp32" if calibration is not None else precision, batches, output, channels, plugin)
+    content = _content(folded, precision, batches, output, channels, plugin, calibration, check=True)
+    write_whole(path, content, "the ONNX file")
+    manifest = describe(folded, path, content, precision, batches, output, channels, plugin)
+    write_manifest(manifest, path)
+    return manifest
+
+
+def onnx_in_memory(folded: FoldedHTCLIP, precision: str, batch: int | tuple[int, int, int]) -> tuple[bytes, Manifest]:
+    """The content of the file that :func:`export_onnx` would write for gray frames, and its manifest.
+
+    ONNX does not check the graph, which takes as long as making it; a runtime that reads it does so anyway.
+
+    Raises:
+        TypeError, InputError: as :func:`export_onnx`.
+    """
+    import_onnx()
+    path = Path("model.onnx")
+    batches = _check(folded, path, precision, batch, None, 1)
+    content = _content(folded, precision, batches, folded.result, 1, False, None, check=False)
+    return content, describe(folded, path, content, precision, batches, folded.result, 1, False)
+
+
+def import_onnx() -> Any:
+    """Import onnx and return it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError("the export needs onnx, which is not installed: pip install onnx onnxruntime") from error
+    return onnx
+
+
+def _content(
+    folded: FoldedHTCLIP,
+    precision: str,
+    batches: tuple[int, int, int],
+    output: str,
+    channels: int,
+    plugin: bool,
+    calibration: Tensor | None,
+    check: bool,
+) -> bytes:
+    """The ONNX file, checked by ONNX if asked for."""
+    from .onnx_model import build
+
+    model = build(folded, precision if calibration is None else "fp32", batches, output, channels, plugin)
     if calibration is not None:
         model = quantize(model, calibration)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if size > _LARGEST:
         raise InputError(f"the weights take {size / 1e9:.1f} GB in {precision}, and an ONNX file holds 2: try fp16")
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    write_whole(path, content, "the ONNX file")
-    manifest = describe(folded, path, content, precision, batches, output, channels, plugin)
-    write_manifest(manifest, path)
-    return manifest
+    if check:
+        import_onnx().checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _check(

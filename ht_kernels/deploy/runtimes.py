@@ -1,5 +1,7 @@
 """The runtimes of a session: an engine, a CUDA graph, ONNX Runtime, or the folded model itself.
 
+OpenVINO has a file of its own, ``openvino_runtime.py``.
+
 Each takes frames (B, C, H, W) uint8 of the manifest's shape, from any device. A call returns logits, masks or
 embeddings, and ``with_distance`` returns beside them the distances (B,) float32 of a calibrated model, in tensors that
 no later call overwrites. Any number of threads may call a runtime. The runtime for engines follows TensorRT's
@@ -8,7 +10,7 @@ documented interface, but no GPU has run it yet.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import threading
 import weakref
 from typing import Any, Protocol
@@ -27,6 +29,7 @@ from .manifest import Manifest
 from .static_input import StaticInput
 
 _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
+_PACKAGES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
 
 class Runtime(Protocol):
@@ -64,6 +67,16 @@ def runs_here(manifest: Manifest) -> bool:
     except (InputError, BackendError):
         return False
     return True
+
+
+def why_not_here(runtime: str) -> str | None:
+    """Why no model can run on a runtime here, as the GPU or the package is missing; None if some may."""
+    if runtime in ("tensorrt", "cuda_graph") and not torch.cuda.is_available():
+        return "there is no NVIDIA GPU"
+    name = _PACKAGES.get(runtime)
+    if name is not None and importlib.util.find_spec(runtime) is None:
+        return f"{name} is not installed: pip install {runtime}"
+    return None
 
 
 class EngineRuntime:
@@ -151,6 +164,8 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait for each other sleep, and do not keep other programs from the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no narrower common class

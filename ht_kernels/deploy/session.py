@@ -1,10 +1,10 @@
-"""One interface for every way to run a model, best first: TensorRT, CUDA graph, ONNX Runtime, CPU."""
+"""One interface for every way to run a model, best first: TensorRT, CUDA graph, OpenVINO, ONNX Runtime, CPU."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
-from .manifest import Manifest, is_exported, manifest_path, read_manifest, sha256
-from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here
+from .manifest import Manifest, described_files, is_exported, manifest_path, read_manifest, sha256_of_files
+from .openvino_runtime import OpenVinoRuntime, check_device
+from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here, why_not_here
 
-RUNTIMES = ("tensorrt", "cuda_graph", "onnxruntime", "cpu")
+RUNTIMES = ("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu")
 """The names of the runtimes, best first."""
 
 _WARM_UP = 2
@@ -43,6 +44,7 @@ class Session:
 
     Attributes:
         runtime: the name of the runtime that runs the model.
+        device: where OpenVINO runs it: ``CPU``, ``GPU`` or ``NPU``; None with another runtime.
         refused: why each better runtime is not used, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
@@ -53,6 +55,7 @@ class Session:
 
     def __init__(self, runtime: str, run: Runtime, facts: dict[str, Any], refused: dict[str, str]):
         self.runtime, self.refused = runtime, refused
+        self.device: str | None = facts["device"] if runtime == "openvino" else None
         self.batch: tuple[int, int, int] = facts["batch"]
         self.frame_shape: tuple[int, int, int] = facts["frame_shape"]
         self.output: str = facts["output"]
@@ -74,30 +77,45 @@ class Session:
         *,
         runtime: str | None = None,
         batch: int | tuple[int, int, int] = 1,
+        device: str | None = None,
+        precision: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Session:
         """Open a model and warm it up.
 
-        A folded model can run on all of :data:`RUNTIMES`, an ONNX file on TensorRT for RTX and on ONNX Runtime, and an
-        engine only on the library that built it. A runtime that cannot run the model is skipped with a warning in the
-        log. If a folded model or an ONNX file runs on TensorRT for RTX, an engine for this GPU is built once, in
-        float32 for a folded model, and kept in the user's cache.
+        A folded model can run on all of :data:`RUNTIMES`, an ONNX file on TensorRT for RTX, OpenVINO and ONNX Runtime,
+        and an engine or an IR only on the library that built it. A runtime that cannot run the model is skipped, and
+        the log says why: as a warning, or as information where its package or GPU is not here at all. If a folded model
+        or an ONNX file runs on TensorRT for RTX, an engine for this GPU is built once, in float32 for a folded model,
+        and kept in the user's cache, and so is what OpenVINO compiles for an Intel GPU or an NPU.
 
         Args:
             model: a folded model, or the path of a file written by ``ht-kernels export``, with its manifest beside it.
-            runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model.
+            runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model, or for ``openvino``
+                where ``device`` or ``precision`` is given.
             batch: for a folded model: the batch size, or (smallest, usual, largest).
+            device: for OpenVINO: ``CPU``, ``GPU`` (Intel's) or ``NPU``; None for the CPU.
+            precision: of the matrix products of a folded model in OpenVINO: ``fp32``, or ``fp16`` or ``bf16`` where the
+                device computes in it; None for ``fp32``. A file has its own.
             progress: called with the name of each phase of an engine's build.
 
         Raises:
-            InputError: a file does not fit its manifest or the installed library, or ``runtime`` is unknown.
+            InputError: a file does not fit its manifest or the installed library, or an argument is unknown or does
+                not go with another.
             BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+        if device is not None or precision is not None:
+            if runtime not in (None, "openvino"):
+                raise InputError(f"device and precision are for the runtime openvino, got {runtime!r}")
+            if precision is not None and not isinstance(model, FoldedHTCLIP):
+                raise InputError(f"precision is for a folded model, and {model} has its own: leave it out")
+            runtime = "openvino"
+        device = device or "CPU"
         if isinstance(model, FoldedHTCLIP):
-            facts = _facts_of_model(model, batch)
-            candidates = _candidates_of_model(model, facts["batch"], progress)
+            facts = _facts_of_model(model, batch, device)
+            candidates = _candidates_of_model(model, facts["batch"], device, precision or "fp32", progress)
         else:
             path = Path(model)
             if not is_exported(path):
@@ -108,9 +126,9 @@ class Session:
             manifest = read_manifest(manifest_path(path))
             if manifest.file != path.name:
                 raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
-            content = _read(path, manifest)
-            facts = _facts_of_manifest(manifest)
-            candidates = _candidates_of_file(path, content, manifest, progress)
+            contents = _read(path, manifest)
+            facts = _facts_of_manifest(manifest, device)
+            candidates = _candidates_of_file(path, contents, manifest, device, progress)
         return _open_first(cls, candidates, facts, runtime)
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -156,6 +174,11 @@ def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, An
     for name, make in candidates.items():
         if runtime not in (None, name):
             continue
+        absent = why_not_here(name)
+        if absent is not None and runtime is None and len(candidates) > 1:
+            refused[name] = absent
+            _log.info("session: %s is not used: %s", name, absent)
+            continue
         try:
             session = cls(name, make(), facts, refused)
         except (InputError, BackendError, TypeError, torch.OutOfMemoryError) as error:
@@ -164,50 +187,69 @@ def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, An
             refused[name] = str(error)
             _log.warning("session: %s is not used: %s", name, error)
             continue
-        if refused:
-            _log.warning("session: running on %s instead", name)
+        _log.info("session: running on %s", name)
         return session
     raise BackendError("nothing here runs this model: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
 
 
 def _candidates_of_model(
-    folded: FoldedHTCLIP, batch: tuple[int, int, int], progress: Callable[[str], None] | None
+    folded: FoldedHTCLIP,
+    batch: tuple[int, int, int],
+    device: str,
+    precision: str,
+    progress: Callable[[str], None] | None,
 ) -> _Candidates:
-    def exported(use: Callable[[Path, bytes, Manifest], Runtime]) -> Runtime:
+    def engine() -> Runtime:
         from .onnx import export_onnx
 
+        gpu_target()  # raises if there is no GPU, before the export takes time
         try:
             folder = tempfile.TemporaryDirectory()
         except OSError as error:
             raise InputError(f"there is no place for the exported model: {why(error)}; TMPDIR names another") from error
         with folder as name:
             path = Path(name) / "model.onnx"
-            manifest = export_onnx(folded, path, batch=batch)
-            return use(path, _read(path, manifest), manifest)
+            return _cached_engine(path, export_onnx(folded, path, batch=batch), progress)
 
-    def engine() -> Runtime:
-        gpu_target()  # raises if there is no GPU, before the export takes time
-        return exported(lambda path, _, manifest: _cached_engine(path, manifest, progress))
+    def openvino() -> Runtime:
+        from .onnx import onnx_in_memory
+
+        check_device(device, precision)  # before the export takes time
+        content, manifest = onnx_in_memory(folded, precision, batch)
+        return OpenVinoRuntime([content], manifest, device)
+
+    def onnxruntime() -> Runtime:
+        from .onnx import onnx_in_memory
+
+        return OnnxRuntime(*onnx_in_memory(folded, "fp32", batch))
 
     return {
         "tensorrt": engine,
         "cuda_graph": lambda: GraphRuntime(folded),
-        "onnxruntime": lambda: exported(lambda _, content, manifest: OnnxRuntime(content, manifest)),
+        "openvino": openvino,
+        "onnxruntime": onnxruntime,
         "cpu": lambda: FoldedRuntime(folded),
     }
 
 
 def _candidates_of_file(
-    path: Path, content: bytes, manifest: Manifest, progress: Callable[[str], None] | None
+    path: Path,
+    contents: Sequence[bytes],
+    manifest: Manifest,
+    device: str,
+    progress: Callable[[str], None] | None,
 ) -> _Candidates:
     if manifest.kind == "onnx":
         return {
             "tensorrt": lambda: _cached_engine(path, manifest, progress),
-            "onnxruntime": lambda: OnnxRuntime(content, manifest),
+            "openvino": lambda: OpenVinoRuntime(contents, manifest, device),
+            "onnxruntime": lambda: OnnxRuntime(contents[0], manifest),
         }
+    if manifest.kind == "openvino":
+        return {"openvino": lambda: OpenVinoRuntime(contents, manifest, device)}
     if manifest.kind not in ("tensorrt", "tensorrt_rtx"):
         raise InputError(f"the manifest of {path} is of kind {manifest.kind!r}, which a session cannot run")
-    return {"tensorrt": lambda: EngineRuntime(content, manifest)}
+    return {"tensorrt": lambda: EngineRuntime(contents[0], manifest)}
 
 
 def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], None] | None) -> EngineRuntime:
@@ -230,19 +272,23 @@ def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], Non
 
     folder = cached(key, make, good)
     built = read_manifest(folder / "model.engine.json")
-    return EngineRuntime(_read(folder / "model.engine", built), built)
+    return EngineRuntime(_read(folder / "model.engine", built)[0], built)
 
 
-def _read(path: Path, manifest: Manifest) -> bytes:
-    """Read a file and check its hash. The returned bytes, not the file, are what runs, so the check holds for them."""
-    content = read_whole(path, "the file")
-    if sha256(content) != manifest.sha256:
+def _read(path: Path, manifest: Manifest) -> list[bytes]:
+    """Read what a manifest describes and check its hash.
+
+    The returned bytes, not the files, are what runs, so the check holds for them.
+    """
+    contents = [read_whole(part, "the file") for part in described_files(path)]
+    if sha256_of_files(contents) != manifest.sha256:
         raise InputError(f"{path} is not the file that its manifest describes; export the model again")
-    return content
+    return contents
 
 
-def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
+def _facts_of_manifest(manifest: Manifest, device: str) -> dict[str, Any]:
     return {
+        "device": device,
         "batch": manifest.batch,
         "frame_shape": manifest.input_shape[1:],
         "output": manifest.output_name,
@@ -253,9 +299,10 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int]) -> dict[str, Any]:
+def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], device: str) -> dict[str, Any]:
     config = folded.config
     return {
+        "device": device,
         "batch": batch_range(batch),
         "frame_shape": (1, *folded.image_size),
         "output": folded.result,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
-from ht_kernels.folding import FoldedAdapter, fold_adapter, weight_holders
+from ht_kernels.folding import FoldedAdapter, weight_holders
 from ht_kernels.functional import ht_adapter
+from ht_kernels.ops.fold import fold_adapter
 from ht_kernels.ops.prepared import Contents, Stamp, guard, is_captured, wait_for
 from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
 
@@ -143,9 +144,8 @@ class HTAdapter(PublishedAdapter):
         if part is not None:
             part.check(grid)
         if kept is not None:
-            return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps)
-        dropout = self.dropout.p if self.training else 0.0
-        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=dropout)
+            return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps, dropout=inside.dropping)
+        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=inside.dropping)
 
     def folded(self) -> FoldedAdapter:
         """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters.

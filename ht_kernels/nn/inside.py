@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from ht_kernels.backends import torch_private
 from ht_kernels.folding import WEIGHT_HOOKS
 
-_FREE = "eps", "p", "inplace"
-"""Constants of modules that may change, because every call reads them or they do not matter."""
+_SHAPES = "in_channels", "out_channels", "kernel_size", "in_features", "out_features", "transposed", "output_padding"
+_FREE = "eps", "p", "inplace", "training", *_SHAPES
+"""Attributes of modules that may change: each call reads them, or no forward does, such as those that say a shape."""
+
+
+class Kind(NamedTuple):
+    """What a module is: its class, its attributes that are plain values, and which parameters it does not have."""
+
+    form: type
+    constants: dict[str, Any]
+    missing: tuple[str, ...]
 
 
 class Uncalled:
@@ -69,17 +78,44 @@ class Inside(Uncalled):
         expected: what :func:`kinds` gave for the adapter when it was made.
     """
 
-    def __init__(self, adapter: nn.Module, expected: dict[str, tuple[Any, ...]]) -> None:
-        super().__init__((module for name, module in _inside(adapter)), [adapter])
-        self.known = kinds(adapter) == expected
+    def __init__(self, adapter: Any, expected: dict[str, Kind]) -> None:
+        inside = dict(_inside(adapter))
+        super().__init__(inside.values(), [adapter])
+        self.called = list(inside.values())
+        self.forms = list(map(type, self.called))
+        found = kinds(adapter)
+        self.known = found.keys() == expected.keys() and all(
+            kind.form is expected[name].form and kind.missing == expected[name].missing for name, kind in found.items()
+        )
+        self.constants = [
+            (vars(inside[place]), name, value)
+            for place, kind in (expected.items() if self.known else ())
+            for name, value in kind.constants.items()
+        ]
+        self.dropout = vars(adapter.dropout)
+
+    def is_current(self) -> bool:
+        """Whether the modules still hold the same modules, and are of the same classes."""
+        return super().is_current() and list(map(type, self.called)) == self.forms
 
     def may_be_left_out(self) -> bool:
-        """Whether kernels may compute in the place of the modules: they are those of before, and not observed."""
+        """Whether kernels may compute in the place of the modules.
+
+        They may if the modules are those of before, with the constants of before, and are not observed.
+        """
+        for held, name, value in self.constants:
+            if name not in held or held[name] != value:
+                return False
         return self.known and self.observed() is None
 
+    @property
+    def dropping(self) -> float:
+        """The probability with which the dropout drops now: 0 in evaluation mode, which it may have for itself."""
+        return float(self.dropout["p"]) if self.dropout["training"] else 0.0
 
-def kinds(adapter: nn.Module) -> dict[str, tuple[Any, ...]]:
-    """What each module inside an adapter is, by name: its class, its constants, and which weights it does not have."""
+
+def kinds(adapter: nn.Module) -> dict[str, Kind]:
+    """What each module inside an adapter is, by name."""
     return {name: _kind(module) for name, module in _inside(adapter)}
 
 
@@ -88,10 +124,17 @@ def _inside(adapter: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in adapter.named_modules() if name and "parametrizations" not in name]
 
 
-def _kind(module: Any) -> tuple[Any, ...]:
+def _kind(module: Any) -> Kind:
     form: Any = type(module)
     if "parametrizations" in module._modules:  # torch made a class for this module alone
         form = form.__base__
-    constants = getattr(form, "__constants__", ())
-    missing = (name for name, parameter in module._parameters.items() if parameter is None)
-    return form, *(getattr(module, name) for name in constants if name not in _FREE), *missing
+    constants = {
+        name: value for name, value in vars(module).items() if name[0] != "_" and name not in _FREE and _is_plain(value)
+    }
+    return Kind(form, constants, tuple(name for name, p in module._parameters.items() if p is None))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -39,7 +39,8 @@ class BaselineConfig:
         pretrained: where the weights came from that training started with; None for random ones.
 
     Raises:
-        InputError: the network is unknown, or images of this size do not pass through it.
+        InputError: the network is unknown, images of this size do not pass through it, ``num_classes`` is no whole
+            number of 2 or more, or there are not as many names.
     """
 
     network: str
@@ -51,11 +52,17 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.network not in ("unet", *RESNETS):
             raise InputError(f"the network {self.network!r} is unknown; expected unet, {', '.join(RESNETS)}")
+        if type(self.num_classes) is not int or self.num_classes < 2:
+            raise InputError(f"num_classes is {self.num_classes!r}, expected a whole number, 2 or more")
+        names = self.class_names
+        texts = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if names is not None and not (texts and len(names) == self.num_classes):
+            raise InputError(f"class_names is {names!r}, expected a tuple of num_classes = {self.num_classes} texts")
         step, least = (16, 32) if self.network == "unet" else (32, 64)
-        if self.image_size % step or self.image_size < least:
+        if type(self.image_size) is not int or self.image_size % step or self.image_size < least:
             raise InputError(
                 f"a {self.network} takes images whose side is a multiple of {step} pixels, {least} or more, and not "
-                f"{self.image_size}"
+                f"{self.image_size!r}"
             )
 
     @property
@@ -73,6 +80,7 @@ class Baseline(nn.Module):
     """
 
     familiarity = None
+    started_from = None
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
@@ -115,19 +123,25 @@ class Baseline(nn.Module):
         Raises:
             InputError: the file is missing, damaged or of something else, or images of the size do not pass.
         """
-        tensors = read_content(path, "checkpoint")
+        tensors = read_content(path, "checkpoint file")
         metadata = read_metadata(path) or {}
         if BASELINE not in metadata:
             raise InputError(f"{path} is not the checkpoint of a UNet or ResNet that ht-kernels train wrote")
         try:
             options = json.loads(metadata[BASELINE])
             names = options["class_names"]
-            config = BaselineConfig(**options | {"class_names": None if names is None else tuple(names)})
+            config = BaselineConfig(**options | {"class_names": tuple(names) if isinstance(names, list) else names})
             with torch.device("meta"):  # a damaged number then cannot build a huge network
                 model = cls(config)
+            dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             model.load_state_dict(tensors, assign=True)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             raise InputError(f"{path} is damaged: {reason(error)}") from error
+        for name, dtype in dtypes.items():
+            if tensors[name].dtype != dtype:
+                raise InputError(f"{path} is damaged: {name} is {tensors[name].dtype}, expected {dtype}")
+            if not tensors[name].isfinite().all():
+                raise InputError(f"{path} is damaged: {name} has values that are not finite numbers")
         if image_size is not None:
             model.config = replace(config, image_size=image_size)
         return model.eval()

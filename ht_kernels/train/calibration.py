@@ -54,7 +54,7 @@ def calibrate_file(
         InputError: as for :func:`calibrate`, or the checkpoint is missing or damaged; it is then unchanged.
     """
     best = merged(model, method)
-    best.load_state_dict(read_content(path, "checkpoint"), strict=False)
+    best.load_state_dict(read_content(path, "checkpoint file"), strict=False)
     calibrate(best, train, val, batch, device)
     best.save(path)
     assert best.familiarity is not None

@@ -20,7 +20,7 @@ def backward(
     load: Callable[[Sequence[int]], Tensor],
     parts: Sequence[Sequence[int]],
     texts: Tensor,
-    captions: Tensor,
+    fits: Tensor,
     seed: int,
 ) -> Tensor:
     """Compute the gradients of the loss of a batch, and return the loss. The split into parts does not change them.
@@ -38,7 +38,7 @@ def backward(
         parts: the places of this process, split into parts. A process without images of its own gets one place of
             another process, and takes part with weight 0.
         texts: embeddings (B, E) of the captions of the batch.
-        captions: (B,) int64, the same number for the same caption.
+        fits: (B, B) bool, whether the caption of the column fits the image of the row.
         seed: the seed of the dropout.
     """
     images = [load(part) for part in parts]
@@ -52,12 +52,12 @@ def backward(
     mine = [place for part in parts for place in part if place % world.num_processes == world.process_index]
     with torch.no_grad() if len(parts) > 1 else nullcontext():
         first = [embedded(number) for number in range(len(parts))]
-    everything = _gather(world, torch.cat(first).detach()[: len(mine)], len(captions))
+    everything = _gather(world, torch.cat(first).detach()[: len(mine)], len(texts))
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
         with nullcontext() if last else world.no_sync(embed):
             own = first[0] if len(parts) == 1 else embedded(number)
-            loss = info_nce(everything.index_copy(0, torch.tensor(part, device=own.device), own), texts, captions)
+            loss = info_nce(everything.index_copy(0, torch.tensor(part, device=own.device), own), texts, fits)
             weight = world.num_processes if mine else 0  # gradients are averaged over processes, and we need their sum
             world.backward(loss * weight)
     return loss.detach()
@@ -69,7 +69,7 @@ def backward_within_parts(
     load: Callable[[Sequence[int]], Tensor],
     parts: Sequence[Sequence[int]],
     texts: Tensor,
-    captions: Tensor,
+    fits: Tensor,
     seed: int,
 ) -> Tensor:
     """Compute the gradients of the mean over the images of a batch of the losses of its parts, and return the mean.
@@ -78,7 +78,7 @@ def backward_within_parts(
     none computes the first and takes part with weight 0, because all processes must exchange gradients.
 
     Args:
-        world, embed, load, texts, captions, seed: as for :func:`backward`.
+        world, embed, load, texts, fits, seed: as for :func:`backward`.
         parts: the places of the batch, split into parts.
     """
     mine = parts[world.process_index :: world.num_processes]
@@ -89,8 +89,8 @@ def backward_within_parts(
             with world.autocast():
                 images = embed(load(part))
             places = torch.tensor(part, device=texts.device)
-            loss = info_nce(images.float(), texts[places], captions[places])
-            weight = len(part) / len(captions) if mine else 0.0
+            loss = info_nce(images.float(), texts[places], fits[places][:, places])
+            weight = len(part) / len(texts) if mine else 0.0
             world.backward(loss * weight * world.num_processes)  # gradients are averaged, and we need their sum
         total += loss.detach() * weight
     summed: Tensor = world.reduce(total, "sum")

@@ -23,7 +23,7 @@ def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -
     """Return the options of the recipe, the model's configuration, and hashes, by name.
 
     ``epochs`` and ``patience``, which say when a training ends, are left out. The hashes cover the examples (images,
-    names and targets, in order) and all weights that are not trained.
+    names and targets, in order), what was taken from a checkpoint at the start, and all weights that are not trained.
     """
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
@@ -33,7 +33,8 @@ def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -
         **{f"the model's {name}": value for name, value in asdict(model.config).items()},
         "the training data": hash_examples(train),
         "the validation data": hash_examples(val),
-        "the frozen weights": _hash(frozen),
+        "what the model takes from the checkpoint of --from": model.started_from,
+        "the frozen weights": hash_tensors(frozen),
     }
 
 
@@ -49,10 +50,11 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def hash_examples(examples: Examples) -> str:
     """A hash of the images, names and targets, in order."""
     words = "\n".join((*examples.names, *examples.texts))
-    return _hash({"images": examples.images, "targets": examples.targets, words: torch.empty(0)})
+    return hash_tensors({"images": examples.images, "targets": examples.targets, words: torch.empty(0)})
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of the names, dtypes, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -41,19 +41,18 @@ def loss_for(task: str, logits: int) -> Loss:
     return compute
 
 
-def info_nce(images: Tensor, texts: Tensor, captions: Tensor) -> Tensor:
+def info_nce(images: Tensor, texts: Tensor, fits: Tensor) -> Tensor:
     """InfoNCE within a batch: the mean of the cross entropies of finding each image's caption and each caption's image.
 
-    If several images of the batch have the same caption, each counts only with its own copy of the caption; the other
-    copies are left out of the softmax.
+    Each image is paired with the caption at its place. Other captions of the batch that fit the image too are not
+    counted as wrong ones: these pairs are left out of the softmax, in both directions.
 
     Args:
         images: embeddings (B, E) of the images, of unit length.
         texts: embeddings (B, E) of the captions, of unit length.
-        captions: (B,) int64, the same number for the same caption.
+        fits: (B, B) bool, whether the caption of the column fits the image of the row; the diagonal is not read.
     """
     logits = images.float() @ texts.float().t() / TEMPERATURE
-    same = (captions[:, None] == captions).fill_diagonal_(False)
-    logits = logits.masked_fill(same, -torch.inf)
     own = torch.arange(len(logits), device=logits.device)
+    logits = logits.masked_fill(fits & (own[:, None] != own), -torch.inf)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2

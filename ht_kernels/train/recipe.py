@@ -61,8 +61,8 @@ class Recipe:
         negatives: for contrastive, the captions that an image is compared with: those of its whole ``batch``, or those
             of its ``part``, one of ``accumulate`` in a batch. A part then stays in one process, and ``drop_last``
             leaves out images that do not fill a part.
-        equal_negatives: for contrastive, whether a caption with the same words as an image's own, that of another
-            image, counts as a wrong one.
+        equal_negatives: for contrastive, whether the caption of another image counts as a wrong one for an image that
+            has a caption with the same words, be it the one drawn for this batch or another of its own.
         text_dropout: for contrastive, whether the text tower, which is not trained, drops at random as in training.
         select: the best epoch has the highest ``score`` (:data:`ht_kernels.train.metrics.SCORES`), or, for contrastive,
             the lowest validation ``loss``.
@@ -196,7 +196,7 @@ OURS_CONTRASTIVE = replace(
     select="score",
 )
 """The recipe ``ours`` for images with captions: the caption of an image is not taken for a wrong one of another that
-has the same."""
+has the same among its captions."""
 
 OURS = Recipe(
     epochs=30,

@@ -10,6 +10,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run
 
+from .fingerprint import hash_tensors
 from .methods import uses_adapters
 
 _OF_ADAPTERS = ("variant", "bottleneck")
@@ -91,7 +92,9 @@ def start_from(
             f"{model.depth - 1}, which has no trained weights: choose feature layers up to {source.depth - 1}, or name "
             "the tower's weights"
         )
-    model.load_state_dict(_shared(source, model, keep_adapters), strict=False)
+    taken = _shared(source, model, keep_adapters)
+    model.load_state_dict(taken, strict=False)
+    model.started_from = hash_tensors(taken)
     model.from_file, model.resampled = source.from_file, source.resampled
     return model
 

@@ -233,7 +233,7 @@ class Trainer:
                 lambda part: self._examples([batch[place] for place in part])[0],
                 parts,
                 texts,
-                torch.arange(len(batch), device=captions.device) if recipe.equal_negatives else captions,
+                self._fits(self.train.targets[batch].to(captions.device), captions),
                 hash((recipe.seed, self.step, self.accelerator.process_index)) % 2**62,
             )
         )
@@ -245,6 +245,12 @@ class Trainer:
         torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**62)
         with text_tower_in_training(self.model):
             return embed_texts(self.model, [self.train.texts[i] for i in captions])
+
+    def _fits(self, known: Tensor, captions: Tensor) -> Tensor:
+        """Which captions (B,) are not wrong ones for images with the captions ``known`` (B, M); (B, B) bool."""
+        if self.recipe.equal_negatives:
+            return torch.eye(len(captions), dtype=torch.bool, device=captions.device)
+        return (known[:, :, None] == captions).any(1)
 
     def _caption(self, i: int) -> int:
         """Choose one of the captions of image ``i`` at random."""
@@ -299,11 +305,10 @@ class Trainer:
 
     def _contrastive_loss(self, images: Tensor, texts: Tensor) -> float:
         """The mean loss of the validation images and the first captions of each, among as many as in training."""
-        first = self.val.targets[:, 0]
-        captions = torch.arange(len(first)) if self.recipe.equal_negatives else first
-        size = self.recipe.compared
+        known, size = self.val.targets, self.recipe.compared
         pieces = [slice(i, i + size) for i in range(0, len(images), size)]
-        return sum(float(info_nce(images[p], texts[p], captions[p])) for p in pieces) / len(pieces)
+        losses = [info_nce(images[p], texts[p], self._fits(known[p], known[p, 0])) for p in pieces]
+        return sum(map(float, losses)) / len(losses)
 
     def _warn_of_background(self) -> None:
         """Say so if no pixel of any training image was predicted as foreground in the epoch."""

@@ -87,7 +87,12 @@ class FrameModel:
         if isinstance(self.model, Session):
             task, count, names = _facts(self.model)
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
-            return {**facts, "frame_size": list(self.size), "runtime": self.model.runtime}
+            return {
+                **facts,
+                "frame_size": list(self.size),
+                "runtime": self.model.runtime,
+                "device": self.model.device,
+            }
         config = asdict(self.model.config)
         runtime = "cpu" if self._graphs is None else "cuda_graph"
         device = str(self.model.position.device)

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import onnx_runtime, video
 from helpers.clips import TINY
+from ht_kernels.bench import stream
+from ht_kernels.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,6 +23,31 @@ def test_video(tmp_path: Path) -> None:
     assert row["file"]["states"] == {"ok": row["file"]["frames"]} and row["file"]["fps"] > 0
     header, rule, figures = (tmp_path / "out/video.md").read_text().splitlines()
     assert header.count("|") == rule.count("|") == figures.count("|") and "timm/vit_tiny" in figures
+
+
+def test_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SIZES", ((48, 64), (60, 40)))
+    monkeypatch.setattr(stream, "FRAMES", 4)
+    assert main(["bench", "--stream", "--seconds", "1", "--output", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["form"] == "stream" and document["backend"] == "cpu" and document["model"] == stream.BACKBONE
+    assert [(row["height"], row["width"]) for row in document["rows"]] == [(48, 64), (60, 40)]
+    for row in document["rows"]:
+        assert row["frames"] == sum(row["states"].values()) > 0 and row["masks_per_second"] > 0
+        for ages in row["latency_ms"].values():
+            assert 0 < ages["p50"] <= ages["p99"]
+        assert set(row["latency_ms"]) == {"frame_age", "mask_age"}
+    shown = capsys.readouterr().out
+    assert "48x64" in shown and "60x40" in shown
+
+
+def test_a_phantom_moves_to_and_fro(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FRAMES", 4)
+    source = stream.phantom((40, 32))
+    shown = [frame for _, (_, frame) in zip(range(13), source.timed(), strict=False)]
+    assert source.fps == 30 and all(frame.shape == (40, 32) and frame.dtype == "uint8" for frame in shown)
+    order = [next(i for i in range(4) if (shown[i] == frame).all()) for frame in shown]
+    assert order == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
 
 
 def test_onnx_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 // The C interface against a plain loop in double precision: values, gradients, and, under sanitizers, memory.
 
+#include <algorithm>
+#include <chrono>
+
 #include "oracle.h"
 
 #if !defined(_WIN32)
@@ -34,6 +37,29 @@ std::unique_ptr<Workspace> prepare(const ht_adapter_shape& shape, const ht_adapt
   return prepared;
 }
 
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The stages of each thread take no longer than the call, and those that a case has take their time.
+void expect_stages(const Case& c, const std::vector<double>& seconds, double call, bool backward) {
+  double total[HT_STAGES] = {};
+  for (int thread = 0; thread < c.threads; ++thread) {
+    double sum = 0;
+    for (int stage = 0; stage < HT_STAGES; ++stage) {
+      sum += seconds[thread * HT_STAGES + stage];
+      total[stage] += seconds[thread * HT_STAGES + stage];
+    }
+    expect(sum <= call, c.name() + ": stages within the call");
+  }
+  const bool images = c.batch > 0;
+  for (ht_stage stage : {HT_STAGE_DOWN, HT_STAGE_NOISE, HT_STAGE_MIX, HT_STAGE_UP}) {
+    expect((total[stage] > 0) == images, c.name() + ": stage " + std::to_string(stage));
+  }
+  expect((total[HT_STAGE_FILTER] > 0) == (images && c.masks > 0), c.name() + ": the stage of the filter");
+  expect((total[HT_STAGE_END] > 0) == backward, c.name() + ": the end of a backward");
+}
+
 void test_float32(const Case& c, unsigned seed) {
   const Inputs in = random_inputs(c, seed);
   const ht_adapter_shape shape = c.shape();
@@ -60,6 +86,13 @@ void test_float32(const Case& c, unsigned seed) {
                                 nullptr, nullptr, inference.memory.get(), c.threads) == HT_OK,
          c.name() + ": status without state");
   expect(alone == out, c.name() + ": the same without state");
+  std::vector<float> measured = poisoned(x.size());
+  std::vector<double> seconds(c.threads * HT_STAGES);
+  double start = now();
+  ht_adapter_forward_stages_cpu(&shape, &w, prepared->memory.get(), HT_FLOAT32, tokens(x), data(keep), tokens(measured),
+                                nullptr, nullptr, inference.memory.get(), c.threads, seconds.data());
+  expect(measured == out, c.name() + ": the same when measured");
+  expect_stages(c, seconds, now() - start, false);
   const Values expected = reference(c, in);
   double error = 0, size = 0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -72,6 +105,16 @@ void test_float32(const Case& c, unsigned seed) {
   expect(ht_adapter_backward_cpu(&shape, &w, HT_FLOAT32, tokens(grad_out), tokens(x), data(keep), data(h), data(stats),
                                  tokens(grad_x), &g, backward.memory.get(), c.threads) == HT_OK,
          c.name() + ": backward status");
+  std::vector<float> measured_grad_x = poisoned(x.size());
+  std::vector<std::vector<float>> measured_grads;
+  for (const Values& v : in.weights) measured_grads.push_back(poisoned(v.size()));
+  const ht_adapter_weights mg = pointers(measured_grads);
+  std::fill(seconds.begin(), seconds.end(), 0);
+  start = now();
+  ht_adapter_backward_stages_cpu(&shape, &w, HT_FLOAT32, tokens(grad_out), tokens(x), data(keep), data(h), data(stats),
+                                 tokens(measured_grad_x), &mg, backward.memory.get(), c.threads, seconds.data());
+  expect(measured_grad_x == grad_x && measured_grads == grads, c.name() + ": the same gradients when measured");
+  expect_stages(c, seconds, now() - start, true);
   // Along a random direction of each input, the gradient is the slope of the reference.
   std::mt19937 generator(seed + 1);
   for (int i = 0; i < 16; ++i) {

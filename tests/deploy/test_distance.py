@@ -90,7 +90,7 @@ def test_the_gate_sees_a_wrong_distance(tmp_path: Path) -> None:
         check_onnx(folded_model(), tmp_path / "model.onnx", frames)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "cpu"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "cpu"])
 def test_a_session(runtime: str) -> None:
     folded = calibrated_model()
     opened = Session.open(folded, runtime=runtime, batch=(1, 2, 3))

@@ -38,7 +38,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-@pytest.mark.parametrize("runtime", ["onnxruntime", "cpu"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "cpu"])
 def test_equals_torch(runtime: str, task: str) -> None:
     folded = folded_model(task=task)
     opened = Session.open(folded, runtime=runtime, batch=(1, 2, 3))
@@ -50,17 +50,21 @@ def test_equals_torch(runtime: str, task: str) -> None:
 
 @no_gpu
 def test_falls_back_in_order_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "ht_kernels"):
+    with caplog.at_level(logging.INFO, "ht_kernels"):
         opened = Session.open(folded_model())
-    assert opened.runtime == "onnxruntime" and list(opened.refused) == ["tensorrt", "cuda_graph"]
+    assert opened.runtime == "openvino" and list(opened.refused) == ["tensorrt", "cuda_graph"]
     assert "tensorrt is not used: there is no NVIDIA GPU" in caplog.text
-    assert "running on onnxruntime instead" in caplog.text
+    assert "running on openvino" in caplog.text
+    assert all(record.levelno == logging.INFO for record in caplog.records)  # nothing is wrong with such a machine
 
 
 def test_cpu_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    opened = Session.open(folded_model())
+    assert opened.runtime == "onnxruntime" and "pip install openvino" in opened.refused["openvino"]
     for name in ("onnxruntime", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     opened = Session.open(folded_model())
     assert opened.runtime == "cpu" and "pip install onnxruntime" in opened.refused["onnxruntime"]
 
@@ -83,7 +87,7 @@ def test_an_onnx_file(output: str, tmp_path: Path) -> None:
         assert torch.equal(opened(frames), folded.classes(expected))
     else:
         torch.testing.assert_close(opened(frames), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(BackendError, match=r"runs on tensorrt or onnxruntime only"):
+    with pytest.raises(BackendError, match=r"runs on tensorrt or openvino or onnxruntime only"):
         Session.open(tmp_path / "model.onnx", runtime="cpu")
 
 
@@ -362,10 +366,10 @@ def test_an_engine_goes_after_its_last_call(cuda: CudaStandIn, engine_file: Path
     assert torch.equal(result, 255 - frames[:, 0])
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime", "cpu"])
+@pytest.mark.parametrize("runtime", ["tensorrt", "openvino", "onnxruntime", "cpu"])
 def test_threads_share_a_session(runtime: str, request: pytest.FixtureRequest) -> None:
     """For ``cuda_graph`` see tests/deploy/test_graph.py."""
-    model, repeats = folded_model(), {"tensorrt": 1, "onnxruntime": 10, "cpu": 2}[runtime]
+    model, repeats = folded_model(), {"tensorrt": 1, "openvino": 10, "onnxruntime": 10, "cpu": 2}[runtime]
     if runtime == "tensorrt":
         cuda = request.getfixturevalue("cuda")
         opened, wait = Session.open(request.getfixturevalue("engine_file")), cuda.synchronize
@@ -395,7 +399,7 @@ def test_threads_share_a_session(runtime: str, request: pytest.FixtureRequest) -
         assert wrong == 0, f"{wrong} of {len(results)} results are wrong"
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime", "cpu"])
+@pytest.mark.parametrize("runtime", ["tensorrt", "openvino", "onnxruntime", "cpu"])
 def test_a_session_of_inference_mode_serves_other_modes(runtime: str, request: pytest.FixtureRequest) -> None:
     file = folded_model()
     if runtime == "tensorrt":

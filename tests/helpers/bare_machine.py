@@ -7,6 +7,7 @@ ABSENT = (
     "psutil",
     "onnx",
     "onnxruntime",
+    "openvino",
     "av",
     "pydicom",
     "highdicom",

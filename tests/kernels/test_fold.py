@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from helpers.adapters import random_adapter, relative_error
+from ht_kernels.backends import core
 from ht_kernels.folding import (
     add_residual,
     blocks_to_run,
@@ -26,7 +27,8 @@ from ht_kernels.folding import (
     split_norm,
 )
 from ht_kernels.functional import dynamic_depthwise, feature_pyramid, ht_adapter
-from ht_kernels.nn import SegmentationHead, pyramid
+from ht_kernels.nn import HTAdapter, SegmentationHead, pyramid
+from ht_kernels.ops.fold import fold_adapter as compiled_fold
 from ht_kernels.published import VARIANTS
 
 SOURCE = Path(inspect.getfile(fold_adapter))
@@ -199,3 +201,49 @@ def test_imports_nothing_but_torch() -> None:
     lines = [line for line in SOURCE.read_text().splitlines() if line.startswith(("import ", "from "))]
     names = {line.split()[1].split(".")[0] for line in lines}
     assert names == {"__future__", "collections", "typing", "torch"}
+
+
+def float32_adapter(variant: str, dim: int, bottleneck: int) -> HTAdapter:
+    adapter = HTAdapter(dim, bottleneck, variant)
+    adapter.load_state_dict(random_adapter(variant, dim, bottleneck).state_dict())
+    return adapter
+
+
+@pytest.mark.parametrize("spectral", [None, "full", "shared", "radial"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_the_compiled_fold_is_that_of_torch(variant: str, spectral: str | None) -> None:
+    """Weights, gradients and second derivatives; sizes that fill no vector, and frozen parameters."""
+    if spectral is not None and variant not in ("freq_enhanced", "hybrid"):
+        pytest.skip("no filter")
+    adapter = float32_adapter(variant, dim=37, bottleneck=5)
+    if spectral is not None:
+        adapter.to_spectral(spectral, (3, 4))
+    adapter.norm.bias.requires_grad_(False)
+    parameters = [p for p in adapter.parameters() if p.requires_grad]
+    found: dict[str, list[Tensor]] = {}
+    for name, fold in (("torch", fold_adapter), ("core", compiled_fold)):
+        folded = [t for t in fold(adapter) if t is not None]
+        torch.manual_seed(1)
+        score = sum((torch.randn_like(t) * t.square()).sum() for t in folded if t.requires_grad)
+        grads = torch.autograd.grad(score, parameters, create_graph=True)
+        plain = torch.autograd.grad(score, parameters, retain_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in grads), parameters)
+        found[name] = [*folded, *plain, *grads, *second]
+    for expected, result in zip(found["torch"], found["core"], strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_compiled_fold_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For gradients in float32 on the CPU; in other cases torch folds."""
+    calls = []
+    real = core.module.fold
+    monkeypatch.setattr(core.module, "fold", lambda *arguments: calls.append(real(*arguments)))
+    adapter = float32_adapter("hybrid", dim=16, bottleneck=4)
+    compiled_fold(adapter)
+    assert len(calls) == 1
+    compiled_fold(float32_adapter("hybrid", dim=16, bottleneck=4).double())
+    with torch.no_grad():
+        compiled_fold(adapter)
+    adapter.project1.weight.data = torch.randn(16, 4).t()
+    compiled_fold(adapter)
+    assert len(calls) == 1

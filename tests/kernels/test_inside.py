@@ -53,7 +53,7 @@ def published(adapter: HTAdapter, x: Tensor, grid: tuple[int, int]) -> Tensor:
 def gradients(adapter: HTAdapter, call: Callable[..., Tensor]) -> dict[str, Tensor]:
     adapter.zero_grad()
     call(adapter, X, GRID).square().sum().backward()
-    return {name: p.grad.clone() for name, p in adapter.named_parameters()}
+    return {name: p.grad.clone() for name, p in adapter.named_parameters() if p.grad is not None}
 
 
 def check(adapter: HTAdapter) -> None:
@@ -215,6 +215,70 @@ def test_parts_that_are_replaced_are_computed_as_they_are(change: Callable[[HTAd
     with torch.no_grad():
         assert not torch.allclose(adapter(X, GRID), before(X, GRID))
         assert adapter(X.bfloat16(), GRID).dtype == torch.bfloat16
+
+
+CONSTANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "eps": ("norm", {"eps": 0.5}),
+    "padding": ("adapter_conv.conv2", {"padding": (4, 4), "dilation": (2, 2)}),
+    "ring": ("adapter_conv.conv1", {"padding_mode": "circular", "_reversed_padding_repeated_twice": [1, 1, 1, 1]}),
+    "softmax": ("adapter_conv.noise_estimator.4", {"dim": 2}),
+    "frequency": ("adapter_conv", {"frequency": False}),
+}
+
+
+@pytest.mark.parametrize("change", CONSTANTS)
+def test_constants_that_change_are_computed_with(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two calls, and back again: then the kernels run again."""
+    adapter, (place, values) = new(), CONSTANTS[change]
+    part = adapter.get_submodule(place)
+    with torch.no_grad():
+        adapter.adapter_conv.freq_filter.mul_(1.5)
+        expected = adapter(X, GRID)
+    before = {name: getattr(part, name) for name in values}
+    vars(part).update(values)
+    check(adapter)
+    check(copy.deepcopy(adapter))
+    with torch.no_grad():
+        assert relative_error(adapter(X, GRID) - X, expected - X) > 1e-3
+    vars(part).update(before)
+    calls = calls_of(part, monkeypatch)
+    with torch.no_grad():
+        assert torch.equal(adapter(X, GRID), expected) and not calls
+
+
+def test_an_attribute_that_was_deleted_is_no_constant_of_before() -> None:
+    adapter = new()
+    del adapter.adapter_conv.conv1.stride
+    with pytest.raises(AttributeError, match="stride"):
+        adapter(X, GRID)
+
+
+class Mirrored(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(-x)
+
+
+def test_a_class_that_changes_is_noticed() -> None:
+    adapter = new()
+    with torch.no_grad():
+        expected = adapter(X, GRID)
+        adapter.project2.__class__ = Mirrored
+        assert not torch.allclose(adapter(X, GRID), expected)
+    check(adapter)
+
+
+def test_the_dropout_has_a_probability_and_a_mode_of_its_own() -> None:
+    """Uncertainty by dropout leaves it on in evaluation mode; fine-tuning may switch it off in training."""
+    adapter = new()
+    adapter.dropout.p = 1.0
+    with torch.no_grad():
+        kept, dropped = adapter(X, GRID), X + adapter.project2.bias
+        adapter.dropout.train()
+        assert relative_error(adapter(X, GRID), dropped) < 1e-5
+        adapter.train().dropout.eval()
+        assert relative_error(adapter(X, GRID), kept) < 1e-5
+    adapter.eval().dropout.train()
+    assert relative_error(adapter(X, GRID).detach(), dropped) < 1e-5
 
 
 def test_folding_refuses_parts_of_other_libraries() -> None:

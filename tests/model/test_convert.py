@@ -13,6 +13,7 @@ import torch
 import ht_kernels as ht
 from helpers.adapters import relative_error
 from helpers.clip_folder import clip_folder
+from helpers.gpu_random import random_numbers_of_a_gpu
 from helpers.published_stand_in import FORMS, TaskModel, build
 from helpers.small_models import calibrated, small_model
 from helpers.small_towers import shake, small_clip, small_tower
@@ -81,6 +82,14 @@ def test_back_and_there(tmp_path: Path, form: str) -> None:
     again = ht.HTCLIP.from_checkpoint(tmp_path / "b.safetensors", backbone=small_tower(FORMS[form][0]).float())
     parts = to_published(again)
     assert all(same(parts[name], tensors) for name, tensors in published.written().items())
+
+
+def test_adapters_that_add_nothing_take_no_random_numbers() -> None:
+    model, state = shake(small_model(adapter_layers=(0,))), torch.random.get_rng_state()
+    with random_numbers_of_a_gpu() as touched:
+        written = to_published(model)
+    assert touched == [] and torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, to_published(model)["mona"][name]) for name, value in written["mona"].items())
 
 
 def test_blocks_without_an_adapter_get_one_that_adds_nothing() -> None:

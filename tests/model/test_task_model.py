@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -11,11 +12,13 @@ import pytest
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import ht_kernels as ht
 from helpers.adapters import relative_error
 from helpers.data_parallel import replicate
-from helpers.published_stand_in import FORMS, TaskModel, segmentation_model, task_model
+from helpers.gpu_random import random_numbers_of_a_gpu
+from helpers.published_stand_in import FORMS, TaskModel, _replaced, segmentation_model, task_model
 from helpers.small_towers import IMAGE
 from ht_kernels.clip.task_model import Whole
 
@@ -215,6 +218,113 @@ def test_a_block_whose_forward_does_something_else_stays_as_it_is() -> None:
     assert calls == [1]
 
 
+def checkpointed(forward: Any) -> Any:
+    return lambda *args: checkpoint(forward, *args, use_reentrant=False)
+
+
+def in_a_closure(forward: Any) -> Any:
+    around = checkpoint
+
+    def wrapped(x: Tensor) -> Tensor:
+        return around(forward, x, use_reentrant=False)
+
+    return wrapped
+
+
+def imported_inside(forward: Any) -> Any:
+    def wrapped(x: Tensor) -> Tensor:
+        from torch.utils.checkpoint import checkpoint
+
+        return checkpoint(forward, x, use_reentrant=False)
+
+    return wrapped
+
+
+WRAPPERS = {
+    "lambda": checkpointed,
+    "partial": lambda forward: partial(checkpoint, forward, use_reentrant=False),
+    "closure": in_a_closure,
+    "import": imported_inside,
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_around_the_forward_of_a_block_keeps_its_effect(wrapper: str, inside: bool) -> None:
+    """Activation checkpointing changes no result, around a block with its adapter or around the block alone."""
+    model = task_model("timm", "segmentation").train()
+    block, runs = model.clip_model.visual.trunk.blocks[1], []
+    if inside:
+        del block.forward
+        block.forward = _replaced(block, WRAPPERS[wrapper](block.forward))
+    else:
+        block.forward = WRAPPERS[wrapper](block.forward)
+    handle = block.attn.register_forward_hook(lambda *_: runs.append(1))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    expected, expected_grads = run(model)
+    assert len(runs) == 2, "once more in backward"
+    report = ht.accelerate(model)
+    assert len(report.swapped) == 4 and report.whole
+    (left,) = report.left
+    assert left.name == "clip_model.visual.trunk.blocks.1" and "a wrapper for example, so it stays" in left.reason
+    got, grads = run(model)
+    assert len(runs) == 4
+    handle.remove()
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(grads, expected_grads, atol=1e-4, rtol=1e-3)
+
+
+def test_a_wrapper_around_a_block_that_nothing_reads_goes_on_running() -> None:
+    model, calls = task_model("timm", "segmentation").eval(), []
+    block = model.clip_model.visual.trunk.blocks[3]
+    forward = block.forward
+    block.forward = lambda x: calls.append(1) or forward(x)
+    report = ht.accelerate(model)
+    assert not report.whole and "no longer called has hooks or a replaced forward" in str(report)
+    calls.clear()
+    model(IMAGES)
+    assert calls == [1]
+
+
+def test_methods_that_are_replaced_are_not_left_out() -> None:
+    """Before accelerate in the model and in an adapter, and behind it in the model."""
+
+    class Parts(TaskModel):
+        def read_of(self, images: Tensor) -> Tensor:
+            return super().forward(images)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.read_of(images)
+
+    model, calls = task_model("timm", "segmentation").eval(), []
+    model.__class__ = Parts
+    adapter = model.clip_model.visual.trunk.blocks[0].mona.clip_mona
+
+    def watch(module: Any, name: str) -> None:
+        method = getattr(module, name)
+        setattr(module, name, lambda *args: calls.append(name) or method(*args))
+
+    watch(adapter, "adapt")
+    watch(model, "read_of")
+    report = ht.accelerate(model)
+    reasons = {left.name: left.reason for left in report.left}
+    assert "its adapt was replaced" in reasons["clip_model.visual.trunk.blocks.0.mona.clip_mona"]
+    assert "its read_of was replaced" in reasons[""] and not report.whole
+    calls.clear()
+    model(IMAGES)
+    assert calls == ["read_of", "adapt"]
+    del model.read_of
+    assert ht.accelerate(model).whole
+    calls.clear()
+    model(IMAGES)
+    assert calls == ["adapt"]
+    watch(model, "read_of")
+    model(IMAGES)
+    assert calls == ["adapt", "read_of", "adapt"]
+
+
 class Looks(TaskModel):
     """Scales bytes, as forwards that look at their input do."""
 
@@ -375,6 +485,54 @@ def test_our_own_models_are_no_task_models_of_others() -> None:
 def test_random_numbers_of_other_devices_are_left_alone() -> None:
     """A model on the CPU is tried out with seeded random numbers, and a GPU's are for what is done there afterwards."""
     model = task_model("timm", "segmentation")
-    with mock.patch.object(torch.cuda, "manual_seed_all") as seed:
+    with random_numbers_of_a_gpu() as touched:
         assert ht.accelerate(model).whole
-    seed.assert_not_called()
+    assert touched == []
+
+
+def test_a_gpu_that_seems_to_be_there_is_watched() -> None:
+    with random_numbers_of_a_gpu() as touched, torch.random.fork_rng():
+        torch.manual_seed(0)
+    assert touched == ["get_rng_state", "manual_seed_all", "set_rng_state"]
+
+
+class Counts:
+    """A forward that changes what its module has, and raises in training mode."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        self.seen.append(len(args))
+        self.counts["calls"] = self.counts.get("calls", 0) + 1
+        self.total = self.total + 1
+        self.mean.add_(1)
+        self.last = torch.rand(1)
+        if self.training:
+            raise RuntimeError("not in training")
+        return super().forward(*args, **options)
+
+
+@pytest.mark.parametrize("place", ["", "clip_model.visual.trunk.blocks.0", "clip_model.visual.trunk.blocks.0.mlp"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_trial_that_raises_leaves_everything_as_it_was(training: bool, place: str) -> None:
+    model = task_model("timm", "segmentation").train(training)
+    part = model.get_submodule(place)
+    part.__class__ = type("Counting", (Counts, type(part)), {})
+    part.seen, part.counts = [], {}
+    part.register_buffer("total", torch.zeros(1))
+    part.register_buffer("mean", torch.zeros(1))
+    model.clip_model.eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+
+    def state() -> list[Any]:
+        parameters = model.named_parameters()
+        return [
+            (torch.random.get_rng_state().tolist(), torch.get_num_threads(), torch.is_grad_enabled()),
+            [(name, m.training, getattr(m, "p", None)) for name, m in model.named_modules()],
+            {name: t.tolist() for name, t in model.state_dict().items()},
+            [(name, p.requires_grad, None if p.grad is None else p.grad.tolist()) for name, p in parameters],
+            (list(part.seen), dict(part.counts), sorted(vars(part)), float(part.total), float(part.mean)),
+        ]
+
+    before = state()
+    assert "RuntimeError: not in training" in str(ht.accelerate(model))
+    assert state() == before

@@ -17,7 +17,7 @@ from helpers.training import examples
 from ht_kernels.cli import main
 from ht_kernels.cli.train import _OF_TOWERS
 from ht_kernels.errors import InputError
-from ht_kernels.train import Baseline, Recipe, Trainer, new_baseline, prepare
+from ht_kernels.train import Baseline, BaselineConfig, Recipe, Trainer, new_baseline, prepare
 from ht_kernels.train.recipe import BASELINES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -171,7 +171,12 @@ def test_what_is_no_checkpoint_of_a_baseline(tmp_path: Path) -> None:
     new_baseline("unet", "segmentation").save(path)
     tensors = load_file(path)
     key = "ht_kernels_baseline"
-    for config in ("{}", '{"network": "unet", "num_classes": 99999999, "class_names": null}', "[", '"unet"'):
+    whole = '{"network": "unet", "num_classes": %s, "class_names": %s, "image_size": %s}'
+    for config in (
+        *("{}", '{"network": "unet", "num_classes": 99999999, "class_names": null}', "[", '"unet"'),
+        *(whole % values for values in (("2.0", "null", "64"), ("true", "null", "64"), ("2", "null", "64.0"))),
+        *(whole % ("2", names, "64") for names in ('["lesion"]', '"ab"', "[1, 2]")),
+    ):
         save_file(tensors, path, metadata={key: config})
         with pytest.raises(InputError, match="is damaged"):
             Baseline.load(path)
@@ -180,6 +185,31 @@ def test_what_is_no_checkpoint_of_a_baseline(tmp_path: Path) -> None:
         Baseline.load(path)
     with pytest.raises(InputError, match="trains no tower"):
         prepare(ht.HTCLIP("timm/vit_tiny_patch16_224", adapter_layers=()), "unet")
+
+
+@pytest.mark.parametrize("network", ["unet", "resnet18"])
+def test_weights_that_make_no_sense(network: str, tmp_path: Path) -> None:
+    method = "unet" if network == "unet" else "resnet"
+    path = tmp_path / "model.safetensors"
+    new_baseline(method, BASELINES[method]).save(path)
+    tensors, config = load_file(path), {"network": network, "num_classes": 2, "class_names": None}
+    key = "ht_kernels_baseline"
+    for name in ("network.fc.bias", "network.bn1.running_var", "network.bn1.num_batches_tracked", next(iter(tensors))):
+        if name not in tensors:
+            continue
+        for value in (float("nan"), float("inf")) if tensors[name].is_floating_point() else ():
+            damaged = tensors | {name: torch.full_like(tensors[name], value)}
+            save_file(damaged, path, metadata={key: json.dumps(config)})
+            with pytest.raises(InputError, match=f"is damaged: {name} has values that are not finite numbers"):
+                Baseline.load(path)
+        save_file(tensors | {name: tensors[name].half()}, path, metadata={key: json.dumps(config)})
+        with pytest.raises(InputError, match=f"is damaged: {name} is torch.float16, expected torch"):
+            Baseline.load(path)
+    for number in (1, 0, -1, 2.0, "2", True):
+        with pytest.raises(InputError, match=r"num_classes is .*, expected a whole number, 2 or more"):
+            BaselineConfig(network, number)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"class_names is \('lesion',\), expected a tuple of num_classes = 2"):
+        BaselineConfig(network, class_names=("lesion",))
 
 
 def test_without_monai_a_sentence_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

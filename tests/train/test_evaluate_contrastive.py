@@ -17,6 +17,7 @@ from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from ht_kernels.cli import main
 from ht_kernels.clip import HTCLIP
+from ht_kernels.clip.published_checkpoint import save_published
 from ht_kernels.data.captions import read_captions
 from ht_kernels.deploy import GraphRunner, Session, fold, read_manifest
 from ht_kernels.train.zero_shot import embed_classes, fill
@@ -91,6 +92,35 @@ def test_clip_as_it_is(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main([*command, "--backbone", "timm/vit_tiny_patch16_224"]) == 2
     assert "has no text tower" in capsys.readouterr().err
+
+
+def test_a_published_file_of_tuned_adapters(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no heads, so it is for sentences and retrieval, in the CLIP model that has to be named."""
+    place, path = f"local-dir:{trained / 'clip'}", tmp_path / "mona.pth"
+    torch.manual_seed(4)
+    model = HTCLIP(place, task="contrastive", bottleneck=8, normalization="published")
+    model.save(tmp_path / "ours.safetensors")
+    save_published(model, path)
+    where = [str(trained / "data"), "--dataset", "PHANTOM", "--retrieval", "--output"]
+    assert main(["evaluate", str(tmp_path / "ours.safetensors"), *where, str(tmp_path / "ours")]) == 0
+    assert main(["evaluate", str(path), *where, str(tmp_path / "theirs"), "--backbone", place]) == 0
+    expected, found = (results(tmp_path / name) for name in ("ours", "theirs"))
+    assert found["summary"] == expected["summary"]
+    assert found["model"]["task"] == "contrastive" and found["model"]["normalization"] == "published"
+    capsys.readouterr()
+    for more in ([], ["--backbone", "ViT-B-16"]):
+        assert main(["evaluate", str(path), *where, str(tmp_path / "no"), *more]) == 2
+        said = capsys.readouterr().err
+        assert "holds tuned adapters alone, and an evaluation needs the CLIP model" in said
+        assert "with --backbone and its weights with --pretrained" in said and not (tmp_path / "no").exists()
+
+
+def test_a_data_set_that_is_named_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_layout(tmp_path / "data")
+    command = ["evaluate", str(PHANTOM), str(root), "--dataset", "BUSI", "BUSI", "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "--dataset names BUSI more than once: name each data set once" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_data_sets_make_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -235,6 +236,55 @@ def command(root: Path, task: str = "segmentation") -> list[str]:
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_training_that_goes_on_starts_from_the_same_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is trained is in last.pt, so weights from another checkpoint would not be read at all."""
+    root, other = make_layout(tmp_path / "data"), tmp_path / "other.safetensors"
+    model = ht.HTCLIP.from_checkpoint(PHANTOM)
+    with torch.no_grad():
+        model.seg_head.bias.add_(1)
+    model.save(other)
+    moved = shutil.copy(PHANTOM, tmp_path / "moved.safetensors")
+    assert main(command(root)) == 0
+    assert main([*command(root), "--epochs", "2", "--from", str(other)]) == 2
+    words = "last.pt cannot be resumed: what the model takes from the checkpoint of --from changed; train as before"
+    assert words in capsys.readouterr().err
+    assert main([*command(root), "--epochs", "2", "--from", str(moved)]) == 0
+    assert "resumed after epoch 1" in capsys.readouterr().out
+
+
+NO_ADAPTERS = "heads", "lora", "full", "last3", "last6", "last9"
+IGNORED = [
+    *(
+        (
+            ["--method", method, *option],
+            f"{option[0]} is for new adapters, and --method {method} makes none: leave it out",
+        )
+        for method in NO_ADAPTERS
+        for option in (["--variant", "baseline"], ["--spectral", "full"], ["--start", "identity"])
+    ),
+    (["--method", "heads", "--adapter-learning-rate", "1e-3"], "--method heads trains nothing there: leave it out"),
+    (
+        ["--task", "contrastive", "--learning-rate", "1e-3", "--adapter-learning-rate", "1e-3"],
+        "that of heads, and a contrastive model has none: leave one of them out",
+    ),
+    (["--task", "contrastive", "--feature-layers", "1"], "--feature-layers is of a head, and a contrastive model has"),
+    (["--phantoms", "3", "--skip-bad"], "--skip-bad is for images in files, and --phantoms simulates them"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), IGNORED)
+def test_options_that_would_be_ignored_are_refused(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before data is looked for: there is none."""
+    data = [] if "--phantoms" in more else [str(tmp_path / "none"), "--dataset", "BUSI"]
+    assert main(["train", "--task", "segmentation", *data, "--output", str(tmp_path / "out"), *more]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)

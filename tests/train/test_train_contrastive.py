@@ -91,13 +91,49 @@ def test_the_loss() -> None:
     logits = images @ texts.t() / 0.07
     own = torch.arange(4)
     expected = sum(torch.nn.functional.cross_entropy(side, own) for side in (logits, logits.t())) / 2
-    torch.testing.assert_close(info_nce(images, texts, own), expected)
+    torch.testing.assert_close(info_nce(images, texts, torch.eye(4, dtype=torch.bool)), expected)
     # Images 0 and 2 have the same caption: neither is wrong for the other.
     texts[2] = texts[0]
     logits = images @ texts.t() / 0.07
     rows = [[0, 1, 3], [0, 1, 2, 3], [1, 2, 3], [0, 1, 2, 3]]
     losses = [side[i, row].logsumexp(0) - side[i, i] for side in (logits, logits.t()) for i, row in enumerate(rows)]
-    torch.testing.assert_close(info_nce(images, texts, torch.tensor([5, 1, 5, 3])), torch.stack(losses).mean())
+    captions = torch.tensor([5, 1, 5, 3])
+    torch.testing.assert_close(info_nce(images, texts, captions[:, None] == captions), torch.stack(losses).mean())
+    # Caption 1 fits image 3 too, and caption 3 fits image 3 alone.
+    fits = torch.eye(4, dtype=torch.bool)
+    fits[3, 1] = True
+    of_images, of_texts = ([[0, 1, 2, 3]] * 4 for _ in range(2))
+    of_images[3], of_texts[1] = [0, 2, 3], [0, 1, 2]
+    losses = [
+        side[i, row].logsumexp(0) - side[i, i]
+        for side, rows in ((logits, of_images), (logits.t(), of_texts))
+        for i, row in enumerate(rows)
+    ]
+    torch.testing.assert_close(info_nce(images, texts, fits), torch.stack(losses).mean())
+
+
+def test_no_caption_of_an_image_is_wrong_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images may share a caption, and only one of them draws it."""
+    root = make_captions(tmp_path / "data")
+    table = root / "contrastive/BUSI/captions.csv"
+    rows = table.read_text().replace('BUSI_6.png,"', 'BUSI_6.png,the first of its captions\nBUSI_6.png,"')
+    table.write_text(f"{rows}\nBUSI_3.png,a second caption")
+    run = trainer(root, tmp_path / "out")
+    batch = [run.train.names.index(f"BUSI_{i}.png") for i in (0, 3, 4)]
+    captions = ["a mass, number 0", "a second caption", "a mass, number 4"]
+    drawn = {i: run.train.texts.index(caption) for i, caption in zip(batch, captions, strict=True)}
+    monkeypatch.setattr(run, "_caption", drawn.__getitem__)
+    seen: list[list[list[bool]]] = []
+
+    def noted(images: torch.Tensor, texts: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
+        seen.append(fits.tolist())
+        return info_nce(images, texts, fits)
+
+    for place in ("contrast", "trainer"):
+        monkeypatch.setattr(f"ht_kernels.train.{place}.info_nce", noted)
+    run._train_batch(batch)
+    run._validate()
+    assert seen == [[[True, True, False], [False, True, False], [False, False, True]], [[True, False], [True, True]]]
 
 
 def test_ranks_and_recalls() -> None:

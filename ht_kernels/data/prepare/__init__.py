@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +12,16 @@ from ht_kernels.files import output_folder
 from ..layout import SPLITS, read_gray
 from ..names import key, text_of
 from . import busi, ddti, tn3k
+from .captions import prepare_captions
 from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .item import Download, Item, Unusable
+from .report import Report
 from .splits import Groups, split_groups
-from .write import write_checksums, write_image, write_splits
+from .write import check_output, write_checksums, write_image, write_splits
 
-__all__ = ["READERS", "Report", "prepare"]
+__all__ = ["READERS", "Report", "prepare", "prepare_captions"]
 
 READERS = {"busi": busi.read, "tn3k": tn3k.read, "ddti": ddti.read}
-
-
-@dataclass
-class Report:
-    """What became of a download.
-
-    Attributes:
-        dataset: its name in the layout.
-        splits: number of images by split.
-        exact: (left out, kept) of images with the same pixels.
-        near: pairs of images that look nearly the same; they share a split.
-        left_out: for each image left out, why.
-        checksums: the file of checksums.
-    """
-
-    dataset: str
-    splits: dict[str, int]
-    exact: list[tuple[str, str]] = field(default_factory=list)
-    near: list[tuple[str, str]] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    checksums: Path = Path()
 
 
 def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0, header: bool = False) -> Report:
@@ -68,21 +46,15 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
         raise InputError(f"data set {dataset!r} is unknown; expected one of {', '.join(READERS)}")
     if not source.is_dir():
         raise InputError(f"there is no folder {source}; expected the unpacked download of {dataset}")
-    if output.exists() and not (output.is_dir() and os.access(output, os.W_OK)):
-        raise InputError(f"the output {output} is not a folder that can be written")
+    check_output(output)
     download = READERS[dataset](source)
     report = Report(download.dataset, {}, left_out=download.left_out)
     _check_names(download)
     items, groups = _grouped(download, report)
     if not items:
-        raise InputError(f"{source} has no image that can be used{_first(download.left_out)}")
+        raise InputError(f"{source} has no image that can be used{report.first_left_out()}")
     splits = _splits(items, groups, seed, report)
-    report.splits = {split: Counter(splits.values())[split] for split in SPLITS}
-    for split, count in report.splits.items():
-        if not count:
-            raise InputError(
-                f"{source}: {len(items)} images in {len(set(groups))} groups leave the {split} split empty"
-            )
+    report.count(splits, groups, source)
     labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
     with output_folder(output, merge=True) as folder:
         for item in items:
@@ -100,10 +72,6 @@ def _check_names(download: Download) -> None:
         other = seen.setdefault(key(item.name), item.image)
         if other is not item.image:
             raise InputError(f"{other} and {item.image} would both become {item.name}; rename or remove one")
-
-
-def _first(left_out: dict[str, str]) -> str:
-    return "; the first: {}: {}".format(*next(iter(left_out.items()))) if left_out else ""
 
 
 def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:

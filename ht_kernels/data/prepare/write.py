@@ -6,12 +6,14 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ht_kernels.errors import InputError
 
 from ..layout import SPLITS, TASKS, image_path, mask_path
 from ..names import visible
@@ -49,16 +51,38 @@ def write_splits(
     if labels:
         folder = root / "classification" / dataset
         _write_lists(folder, splits)
-        _write_table(folder / "labels.csv", labels, ("image", "label") if header else None)
+        _write_table(folder / "labels.csv", labels.items(), ("image", "label") if header else None)
     if captions:
-        folder = root / "contrastive" / dataset
-        _write_lists(folder, splits)
-        _write_table(folder / "captions.csv", captions, ("filename", "Caption"))
+        write_captions(root, dataset, splits, {name: (caption,) for name, caption in captions.items()})
 
 
-def write_checksums(root: Path, dataset: str, names: Sequence[str]) -> Path:
-    """Write the SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file written."""
-    files = [path(root, name) for name in names for path in (image_path, mask_path)]
+def write_captions(root: Path, dataset: str, splits: Mapping[str, str], captions: Mapping[str, Iterable[str]]) -> None:
+    """Write the lists of names, and the table of captions with a row for each.
+
+    Args:
+        root: the folder with ``all``.
+        dataset: its name.
+        splits: split by name.
+        captions: captions by name.
+    """
+    folder = root / "contrastive" / dataset
+    _write_lists(folder, splits)
+    rows = [(name, caption) for name, found in captions.items() for caption in found]
+    _write_table(folder / "captions.csv", rows, ("filename", "Caption"))
+
+
+def check_output(output: Path) -> None:
+    """Raise InputError if an output is there and is no folder that can be written."""
+    if output.exists() and not (output.is_dir() and os.access(output, os.W_OK)):
+        raise InputError(f"the output {output} is not a folder that can be written")
+
+
+def write_checksums(root: Path, dataset: str, names: Sequence[str], masks: bool = True) -> Path:
+    """Write the SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file written.
+
+    Without ``masks`` the images have none.
+    """
+    files = [path(root, name) for name in names for path in ((image_path, mask_path) if masks else (image_path,))]
     files += [path for task in TASKS if (root / task / dataset).is_dir() for path in visible(root / task / dataset)]
     target = root / f"{dataset}.sha256"
     digests = [hashlib.sha256(path.read_bytes()).hexdigest().encode() for path in files]
@@ -73,9 +97,9 @@ def _write_lists(folder: Path, splits: Mapping[str, str]) -> None:
         _write(folder / f"{split}.txt", "".join(f"{name}\n" for name, where in splits.items() if where == split))
 
 
-def _write_table(path: Path, values: Mapping[str, object], header: tuple[str, str] | None) -> None:
+def _write_table(path: Path, rows: Iterable[tuple[str, object]], header: tuple[str, str] | None) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([*([header] if header else []), *values.items()])
+    csv.writer(text, lineterminator="\n").writerows([*([header] if header else []), *rows])
     _write(path, text.getvalue())
 
 

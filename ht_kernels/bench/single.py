@@ -1,0 +1,222 @@
+"""One adapter on one backend, forward and backward and by stage, beside what the machine can do in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import ht_kernels as ht
+from ht_kernels.backends.call import Layout
+from ht_kernels.folding import FoldedAdapter
+from ht_kernels.functional import ht_adapter
+from ht_kernels.ops.dispatch import choices, set_backend
+
+from . import stages, work
+from .document import facts
+from .measure import Call, Timing, copy_call, interleave, product_call
+from .setting import DTYPES, Setting
+from .shake import shake
+from .text import aligned, milliseconds
+from .work import Work
+
+EPS = 1e-5
+ALL = "all"
+"""The name of the row of all stages together, of the calls in which they were measured."""
+Row = dict[str, Any]
+
+
+def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure, and return the document that docs/benchmarks.md describes.
+
+    Args:
+        setting: what is timed.
+        seconds: the time to spend on all calls together, which take turns.
+        by_stage: whether stages are timed, too.
+        say: receives a line for what is left out.
+
+    A large matrix product and a copy take turns with the adapter; their fastest samples are the peaks that shares are
+    of. The product is of float32 numbers on the CPU, where the kernels compute in float32, and of the tokens' dtype on
+    a GPU.
+    """
+    device = setting.device()
+    with _chosen(setting):
+        x, grad_out, folded = _inputs(setting, device)
+        sizes = _sizes(setting, folded, device)
+        dtype = DTYPES[setting.dtype] if device.type == "cuda" else torch.float32
+        (product, operations), (copy, copied) = product_call(dtype, device), copy_call(device)
+        calls: dict[str, Call] = {"product": product, "copy": copy, "forward": _forward(setting, x, folded)}
+        works = {
+            "product": Work(operations, 0),
+            "copy": Work(0, copied),
+            "forward": work.forward(sizes),
+        }
+        left_out: dict[str, str] = {}
+        reason = setting.why_no_backward()
+        if reason is None:
+            calls["forward + backward"] = _step(setting, x, grad_out, folded)
+            works["forward + backward"] = work.step(sizes)
+        else:
+            left_out["forward + backward"] = reason
+        staged: dict[str, stages.StagedCall] = {}
+        if by_stage and setting.backend == "cpu":
+            layout = Layout(*setting.grid, setting.prefix_tokens, EPS)
+            staged["forward"] = stages.forward_call(x, folded, layout)[0]
+            staged["backward"] = stages.backward_call(x, grad_out, folded, layout)[0]
+        elif by_stage and device.type == "cpu":
+            left_out["stages"] = f"the backend {setting.backend} has no stages on the CPU"
+        for name, reason in left_out.items():
+            say(f"without {name}: {reason}")
+        timings = interleave({**calls, **{f"{name}, stages": call for name, call in staged.items()}}, seconds)
+        kernels = stages.gpu_kernels(calls["forward"]) if by_stage and device.type == "cuda" else {}
+    per_second = operations / min(timings["product"].each), copied / min(timings["copy"].each)
+    rows = [_row(name, None, timings[name], works[name], per_second) for name in calls]
+    by_pass = {"forward": work.forward_stages(sizes), "backward": work.backward_stages(sizes)}
+    whole = {"forward": work.forward(sizes), "backward": work.backward(sizes)}
+    for name, call in staged.items():
+        timing = timings[f"{name}, stages"]
+        samples = call.samples(timing.samples, timing.calls)
+        together = list(map(sum, zip(*samples.values(), strict=True)))
+        rows.append(_row(name, ALL, Timing.of(together, timing.calls), whole[name], per_second))
+        for stage, values in samples.items():
+            rows.append(_row(name, stage, Timing.of(values, timing.calls), by_pass[name].get(stage), per_second))
+    for kernel, values in kernels.items():
+        parts = [by_pass["forward"][part] for part in stages.GPU_STAGES.get(kernel, ()) if part in by_pass["forward"]]
+        done = Work(sum(p.operations for p in parts), sum(p.bytes for p in parts)) if parts else None
+        rows.append(_row("forward", kernel, Timing.of(values, 1), done, per_second))
+    batch, tokens, dim, bottleneck = setting.shape
+    return {
+        "form": "adapter",
+        **facts(),
+        "unit": "seconds per call",
+        "command": setting.command(f"--seconds {seconds:g}{' --stages' if by_stage else ''}"),
+        "shape": {
+            "batch": batch,
+            "tokens": tokens,
+            "dim": dim,
+            "bottleneck": bottleneck,
+            "grid": list(setting.grid),
+            "prefix_tokens": setting.prefix_tokens,
+            "variant": setting.variant,
+            "spectral": setting.spectral,
+            "dtype": setting.dtype,
+        },
+        "backend": setting.backend,
+        "device": str(device),
+        "threads": setting.threads,
+        "limits": {
+            "product_dtype": str(dtype).removeprefix("torch."),
+            "product_operations_per_second": per_second[0],
+            "copy_bytes_per_second": per_second[1],
+        },
+        "left_out": left_out,
+        "rows": rows,
+    }
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """The rows as aligned lines of text, and how much of a pass the stages of it add up to."""
+    header = ["", "p10", "p50", "p90", "GFLOP/s", "of peak", "GB/s", "of copy"]
+    lines = [header]
+    for row in document["rows"]:
+        cells = [label(row), *(milliseconds(row[p]) for p in ("p10", "p50", "p90"))]
+        for amount, share in (("operations", "share_of_product_peak"), ("bytes", "share_of_copy_bandwidth")):
+            rate = row[amount] / row["p50"] / 1e9 if row[amount] else None
+            cells += ["-", "-"] if rate is None else [f"{rate:.1f}", f"{100 * row[share]:.0f} %"]
+        lines.append(cells)
+    return [*aligned(lines), *_sums(document["rows"])]
+
+
+def _sums(rows: list[Row]) -> Iterator[str]:
+    """A line for each pass with stages: the share of its measured calls that the core's stages add up to."""
+    for whole in (row for row in rows if row["stage"] == ALL):
+        outside = next(row for row in rows if row["call"] == whole["call"] and row["stage"] == stages.OUTSIDE)
+        share = 1 - sum(outside["each"]) / sum(whole["each"])
+        yield f"{whole['call']}: the stages, waits included, add up to {100 * share:.1f} % of the measured calls"
+
+
+def label(row: Row) -> str:
+    """A row's name: the call, and the stage if it is of one."""
+    name: str = row["call"] if row["stage"] is None else f"{row['call']}: {row['stage']}"
+    return name
+
+
+def _row(call: str, stage: str | None, timing: Timing, done: Work | None, per_second: tuple[float, float]) -> Row:
+    p10, p50, p90 = (float(p) for p in np.percentile(timing.each, (10, 50, 90)))
+    operations, moved = (None, None) if done is None else (done.operations or None, done.bytes or None)
+    return {
+        "call": call,
+        "stage": stage,
+        "p10": p10,
+        "p50": p50,
+        "p90": p90,
+        "operations": operations,
+        "bytes": moved,
+        "share_of_product_peak": operations / p50 / per_second[0] if operations and p50 else None,
+        "share_of_copy_bandwidth": moved / p50 / per_second[1] if moved and p50 else None,
+        "calls": timing.calls,
+        "each": list(timing.each),
+    }
+
+
+@contextmanager
+def _chosen(setting: Setting) -> Iterator[None]:
+    """Make every call use the setting's backend and threads, and undo it at the end."""
+    threads, asked = torch.get_num_threads(), choices.asked
+    torch.set_num_threads(setting.threads)
+    set_backend(setting.backend)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        set_backend(asked)
+
+
+def _inputs(setting: Setting, device: torch.device) -> tuple[Tensor, Tensor, FoldedAdapter]:
+    """Tokens, a gradient of the result and folded weights, all random and the same in every run."""
+    batch, tokens, dim, bottleneck = setting.shape
+    torch.manual_seed(0)
+    adapter = ht.HTAdapter(dim, bottleneck, setting.variant, setting.spectral, dropout=0.0, grid=setting.grid)
+    shake(adapter)
+    x, grad_out = (torch.randn(batch, tokens, dim).to(device, DTYPES[setting.dtype]) for _ in range(2))
+    with torch.no_grad():
+        folded = adapter.to(device).eval().folded()
+        return x, grad_out, folded.map(Tensor.clone)
+
+
+def _forward(setting: Setting, x: Tensor, folded: FoldedAdapter) -> Call:
+    def call() -> Tensor:
+        with torch.no_grad():
+            return ht_adapter(x, folded, setting.grid, setting.prefix_tokens, eps=EPS)
+
+    return call
+
+
+def _step(setting: Setting, x: Tensor, grad_out: Tensor, folded: FoldedAdapter) -> Call:
+    """Forward and backward, to the gradients of x and of the folded weights, which is what the kernels compute."""
+    leaf, weights = x.detach().clone().requires_grad_(), folded.map(lambda t: t.detach().clone().requires_grad_())
+    inputs = [leaf, *(weight for weight in weights if weight is not None)]
+
+    def call() -> tuple[Tensor, ...]:
+        out = ht_adapter(leaf, weights, setting.grid, setting.prefix_tokens, eps=EPS)
+        return torch.autograd.grad(out, inputs, grad_out)
+
+    return call
+
+
+def _sizes(setting: Setting, folded: FoldedAdapter, device: torch.device) -> work.Sizes:
+    hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
+    itemsize = DTYPES[setting.dtype].itemsize
+    return work.Sizes(
+        *setting.shape,
+        grid=setting.grid,
+        hidden=hidden,
+        scales=folded.scale_kernels.shape[0],
+        spectral=folded.mask is not None,
+        itemsize=itemsize,
+        h_itemsize=itemsize if device.type == "cuda" else torch.float32.itemsize,
+    )

@@ -1,0 +1,100 @@
+"""The time from a frame of a source to its overlay: a phantom that moves, played live through ``video.Stream``.
+
+The frames are simulated before the run and lie in memory, so nothing is decoded. The model is a segmentation model with
+random weights; how long it takes does not depend on them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ht_kernels as ht
+from ht_kernels.data.phantom import clip, draw_phantom
+from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.media.frames import Frame
+from ht_kernels.media.source import Source
+from ht_kernels.video import Stream
+
+from .document import facts
+from .text import aligned
+
+BACKBONE = "timm/vit_tiny_patch16_224"
+SIZES = ((240, 320), (768, 1024), (1080, 1920))
+FPS = 30.0
+FRAMES = 10
+"""Frames that are simulated; they are played to and fro."""
+
+_STALE = 10.0
+"""The age in seconds from which masks are withheld. It is so large that none is, because the age itself is measured."""
+
+
+def run(sizes: Collection[tuple[int, int]], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """Play a phantom of each size (height, width) for so many seconds, and return the document of the latencies."""
+    torch.manual_seed(0)
+    model = segmentation_model(BACKBONE)
+    rows = []
+    for height, width in sizes:
+        say(f"{height}x{width}: simulates {FRAMES} frames, then plays them for {seconds:g} s")
+        report = play(model, phantom((height, width)), live=True, seconds=seconds)
+        latencies = {name: report["latency_ms"][name] for name in ("frame_age", "mask_age") if report["states"]}
+        kept = {name: report[name] for name in ("frames", "fps", "masks_per_second", "states", "drops")}
+        rows.append({"height": height, "width": width, **kept, "latency_ms": latencies})
+    return {
+        "form": "stream",
+        **facts(),
+        "unit": "milliseconds",
+        "command": f"ht-kernels bench --stream --seconds {seconds:g} --threads {torch.get_num_threads()}",
+        "model": BACKBONE,
+        "backend": model.backend(),
+        "threads": torch.get_num_threads(),
+        "frames_per_second": FPS,
+        "rows": rows,
+    }
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """The latencies as aligned lines of text, in milliseconds."""
+    lines = [["", "any frame, p50", "p99", "frame of a mask, p50", "p99", "masks/s"]]
+    for row in document["rows"]:
+        ages = [f"{row['latency_ms'][age][p]:.1f}" for age in ("frame_age", "mask_age") for p in ("p50", "p99")]
+        lines.append([f"{row['height']}x{row['width']}", *ages, f"{row['masks_per_second']:.1f}"])
+    return aligned(lines)
+
+
+def segmentation_model(backbone: str) -> FoldedHTCLIP:
+    """A folded segmentation model of two classes with random weights."""
+    return ht.fold(ht.HTCLIP(backbone, task="segmentation", num_classes=2).eval())
+
+
+def play(model: FoldedHTCLIP, source: Source, *, live: bool, seconds: float) -> dict[str, Any]:
+    """The report of a stream of ``source`` that was stopped after so many seconds."""
+    stream = Stream(model, live=live, stale=_STALE)
+    end = time.monotonic() + seconds
+    for _ in stream.run(source):
+        if time.monotonic() > end:
+            stream.stop()
+    return stream.report()
+
+
+def phantom(size: tuple[int, int]) -> Source:
+    """A moving phantom of (height, width) without end."""
+    samples = clip(draw_phantom(0, sector=False, size=size, kind="hypoechoic"), 0, FRAMES)
+    there = [sample.image for sample in samples]
+    return endless(Path("phantom"), "video", size, there + there[-2:0:-1])
+
+
+def endless(path: Path, kind: str, size: tuple[int, int], frames: Iterable[Frame]) -> Source:
+    """A source that gives ``frames`` again and again, as many in a second as :data:`FPS`."""
+
+    def decode() -> Iterator[tuple[None, Frame]]:
+        for _ in itertools.count():
+            for frame in frames:
+                yield None, frame
+
+    return Source(path, kind, None, FPS, size, decode)

@@ -1,0 +1,174 @@
+"""OpenVINO as a runtime of a session: an ONNX file or OpenVINO's own format (IR) on the CPU, an Intel GPU or an NPU.
+
+No Intel GPU or NPU has run it yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ht_kernels import environment
+from ht_kernels.errors import BackendError, InputError, reason
+
+from .cache import cached
+from .manifest import Manifest, sha256
+
+DEVICES = ("CPU", "GPU", "NPU")
+"""The devices of OpenVINO that a session runs on. GPU means Intel's."""
+
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+_TYPES = {"u8": "uint8", "f32": "float32"}
+_log = logging.getLogger("ht_kernels")
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO and return it.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise InputError(f"OpenVINO cannot be imported ({error}): pip install openvino") from error
+    return openvino
+
+
+def devices() -> dict[str, str]:
+    """The devices that OpenVINO finds here: their full names, by names such as ``CPU``, ``GPU.0`` and ``NPU``.
+
+    Raises:
+        InputError: OpenVINO cannot be imported.
+    """
+    core = import_openvino().Core()
+    return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
+
+
+def check_device(device: str, precision: str) -> None:
+    """Check whether OpenVINO finds a device here, and the device computes in a precision.
+
+    Raises:
+        InputError: OpenVINO is not installed, or ``device`` is not one of :data:`DEVICES`.
+        BackendError: there is no such device, or it does not compute in ``precision``.
+    """
+    if device not in DEVICES:
+        raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    core = import_openvino().Core()
+    found = core.available_devices
+    if not any(name.split(".")[0] == device for name in found):  # of two GPUs the names are GPU.0 and GPU.1
+        raise BackendError(f"OpenVINO finds no {device} here: it finds {', '.join(found) or 'no device at all'}")
+    capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[precision] not in capabilities:
+        able = " and ".join(name for name, capability in _CAPABILITIES.items() if capability in capabilities)
+        raise BackendError(f"this {device} does not compute in {precision}: its precisions are {able}")
+
+
+class OpenVinoRuntime:
+    """A model in OpenVINO, compiled for the shortest time of a single call.
+
+    The graph alone says what is in 16 bits: left to itself, OpenVINO would compute all of it in bfloat16 where the CPU
+    can. A CPU that lacks the 16-bit type of a graph computes in float32, from the rounded weights. Threads may share
+    the runtime; one call runs at a time, because it takes as many threads as torch does.
+
+    Args:
+        contents: the content of an ONNX file, or of the two files of an IR, graph and weights.
+        manifest: that of the file.
+        device: one of :data:`DEVICES`.
+
+    Raises:
+        InputError: OpenVINO is not installed or cannot read the file, or the file does not fit its manifest.
+        BackendError: there is no such device, or it cannot run the model.
+    """
+
+    def __init__(self, contents: Sequence[bytes], manifest: Manifest, device: str = "CPU") -> None:
+        check_device(device, manifest.precision if device == "NPU" else "fp32")
+        low, _, high = manifest.batch
+        if device == "NPU" and low != high:
+            raise BackendError(
+                f"the NPU takes one batch size, and {manifest.file} is for {low} to {high} frames: export it for one"
+            )
+        core = import_openvino().Core()
+        try:
+            model = core.read_model(*contents)
+        except Exception as error:  # OpenVINO's exceptions have no narrower common class
+            raise InputError(f"OpenVINO cannot read {manifest.file}: {reason(error)[:200]}") from error
+        _check_tensors(model, manifest)
+        try:
+            self._request = _compile(core, model, manifest, device).create_infer_request()
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot run {manifest.file} on {device}: {reason(error)[:200]}") from error
+        self._lock = threading.Lock()
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self._run(frames)[0]
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        result, distances = self._run(frames)
+        return result, distances
+
+    def _run(self, frames: Tensor) -> list[Tensor]:
+        """All outputs of the file, which OpenVINO computes in any case."""
+        with self._lock:
+            outputs = self._request.infer({0: frames.cpu().numpy()}, share_inputs=True)  # outputs are copies
+        return [torch.from_numpy(output) for output in outputs.to_tuple()]
+
+
+def _check_tensors(model: Any, manifest: Manifest) -> None:
+    """Raise InputError if a graph takes or gives something else than its manifest says."""
+    declared = []
+    for port in (*model.inputs, *model.outputs):
+        kind = port.element_type.get_type_name()
+        shape = tuple("batch" if size.is_dynamic else size.get_length() for size in port.partial_shape)
+        declared.append((port.any_name, shape, _TYPES.get(kind, kind)))
+    expected = [(manifest.input_name, manifest.input_shape, manifest.input_type), *manifest.outputs]
+    if declared != expected:
+        raise InputError(f"{manifest.file} takes and gives {declared}, and its manifest says {expected}")
+
+
+def _compile(core: Any, model: Any, manifest: Manifest, device: str) -> Any:
+    """The model compiled for a device. For a GPU or an NPU it is taken from the user's cache, or put there.
+
+    A CPU compiles a model in less time than it takes to read a compiled one.
+    """
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device != "NPU":  # it computes in 16 bits and has no such option
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    if device == "CPU":
+        # Threads bound to cores would wait there for other programs while another core is free.
+        options |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
+        return core.compile_model(model, device, options)
+    return _cached(core, model, manifest, device, options)
+
+
+def _cached(core: Any, model: Any, manifest: Manifest, device: str, options: dict[str, Any]) -> Any:
+    """The compiled model from the user's cache. If the cache cannot be used, it is compiled, and a warning says why."""
+    version = environment.version("openvino")
+    name = core.get_property(device, "FULL_DEVICE_NAME")
+    key = {**asdict(manifest), "file": "", "device": device, "device_name": name, "openvino": version}
+
+    def make(folder: Path) -> None:
+        _log.warning("session: OpenVINO compiles the model for %s, once", name)
+        blob = core.compile_model(model, device, options).export_model().getvalue()
+        (folder / "model.blob").write_bytes(blob)
+        (folder / "sha256").write_text(sha256(blob))
+
+    def good(folder: Path) -> bool:
+        try:
+            return sha256((folder / "model.blob").read_bytes()) == (folder / "sha256").read_text(errors="replace")
+        except OSError:
+            return False
+
+    try:
+        blob = (cached(key, make, good) / "model.blob").read_bytes()
+        return core.import_model(blob, device, options)
+    except (InputError, OSError, RuntimeError) as error:
+        _log.warning("session: OpenVINO compiles the model for %s, as its cache cannot be used: %s", name, error)
+        return core.compile_model(model, device, options)
