@@ -90,6 +90,7 @@ def onnx_in_memory(folded: FoldedHTCLIP, precision: str, batch: int | tuple[int,
     import_onnx()
     path = Path("model.onnx")
     batches = _check(folded, path, precision, batch, None, 1)
+    _check_calibration(folded, precision, None, 1, False)
     content = _content(folded, precision, batches, folded.result, 1, False, None, check=False)
     return content, describe(folded, path, content, precision, batches, folded.result, 1, False)
 

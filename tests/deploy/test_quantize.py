@@ -20,7 +20,7 @@ from helpers.clips import write_dicom
 from helpers.exports import calibrated_model, error, folded_model, some_frames
 from ht_kernels.cli import main
 from ht_kernels.data.phantom import draw_phantom, simulate
-from ht_kernels.deploy import FoldedHTCLIP, build_engine, check_onnx, export_onnx, read_manifest
+from ht_kernels.deploy import FoldedHTCLIP, Session, build_engine, build_ir, check_onnx, export_onnx, read_manifest
 from ht_kernels.deploy.gate import THRESHOLDS, _chosen
 from ht_kernels.deploy.onnx_run import run
 from ht_kernels.deploy.quantize import without
@@ -87,15 +87,19 @@ def test_the_file_and_its_gate(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]
     assert report.relative_error is not None and report.relative_error > 1e-3
 
 
-def test_openvino_computes_in_int8(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]) -> None:
+def test_openvino_computes_in_int8(exported: tuple[FoldedHTCLIP, Path, torch.Tensor], tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     folded, path, frames = exported
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    got = torch.from_numpy(compiled({"frames": frames.numpy()})["logits"])
-    assert error(got, folded(frames)) < LOOSE.relative
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
     kinds = [(node["layerType"], node["runtimePrecision"]) for node in nodes]
     assert kinds.count(("FullyConnected", "i8")) >= 20, kinds
+    build_ir(path, tmp_path / "model.xml")
+    for file in (path, tmp_path / "model.xml"):
+        got = Session.open(file, runtime="openvino")(frames)
+        assert error(got, folded(frames)) < LOOSE.relative
+    with pytest.raises(InputError, match="frames to calibrate on go with int8"):
+        Session.open(folded, runtime="openvino", precision="int8")
 
 
 def test_tensorrt_takes_it(exported: tuple[FoldedHTCLIP, Path, torch.Tensor], tmp_path: Path) -> None:
