@@ -90,8 +90,8 @@ class Report:
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
         diverged: where the error comes from: ``head`` if it exceeds a limit even with torch's residual stream, else the
-            place with the largest ``own`` error. It is ``engine`` for an engine and ``ir`` for an IR, whose tensors are
-            not read, and None if the model passed.
+            place with the largest ``own`` error. It is ``engine`` for an engine and ``ir`` for an IR, whose inner
+            tensors are not read, and None if the model passed.
         stream: relative L2 error of the residual stream behind ``embedding`` and each ``blocks.{i}`` and
             ``adapters.{i}``, on the worst frame, if an ONNX file failed; otherwise None.
         own: the same of each place alone, with torch's residual stream before it.

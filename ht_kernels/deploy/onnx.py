@@ -93,6 +93,7 @@ def onnx_in_memory(
     import_onnx()
     path = Path("model.onnx")
     batches = _check(folded, path, precision, batch, output, 1)
+    _check_calibration(folded, precision, None, 1, False)
     content = _content(folded, precision, batches, output, 1, False, None, check=False)
     return content, describe(folded, path, content, precision, batches, output, 1, False)
 

@@ -24,7 +24,7 @@ from .manifest import Manifest, sha256
 DEVICES = ("CPU", "GPU", "NPU")
 """The devices of OpenVINO that a session runs on. GPU means Intel's."""
 
-_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 _TYPES = {"u8": "uint8", "f32": "float32"}
 _log = logging.getLogger("ht_kernels")
 
@@ -74,9 +74,9 @@ def check_device(device: str, precision: str) -> None:
 class OpenVinoRuntime:
     """A model in OpenVINO, compiled for the shortest time of a single call.
 
-    The graph alone says what is in 16 bits: left to itself, OpenVINO would compute all of it in bfloat16 where the CPU
-    can. A CPU that lacks the 16-bit type of a graph computes in float32, from the rounded weights. Threads may share
-    the runtime; one call runs at a time, because it takes as many threads as torch does.
+    The graph alone says what is in 16 bits or in int8: left to itself, OpenVINO would compute all of it in bfloat16
+    where the CPU can. A CPU that lacks the 16-bit type of a graph computes in float32, from the rounded weights.
+    Threads may share the runtime; one call runs at a time, because it takes as many threads as torch does.
 
     Args:
         contents: the content of an ONNX file, or of the two files of an IR, graph and weights.
