@@ -32,7 +32,7 @@ CPU_TYPES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def contrastive_model() -> ht.deploy.FoldedHTCLIP:
-    return ht.fold(ht.HTCLIP(small_clip(), task="contrastive", bottleneck=8).eval())
+    return ht.fold(ht.HTCLIP(small_clip(), task="contrastive", bottleneck=8).eval().float())
 
 
 def write_ir(folded: ht.deploy.FoldedHTCLIP, folder: Path, **options: object) -> Path:
