@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels import environment
-from ht_kernels.clip.htclip import NOT_CALIBRATED
+from ht_kernels.clip.htclip import NOT_CALIBRATED, HTCLIPConfig
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import read_whole, why
 from ht_kernels.nn import DistanceScale
@@ -51,6 +51,7 @@ class Session:
         frame_shape: (C, H, W).
         output: ``logits``, ``grid``, ``mask`` or ``embeddings``.
         task, num_classes, class_names: the task, the number of classes K and the class names of the model.
+        config: the configuration of a folded model; None for a file.
         familiarity: the limit and the usual values of the distances; None for a model that gives none.
     """
 
@@ -63,6 +64,7 @@ class Session:
         self.task: str = facts["task"]
         self.num_classes: int = facts["num_classes"]
         self.class_names: tuple[str, ...] | None = facts["class_names"]
+        self.config: HTCLIPConfig | None = facts.get("config")
         self.familiarity: DistanceScale | None = facts["familiarity"]
         self._run = run
         zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
@@ -322,5 +324,6 @@ def _facts_of_model(
         "task": config.task,
         "num_classes": config.num_classes,
         "class_names": config.class_names,
+        "config": config,
         "familiarity": None if folded.familiarity is None else folded.familiarity.scale,
     }

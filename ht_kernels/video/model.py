@@ -90,6 +90,8 @@ class FrameModel:
         if isinstance(self.model, Session):
             task, count, names = _facts(self.model)
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
+            if self.model.config is not None:
+                facts = asdict(self.model.config)
             return {
                 **facts,
                 "frame_size": list(self.size),
