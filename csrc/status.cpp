@@ -2,6 +2,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <initializer_list>
 
 namespace {
 
@@ -42,6 +43,21 @@ ht_status check_filter_shape(const ht_filter_shape* s) {
   }
   if (s->masks != 1 && s->masks != s->channels) {
     return fail(HT_INVALID_ARGUMENT, "masks must be 1 or the number of channels, got %lld", (long long)s->masks);
+  }
+  return HT_OK;
+}
+
+ht_status check_mask_shape(const ht_mask_shape* s) {
+  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
+  if (s->batch < 0) return fail(HT_INVALID_ARGUMENT, "batch must not be negative");
+  if (s->classes < 1 || s->classes > 256) {
+    return fail(HT_INVALID_ARGUMENT, "classes must be 1 to 256, got %lld", (long long)s->classes);
+  }
+  constexpr int64_t kMostSide = int64_t{1} << 24;  // up to which float32 tells pixels apart
+  for (const int64_t side : {s->grid_height, s->grid_width, s->height, s->width}) {
+    if (side < 1 || side > kMostSide) {
+      return fail(HT_INVALID_ARGUMENT, "grid and image must have sides of 1 to 2^24, got %lld", (long long)side);
+    }
   }
   return HT_OK;
 }

@@ -4,7 +4,7 @@ Tensors are passed as addresses, 0 for none, and tokens as (address, batch strid
 elements. The caller keeps the memory alive and is responsible for its size. ``folded`` and ``grads`` are FoldedAdapters
 with contiguous float32 weights; for CUDA, the matrices have the dtype of x. ``seconds`` is float64 (threads, stages),
 to which the seconds of each stage are added, or 0 to measure nothing. ``sizes`` of a filter is (batch, channels,
-height, width, masks).
+height, width, masks), and that of a mask (batch, classes, grid_height, grid_width, height, width).
 """
 
 from collections.abc import Sequence
@@ -81,6 +81,10 @@ def spectral_filter_backward(
 ) -> None: ...
 def spectral_filter_cuda(  # in a build with CUDA kernels only
     sizes: Sequence[int], dtype: int, x: int, mask: int, out: int, stream: int
+) -> None: ...
+def grid_to_mask(sizes: Sequence[int], logits: int, mask: int, threads: int) -> None: ...
+def grid_to_mask_cuda(  # in a build with CUDA kernels only
+    sizes: Sequence[int], logits: int, mask: int, stream: int
 ) -> None: ...
 def cpu_isa() -> str: ...
 def build_info() -> dict[str, Any]: ...

@@ -18,6 +18,7 @@ from .backends.call import Layout
 from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, mask_pairs, radial_mask
 from .ops.adapter import adapter, adapter_again
 from .ops.dispatch import asked_for
+from .ops.grid_to_mask import grid_to_mask as mask_of_grid
 from .ops.spectral import spectral_filter as filter_images
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -108,6 +109,36 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
     grid = (x.shape[2], x.shape[3])
     pairs = mask_pairs(radial_mask(mask, grid) if form == "radial" else mask)
     return filter_images(x, pairs, asked_for(backend))
+
+
+def grid_to_mask(logits: Tensor, size: tuple[int, int], *, backend: str | None = None) -> Tensor:
+    """The class of each pixel of images, from logits on a grid: bilinear upsampling and the largest logit in one pass.
+
+    Equal, ties aside, to ``classes_of(F.interpolate(logits, size, mode="bilinear", align_corners=False))``, without the
+    K x H x W numbers in between; :mod:`ht_kernels.classes` says which class wins. Not differentiable.
+
+    Args:
+        logits: logits (B, K, h, w) on a grid, any strides, K from 1 to 256; float32, bfloat16, float16 or float64. They
+            have to be finite: near a logit that is not, the class is any of those that K logits tell apart.
+        size: (H, W) of the masks, larger or smaller than the grid.
+        backend: the name of a backend to use, without falling back to another; None for the best that can run the call.
+
+    Returns:
+        Masks (B, H, W) uint8, on the device of ``logits``.
+
+    Raises:
+        ValueError: the shape or the size does not fit, or no backend has the name.
+        TypeError: the logits are not floating point.
+        BackendError: the backend asked for by name cannot run this call.
+    """
+    if logits.dim() != 4 or not 1 <= logits.shape[1] <= 256 or min(logits.shape[2:]) < 1:
+        shape = "(batch, 1 to 256 classes, height, width)"
+        raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
+    _check_floating("logits", logits)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be two positive numbers, (height, width), got {size!r}")
+    height, width = size
+    return mask_of_grid(logits, (height, width), asked_for(backend) if backend is not None else None)
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:

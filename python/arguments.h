@@ -14,6 +14,7 @@
 using Address = std::uintptr_t;
 using TokensArgument = std::array<std::int64_t, 3>;  // address, batch stride, token stride
 using FilterSizes = std::array<std::int64_t, 5>;     // ht_filter_shape
+using MaskSizes = std::array<std::int64_t, 6>;       // ht_mask_shape
 
 template <class T>
 T* pointer(Address address) {
@@ -23,6 +24,8 @@ T* pointer(Address address) {
 inline ht_tokens tokens(const TokensArgument& t) { return {pointer<void>(static_cast<Address>(t[0])), t[1], t[2]}; }
 
 inline ht_filter_shape filter_shape(const FilterSizes& s) { return {s[0], s[1], s[2], s[3], s[4]}; }
+
+inline ht_mask_shape mask_shape(const MaskSizes& s) { return {s[0], s[1], s[2], s[3], s[4], s[5]}; }
 
 // Reads the addresses of the weights, which are attributes of a Python object with the weights' names. None becomes
 // NULL. Weights is ht_adapter_weights or ht_adapter_weights_cuda.

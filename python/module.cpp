@@ -5,6 +5,8 @@
 void bind_adapter(pybind11::module_& m);
 void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
+void bind_grid_to_mask(pybind11::module_& m);
+void bind_grid_to_mask_cuda(pybind11::module_& m);
 void bind_spectral_filter(pybind11::module_& m);
 void bind_spectral_filter_cuda(pybind11::module_& m);
 
@@ -13,8 +15,10 @@ PYBIND11_MODULE(_C, m) {
   bind_adapter(m);
 #if defined(HT_KERNELS_WITH_CUDA)
   bind_adapter_cuda(m);
+  bind_grid_to_mask_cuda(m);
   bind_spectral_filter_cuda(m);
 #endif
   bind_build_info(m);
+  bind_grid_to_mask(m);
   bind_spectral_filter(m);
 }

@@ -67,6 +67,10 @@ int threads_for(const ht_filter_shape& s, int most) {
   return threads_for(2 * s.batch * s.channels * s.height * s.width * (2 * s.height + s.width), most);
 }
 
+int threads_for(const ht_mask_shape& s, int most) {
+  return threads_for(s.batch * s.classes * s.height * s.width, most);
+}
+
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
   const ht_status status = ht::check_filter_shape(s);
   if (status != HT_OK) return status;
@@ -161,6 +165,21 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
   if (!mask || !grad_mask || (shape->batch > 0 && (!grad_out || !x || !grad_x)))
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, mask, grad_x and grad_mask must not be NULL");
   kernels().filter_backward(*shape, grad_out, x, mask, grad_x, grad_mask, workspace, threads_for(*shape, threads));
+  return HT_OK;
+}
+
+size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads) {
+  return kernels().mask_workspace(*shape, threads);
+}
+
+ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
+                              int threads) {
+  const ht_status status = ht::check_mask_shape(shape);
+  if (status != HT_OK) return status;
+  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
+  if (shape->batch == 0) return HT_OK;
+  if (!logits || !mask || !workspace) return fail(HT_INVALID_ARGUMENT, "logits, mask and workspace must not be NULL");
+  kernels().mask(*shape, logits, mask, workspace, threads_for(*shape, threads));
   return HT_OK;
 }
 

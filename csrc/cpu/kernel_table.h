@@ -5,6 +5,7 @@
 #include "backward.h"
 #include "filter_images.h"
 #include "forward.h"
+#include "grid_to_mask.h"
 #include "ht_kernels.h"
 #include "kernels.h"
 #include "simd.h"
@@ -30,14 +31,16 @@ inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& we
 }  // namespace HT_ISA
 }  // namespace ht
 
-#define HT_TABLE(isa)                                                 \
-  const ht::Kernels ht::kernels_##isa = {#isa,                        \
-                                         ht::isa::prepared_bytes,     \
-                                         ht::isa::prepare,            \
-                                         ht::isa::forward_workspace,  \
-                                         ht::isa::backward_workspace, \
-                                         ht::isa::forward,            \
-                                         ht::isa::backward,           \
-                                         ht::isa::filter_workspace,   \
-                                         ht::isa::spectral_filter,    \
-                                         ht::isa::spectral_filter_backward};
+#define HT_TABLE(isa)                                                       \
+  const ht::Kernels ht::kernels_##isa = {#isa,                              \
+                                         ht::isa::prepared_bytes,           \
+                                         ht::isa::prepare,                  \
+                                         ht::isa::forward_workspace,        \
+                                         ht::isa::backward_workspace,       \
+                                         ht::isa::forward,                  \
+                                         ht::isa::backward,                 \
+                                         ht::isa::filter_workspace,         \
+                                         ht::isa::spectral_filter,          \
+                                         ht::isa::spectral_filter_backward, \
+                                         ht::isa::grid_to_mask_workspace,   \
+                                         ht::isa::grid_to_mask};

@@ -25,6 +25,8 @@ struct Kernels {
   void (*filter)(const ht_filter_shape&, const float* x, const float* mask, float* out, void* workspace, int threads);
   void (*filter_backward)(const ht_filter_shape&, const float* grad_out, const float* x, const float* mask,
                           float* grad_x, float* grad_mask, void* workspace, int threads);
+  size_t (*mask_workspace)(const ht_mask_shape&, int threads);
+  void (*mask)(const ht_mask_shape&, const float* logits, uint8_t* mask, void* workspace, int threads);
 };
 
 extern const Kernels kernels_baseline;

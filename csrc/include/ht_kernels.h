@@ -189,6 +189,26 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
                                           const float* mask, float* grad_x, float* grad_mask, void* workspace,
                                           int threads);
 
+/* Masks (B, H, W) from logits on a grid (B, K, h, w). */
+typedef struct {
+  int64_t batch;       /* B */
+  int64_t classes;     /* K, the number of logits, 1 to 256 */
+  int64_t grid_height; /* h */
+  int64_t grid_width;  /* w */
+  int64_t height;      /* H */
+  int64_t width;       /* W */
+} ht_mask_shape;
+
+/* Bytes of workspace, aligned to 64, that the call below needs with so many threads. */
+size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads);
+
+/* mask = the class of each pixel: the largest of the K logits after bilinear upsampling to H x W, with clamped edges
+ * and pixel centres as in torch's interpolate with align_corners=False; the first of equal logits. A single logit tells
+ * class 1, where it is above 0, from class 0. Logits are finite: near one that is not, the class may be any of those
+ * that the K logits tell apart. logits and mask are contiguous; a side has at most 2^24 cells or pixels. */
+ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
+                              int threads);
+
 /* On the device, contiguous and aligned to 16 bytes, the matrices in the dtype of tokens. */
 typedef struct {
 #define HT_MATRIX const void*
@@ -214,6 +234,9 @@ ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapte
  * in dtype, mask (masks, H, W / 2 + 1, 2) is aligned to 8 bytes. H and W are at most 64. */
 ht_status ht_spectral_filter_cuda(const ht_filter_shape* shape, ht_dtype dtype, const void* x, const float* mask,
                                   void* out, void* stream);
+
+/* ht_grid_to_mask_cpu on the current device: one kernel is added to the stream. */
+ht_status ht_grid_to_mask_cuda(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* stream);
 
 /* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable HT_KERNELS_CPU, read once,
  * may name a lower one than the machine has. */

@@ -33,6 +33,14 @@ class FilterCase(NamedTuple):
     named: bool = False
 
 
+class MaskCase(NamedTuple):
+    """The properties of a call that makes masks of logits on a grid, with the same meanings as in :class:`Case`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    named: bool = False
+
+
 class Layout(NamedTuple):
     """The layout of the tokens in x (B, P + H*W, D), and the epsilon of the LayerNorm."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ht_kernels.folding import FoldedAdapter
 
 from . import core
-from .call import Case, FilterCase, Layout, Training, unit_stride
+from .call import Case, FilterCase, Layout, MaskCase, Training, unit_stride
 
 
 def can_run(case: Case) -> str | None:
@@ -30,6 +30,17 @@ def can_filter(case: FilterCase) -> str | None:
         return f"it runs on the CPU, and the tensors are on {case.device}"
     if case.dtype != torch.float32:
         return f"it filters float32, and x is {case.dtype}"
+    return core.transforms_reason()
+
+
+def can_mask(case: MaskCase) -> str | None:
+    """None when this backend can make the masks of ``case``, else the reason."""
+    if core.missing:
+        return core.missing
+    if case.device.type != "cpu":
+        return f"it runs on the CPU, and the tensors are on {case.device}"
+    if case.dtype != torch.float32:
+        return f"it makes masks of float32, and the logits are {case.dtype}"
     return core.transforms_reason()
 
 
@@ -121,6 +132,13 @@ def spectral_filter_backward(grad_out: Tensor, x: Tensor, mask: Tensor, grad_x: 
         grad_mask.data_ptr(),
         torch.get_num_threads(),
     )
+
+
+def grid_to_mask(logits: Tensor, mask: Tensor) -> None:
+    """Write the classes of ``logits`` (B, K, h, w) to ``mask`` (B, H, W) uint8, contiguous."""
+    logits = logits.contiguous()
+    sizes = (*logits.shape, *mask.shape[1:])
+    core.module.grid_to_mask(sizes, logits.data_ptr(), mask.data_ptr(), torch.get_num_threads())
 
 
 def _forward(

@@ -13,7 +13,7 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter
 
 from . import core, gpu, torch_private
-from .call import Case, FilterCase, Layout
+from .call import Case, FilterCase, Layout, MaskCase
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The dtypes that the kernels support, with their ``ht_dtype`` values."""
@@ -43,14 +43,30 @@ def can_filter(case: FilterCase) -> str | None:
     return reason or _device_reason(case.device.index) or core.transforms_reason()
 
 
-def _reason(case: Case | FilterCase) -> str | None:
-    """The reason why no kernel can run ``case``, or None. The GPU's architecture is not checked here."""
+def can_mask(case: MaskCase) -> str | None:
+    """None when this backend can make the masks of ``case``, else the reason."""
+    if reason := _place_reason(case.device):
+        return reason
+    if case.dtype != torch.float32:
+        return f"it makes masks of float32, and the logits are {case.dtype}"
+    return _device_reason(case.device.index) or core.transforms_reason()
+
+
+def _place_reason(device: torch.device) -> str | None:
+    """The reason why no kernel can run on ``device``, or None. The GPU's architecture is not checked here."""
     if core.missing:
         return core.missing
     if not hasattr(core.module, "CudaAdapter"):
         return NO_KERNELS
-    if case.device.type != "cuda":
-        return f"it runs on an NVIDIA GPU, and the tensors are on {case.device}"
+    if device.type != "cuda":
+        return f"it runs on an NVIDIA GPU, and the tensors are on {device}"
+    return None
+
+
+def _reason(case: Case | FilterCase) -> str | None:
+    """The reason why no kernel can run ``case``, or None. The GPU's architecture is not checked here."""
+    if reason := _place_reason(case.device):
+        return reason
     if case.needs_grad:
         return "it is for inference: it has no gradients and no dropout"
     if case.dtype not in DTYPES:
@@ -176,6 +192,22 @@ def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:
             core.module.spectral_filter_cuda(
                 sizes, DTYPES[x.dtype], x.data_ptr(), mask.data_ptr(), out.data_ptr(), stream
             )
+        except RuntimeError as error:
+            raise BackendError(str(error)) from error
+
+
+def grid_to_mask(logits: Tensor, mask: Tensor) -> None:
+    """Write the classes of ``logits`` (B, K, h, w) to ``mask`` (B, H, W) uint8, contiguous.
+
+    Raises:
+        BackendError: the driver refused the launch.
+    """
+    logits = logits.contiguous()
+    with torch.cuda.device(logits.device):
+        stream = torch_private.current_stream(logits.device.index)
+        sizes = (*logits.shape, *mask.shape[1:])
+        try:
+            core.module.grid_to_mask_cuda(sizes, logits.data_ptr(), mask.data_ptr(), stream)
         except RuntimeError as error:
             raise BackendError(str(error)) from error
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ht_kernels.classes import classes_of
 from ht_kernels.folding import KERNEL_SIZE, FoldedAdapter, cast_matrices, image_kernels, noise_weights
 
-from .call import Case, FilterCase, Layout
+from .call import Case, FilterCase, Layout, MaskCase
 
 
 def can_run(case: Case) -> str | None:
@@ -21,6 +22,11 @@ def can_run(case: Case) -> str | None:
 
 
 def can_filter(case: FilterCase) -> str | None:
+    """Return None, because this backend can run every case."""
+    return None
+
+
+def can_mask(case: MaskCase) -> str | None:
     """Return None, because this backend can run every case."""
     return None
 
@@ -63,6 +69,13 @@ def spectral_filter(x: Tensor, mask: Tensor) -> Tensor:
     spectrum = torch.fft.rfft2(x) * torch.view_as_complex(mask.contiguous())
     filtered: Tensor = torch.fft.irfft2(spectrum, s=x.shape[-2:])
     return filtered
+
+
+def grid_to_mask(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The classes (B, H, W) uint8 of ``logits`` (B, K, h, w) upsampled to ``size``."""
+    if logits.shape[0] == 0:  # torch upsamples no empty batch
+        return logits.new_empty((0, *size), dtype=torch.uint8)
+    return classes_of(F.interpolate(logits, size, mode="bilinear", align_corners=False))
 
 
 def mix(h: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -68,6 +69,18 @@ class Setting:
         reason: str | None = BACKENDS[self.backend].can_run(self.case(self.device(), needs_grad=True))
         return reason
 
+    def describe(self) -> dict[str, Any]:
+        """The adapter as plain values that JSON can hold, without what runs it."""
+        names = "batch", "tokens", "dim", "bottleneck"
+        return {
+            **dict(zip(names, self.shape, strict=True)),
+            "grid": list(self.grid),
+            "prefix_tokens": self.prefix_tokens,
+            "variant": self.variant,
+            "spectral": self.spectral,
+            "dtype": self.dtype,
+        }
+
     def command(self, options: str) -> str:
         """The command that makes the same measurement, with further ``options``."""
         words = ["ht-kernels", "bench", "--shape", _joined(self.shape), "--grid", _joined(self.grid)]
@@ -114,7 +127,7 @@ def read_setting(
     )
     if backend is None:
         chosen = choose(setting.case(_devices()[0], needs_grad=False)._replace(named=False))
-        setting = Setting(**{**vars(setting), "backend": chosen})
+        setting = replace(setting, backend=chosen)
     setting.device()
     return setting
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ ALL = "all"
 Row = dict[str, Any]
 
 
+class Peaks(NamedTuple):
+    """What the machine does in a second: operations of a matrix product, and bytes that a copy reads plus writes."""
+
+    operations: float
+    bytes: float
+
+
 def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and return the document that docs/benchmarks.md describes.
 
@@ -44,25 +51,18 @@ def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], N
     a GPU.
     """
     device = setting.device()
+    dtype = DTYPES[setting.dtype] if device.type == "cuda" else torch.float32
     with _chosen(setting):
         x, grad_out, folded = _inputs(setting, device)
-        sizes = _sizes(setting, folded, device)
-        dtype = DTYPES[setting.dtype] if device.type == "cuda" else torch.float32
         (product, operations), (copy, copied) = product_call(dtype, device), copy_call(device)
         calls: dict[str, Call] = {"product": product, "copy": copy, "forward": _forward(setting, x, folded)}
-        works = {
-            "product": Work(operations, 0),
-            "copy": Work(0, copied),
-            "forward": work.forward(sizes),
-        }
+        staged: dict[str, stages.StagedCall] = {}
         left_out: dict[str, str] = {}
         reason = setting.why_no_backward()
         if reason is None:
             calls["forward + backward"] = _step(setting, x, grad_out, folded)
-            works["forward + backward"] = work.step(sizes)
         else:
             left_out["forward + backward"] = reason
-        staged: dict[str, stages.StagedCall] = {}
         if by_stage and setting.backend == "cpu":
             layout = Layout(*setting.grid, setting.prefix_tokens, EPS)
             staged["forward"] = stages.forward_call(x, folded, layout)[0]
@@ -73,48 +73,34 @@ def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], N
             say(f"without {name}: {reason}")
         timings = interleave({**calls, **{f"{name}, stages": call for name, call in staged.items()}}, seconds)
         kernels = stages.gpu_kernels(calls["forward"]) if by_stage and device.type == "cuda" else {}
-    per_second = operations / min(timings["product"].each), copied / min(timings["copy"].each)
-    rows = [_row(name, None, timings[name], works[name], per_second) for name in calls]
-    by_pass = {"forward": work.forward_stages(sizes), "backward": work.backward_stages(sizes)}
-    whole = {"forward": work.forward(sizes), "backward": work.backward(sizes)}
-    for name, call in staged.items():
-        timing = timings[f"{name}, stages"]
-        samples = call.samples(timing.samples, timing.calls)
-        together = list(map(sum, zip(*samples.values(), strict=True)))
-        rows.append(_row(name, ALL, Timing.of(together, timing.calls), whole[name], per_second))
-        for stage, values in samples.items():
-            rows.append(_row(name, stage, Timing.of(values, timing.calls), by_pass[name].get(stage), per_second))
-    for kernel, values in kernels.items():
-        parts = [by_pass["forward"][part] for part in stages.GPU_STAGES.get(kernel, ()) if part in by_pass["forward"]]
-        done = Work(sum(p.operations for p in parts), sum(p.bytes for p in parts)) if parts else None
-        rows.append(_row("forward", kernel, Timing.of(values, 1), done, per_second))
-    batch, tokens, dim, bottleneck = setting.shape
+    peaks = Peaks(operations / min(timings["product"].each), copied / min(timings["copy"].each))
+    sizes = _sizes(setting, folded, device)
+    works = {
+        "product": Work(operations, 0),
+        "copy": Work(0, copied),
+        "forward": work.forward(sizes),
+        "forward + backward": work.step(sizes),
+    }
     return {
         "form": "adapter",
         **facts(),
         "unit": "seconds per call",
         "command": setting.command(f"--seconds {seconds:g}{' --stages' if by_stage else ''}"),
-        "shape": {
-            "batch": batch,
-            "tokens": tokens,
-            "dim": dim,
-            "bottleneck": bottleneck,
-            "grid": list(setting.grid),
-            "prefix_tokens": setting.prefix_tokens,
-            "variant": setting.variant,
-            "spectral": setting.spectral,
-            "dtype": setting.dtype,
-        },
+        "shape": setting.describe(),
         "backend": setting.backend,
         "device": str(device),
         "threads": setting.threads,
         "limits": {
             "product_dtype": str(dtype).removeprefix("torch."),
-            "product_operations_per_second": per_second[0],
-            "copy_bytes_per_second": per_second[1],
+            "product_operations_per_second": peaks.operations,
+            "copy_bytes_per_second": peaks.bytes,
         },
         "left_out": left_out,
-        "rows": rows,
+        "rows": [
+            *(_row(name, None, timings[name], works[name], peaks) for name in calls),
+            *(row for name in staged for row in _stages(name, staged[name], timings[f"{name}, stages"], sizes, peaks)),
+            *(_kernel(name, values, sizes, peaks) for name, values in kernels.items()),
+        ],
     }
 
 
@@ -125,8 +111,8 @@ def table(document: dict[str, Any]) -> list[str]:
     for row in document["rows"]:
         cells = [label(row), *(milliseconds(row[p]) for p in ("p10", "p50", "p90"))]
         for amount, share in (("operations", "share_of_product_peak"), ("bytes", "share_of_copy_bandwidth")):
-            rate = row[amount] / row["p50"] / 1e9 if row[amount] else None
-            cells += ["-", "-"] if rate is None else [f"{rate:.1f}", f"{100 * row[share]:.0f} %"]
+            known = row[share] is not None
+            cells += [f"{row[amount] / row['p50'] / 1e9:.1f}", f"{100 * row[share]:.0f} %"] if known else ["-", "-"]
         lines.append(cells)
     return [*aligned(lines), *_sums(document["rows"])]
 
@@ -145,7 +131,28 @@ def label(row: Row) -> str:
     return name
 
 
-def _row(call: str, stage: str | None, timing: Timing, done: Work | None, per_second: tuple[float, float]) -> Row:
+def _stages(name: str, call: stages.StagedCall, timing: Timing, sizes: work.Sizes, peaks: Peaks) -> Iterator[Row]:
+    """The row of all stages of a pass together, and the row of each; ``timing`` says how many calls a sample has."""
+    whole, parts = {
+        "forward": (work.forward, work.forward_stages),
+        "backward": (work.backward, work.backward_stages),
+    }[name]
+    samples, works = call.samples(timing.samples, timing.calls), parts(sizes)
+    together = [sum(each) for each in zip(*samples.values(), strict=True)]
+    yield _row(name, ALL, Timing.of(together, timing.calls), whole(sizes), peaks)
+    for stage, values in samples.items():
+        yield _row(name, stage, Timing.of(values, timing.calls), works.get(stage), peaks)
+
+
+def _kernel(name: str, values: list[float], sizes: work.Sizes, peaks: Peaks) -> Row:
+    """The row of a kernel of a forward pass on a GPU, with the work of the stages that it does."""
+    works = work.forward_stages(sizes)
+    parts = [works[stage] for stage in stages.GPU_STAGES.get(name, ()) if stage in works]
+    done = Work(sum(part.operations for part in parts), sum(part.bytes for part in parts)) if parts else None
+    return _row("forward", name, Timing.of(values, 1), done, peaks)
+
+
+def _row(call: str, stage: str | None, timing: Timing, done: Work | None, peaks: Peaks) -> Row:
     p10, p50, p90 = (float(p) for p in np.percentile(timing.each, (10, 50, 90)))
     operations, moved = (None, None) if done is None else (done.operations or None, done.bytes or None)
     return {
@@ -156,8 +163,8 @@ def _row(call: str, stage: str | None, timing: Timing, done: Work | None, per_se
         "p90": p90,
         "operations": operations,
         "bytes": moved,
-        "share_of_product_peak": operations / p50 / per_second[0] if operations and p50 else None,
-        "share_of_copy_bandwidth": moved / p50 / per_second[1] if moved and p50 else None,
+        "share_of_product_peak": operations / p50 / peaks.operations if operations and p50 else None,
+        "share_of_copy_bandwidth": moved / p50 / peaks.bytes if moved and p50 else None,
         "calls": timing.calls,
         "each": list(timing.each),
     }

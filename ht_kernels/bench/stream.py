@@ -27,6 +27,8 @@ from .text import aligned
 BACKBONE = "timm/vit_tiny_patch16_224"
 SIZES = ((240, 320), (768, 1024), (1080, 1920))
 FPS = 30.0
+AGES = ("frame_age", "mask_age")
+"""The latencies of :meth:`ht_kernels.video.Stream.report` that are kept."""
 FRAMES = 10
 """Frames that are simulated; they are played to and fro."""
 
@@ -42,7 +44,7 @@ def run(sizes: Collection[tuple[int, int]], seconds: float, say: Callable[[str],
     for height, width in sizes:
         say(f"{height}x{width}: simulates {FRAMES} frames, then plays them for {seconds:g} s")
         report = play(model, phantom((height, width)), live=True, seconds=seconds)
-        latencies = {name: report["latency_ms"][name] for name in ("frame_age", "mask_age") if report["states"]}
+        latencies = {name: report["latency_ms"].get(name) for name in AGES}  # None where no mask was made in time
         kept = {name: report[name] for name in ("frames", "fps", "masks_per_second", "states", "drops")}
         rows.append({"height": height, "width": width, **kept, "latency_ms": latencies})
     return {
@@ -62,8 +64,9 @@ def table(document: dict[str, Any]) -> list[str]:
     """The latencies as aligned lines of text, in milliseconds."""
     lines = [["", "any frame, p50", "p99", "frame of a mask, p50", "p99", "masks/s"]]
     for row in document["rows"]:
-        ages = [f"{row['latency_ms'][age][p]:.1f}" for age in ("frame_age", "mask_age") for p in ("p50", "p99")]
-        lines.append([f"{row['height']}x{row['width']}", *ages, f"{row['masks_per_second']:.1f}"])
+        ages = [row["latency_ms"][name] for name in AGES]
+        cells = ["-" if age is None else f"{age[percent]:.1f}" for age in ages for percent in ("p50", "p99")]
+        lines.append([f"{row['height']}x{row['width']}", *cells, f"{row['masks_per_second'] or 0:.1f}"])
     return aligned(lines)
 
 

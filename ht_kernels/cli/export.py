@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--result",
-        choices=["logits", "mask", "embeddings"],
-        help="what the file gives: logits, or as mask the class of each pixel; for a contrastive model embeddings of "
-        "RGB images (default: what the model gives)",
+        choices=["logits", "mask", "grid", "embeddings"],
+        help="what the file gives: logits, as mask the class of each pixel, or as grid logits on the patch grid, which "
+        "streams take; for a contrastive model embeddings of RGB images (default: what the model gives)",
     )
     parser.add_argument(
         "--frames",

@@ -109,10 +109,10 @@ def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None, i
 
 
 def fastest(model: HTCLIP) -> FoldedHTCLIP | Session:
-    """What runs a model in the least time here, in float32.
+    """What runs a model for a stream in the least time here, in float32.
 
-    That is a folded copy where there is a GPU, else a session of the first runtime that is installed, and the folded
-    model itself where that is torch.
+    That is a folded copy where there is a GPU, else a session of the first runtime that is installed. It is the folded
+    model itself where that is torch, or where the user named a backend: other runtimes have none.
 
     Raises:
         InputError: the model cannot be folded.
@@ -123,11 +123,14 @@ def fastest(model: HTCLIP) -> FoldedHTCLIP | Session:
 
     import ht_kernels as ht
     from ht_kernels.deploy import Session
+    from ht_kernels.ops import dispatch
 
     if torch.cuda.is_available():
         return ht.fold(copy.deepcopy(model).cuda())
     folded = ht.fold(model)
-    session = Session.open(folded)
+    if dispatch.choices.asked:
+        return folded
+    session = Session.open(folded, output="grid" if model.config.task == "segmentation" else None)
     return folded if session.runtime == "cpu" else session
 
 

@@ -162,8 +162,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     if runtime == "cpu":
         return folded, trained
     if runtime == "openvino":
-        return Session.open(folded, device=args.device, precision=args.precision), trained
-    return Session.open(folded, runtime=runtime, progress=show), trained
+        return Session.open(folded, device=args.device, precision=args.precision, output="grid"), trained
+    return Session.open(folded, runtime=runtime, output="grid", progress=show), trained
 
 
 def read_crop(text: str | None) -> Box | Literal["auto"] | None:

@@ -40,8 +40,10 @@ class FoldedHTCLIP(nn.Module):
 
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
     with values 0 to 255, or floating point with values in [0, 1], as the HTCLIP does. For segmentation it returns
-    logits (B, K, *output_size), where None means ``image_size``; for classification logits (B, K); for a contrastive
-    model the embeddings (B, E) of the images, of unit length. Results are float32 (float64 for a float64 model).
+    logits (B, K, *output_size), where None means ``image_size``, and ``output_size=model.grid`` gives them on the patch
+    grid as they are, for :func:`ht_kernels.functional.grid_to_mask`; for classification logits (B, K); for a
+    contrastive model the embeddings (B, E) of the images, of unit length. Results are float32 (float64 for a float64
+    model).
 
     Buffers may be written in place, loaded or moved. On the CPU, adapters keep a packed copy, and do not notice a write
     through ``buffer.data`` or NumPy.

@@ -1,6 +1,7 @@
 """The gate: it runs an exported model on real frames and compares the results with the folded model in torch.
 
 Every output that the file declares is compared with what torch gives a user; for logits that includes the classes.
+Logits on the patch grid are upsampled to the image's size first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -168,8 +170,9 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
     if precision in ("fp16", "bf16"):
         _emulate(model)
     # The logits are compared too where the file only gives the mask made of them: a mask shows an error later.
-    names = dict.fromkeys([folded.result, *(output.name for output in model.graph.output)])
-    outputs = run(model, list(names), frames)
+    given = [output.name for output in model.graph.output]
+    names = dict.fromkeys(given if "grid" in given else [folded.result, *given])
+    outputs = _upsampled(folded, run(model, list(names), frames))
     expected = _expected(folded, frames)
     measured = _compare(folded.result, expected, outputs)
     worst = measured.pop("worst")
@@ -182,7 +185,11 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         if precision == "int8":  # its distances are corrected for the errors of the stream, which is torch's here
             names.pop(DISTANCE, None)
         own, outputs = _stream_errors(model, tokens, frame, names, given=True)
-        head = _compare(folded.result, {name: values[worst : worst + 1] for name, values in expected.items()}, outputs)
+        head = _compare(
+            folded.result,
+            {name: values[worst : worst + 1] for name, values in expected.items()},
+            _upsampled(folded, outputs),
+        )
         largest = max(own, key=lambda place: np.inf if np.isnan(own[place]) else own[place])
         diverged = "head" if _failures(head, thresholds) else largest
     return Report(
@@ -223,7 +230,7 @@ def check_session(
         results = (session(filled),) if session.familiarity is None else session.with_distance(filled)
         parts.append([result[: len(part)].cpu().numpy() for result in results])
     outputs = {name: np.concatenate([part[i] for part in parts]) for i, (name, *_) in enumerate(manifest.outputs)}
-    measured = _compare(folded.result, _expected(folded, frames), outputs)
+    measured = _compare(folded.result, _expected(folded, frames), _upsampled(folded, outputs))
     del measured["worst"]
     failures = _failures(measured, thresholds)
     return Report(
@@ -249,6 +256,22 @@ def _expected(folded: FoldedHTCLIP, frames: Tensor) -> dict[str, Array]:
     parts = [folded.compute(part.to(device), distance=distance) for part in torch.split(frames, FRAMES_AT_ONCE)]
     names = (folded.result, DISTANCE) if distance else (folded.result,)
     return {name: torch.cat([part[i] for part in parts]).cpu().numpy() for i, name in enumerate(names)}
+
+
+def _upsampled(folded: FoldedHTCLIP, outputs: dict[str, Array]) -> dict[str, Array]:
+    """Outputs with ``grid``, logits on the patch grid, as ``logits`` of the image's size.
+
+    Raises:
+        InputError: the grid is not the model's.
+    """
+    if "grid" not in outputs:
+        return outputs
+    grid = outputs["grid"]
+    wanted = (len(grid), folded.width, *folded.grid)
+    if grid.shape != wanted:
+        raise InputError(f"the file gives grid {grid.shape}, expected {wanted}")
+    logits = F.interpolate(torch.from_numpy(grid), folded.image_size, mode="bilinear", align_corners=False)
+    return {"logits": logits.numpy(), **{name: one for name, one in outputs.items() if name != "grid"}}
 
 
 def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -> dict[str, Any]:

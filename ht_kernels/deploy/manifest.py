@@ -20,7 +20,7 @@ from .folded import FoldedHTCLIP
 
 FORMAT = 1
 _LARGEST_BATCH, _LARGEST_SIDE = 4096, 8192
-_RESULTS = {"segmentation": ("logits", "mask"), "classification": ("logits",), "contrastive": ("embeddings",)}
+_RESULTS = {"segmentation": ("logits", "mask", "grid"), "classification": ("logits",), "contrastive": ("embeddings",)}
 DISTANCE = "distance"
 """The name of the second output of a file whose model is calibrated: the distances (B,) float32."""
 
@@ -139,6 +139,8 @@ def describe(
     height, width = folded.image_size
     count: int | str = batch[0] if batch[0] == batch[2] else "batch"
     pixels = (height, width) if folded.config.task == "segmentation" else ()
+    if output == "grid":
+        pixels = folded.grid
     kind = "gray (ITU-R 601 luma)" if channels == 1 else "RGB"
     versions = {"ht_kernels": ht_kernels.__version__, **_installed()}
     return Manifest(
@@ -258,7 +260,10 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.output_type != ("uint8" if manifest.output_name == "mask" else "float32"):
         yield "output_type", "uint8 of a mask, else float32"
     pixels = rest[1:] if manifest.task == "segmentation" else []
-    width = {"logits": [manifest.num_classes], "mask": []}.get(manifest.output_name)
+    if manifest.output_name == "grid":  # of any size
+        pixels = [size for size in manifest.output_shape[2:] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+        pixels = pixels if len(pixels) == 2 else [0]
+    width = {"logits": [manifest.num_classes], "grid": [manifest.num_classes], "mask": []}.get(manifest.output_name)
     if width is None:  # embeddings may have any width
         width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
     if manifest.output_shape != (count, *width, *pixels) or len(manifest.output_shape) == 1:

@@ -17,7 +17,7 @@ from .manifest import Manifest, describe, write_manifest
 from .quantize import import_nncf, quantize
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-RESULTS = ("logits", "mask", "embeddings")
+RESULTS = ("logits", "mask", "grid", "embeddings")
 
 _LARGEST = 2**31 - 2**24
 """The largest size of the weights in bytes. A protobuf message ends at 2**31 bytes, and the nodes need some of them."""
@@ -39,6 +39,7 @@ def export_onnx(
     The graph takes ``frames`` (B, channels, H, W) uint8 with values 0 to 255. It returns one of these:
 
     - ``logits`` float32, (B, K, H, W) for segmentation or (B, K) for classification;
+    - ``grid`` (B, K, h, w) float32, the logits on the patch grid, for segmentation;
     - ``mask`` (B, H, W) uint8, the class of each pixel, for segmentation;
     - ``embeddings`` (B, E) float32 of unit length, for a contrastive model.
 
@@ -51,7 +52,7 @@ def export_onnx(
         precision: the precision of matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``;
             :mod:`ht_kernels.deploy.quantize` says which of them are in int8.
         batch: B, or (smallest, usual, largest) for a dynamic B. The manifest records the range.
-        output: ``logits``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
+        output: ``logits``, ``grid``, ``mask`` or ``embeddings``; None for the model's own result, logits or embeddings.
         channels: 1 for gray frames, 3 for RGB.
         plugin: write adapters as nodes ``ht_kernels::adapter_inference``, which only TensorRT with the plugin of
             ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products. It does
@@ -79,7 +80,9 @@ def export_onnx(
     return manifest
 
 
-def onnx_in_memory(folded: FoldedHTCLIP, precision: str, batch: int | tuple[int, int, int]) -> tuple[bytes, Manifest]:
+def onnx_in_memory(
+    folded: FoldedHTCLIP, precision: str, batch: int | tuple[int, int, int], output: str
+) -> tuple[bytes, Manifest]:
     """The content of the file that :func:`export_onnx` would write for gray frames, and its manifest.
 
     ONNX does not check the graph, which takes as long as making it; a runtime that reads it does so anyway.
@@ -89,10 +92,10 @@ def onnx_in_memory(folded: FoldedHTCLIP, precision: str, batch: int | tuple[int,
     """
     import_onnx()
     path = Path("model.onnx")
-    batches = _check(folded, path, precision, batch, None, 1)
+    batches = _check(folded, path, precision, batch, output, 1)
     _check_calibration(folded, precision, None, 1, False)
-    content = _content(folded, precision, batches, folded.result, 1, False, None, check=False)
-    return content, describe(folded, path, content, precision, batches, folded.result, 1, False)
+    content = _content(folded, precision, batches, output, 1, False, None, check=False)
+    return content, describe(folded, path, content, precision, batches, output, 1, False)
 
 
 def import_onnx() -> Any:
@@ -147,9 +150,9 @@ def _check(
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output is not None and output not in RESULTS:
         raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
-    if output == "mask" and folded.config.task != "segmentation":
+    if output in ("grid", "mask") and folded.config.task != "segmentation":
         raise InputError(
-            f"a mask goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
+            f"a {output} goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
         )
     if output in ("logits", "embeddings") and output != folded.result:
         raise InputError(f"this model, for {folded.config.task}, gives {folded.result}, and {output} were asked for")

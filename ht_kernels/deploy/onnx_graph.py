@@ -65,9 +65,9 @@ class Graph:
         self.types.update(dict.fromkeys(outputs, self.types[x]))
         return outputs
 
-    def reshape(self, name: str, x: str, *shape: int) -> str:
+    def reshape(self, name: str, x: str, *shape: int, output: str | None = None) -> str:
         """Reshape ``x`` to (B, *shape); the batch dimension is kept."""
-        return self.add("Reshape", name, x, self.integers((0, *shape)))
+        return self.add("Reshape", name, x, self.integers((0, *shape)), output=output)
 
     def linear(
         self, name: str, x: str, weight: Tensor, bias: Tensor | None, product: int | None = None, result: int = FLOAT

@@ -67,8 +67,10 @@ def build(
     else:
         scores = _sum_levels(g, levels, folded.pyramid_bias)
         if folded.classifier is None:
-            size = folded.image_size
-            _upsample(g, scores, folded)
+            size = folded.grid if output == "grid" else folded.image_size
+            image = _on_grid(g, scores, folded, "grid" if output == "grid" else None)
+            if output != "grid":
+                _upsample(g, image, folded)
         else:
             _classify(g, scores, folded.classifier)
     if output == "mask":
@@ -354,10 +356,14 @@ def _pool(g: Graph, x: str, folded: FoldedHTCLIP) -> None:
     g.add("Div", "pool/unit", projected, length, output="embeddings")
 
 
-def _upsample(g: Graph, scores: str, folded: FoldedHTCLIP) -> None:
-    """Upsample scores (B, H*W, K) on the grid to ``logits``."""
+def _on_grid(g: Graph, scores: str, folded: FoldedHTCLIP, output: str | None) -> str:
+    """Turn scores (B, H*W, K) into logits on the grid (B, K, H, W), under the name ``output`` if it is given."""
     rows = g.add("Transpose", "head/channels", scores, perm=[0, 2, 1])
-    image = g.reshape("head/image", rows, folded.config.num_classes, *folded.grid)
+    return g.reshape("head/image", rows, folded.config.num_classes, *folded.grid, output=output)
+
+
+def _upsample(g: Graph, image: str, folded: FoldedHTCLIP) -> None:
+    """Upsample logits on the grid to ``logits``."""
     factors = [1.0, 1.0, *map(_factor, folded.grid, folded.image_size)]
     scales = g.constant("head/upsample.scales", torch.tensor(factors))
     how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}

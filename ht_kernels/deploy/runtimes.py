@@ -143,14 +143,14 @@ class EngineRuntime:
 class GraphRuntime:
     """The folded model on a GPU, as CUDA graphs."""
 
-    def __init__(self, folded: FoldedHTCLIP) -> None:
-        self._runner = GraphRunner(folded)
+    def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None) -> None:
+        self._runner, self._size = GraphRunner(folded), output_size
 
     def __call__(self, frames: Tensor) -> Tensor:
-        return self._runner(frames)
+        return self._runner(frames, self._size)
 
     def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return self._runner.with_distance(frames)
+        return self._runner.with_distance(frames, self._size)
 
 
 class OnnxRuntime:
@@ -195,17 +195,17 @@ class OnnxRuntime:
 class FoldedRuntime:
     """The folded model itself, on any device."""
 
-    def __init__(self, folded: FoldedHTCLIP) -> None:
-        self._folded = folded
+    def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None) -> None:
+        self._folded, self._size = folded, output_size
 
     def __call__(self, frames: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits: Tensor = self._folded(frames.to(self._folded.position.device))
+            logits: Tensor = self._folded(frames.to(self._folded.position.device), self._size)
         return logits.clone()  # a tensor made in inference mode could not be written to outside it
 
     def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            logits, distances = self._folded.with_distance(frames.to(self._folded.position.device))
+            logits, distances = self._folded.with_distance(frames.to(self._folded.position.device), self._size)
         return logits.clone(), distances.clone()
 
 

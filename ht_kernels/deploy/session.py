@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels import environment
-from ht_kernels.clip.htclip import NOT_CALIBRATED
+from ht_kernels.clip.htclip import NOT_CALIBRATED, HTCLIPConfig
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import read_whole, why
 from ht_kernels.nn import DistanceScale
@@ -37,10 +37,11 @@ class Session:
     """Runs a model on the best of :data:`RUNTIMES` that can run it; :meth:`open` makes it.
 
     ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``. It
-    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; masks (B, H, W) uint8, if the
-    model was exported with ``output="mask"``; or embeddings (B, E) float32, for a contrastive model. The result is on
-    the device that computed it, and no later call overwrites it. If ``familiarity`` is not None,
-    ``session.with_distance(frames)`` also returns the distances (B,) float32 of the frames from the training images.
+    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; with ``output="grid"`` logits
+    (B, K, h, w) on the patch grid; masks (B, H, W) uint8, if the model was exported with ``output="mask"``; or
+    embeddings (B, E) float32, for a contrastive model. The result is on the device that computed it, and no later call
+    overwrites it. If ``familiarity`` is not None, ``session.with_distance(frames)`` also returns the distances (B,)
+    float32 of the frames from the training images.
 
     Attributes:
         runtime: the name of the runtime that runs the model.
@@ -48,8 +49,9 @@ class Session:
         refused: why each better runtime is not used, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
-        output: ``logits``, ``mask`` or ``embeddings``.
+        output: ``logits``, ``grid``, ``mask`` or ``embeddings``.
         task, num_classes, class_names: the task, the number of classes K and the class names of the model.
+        config: the configuration of a folded model; None for a file.
         familiarity: the limit and the usual values of the distances; None for a model that gives none.
     """
 
@@ -62,6 +64,7 @@ class Session:
         self.task: str = facts["task"]
         self.num_classes: int = facts["num_classes"]
         self.class_names: tuple[str, ...] | None = facts["class_names"]
+        self.config: HTCLIPConfig | None = facts.get("config")
         self.familiarity: DistanceScale | None = facts["familiarity"]
         self._run = run
         zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
@@ -79,6 +82,7 @@ class Session:
         batch: int | tuple[int, int, int] = 1,
         device: str | None = None,
         precision: str | None = None,
+        output: str | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Session:
         """Open a model and warm it up.
@@ -97,11 +101,13 @@ class Session:
             device: for OpenVINO: ``CPU``, ``GPU`` (Intel's) or ``NPU``; None for the CPU.
             precision: of the matrix products of a folded model in OpenVINO: ``fp32``, or ``fp16`` or ``bf16`` where the
                 device computes in it; None for ``fp32``. A file has its own.
+            output: for a folded segmentation model: ``grid`` for logits on the patch grid, which
+                :func:`ht_kernels.functional.grid_to_mask` turns into masks of any size; None for the model's result.
             progress: called with the name of each phase of an engine's build.
 
         Raises:
-            InputError: a file does not fit its manifest or the installed library, or an argument is unknown or does
-                not go with another.
+            InputError: a file does not fit its manifest or the installed library, an argument is unknown or does not
+                go with another, or ``output`` is not what the model gives.
             BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
         if runtime is not None and runtime not in RUNTIMES:
@@ -114,8 +120,10 @@ class Session:
             runtime = "openvino"
         device = device or "CPU"
         if isinstance(model, FoldedHTCLIP):
-            facts = _facts_of_model(model, batch, device)
-            candidates = _candidates_of_model(model, facts["batch"], device, precision or "fp32", progress)
+            if output not in (None, "grid") or (output == "grid" and model.config.task != "segmentation"):
+                raise InputError(f"output must be None, or grid of a segmentation model, got {output!r}")
+            facts = _facts_of_model(model, batch, device, output)
+            candidates = _candidates_of_model(model, facts, device, precision or "fp32", progress)
         else:
             path = Path(model)
             if not is_exported(path):
@@ -128,6 +136,8 @@ class Session:
                 raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
             contents = _read(path, manifest)
             facts = _facts_of_manifest(manifest, device)
+            if output not in (None, facts["output"]):
+                raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
             candidates = _candidates_of_file(path, contents, manifest, device, progress)
         return _open_first(cls, candidates, facts, runtime)
 
@@ -194,11 +204,13 @@ def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, An
 
 def _candidates_of_model(
     folded: FoldedHTCLIP,
-    batch: tuple[int, int, int],
+    facts: dict[str, Any],
     device: str,
     precision: str,
     progress: Callable[[str], None] | None,
 ) -> _Candidates:
+    batch, output = facts["batch"], facts["output"]
+
     def engine() -> Runtime:
         from .onnx import export_onnx
 
@@ -209,26 +221,27 @@ def _candidates_of_model(
             raise InputError(f"there is no place for the exported model: {why(error)}; TMPDIR names another") from error
         with folder as name:
             path = Path(name) / "model.onnx"
-            return _cached_engine(path, export_onnx(folded, path, batch=batch), progress)
+            return _cached_engine(path, export_onnx(folded, path, batch=batch, output=output), progress)
 
     def openvino() -> Runtime:
         from .onnx import onnx_in_memory
 
         check_device(device, precision)  # before the export takes time
-        content, manifest = onnx_in_memory(folded, precision, batch)
+        content, manifest = onnx_in_memory(folded, precision, batch, output)
         return OpenVinoRuntime([content], manifest, device)
 
     def onnxruntime() -> Runtime:
         from .onnx import onnx_in_memory
 
-        return OnnxRuntime(*onnx_in_memory(folded, "fp32", batch))
+        return OnnxRuntime(*onnx_in_memory(folded, "fp32", batch, output))
 
+    size = folded.grid if output == "grid" else None
     return {
         "tensorrt": engine,
-        "cuda_graph": lambda: GraphRuntime(folded),
+        "cuda_graph": lambda: GraphRuntime(folded, size),
         "openvino": openvino,
         "onnxruntime": onnxruntime,
-        "cpu": lambda: FoldedRuntime(folded),
+        "cpu": lambda: FoldedRuntime(folded, size),
     }
 
 
@@ -299,15 +312,18 @@ def _facts_of_manifest(manifest: Manifest, device: str) -> dict[str, Any]:
     }
 
 
-def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], device: str) -> dict[str, Any]:
+def _facts_of_model(
+    folded: FoldedHTCLIP, batch: int | tuple[int, int, int], device: str, output: str | None
+) -> dict[str, Any]:
     config = folded.config
     return {
         "device": device,
         "batch": batch_range(batch),
         "frame_shape": (1, *folded.image_size),
-        "output": folded.result,
+        "output": output or folded.result,
         "task": config.task,
         "num_classes": config.num_classes,
         "class_names": config.class_names,
+        "config": config,
         "familiarity": None if folded.familiarity is None else folded.familiarity.scale,
     }

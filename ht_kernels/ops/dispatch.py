@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels.backends import cpu, cuda, reference
-from ht_kernels.backends.call import Case, FilterCase, Layout
+from ht_kernels.backends.call import Case, FilterCase, Layout, MaskCase
 from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.folding import FoldedAdapter
@@ -27,6 +27,7 @@ from . import prepared
 
 log = logging.getLogger("ht_kernels")
 _T = TypeVar("_T")
+AnyCase = Case | FilterCase | MaskCase
 
 BACKENDS: dict[str, ModuleType] = {"cuda": cuda, "cpu": cpu, "triton": triton, "reference": reference}
 """All backends by name, best first."""
@@ -95,7 +96,7 @@ def asked_for(name: str | None = None) -> str | None:
     return _known(name)
 
 
-def choose(case: Case | FilterCase, asked: str | None = None, without: Collection[str] = ()) -> str:
+def choose(case: AnyCase, asked: str | None = None, without: Collection[str] = ()) -> str:
     """Choose the backend for ``case``: ``asked``, or, if that is None, the best backend that can run the case.
 
     The automatic choice leaves out backends that failed on the device, and those in ``without``.
@@ -104,18 +105,18 @@ def choose(case: Case | FilterCase, asked: str | None = None, without: Collectio
         BackendError: the backend ``asked`` cannot run the case; the message says why.
     """
     if asked is not None:
-        reason = _reason(asked, case._replace(named=True))
-        if reason is not None:
-            raise BackendError(f"backend '{asked}' was asked for by name but cannot run this call: {reason}")
+        why_not = reason(asked, case._replace(named=True))
+        if why_not is not None:
+            raise BackendError(f"backend '{asked}' was asked for by name but cannot run this call: {why_not}")
         return asked
     for name in BACKENDS:
         if name in without:
             continue
-        reason = choices.retired.get((name, case.device)) or _reason(name, case)
-        if reason is None:
+        why_not = choices.retired.get((name, case.device)) or reason(name, case)
+        if why_not is None:
             _debug("%s: chosen for %s", name, case)
             return name
-        _debug("%s: not used: %s", name, reason)
+        _debug("%s: not used: %s", name, why_not)
     raise AssertionError("the reference backend runs every case")
 
 
@@ -128,7 +129,7 @@ def infer(case: Case, asked: str | None, x: Tensor, folded: FoldedAdapter, layou
     return run(case, asked, lambda name: prepared.infer(BACKENDS[name], x, folded, layout, autocast, count))
 
 
-def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]) -> _T:
+def run(case: AnyCase, asked: str | None, attempt: Callable[[str], _T]) -> _T:
     """Return ``attempt(name)``, where ``name`` is the backend for ``case``.
 
     If the backend fails, it is retired on the device of the case, and the next backend is tried. If it runs out of
@@ -155,21 +156,24 @@ def run(case: Case | FilterCase, asked: str | None, attempt: Callable[[str], _T]
                 log.warning("backend '%s' found too little memory for this call: %s", name, error)
 
 
-def retire(name: str, device: torch.device, reason: str) -> None:
+def retire(name: str, device: torch.device, why_not: str) -> None:
     """Stop using the backend ``name`` on ``device``, because it failed there, and warn about it once."""
     with choices.lock:
         if (name, device) in choices.retired:
             return
-        choices.retired[name, device] = reason
+        choices.retired[name, device] = why_not
         choices.count += 1
-    log.warning("backend '%s' failed on %s and is not used there any more: %s", name, device, reason)
+    log.warning("backend '%s' failed on %s and is not used there any more: %s", name, device, why_not)
 
 
-def _reason(name: str, case: Case | FilterCase) -> str | None:
+def reason(name: str, case: AnyCase) -> str | None:
     """The reason why a backend cannot run a case, or None if it can."""
     backend = BACKENDS[name]
-    reason: str | None = (backend.can_filter if isinstance(case, FilterCase) else backend.can_run)(case)
-    return reason
+    if isinstance(case, MaskCase):
+        can: Callable[[AnyCase], str | None] = backend.can_mask
+    else:
+        can = backend.can_filter if isinstance(case, FilterCase) else backend.can_run
+    return can(case)
 
 
 def _debug(message: str, *args: object) -> None:

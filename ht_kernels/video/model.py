@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.classes import names_of
@@ -18,10 +17,11 @@ from ht_kernels.nn import DistanceScale
 
 
 class FrameModel:
-    """Logits of single frames, in the size asked for, and how far the frames are from the training images.
+    """Logits of single frames, on the grid that the model gives, and how far the frames are from the training images.
 
     Args:
-        model: a folded segmentation model, or a session of one that gives logits of gray frames.
+        model: a folded segmentation model, or a session of one that gives logits of gray frames, best on the patch
+            grid.
 
     Raises:
         InputError: the model is something else.
@@ -36,10 +36,12 @@ class FrameModel:
         task, count, names = _facts(model)
         if task != "segmentation":
             raise InputError(f"a clip needs a segmentation model, got one for {task}")
+        if count > 256:
+            raise InputError(f"a mask holds up to 256 classes, and the model has {count}")
         if isinstance(model, Session):
-            if model.output != "logits" or model.frame_shape[0] != 1 or model.batch[0] != 1:
+            if model.output not in ("logits", "grid") or model.frame_shape[0] != 1 or model.batch[0] != 1:
                 raise InputError(
-                    "a clip needs a session that gives logits of one gray frame: export it without --result"
+                    "a clip needs a session that gives logits of one gray frame: export it with --result grid"
                 )
             self.size: tuple[int, int] = model.frame_shape[1:]
         else:
@@ -54,8 +56,10 @@ class FrameModel:
         return preprocess(frame, self.size)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor, size: tuple[int, int]) -> tuple[Tensor, float | None]:
-        """Logits (1, K, *size) of pixels (1, 1, H, W) uint8, and their distance from the training images.
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, float | None]:
+        """Logits (1, K, h, w) of pixels (1, 1, H, W) uint8, and their distance from the training images.
+
+        The logits are on the patch grid, or on the finer one of a session that gives no other.
 
         Both come from one run of the model. The distance is None for a model that gives none. A GPU has computed the
         logits when this returns.
@@ -66,13 +70,12 @@ class FrameModel:
                 logits = self.model(pixels)
             else:
                 logits, distances = self.model.with_distance(pixels)
-            logits = F.interpolate(logits, size=size, mode="bilinear")
         else:
             run = self._graphs or self.model
             if self.familiarity is None:
-                logits = run(pixels, output_size=size)
+                logits = run(pixels, output_size=self.model.grid)
             else:
-                logits, distances = run.with_distance(pixels, output_size=size)
+                logits, distances = run.with_distance(pixels, output_size=self.model.grid)
         if logits.is_cuda:
             # Only this CUDA stream is waited for: to wait for the whole GPU would break another thread's graph capture.
             torch.cuda.current_stream(logits.device).synchronize()
@@ -87,6 +90,8 @@ class FrameModel:
         if isinstance(self.model, Session):
             task, count, names = _facts(self.model)
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
+            if self.model.config is not None:
+                facts = asdict(self.model.config)
             return {
                 **facts,
                 "frame_size": list(self.size),

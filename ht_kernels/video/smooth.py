@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.errors import InputError
@@ -24,24 +27,28 @@ class Smoother:
     def __init__(self, weight: float) -> None:
         if not 0 < weight <= 1:
             raise InputError(f"the smoothing weight must be above 0 and at most 1, got {weight:g}")
-        self._weight = weight
+        # The logarithms of the shares of the average so far and of the new frame.
+        self._past, self._new = math.log1p(-weight) if weight < 1 else -math.inf, math.log(weight)
         self._average: Tensor | None = None
         self._pixels: Tensor | None = None
 
     def __call__(self, logits: Tensor, pixels: Tensor) -> Tensor:
-        """Scores (1, K, H, W) whose largest class, or with one class whose sign, is that of the average.
+        """The logarithms of the average probabilities, (1, C, h, w), of the C classes that K logits tell apart.
+
+        They are logits of the average: upsampled, they give the masks that the logits themselves would give if all
+        frames were alike, which probabilities would not.
 
         Args:
-            logits: of the newest frame, (1, K, H, W).
-            pixels: what the model saw of it, uint8 (1, 1, h, w); a scene cut shows in them.
+            logits: of the newest frame, (1, K, h, w), on whatever grid the model gives them.
+            pixels: what the model saw of it, uint8 (1, 1, H, W); a scene cut shows in them.
         """
-        new = logits.softmax(1) if logits.shape[1] > 1 else logits.sigmoid()
+        new = logits.log_softmax(1) if logits.shape[1] > 1 else F.logsigmoid(torch.cat([-logits, logits], 1))
         before, self._pixels = self._pixels, pixels
         if self._average is None or self._average.shape != new.shape or before is None or _is_cut(before, pixels):
             self._average = new
         else:
-            self._average = torch.lerp(self._average, new, self._weight)
-        return self._average if logits.shape[1] > 1 else self._average - 0.5
+            self._average = torch.logaddexp(self._average + self._past, new + self._new)
+        return self._average
 
     def forget(self) -> None:
         """Start anew with the next frame."""

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.classes import classes_of
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
+from ht_kernels.functional import grid_to_mask
 from ht_kernels.media.frames import Box, Frame, check_frame
 from ht_kernels.media.source import Source
 
@@ -74,7 +75,8 @@ class Shown:
             a live source, this and the next two are of the frame that the model saw last, which may be an earlier one.
         percentile: the share of validation images that are nearer, from 0 to 100.
         confidence: of the mask near its outline, from 0 to 1, as :func:`ht_kernels.confidence.mask_confidence` defines
-            it; None where no mask or no outline is shown. Smoothing does not change it.
+            it, in the size of the model's images; None where no mask or no outline is shown. Smoothing does not change
+            it.
     """
 
     index: int
@@ -171,7 +173,7 @@ class Stream:
         self._threads: list[threading.Thread] = []
         self._source: Source | LiveSource | Iterable[Frame] = ()
         # The first run of a model also allocates memory and chooses kernels, which must not count as a frame's latency.
-        self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8), self._model.size)
+        self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8))
 
     def run(self, source: Source | LiveSource | Iterable[Frame]) -> Iterator[Shown]:
         """Give each frame as it is to be shown.
@@ -368,7 +370,7 @@ class Stream:
 
     def _infer(self, item: _Item) -> None:
         assert item.pixels is not None
-        item.logits, item.distance = self._model(item.pixels, (item.box.height, item.box.width))
+        item.logits, item.distance = self._model(item.pixels)
 
     @torch.inference_mode()
     def _postprocess(self, item: _Item) -> None:
@@ -387,12 +389,13 @@ class Stream:
             if self._smoother is not None:
                 self._smoother.forget()  # neither may this frame enter later masks, nor earlier ones live on behind it
         else:
-            item.confidence = mask_confidence(logits[0])
+            whole = F.interpolate(logits, self._model.size, mode="bilinear", align_corners=False)
+            item.confidence = mask_confidence(whole[0])
             if item.confidence is not None:
                 self._confidences.add(item.confidence)
             if self._smoother is not None:
                 logits = self._smoother(logits, item.pixels)
-        labels = classes_of(logits)[0].cpu().numpy()
+        labels = grid_to_mask(logits, (item.box.height, item.box.width))[0].cpu().numpy()
         item.mask = np.zeros(item.frame.shape[:2], dtype=np.uint8)
         item.box.of(item.mask)[...] = labels
         self._masks += not item.unfamiliar

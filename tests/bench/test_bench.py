@@ -12,6 +12,7 @@ import torch
 
 from ht_kernels.bench import chart, measure, report, runner
 from ht_kernels.bench.cases import Case, cases
+from ht_kernels.bench.compare import compare
 from ht_kernels.cli import bench
 from ht_kernels.errors import InputError
 
@@ -101,6 +102,8 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     rows = re.findall(r"adapter forward(?: \+ backward)?, B=1 .*x", capsys.readouterr().out)
     assert len(rows) == 3
+    compared = compare(tmp_path / "results.json", tmp_path / "results.json")
+    assert [row.ratio for row in compared.rows] == [1.0] * 6 and compared.remarks == []
 
 
 def test_output_must_be_a_directory(tmp_path: Path) -> None:

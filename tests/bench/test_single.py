@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from ht_kernels.bench import measure, single
-from ht_kernels.bench.setting import read_setting
-from ht_kernels.cli import main
-from ht_kernels.ops.dispatch import choices
+from ht_kernels.bench.setting import DTYPES, read_setting
+from ht_kernels.cli import bench, main
+from ht_kernels.functional import FORMS
+from ht_kernels.ops.dispatch import BACKENDS, choices
+from ht_kernels.published import VARIANTS
 
 SMALL = ("--shape", "2,10,24,8", "--grid", "3,3", "--threads", "1")
 
@@ -84,6 +87,15 @@ def test_the_best_backend_is_chosen() -> None:
     setting = read_setting("2,10,24,8", "3,3", "hybrid", None, "fp32", None, None)
     assert setting.device().type == device and setting.backend in ("cuda", "triton", "cpu")
     assert setting.prefix_tokens == 1 and setting.threads == torch.get_num_threads()
+
+
+def test_the_choices_are_what_there_is() -> None:
+    """The command line names them without importing torch."""
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    choices_of = {action.dest: action.choices for action in parser._actions}
+    assert tuple(choices_of["backend"]) == tuple(BACKENDS) and tuple(choices_of["variant"]) == tuple(VARIANTS)
+    assert tuple(choices_of["spectral"]) == FORMS and tuple(choices_of["dtype"]) == tuple(DTYPES)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
-"""The benchmarks of video and of ONNX Runtime as programs; the second fully where onnxscript is."""
+"""The benchmark of video as a program."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks import onnx_runtime, video
+from benchmarks import video
 from helpers.clips import TINY
 from ht_kernels.bench import stream
 from ht_kernels.cli import main
@@ -41,6 +40,12 @@ def test_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "48x64" in shown and "60x40" in shown
 
 
+def test_a_stream_that_ends_before_its_first_mask() -> None:
+    ages = {"frame_age": {"p50": 1.0, "p99": 2.0}, "mask_age": None}
+    row = {"height": 48, "width": 64, "masks_per_second": None, "latency_ms": ages}
+    assert stream.table({"rows": [row]})[1].split() == ["48x64", "1.0", "2.0", "-", "-", "0.0"]
+
+
 def test_a_phantom_moves_to_and_fro(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "FRAMES", 4)
     source = stream.phantom((40, 32))
@@ -48,17 +53,3 @@ def test_a_phantom_moves_to_and_fro(monkeypatch: pytest.MonkeyPatch) -> None:
     assert source.fps == 30 and all(frame.shape == (40, 32) and frame.dtype == "uint8" for frame in shown)
     order = [next(i for i in range(4) if (shown[i] == frame).all()) for frame in shown]
     assert order == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
-
-
-def test_onnx_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = onnx_runtime.main(["--output", str(tmp_path / "out"), "--seconds", "0.1", *TINY])
-    if importlib.util.find_spec("onnxscript") is None:
-        assert status == 2 and "pip install onnxscript" in capsys.readouterr().err
-        assert not (tmp_path / "out").exists()
-        return
-    assert status == 0
-    (row,) = json.loads((tmp_path / "out/onnx_runtime.json").read_text())["rows"]
-    assert row["operators"]["published"]["DFT"] > 0 and "DFT" not in row["operators"]["ours"]
-    assert all(seconds > 0 for seconds in row["seconds"].values())
-    assert all(error < 1e-4 for error in row["largest_error"].values())
-    assert "timm/vit_tiny" in (tmp_path / "out/onnx_runtime.md").read_text()

@@ -1,6 +1,7 @@
 // A case of the adapter, random values for it, and the adapter as a plain loop in double precision.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -203,6 +204,69 @@ inline Values reference(const Case& c, const Inputs& in) {
     }
   }
   return out;
+}
+
+// How many pixels of masks are not the class with the largest logit after upsampling, up to rounding in float32.
+inline int64_t wrong_pixels(const ht_mask_shape& n, const std::vector<float>& logits, const uint8_t* mask) {
+  struct Side {
+    int64_t first, second;
+    double weight;
+  };
+  const auto side = [](int64_t pixel, int64_t pixels, int64_t cells) {
+    const double at = std::max(0.0, (pixel + 0.5) * cells / pixels - 0.5);
+    const int64_t first = std::min<int64_t>(static_cast<int64_t>(at), cells - 1);
+    return Side{first, std::min(first + 1, cells - 1), at - first};
+  };
+  double largest = 0;
+  for (float v : logits) largest = std::max(largest, std::abs(static_cast<double>(v)));
+  const double rounding = 2.4e-7 * (n.grid_height + n.grid_width + 4) * largest;
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < n.batch * n.height * n.width; ++i) {
+    const Side y = side(i / n.width % n.height, n.height, n.grid_height), x = side(i % n.width, n.width, n.grid_width);
+    Values v;
+    if (n.classes == 1) v.push_back(0);
+    for (int64_t k = 0; k < n.classes; ++k) {
+      const float* grid = &logits[(i / (n.height * n.width) * n.classes + k) * n.grid_height * n.grid_width];
+      const auto row = [&](int64_t r) {
+        return grid[r * n.grid_width + x.first] * (1 - x.weight) + grid[r * n.grid_width + x.second] * x.weight;
+      };
+      v.push_back(row(y.first) * (1 - y.weight) + row(y.second) * y.weight);
+    }
+    double best = v[0];
+    for (double one : v) best = std::max(best, one);
+    wrong += mask[i] >= v.size() || v[mask[i]] < best - rounding;
+  }
+  return wrong;
+}
+
+// Logits of which neighbours mostly agree, as those of masks do, and in places do not.
+inline std::vector<float> random_logits(const ht_mask_shape& n, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0, 1);
+  std::vector<float> logits;
+  for (int64_t plane = 0; plane < n.batch * n.classes; ++plane) {
+    float level = normal(generator);
+    for (int64_t cell = 0; cell < n.grid_height * n.grid_width; ++cell) {
+      if (generator() % 8 == 0) level = normal(generator);
+      logits.push_back(level + 0.1f * normal(generator));
+    }
+  }
+  return logits;
+}
+
+// Grids, classes and images that are hard for a mask.
+const ht_mask_shape kMasks[] = {
+    {1, 2, 14, 14, 240, 320}, {2, 3, 14, 14, 61, 83}, {1, 1, 7, 9, 50, 33},     {1, 32, 14, 14, 100, 301},
+    {2, 2, 1, 1, 5, 7},       {1, 1, 1, 1, 1, 1},     {1, 3, 1, 5, 1, 40},      {1, 4, 6, 1, 30, 1},
+    {3, 5, 9, 8, 4, 3},       {1, 2, 40, 50, 41, 49}, {1, 2, 16, 16, 16, 16},   {1, 256, 3, 4, 9, 70},
+    {0, 2, 4, 4, 8, 8},       {1, 7, 5, 31, 17, 127}, {2, 2, 100, 60, 33, 200},
+};
+
+inline std::string name_of(const ht_mask_shape& n) {
+  char text[200];
+  std::snprintf(text, sizeof text, "mask B=%d K=%d %dx%d to %dx%d", (int)n.batch, (int)n.classes, (int)n.grid_height,
+                (int)n.grid_width, (int)n.height, (int)n.width);
+  return text;
 }
 
 inline std::vector<float> to_float(const Values& values) { return {values.begin(), values.end()}; }

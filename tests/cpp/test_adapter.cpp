@@ -217,6 +217,53 @@ void test_filter(const ht_filter_shape& n, int threads) {
   expect(near(dot(gm, along_mask), dot(grad_out, reference(x, along_mask)), gm, along_mask), name + ": of the mask");
 }
 
+void test_mask(const ht_mask_shape& n, int threads) {
+  const std::string name = name_of(n) + " threads=" + std::to_string(threads);
+  std::vector<float> logits = random_logits(n, 3);
+  std::vector<uint8_t> mask(n.batch * n.height * n.width, 0xee);
+  Workspace workspace(ht_grid_to_mask_workspace_cpu(&n, threads));
+  expect(ht_grid_to_mask_cpu(&n, logits.data(), mask.data(), workspace.memory.get(), threads) == HT_OK,
+         name + ": status");
+  const int64_t wrong = wrong_pixels(n, logits, mask.data());
+  expect(wrong == 0, name + ": " + std::to_string(wrong) + " wrong pixels");
+  std::fill(logits.begin(), logits.end(), n.classes == 1 ? 0.0f : 1.5f);
+  expect(ht_grid_to_mask_cpu(&n, logits.data(), mask.data(), workspace.memory.get(), threads) == HT_OK,
+         name + ": status of ties");
+  expect(std::all_of(mask.begin(), mask.end(), [](uint8_t k) { return k == 0; }), name + ": the first of ties wins");
+}
+
+// Near what is not finite the class is any, but a class, and memory is left alone.
+void test_mask_of_infinities() {
+  const ht_mask_shape n{1, 3, 6, 6, 45, 47};
+  std::vector<float> logits = random_logits(n, 4);
+  logits[7] = NAN, logits[40] = INFINITY, logits[41] = -INFINITY, logits[80] = INFINITY;
+  std::vector<uint8_t> mask(n.height * n.width, 0xee);
+  Workspace workspace(ht_grid_to_mask_workspace_cpu(&n, 1));
+  ht_grid_to_mask_cpu(&n, logits.data(), mask.data(), workspace.memory.get(), 1);
+  expect(std::all_of(mask.begin(), mask.end(), [](uint8_t k) { return k < 3; }), "not finite: a class everywhere");
+}
+
+void test_mask_errors() {
+  const float logits[4] = {};
+  uint8_t mask[4];
+  const auto fails = [&](const ht_mask_shape& n, int threads, const char* sentence) {
+    alignas(64) static char memory[4096];
+    expect(ht_grid_to_mask_cpu(&n, logits, mask, memory, threads) == HT_INVALID_ARGUMENT &&
+               std::strstr(ht_last_error(), sentence),
+           std::string("an error of masks says: ") + sentence);
+  };
+  fails({1, 257, 1, 1, 1, 1}, 1, "classes must be 1 to 256, got 257");
+  fails({1, 0, 1, 1, 1, 1}, 1, "classes must be 1 to 256, got 0");
+  fails({1, 2, 1, 0, 1, 1}, 1, "sides of 1 to 2^24, got 0");
+  fails({1, 2, 1, 1, 1, int64_t{1} << 40}, 1, "sides of 1 to 2^24, got 1099511627776");
+  fails({-1, 2, 1, 1, 1, 1}, 1, "batch must not be negative");
+  fails({1, 2, 1, 1, 1, 1}, 0, "threads must be positive, got 0");
+  const ht_mask_shape good{1, 2, 1, 1, 1, 1};
+  expect(ht_grid_to_mask_cpu(&good, logits, nullptr, mask, 1) == HT_INVALID_ARGUMENT &&
+             std::strstr(ht_last_error(), "must not be NULL"),
+         "a missing mask is named");
+}
+
 void test_errors() {
   Case c{1, 8, 4, 1, 3, 2, 2, 1, 1};
   ht_adapter_shape shape = c.shape();
@@ -273,6 +320,11 @@ int main() {
   test_filter({1, 33, 1, 9, 33}, 1);
   test_filter({0, 3, 2, 2, 3}, 2);
   test_filter({3, 40, 12, 12, 40}, 2);  // on several threads
+  for (const ht_mask_shape& n : kMasks) test_mask(n, 2);
+  test_mask({1, 2, 14, 14, 1080, 1920}, 3);  // on several threads
+  test_mask({3, 32, 14, 14, 120, 160}, 2);
+  test_mask_of_infinities();
+  test_mask_errors();
   test_errors();
   test_fork({2, 96, 32, 8, 3, 14, 14, 1, 3});
   std::printf("%s, %s: %d failures\n", "test_adapter", ht_cpu_isa(), failures);

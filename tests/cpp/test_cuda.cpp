@@ -150,6 +150,21 @@ void test_filter(const ht_filter_shape& s, ht_dtype dtype, unsigned seed) {
   expect(std::sqrt(error) <= bound, std::string(name) + text);  // false for NaN too
 }
 
+void test_mask(const ht_mask_shape& n, int64_t offset) {
+  const std::vector<float> logits = random_logits(n, 3);
+  const int64_t count = n.batch * n.height * n.width;
+  std::vector<uint8_t> mask(offset + count, 0xee);
+  const ht_status status = ht_grid_to_mask_cuda(&n, logits.data(), mask.data() + offset, nullptr);
+  expect(status == HT_OK, name_of(n) + ": " + (status == HT_OK ? "" : ht_last_error()));
+  const int64_t wrong = wrong_pixels(n, logits, mask.data() + offset);
+  expect(wrong == 0, name_of(n) + ": " + std::to_string(wrong) + " wrong pixels");
+  expect(offset == 0 || mask[0] == 0xee, name_of(n) + ": wrote before the mask");
+  const std::vector<float> ties(logits.size(), n.classes == 1 ? 0.0f : 1.5f);
+  ht_grid_to_mask_cuda(&n, ties.data(), mask.data() + offset, nullptr);
+  expect(std::all_of(mask.begin() + offset, mask.end(), [](uint8_t k) { return k == 0; }),
+         name_of(n) + ": the first of ties wins");
+}
+
 // Another device, for a device never changes.
 void pretend(const ht::cuda::Device& device) {
   ++emulated.device;
@@ -273,7 +288,15 @@ void test_errors() {
   expect(ht_spectral_filter_cuda(&filter, HT_FLOAT32, memory, p, memory, nullptr) == HT_CUDA_ERROR &&
              cudaGetLastError() == cudaSuccess,
          "nor does one of the spectral filter");
+  const ht_mask_shape mask{1, 2, 1, 1, 1, 1};
+  expect(ht_grid_to_mask_cuda(&mask, p, reinterpret_cast<uint8_t*>(memory), nullptr) == HT_CUDA_ERROR &&
+             std::strstr(ht_last_error(), "grid_to_mask did not start") && cudaGetLastError() == cudaSuccess,
+         "nor does one of masks, which is named");
   emulated.refuses = false;
+  const ht_mask_shape many{1, 257, 1, 1, 1, 1};
+  expect(ht_grid_to_mask_cuda(&many, p, reinterpret_cast<uint8_t*>(memory), nullptr) == HT_INVALID_ARGUMENT &&
+             std::strstr(ht_last_error(), "classes must be 1 to 256, got 257"),
+         "too many classes are named");
   call.hidden = 100000;
   expect(forward() == HT_INVALID_ARGUMENT && std::strstr(ht_last_error(), "hidden is 100000"),
          "a hidden layer that is too large is named");
@@ -323,6 +346,8 @@ int main() {
     for (const ht_filter_shape& shape : shapes) test_filter(shape, dtype, ++seed);
   }
   test_filter({1, 1, 64, 64, 1}, HT_FLOAT32, ++seed);
+  for (const ht_mask_shape& n : kMasks) test_mask(n, 0);
+  test_mask({1, 2, 14, 14, 40, 64}, 1);  // a mask that is not aligned
   test_tiles();
   test_plans();
   test_two_threads_launch();

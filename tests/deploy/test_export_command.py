@@ -51,12 +51,15 @@ def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert report["passed"] and report["sha256"] == manifest.sha256 and report["frames"] == 16
 
 
-def test_mask_of_a_clip(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "mask.onnx"
-    arguments = ["--output", str(output), "--result", "mask", "--frames", str(clip), "--batch", "2"]
+@pytest.mark.parametrize("result", ["mask", "grid"])
+def test_results_of_a_clip(
+    result: str, checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "model.onnx"
+    arguments = ["--output", str(output), "--result", result, "--frames", str(clip), "--batch", "2"]
     assert main(["export", str(checkpoint), *arguments]) == 0
     assert "5 frames" in capsys.readouterr().out
-    assert onnx.load(output).graph.output[0].name == "mask"
+    assert onnx.load(output).graph.output[0].name == result
 
 
 def test_a_failed_gate(

@@ -81,6 +81,26 @@ def test_mask(classes: int, tmp_path: Path) -> None:
     assert (mask == folded.classes(folded(frames))).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_logits_on_the_grid(classes: int, tmp_path: Path) -> None:
+    folded, frames = balanced(classes)
+    path = tmp_path / "model.onnx"
+    manifest = export_onnx(folded, path, output="grid", batch=2)
+    assert manifest.outputs == [("grid", (2, classes, *folded.grid), "float32")]
+    assert read_manifest(tmp_path / "model.json") == manifest
+    torch.testing.assert_close(run(path, frames), folded(frames, output_size=folded.grid), rtol=1e-4, atol=1e-4)
+    assert not any(node.op_type == "Resize" for node in onnx.load(path).graph.node)
+    report = check_onnx(folded, path, frames)
+    assert report.passed and report.classes == (0, 1) and report.dice_mean is not None and report.dice_mean > 0.999
+    corrupt(path, "pyramid.bias", 2.0)
+    assert not check_onnx(folded, path, frames).passed
+    for shape in ([2, classes, 4], [2, classes + 1, 4, 4], [2, classes, 4, 2**40]):
+        values = {**json.loads((tmp_path / "model.json").read_text()), "output_shape": shape}
+        (tmp_path / "wrong.json").write_text(json.dumps(values))
+        with pytest.raises(InputError, match="output_shape is"):
+            read_manifest(tmp_path / "wrong.json")
+
+
 def wrong_mask(path: Path, how: str) -> None:
     """Make the mask of a file by another rule than its logits ask for."""
     model = onnx.load(path)

@@ -32,7 +32,7 @@ CPU_TYPES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def contrastive_model() -> ht.deploy.FoldedHTCLIP:
-    return ht.fold(ht.HTCLIP(small_clip(), task="contrastive", bottleneck=8).eval())
+    return ht.fold(ht.HTCLIP(small_clip(), task="contrastive", bottleneck=8).eval().float())
 
 
 def write_ir(folded: ht.deploy.FoldedHTCLIP, folder: Path, **options: object) -> Path:
@@ -141,6 +141,20 @@ def test_devices_and_precisions(tmp_path: Path) -> None:
         else:
             with pytest.raises(BackendError, match=rf"this CPU does not compute in {name}: its precisions are fp32"):
                 Session.open(folded, precision=name)
+
+
+def test_what_openvino_is_told() -> None:
+    """Without it OpenVINO takes bfloat16 where the CPU has it, all cores, and binds threads to them."""
+    compiled = Session.open(folded_model(), runtime="openvino")._run._request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+    assert compiled.get_property("PERFORMANCE_HINT") == "LATENCY"
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_threads_of_onnx_runtime_do_not_spin() -> None:
+    options = Session.open(folded_model(), runtime="onnxruntime")._run._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 class Npu:

@@ -76,7 +76,7 @@ def test_a_runtime_asked_for_does_not_fall_back(runtime: str, reason: str) -> No
         Session.open(folded_model(), runtime=runtime)
 
 
-@pytest.mark.parametrize("output", ["logits", "mask"])
+@pytest.mark.parametrize("output", ["logits", "mask", "grid"])
 def test_an_onnx_file(output: str, tmp_path: Path) -> None:
     folded = folded_model()
     export_onnx(folded, tmp_path / "model.onnx", output=output, channels=3)
@@ -86,12 +86,29 @@ def test_an_onnx_file(output: str, tmp_path: Path) -> None:
     if output == "mask":
         assert torch.equal(opened(frames), folded.classes(expected))
     else:
+        expected = folded(frames, output_size=folded.grid) if output == "grid" else expected
         torch.testing.assert_close(opened(frames), expected, rtol=1e-4, atol=1e-4)
+    assert Session.open(tmp_path / "model.onnx", runtime="onnxruntime", output=output).output == output
+    with pytest.raises(InputError, match="and embeddings was asked for"):
+        Session.open(tmp_path / "model.onnx", output="embeddings")
     with pytest.raises(BackendError, match=r"runs on tensorrt or openvino or onnxruntime only"):
         Session.open(tmp_path / "model.onnx", runtime="cpu")
 
 
-@pytest.mark.parametrize("output", ["logits", "mask"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "cpu"])
+def test_logits_on_the_grid(runtime: str) -> None:
+    folded = folded_model()
+    opened = Session.open(folded, runtime=runtime, output="grid")
+    frames = some_frames(folded, 1)
+    expected = folded(frames, output_size=folded.grid)
+    assert opened.output == "grid" and expected.shape == (1, 3, *folded.grid)
+    torch.testing.assert_close(opened(frames), expected, rtol=1e-4, atol=1e-4)
+    for model, output in ((folded, "mask"), (folded_model(task="classification"), "grid")):
+        with pytest.raises(InputError, match="output must be None, or grid of a segmentation model"):
+            Session.open(model, runtime=runtime, output=output)
+
+
+@pytest.mark.parametrize("output", ["logits", "mask", "grid"])
 def test_a_session_is_checked_against_torch(output: str, tmp_path: Path) -> None:
     folded = folded_model()
     path = tmp_path / "model.onnx"

@@ -13,7 +13,7 @@ import ht_kernels
 from ht_kernels.backends import core
 
 STUB = ast.parse((Path(ht_kernels.__file__).parent / "_C.pyi").read_text())
-CUDA = {"CudaAdapter", "spectral_filter_cuda"}
+CUDA = {"CudaAdapter", "grid_to_mask_cuda", "spectral_filter_cuda"}
 """In a build with CUDA kernels only."""
 
 

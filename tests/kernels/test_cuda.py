@@ -236,8 +236,8 @@ def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype, backend: str, mon
             ht_adapter(x.float(), rounded, (2, 2))
 
 
-KERNELS = 20 + 8 + 3
-"""The number of kernels in down_project.cu, mix_and_up_project.cu and spectral_filter.cu."""
+KERNELS = 20 + 8 + 3 + 1
+"""The number of kernels in down_project.cu, mix_and_up_project.cu, spectral_filter.cu and grid_to_mask.cu."""
 
 
 def cuobjdump(*arguments: object, folder: Path | None = None) -> str:

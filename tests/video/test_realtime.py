@@ -15,15 +15,28 @@ from pydicom.uid import JPEGBaseline8Bit
 
 from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.dicom import compressed, jpeg
+from ht_kernels.classes import probabilities_of
 from ht_kernels.cli import main
-from ht_kernels.deploy import Session
+from ht_kernels.confidence import mask_confidence
+from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
+from ht_kernels.media.preprocess import preprocess
 from ht_kernels.video import LiveSource, Stream, open_source
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.smooth import Smoother
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
+
+
+def mixed(classes: int = 3) -> FoldedHTCLIP:
+    """A model that finds more than one class in the test frames."""
+    model = folded(classes)
+    pixels = torch.from_numpy(np.stack(frames()))[:, None].float()
+    pixels = torch.nn.functional.interpolate(pixels, model.image_size).to(torch.uint8)
+    logits = model(pixels, output_size=model.grid)
+    model.pyramid_bias.sub_(logits.transpose(0, 1).flatten(1).median(1).values)
+    return model
 
 
 def test_a_file_gives_every_frame_in_order(tmp_path: Path) -> None:
@@ -63,11 +76,11 @@ def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) ->
     calls = iter(range(99))
     model = stream._model.__class__.__call__
 
-    def faulty(self, pixels, size):
+    def faulty(self, pixels):
         call = next(calls)
         if call == 1:
             raise RuntimeError("out of order")
-        logits, distance = model(self, pixels, size)
+        logits, distance = model(self, pixels)
         return logits * float("nan") if call == 2 else logits, distance
 
     monkeypatch.setattr(stream._model.__class__, "__call__", faulty)
@@ -152,6 +165,60 @@ def test_smoothing_forgets_at_a_cut() -> None:
     assert smooth(second, dark + 200).argmax(1).item() == 1
     with pytest.raises(InputError, match="above 0 and at most 1"):
         Smoother(0)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_smoothing_does_not_move_the_outline_of_a_still_image(classes: int) -> None:
+    model, still = mixed(classes), frames(1) * 3
+    plain, smooth = (list(Stream(model, smooth=weight).run(still)) for weight in (None, 0.4))
+    differing = sum(int((a.mask != b.mask).sum()) for a, b in zip(plain, smooth, strict=True))
+    assert plain[0].mask.any() and differing <= 3  # of 9216; up to rounding
+
+
+def test_smoothing_averages_probabilities() -> None:
+    dark = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    for classes in (1, 3):
+        first, second = torch.randn(2, 1, classes, 4, 5)
+        smooth = Smoother(0.25)
+        smooth(first, dark)
+        expected = 0.75 * probabilities_of(first) + 0.25 * probabilities_of(second)
+        torch.testing.assert_close(smooth(second, dark).exp(), expected)
+    assert torch.equal(Smoother(1)(first, dark), first.log_softmax(1))
+
+
+def test_sessions_give_the_masks_of_their_model(tmp_path: Path) -> None:
+    """Whether they give logits on the patch grid or in the image's size."""
+    model = mixed()
+    expected = list(Stream(model).run(frames()))
+    assert len(np.unique(expected[0].mask)) > 1
+    export_onnx(model, tmp_path / "grid.onnx", output="grid")
+    sessions = [
+        Session.open(model, runtime="cpu"),
+        Session.open(model, runtime="cpu", output="grid"),
+        Session.open(tmp_path / "grid.onnx", runtime="onnxruntime"),
+    ]
+    for session, most in zip(sessions, (0.02, 0.0, 0.002), strict=True):
+        shown = list(Stream(session).run(frames()))
+        apart = np.mean([np.mean(a.mask != b.mask) for a, b in zip(shown, expected, strict=True)])
+        assert apart <= most
+        assert shown[0].confidence == pytest.approx(expected[0].confidence, abs=1e-4)
+    export_onnx(model, tmp_path / "mask.onnx", output="mask")
+    with pytest.raises(InputError, match="export it with --result grid"):
+        Stream(Session.open(tmp_path / "mask.onnx", runtime="onnxruntime"))
+
+
+def test_confidence_is_that_of_the_models_image() -> None:
+    """Whatever the size of the frame that the mask is drawn over."""
+    model = mixed()
+    (shown,) = Stream(model).run(frames(1))
+    assert shown.confidence is not None
+    logits = model(preprocess(frames(1)[0], model.image_size))
+    assert shown.confidence == pytest.approx(mask_confidence(logits[0]), abs=1e-6)
+
+
+def test_more_classes_than_a_mask_holds() -> None:
+    with pytest.raises(InputError, match="a mask holds up to 256 classes, and the model has 257"):
+        Stream(folded(257))
 
 
 def test_the_view() -> None:

@@ -102,9 +102,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, stream: Stream, rows: list[tuple[li
     """Let the model of a stream answer with these logits, the same for all pixels, and distances."""
     left: Iterator[tuple[list[float], float]] = iter(rows)
 
-    def answer(self: object, pixels: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, float]:
+    def answer(self: object, pixels: torch.Tensor) -> tuple[torch.Tensor, float]:
         logits, distance = next(left)
-        return torch.tensor(logits, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, *size), distance
+        return torch.tensor(logits, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 4, 4), distance
 
     monkeypatch.setattr(type(stream._model), "__call__", answer)
 

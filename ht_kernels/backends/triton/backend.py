@@ -20,7 +20,7 @@ from ht_kernels.errors import BackendError, reason
 from ht_kernels.folding import FoldedAdapter
 
 from .. import core, gpu, torch_private
-from ..call import Case, FilterCase, Layout, Training
+from ..call import Case, FilterCase, Layout, MaskCase, Training
 from .state import empty_state
 
 _MAX_BOTTLENECK = 128
@@ -51,6 +51,11 @@ def can_filter(case: FilterCase) -> str | None:
     if case.dtype not in _DTYPES:
         return f"it filters float32, float16 and bfloat16, and x is {case.dtype}"
     return _grid_reason(case.grid) or core.transforms_reason()
+
+
+def can_mask(case: MaskCase) -> str | None:
+    """Return the reason why this backend makes no masks."""
+    return "it has no kernel that makes masks"
 
 
 def _grid_reason(grid: tuple[int, int]) -> str | None:

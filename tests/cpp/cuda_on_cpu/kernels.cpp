@@ -2,6 +2,7 @@
 
 #include "cuda/adapter.cu"
 #include "cuda/down_project.cu"
+#include "cuda/grid_to_mask.cu"
 #include "cuda/mix_and_up_project.cu"
 #include "cuda/plan.cu"
 #include "cuda/spectral_filter.cu"

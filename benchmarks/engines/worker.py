@@ -1,0 +1,40 @@
+"""One way in a process of its own: ``python -m benchmarks.engines.worker WAY PRECISION MODEL FRAMES RESULTS``.
+
+It opens the model, writes the logits of the frames to RESULTS, and answers each line on stdin, a number of seconds,
+with the seconds that each call took in so many of them. The first line that it writes says that it is ready.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+
+import numpy as np
+
+
+def main() -> None:
+    name, precision, model_name, frames_path, results_path = sys.argv[1:]
+    from .ways import WAYS, model
+
+    way = next(way for way in WAYS if (way.name, way.precision) == (name, precision))
+    frames = np.load(frames_path)[:, None]
+    run = way.open(model(model_name))
+    np.save(results_path, np.concatenate([run(frame) for frame in frames]))
+    print(json.dumps([]), flush=True)
+    following = itertools.cycle(frames)
+    for line in sys.stdin:
+        times: list[float] = []
+        end = time.perf_counter() + float(line)
+        run(next(following))  # wakes the threads; another process has just used the caches
+        while len(times) < 2 or time.perf_counter() < end:
+            frame = next(following)
+            start = time.perf_counter()
+            run(frame)
+            times.append(time.perf_counter() - start)
+        print(json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main()
