@@ -158,11 +158,11 @@ def _cached(core: Any, model: Any, manifest: Manifest, device: str, options: dic
         _log.warning("session: OpenVINO compiles the model for %s, once", name)
         blob = core.compile_model(model, device, options).export_model().getvalue()
         (folder / "model.blob").write_bytes(blob)
-        (folder / "sha256").write_text(sha256(blob))
+        (folder / "sha256").write_bytes(sha256(blob).encode())
 
     def good(folder: Path) -> bool:
         try:
-            return sha256((folder / "model.blob").read_bytes()) == (folder / "sha256").read_text(errors="replace")
+            return sha256((folder / "model.blob").read_bytes()).encode() == (folder / "sha256").read_bytes()
         except OSError:
             return False
 

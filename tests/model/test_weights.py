@@ -11,7 +11,7 @@ import torch
 import ht_kernels as ht
 from ht_kernels.cli import main, stream
 from ht_kernels.data.phantom import draw_phantom, simulate
-from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.dice import dice
 from ht_kernels.errors import InputError
 from ht_kernels.train import simulate_examples
@@ -69,7 +69,8 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     parser = argparse.ArgumentParser()
     stream.add_arguments(parser)
     model, trained = stream.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom"]))
-    assert isinstance(model, FoldedHTCLIP) and trained
+    assert trained and isinstance(model, FoldedHTCLIP | Session)
+    assert model.config is not None  # a session of the exported file would have none
 
 
 @pytest.mark.parametrize(
