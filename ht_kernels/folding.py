@@ -142,7 +142,8 @@ def radial_mask(curve: Tensor, grid: tuple[int, int]) -> Tensor:
     at = (2 * (rows[:, None].square() + columns.square())).sqrt() * (curve.shape[1] - 1)
     steps = torch.arange(curve.shape[1], dtype=curve.dtype, device=curve.device).view(-1, 1, 1)
     share = (1 - (at - steps).abs()).clamp_min(0)
-    return torch.einsum("cr,rhv->chv", curve, share)
+    mask: Tensor = (curve[:, :, None, None] * share).sum(1)  # autocast would round einsum
+    return mask
 
 
 def on_grid(folded: FoldedAdapter, grid: tuple[int, int]) -> FoldedAdapter:
@@ -278,7 +279,7 @@ def adapter_weights(adapter: nn.Module) -> dict[str, Tensor]:
 
 
 class FoldParts(NamedTuple):
-    """The published weights that folding combines with each other. ``ht_fold_parts`` of the C interface has them too.
+    """The published weights that folding combines with each other; ``HT_FOLD_PARTS`` is the same list for C.
 
     Shapes are the published ones; ``hidden_weight`` and ``projector`` have two further dimensions of size 1.
     """
@@ -300,7 +301,10 @@ class FoldParts(NamedTuple):
 
 
 class FoldResults(NamedTuple):
-    """The folded weights that come of :class:`FoldParts`: fields of :class:`FoldedAdapter`, which has their shapes."""
+    """The folded weights that come of :class:`FoldParts`: fields of :class:`FoldedAdapter`, which has their shapes.
+
+    ``HT_FOLD_RESULTS`` is the same list for C.
+    """
 
     norm_gain: Tensor
     down_bias: Tensor
@@ -327,7 +331,7 @@ def combine(parts: FoldParts, masked: bool) -> tuple[Tensor, FoldResults]:
         kernels, bias = kernels.mean(0, keepdim=True), bias.mean(0, keepdim=True)
     else:
         hidden = hidden.flatten(1) if parts.gain is None else hidden.flatten(1) * parts.gain
-    shift = parts.down_weight @ (parts.norm_bias * parts.gamma)
+    shift = (parts.down_weight * (parts.norm_bias * parts.gamma)).sum(1)  # autocast would round a product of matrices
     return parts.down_weight, FoldResults(
         norm_gain=parts.norm_weight * parts.gamma,
         down_bias=parts.down_bias + shift,
@@ -356,7 +360,7 @@ def fold_adapter(
     mask = p.get("adapter_conv.spectral.mask")
     gain = p.get("adapter_conv.freq_filter")  # mean(F) = a * mean(S)
     if mask is not None:  # mean(F) = Re(mask at frequency zero) * mean(S)
-        gain = mask[:, 0] if mask.dim() == 2 else mask[:, 0, 0, 0]
+        gain = (mask[:, 0] if mask.dim() == 2 else mask[:, 0, 0, 0]).contiguous()
     parts = FoldParts(
         down_weight=p["project1.weight"],
         down_bias=p["project1.bias"],

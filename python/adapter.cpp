@@ -1,6 +1,5 @@
 // The adapter on the CPU.
 
-#include <cstring>
 #include <mutex>
 
 #include "arguments.h"
@@ -66,32 +65,43 @@ class CpuAdapter {
 };
 
 using FoldSizes = std::array<std::int64_t, 4>;  // dim, bottleneck, hidden, gains
-using PartAddresses = std::array<Address, sizeof(ht_fold_parts) / sizeof(float*)>;
-using ResultAddresses = std::array<Address, sizeof(ht_fold_results) / sizeof(float*)>;
-
-// A struct of pointers from addresses in the order of its fields.
-template <class Struct, class Addresses>
-Struct fields(const Addresses& addresses) {
-  static_assert(sizeof(Struct) == sizeof(Addresses), "a field is a pointer");
-  Struct fields;
-  std::memcpy(&fields, &addresses, sizeof fields);
-  return fields;
-}
 
 ht_fold_shape fold_shape(const FoldSizes& n, bool masked) { return {n[0], n[1], n[2], n[3], masked}; }
 
-void fold(const FoldSizes& sizes, bool masked, const PartAddresses& parts, const ResultAddresses& results) {
+// The address of a tensor that is an attribute of a Python object, NULL for None.
+float* address_of(const py::handle& object, const char* name) {
+  const py::object tensor = object.attr(name);
+  return tensor.is_none() ? nullptr : pointer<float>(tensor.attr("data_ptr")().cast<Address>());
+}
+
+ht_fold_parts read_parts(const py::handle& object) {
+  ht_fold_parts parts;
+#define HT_READ(name) parts.name = address_of(object, #name);
+  HT_FOLD_PARTS(HT_READ)
+#undef HT_READ
+  return parts;
+}
+
+ht_fold_results read_results(const py::handle& object) {
+  ht_fold_results results;
+#define HT_READ(name) results.name = address_of(object, #name);
+  HT_FOLD_RESULTS(HT_READ)
+#undef HT_READ
+  return results;
+}
+
+void fold(const FoldSizes& sizes, bool masked, const py::object& parts, const py::object& results) {
   const ht_fold_shape shape = fold_shape(sizes, masked);
-  const auto p = fields<ht_fold_parts>(parts);
-  const auto r = fields<ht_fold_results>(results);
+  const ht_fold_parts p = read_parts(parts);
+  const ht_fold_results r = read_results(results);
   check(ht_adapter_fold_cpu(&shape, &p, &r));
 }
 
-void fold_backward(const FoldSizes& sizes, bool masked, const PartAddresses& parts, Address down_weight_grad,
-                   const ResultAddresses& result_grads, const PartAddresses& part_grads) {
+void fold_backward(const FoldSizes& sizes, bool masked, const py::object& parts, Address down_weight_grad,
+                   const py::object& result_grads, const py::object& part_grads) {
   const ht_fold_shape shape = fold_shape(sizes, masked);
-  const auto p = fields<ht_fold_parts>(parts), g = fields<ht_fold_parts>(part_grads);
-  const auto r = fields<ht_fold_results>(result_grads);
+  const ht_fold_parts p = read_parts(parts), g = read_parts(part_grads);
+  const ht_fold_results r = read_results(result_grads);
   check(ht_adapter_fold_backward_cpu(&shape, &p, pointer<const float>(down_weight_grad), &r, &g));
 }
 
@@ -120,7 +130,7 @@ void bind_adapter(py::module_& m) {
       },
       "The names of the folded weights that this module was built for.");
   m.def("fold", &fold, py::arg("sizes"), py::arg("masked"), py::arg("parts"), py::arg("results"),
-        "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; addresses in the order of the fields.");
+        "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; parts and results have the fields as attributes.");
   m.def("fold_backward", &fold_backward, py::arg("sizes"), py::arg("masked"), py::arg("parts"),
         py::arg("down_weight_grad"), py::arg("result_grads"), py::arg("part_grads"), "ht_adapter_fold_backward_cpu.");
   m.def(

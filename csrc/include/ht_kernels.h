@@ -94,50 +94,6 @@ ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapte
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
                                   void* workspace, int threads);
 
-/* Folding: sizes of the published weights that are combined with each other. */
-typedef struct {
-  int64_t dim;        /* D */
-  int64_t bottleneck; /* C */
-  int64_t hidden;     /* Q; 0 without a noise estimator */
-  int64_t gains;      /* of the filter: 0 for none, 1 for one that all channels share, or C */
-  int masked;         /* a spectral filter stands before the convolutions, which then do not take the gain */
-} ht_fold_shape;
-
-/* These weights in their published shapes, or their gradients; contiguous, on the CPU. */
-typedef struct {
-  float* down_weight; /* (C, D) */
-  float* down_bias;   /* (C) */
-  float* norm_weight; /* (D) */
-  float* norm_bias;   /* (D) */
-  float* gamma;       /* (D) */
-  float* gain;        /* (gains), or NULL */
-  float* kernel3;     /* (C, 3, 3) */
-  float* kernel5;     /* (C, 5, 5) */
-  float* kernel7;     /* (C, 7, 7) */
-  float* bias3;       /* (C) */
-  float* bias5;
-  float* bias7;
-  float* hidden_weight; /* (Q, C), or NULL */
-  float* projector;     /* (C, C) */
-} ht_fold_parts;
-
-/* The folded weights that come of them, as in ht_adapter_weights, or their gradients. */
-typedef struct {
-  float* norm_gain;
-  float* down_bias;
-  float* scale_kernels;
-  float* scale_bias;
-  float* hidden_weight;
-  float* mix_weight;
-} ht_fold_results;
-
-ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts, const ht_fold_results* results);
-
-/* The gradients of the parts from those of the results. down_weight is a folded weight too, as it is; its own gradient
- * from there, down_weight_grad (C, D), is added. */
-ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
-                                       const float* down_weight_grad, const ht_fold_results* result_grads,
-                                       const ht_fold_parts* part_grads);
 /* The stages of the two calls above whose time can be measured: F(NAME, name) for each. */
 #define HT_ADAPTER_STAGES(F)                                                              \
   F(BEGIN, begin)   /* memory is cleared; the backward packs the weights */               \
@@ -167,6 +123,55 @@ ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht
                                          const float* h, const float* stats, ht_tokens grad_x,
                                          const ht_adapter_weights* grads, void* workspace, int threads,
                                          double* seconds);
+
+/* Folding: sizes of the published weights that are combined with each other. */
+typedef struct {
+  int64_t dim;        /* D */
+  int64_t bottleneck; /* C */
+  int64_t hidden;     /* Q; 0 without a noise estimator */
+  int64_t gains;      /* of the filter: 0 for none, 1 for one that all channels share, or C */
+  int masked;         /* a spectral filter stands before the convolutions, which then do not take the gain */
+} ht_fold_shape;
+
+/* The one list of these weights: F(name) for each, in the order of ht_kernels.folding.FoldParts. */
+#define HT_FOLD_PARTS(F)                  \
+  F(down_weight)   /* (C, D) */           \
+  F(down_bias)     /* (C) */              \
+  F(norm_weight)   /* (D) */              \
+  F(norm_bias)     /* (D) */              \
+  F(gamma)         /* (D) */              \
+  F(gain)          /* (gains), or NULL */ \
+  F(kernel3)       /* (C, 3, 3) */        \
+  F(kernel5)       /* (C, 5, 5) */        \
+  F(kernel7)       /* (C, 7, 7) */        \
+  F(bias3)         /* (C) */              \
+  F(bias5)         /* (C) */              \
+  F(bias7)         /* (C) */              \
+  F(hidden_weight) /* (Q, C), or NULL */  \
+  F(projector)     /* (C, C) */
+
+/* The folded weights that come of them, in the order of ht_kernels.folding.FoldResults; their shapes are those of
+ * HT_ADAPTER_WEIGHTS. */
+#define HT_FOLD_RESULTS(F) \
+  F(norm_gain) F(down_bias) F(scale_kernels) F(scale_bias) F(hidden_weight) F(mix_weight)
+
+/* On the CPU, contiguous, or their gradients. */
+typedef struct {
+#define HT_FIELD(name) float* name;
+  HT_FOLD_PARTS(HT_FIELD)
+} ht_fold_parts;
+typedef struct {
+  HT_FOLD_RESULTS(HT_FIELD)
+#undef HT_FIELD
+} ht_fold_results;
+
+ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts, const ht_fold_results* results);
+
+/* The gradients of the parts from those of the results. down_weight is a folded weight too, as it is; its own gradient
+ * from there, down_weight_grad (C, D), is added. */
+ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
+                                       const float* down_weight_grad, const ht_fold_results* result_grads,
+                                       const ht_fold_parts* part_grads);
 
 /* The spectral filter by itself, irfft2(mask * rfft2(x)) on images (B, C, H, W). */
 typedef struct {

@@ -15,6 +15,8 @@ from ht_kernels import folding
 from ht_kernels.backends import core, torch_private
 from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults
 
+from . import dispatch
+
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     """:func:`ht_kernels.folding.fold_adapter`, by the compiled core where it can."""
@@ -33,8 +35,15 @@ def _is_for_core(parts: FoldParts) -> bool:
     return (
         torch.is_grad_enabled()
         and not core.missing
-        and not torch_private.is_watched(parts.down_weight.data)
-        and all(t is None or (t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous()) for t in parts)
+        and dispatch.asked_for() in (None, "cpu")
+        and all(t is None or _is_plain(t) for t in parts)
+        and not torch_private.is_watched(parts.down_weight.detach())
+    )
+
+
+def _is_plain(t: Tensor) -> bool:
+    return (
+        type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous()
     )
 
 
@@ -58,33 +67,40 @@ class _Combine(torch.autograd.Function):
             mix_weight=new(channels, channels),
         )
         ctx.sizes, ctx.masked = (dim, channels, hidden, gains), masked
-        core.module.fold(ctx.sizes, masked, _addresses(parts), _addresses(results))
+        core.module.fold(ctx.sizes, masked, parts, results)
         ctx.save_for_backward(*parts)
         return parts.down_weight.detach(), *results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
+        parts = FoldParts(*ctx.saved_tensors)
         if torch.is_grad_enabled():  # with create_graph
-            return None, *_torch_gradients(FoldParts(*parts), ctx.masked, grads)
+            return None, *_torch_gradients(parts, ctx.masked, grads)
         down_weight, *results = (None if t is None else t.contiguous() for t in grads)
         assert down_weight is not None, "autograd gives zeros where nothing came back"
-        found = [None if t is None else torch.empty_like(t) for t in parts]
+        found = FoldParts(*(None if t is None else torch.empty_like(t) for t in parts))  # type: ignore[arg-type]
         core.module.fold_backward(
-            ctx.sizes, ctx.masked, _addresses(parts), down_weight.data_ptr(), _addresses(results), _addresses(found)
+            ctx.sizes,
+            ctx.masked,
+            parts,
+            down_weight.data_ptr(),
+            FoldResults(*results),  # type: ignore[arg-type]
+            found,
         )
         return None, *found
 
 
 def _torch_gradients(parts: FoldParts, masked: bool, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of the parts, as operators that autograd can differentiate again."""
-    inputs = [t for t in parts if t is not None and t.requires_grad]
-    down_weight, results = folding.combine(parts, masked)
+    """The gradients of the parts, as operators that autograd can differentiate again.
+
+    They are taken with respect to aliases, because a part may be computed from another, or be the same.
+    """
+    aliases = FoldParts(*(None if t is None else t.view_as(t) for t in parts))  # type: ignore[arg-type]
+    down_weight, results = folding.combine(aliases, masked)
     pairs = [(t, g) for t, g in zip((down_weight, *results), grads, strict=True) if t is not None and t.requires_grad]
+    inputs = [t for t in aliases if t is not None and t.requires_grad]
+    if not pairs:
+        return tuple(None for _ in parts)
     outputs, output_grads = zip(*pairs, strict=True)
     found = iter(torch.autograd.grad(outputs, inputs, output_grads, create_graph=True, allow_unused=True))
-    return tuple(next(found) if t is not None and t.requires_grad else None for t in parts)
-
-
-def _addresses(tensors: Any) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]
+    return tuple(next(found) if t is not None and t.requires_grad else None for t in aliases)

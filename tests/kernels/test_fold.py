@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import ht_kernels as ht
 from helpers.adapters import random_adapter, relative_error
 from ht_kernels.backends import core
 from ht_kernels.folding import (
@@ -23,6 +24,7 @@ from ht_kernels.folding import (
     image_kernels,
     merge_scales,
     noise_weights,
+    on_grid,
     pad_kernel,
     split_norm,
 )
@@ -247,3 +249,43 @@ def test_the_compiled_fold_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter.project1.weight.data = torch.randn(16, 4).t()
     compiled_fold(adapter)
     assert len(calls) == 1
+
+
+def test_weights_that_depend_on_each_other_get_their_gradients_once() -> None:
+    """With and without a graph for second derivatives."""
+    for create_graph in (False, True):
+        adapter = float32_adapter("hybrid", dim=16, bottleneck=4)
+        conv = adapter.adapter_conv
+        conv.conv1.bias = conv.conv2.bias = conv.conv3.bias
+        del adapter.norm._parameters["weight"]
+        adapter.norm.weight = 2 * adapter.gamma
+        shared = [conv.conv3.bias, adapter.gamma]
+        found = []
+        for fold in (fold_adapter, compiled_fold):
+            score = sum(t.square().sum() for t in fold(adapter) if t is not None)
+            found.append(torch.autograd.grad(score, shared, create_graph=create_graph, retain_graph=True))
+        for expected, result in zip(*found, strict=True):
+            torch.testing.assert_close(result, expected)
+
+
+def test_a_backend_asked_for_by_name_folds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.module, "fold", lambda *_: pytest.fail("the core folded"))
+    ht.set_backend("reference")
+    try:
+        compiled_fold(float32_adapter("hybrid", dim=16, bottleneck=4))
+    finally:
+        ht.set_backend(None)
+
+
+@pytest.mark.parametrize("spectral", [None, "radial"])
+def test_autocast_does_not_round_folded_weights(spectral: str | None) -> None:
+    adapter = float32_adapter("hybrid", dim=16, bottleneck=4)
+    if spectral is not None:
+        adapter.to_spectral(spectral)
+    with torch.no_grad():
+        expected = on_grid(fold_adapter(adapter), (3, 4))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = on_grid(fold_adapter(adapter), (3, 4))
+    for before, after in zip(expected, found, strict=True):
+        if before is not None and after is not None:
+            torch.testing.assert_close(after, before, rtol=0, atol=0)
