@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
+#include <random>
+#include <cstring>
+#include <cmath>
 
 #include "oracle.h"
 
@@ -264,6 +268,69 @@ void test_mask_errors() {
          "a missing mask is named");
 }
 
+// Weights of a fold, each in memory of its own, so that a sanitizer sees a read beyond its end.
+template <class Struct>
+struct Owned {
+  std::vector<std::vector<float>> values;
+  Struct pointers;
+
+  explicit Owned(const std::vector<int64_t>& counts) {
+    for (int64_t count : counts) values.emplace_back(static_cast<size_t>(count));
+    std::vector<float*> p;
+    for (auto& v : values) p.push_back(v.empty() ? nullptr : v.data());
+    std::memcpy(&pointers, p.data(), sizeof pointers);
+  }
+
+  void draw(std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    for (auto& v : values) std::generate(v.begin(), v.end(), [&] { return normal(random); });
+  }
+};
+
+// The gradient along a direction is the slope of a weighted sum of the results, which are products of a few parts.
+void test_fold(const ht_fold_shape& n, unsigned seed) {
+  std::mt19937 random(seed);
+  const int64_t d = n.dim, c = n.bottleneck, scales = n.hidden ? 3 : 1;
+  const std::vector<int64_t> counts{c * d, c, d, d, d, n.gains, c * 9, c * 25, c * 49, c, c, c, n.hidden * c, c * c};
+  Owned<ht_fold_parts> parts(counts), direction(counts), moved(counts), grads(counts);
+  const std::vector<int64_t> result_counts{d, c, scales * c * 49, scales * c, n.hidden * c, c * c};
+  Owned<ht_fold_results> results(result_counts), weights(result_counts);
+  std::vector<float> down_weight(static_cast<size_t>(c * d));
+  for (auto* each : {&parts, &direction}) each->draw(random);
+  weights.draw(random);
+  const auto score = [&](float step) {
+    double sum = 0;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      for (size_t j = 0; j < parts.values[i].size(); ++j) {
+        moved.values[i][j] = parts.values[i][j] + step * direction.values[i][j];
+      }
+    }
+    expect(ht_adapter_fold_cpu(&n, &moved.pointers, &results.pointers) == HT_OK, "a fold");
+    for (size_t i = 0; i < result_counts.size(); ++i) {
+      for (size_t j = 0; j < results.values[i].size(); ++j) {
+        sum += double(results.values[i][j]) * weights.values[i][j];
+      }
+    }
+    return sum;
+  };
+  const double slope = (score(0.01f) - score(-0.01f)) / 0.02;
+  const ht_status status = ht_adapter_fold_backward_cpu(&n, &parts.pointers, down_weight.data(), &weights.pointers,
+                                                        &grads.pointers);
+  expect(status == HT_OK, "the gradient of a fold");
+  double along = 0, scale = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    for (size_t j = 0; j < grads.values[i].size(); ++j) {
+      const double term = double(grads.values[i][j]) * direction.values[i][j];
+      along += term, scale += term * term;
+    }
+  }
+  expect(std::abs(along - slope) < 0.01 * std::sqrt(scale), "the gradient of a fold along a direction");
+  const ht_fold_shape wrong{d, c, n.hidden, c + 1, n.masked};
+  expect(ht_adapter_fold_cpu(&wrong, &parts.pointers, &results.pointers) == HT_INVALID_ARGUMENT &&
+             std::strstr(ht_last_error(), "gains must be 0, 1 or bottleneck"),
+         "an error of a fold");
+}
+
 void test_errors() {
   Case c{1, 8, 4, 1, 3, 2, 2, 1, 1};
   ht_adapter_shape shape = c.shape();
@@ -325,6 +392,10 @@ int main() {
   test_mask({3, 32, 14, 14, 120, 160}, 2);
   test_mask_of_infinities();
   test_mask_errors();
+  for (const ht_fold_shape& n : {ht_fold_shape{37, 5, 1, 5, 0}, {16, 8, 2, 0, 0}, {1, 1, 0, 1, 0}, {40, 33, 0, 33, 0},
+                                 {24, 5, 1, 5, 1}, {24, 5, 1, 1, 1}, {768, 64, 16, 64, 0}}) {
+    test_fold(n, ++seed);
+  }
   test_errors();
   test_fork({2, 96, 32, 8, 3, 14, 14, 1, 3});
   std::printf("%s, %s: %d failures\n", "test_adapter", ht_cpu_isa(), failures);
