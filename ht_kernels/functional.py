@@ -22,6 +22,8 @@ from .ops.grid_to_mask import grid_to_mask as mask_of_grid
 from .ops.spectral import spectral_filter as filter_images
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_LARGEST_SIDE = 2**24
+"""The largest side of a mask, up to which every place is a float32."""
 FORMS = ("full", "shared", "radial")
 """The forms of a spectral mask."""
 
@@ -135,9 +137,10 @@ def grid_to_mask(logits: Tensor, size: tuple[int, int], *, backend: str | None =
         shape = "(batch, 1 to 256 classes, height, width)"
         raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
     _check_floating("logits", logits)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be two positive numbers, (height, width), got {size!r}")
-    height, width = size
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in sides):
+        raise ValueError(f"size must be (height, width), two whole numbers from 1 to {_LARGEST_SIDE}, got {size!r}")
+    height, width = sides
     return mask_of_grid(logits, (height, width), asked_for(backend) if backend is not None else None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ht_kernels.errors import InputError
 
+_MOST_THREADS = 1024
 HELP = "time the adapter, the heads and the model against the published way, or one adapter by stage; compare two runs"
 
 _OF_SHAPE = {"grid": None, "variant": "hybrid", "spectral": None, "dtype": "fp32", "backend": None, "stages": False}
@@ -69,6 +70,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name} {value:g} was given, expected more than 0")
+    if args.threads is not None and args.threads > _MOST_THREADS:
+        raise InputError(f"--threads {args.threads} was given, expected at most {_MOST_THREADS}")
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output {args.output} is a file, expected a directory")
 

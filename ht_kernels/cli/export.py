@@ -29,6 +29,7 @@ GATE_FAILED = 3
 """Exit status of an export that does not compute what torch does."""
 
 _FRAMES = 16
+_FEW = 8
 _CALIBRATION = 32
 
 
@@ -102,9 +103,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
     from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
+    from ht_kernels.deploy.engine import import_runtime
     from ht_kernels.deploy.manifest import described_files, manifest_path, report_path
     from ht_kernels.deploy.openvino_runtime import import_openvino
     from ht_kernels.deploy.runtimes import runs_here
+    from ht_kernels.deploy.saturation import SATURATES, saturates
     from ht_kernels.deploy.server import write_repository
     from ht_kernels.media.opening import open_file
     from ht_kernels.media.preprocess import sample_frames
@@ -118,6 +121,12 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
         if args.plugin:
             raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
+    if as_onnx and output.suffix != ".onnx":
+        raise InputError(f"the output {output} must end in .onnx, or --format says which other format it has")
+    if as_folder and output.exists():
+        raise InputError(f"the output {output} exists: name a new folder")
+    if args.format.startswith("tensorrt"):
+        import_runtime(args.format.replace("-", "_"))  # raises if it is not installed
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
@@ -185,6 +194,14 @@ def run(args: argparse.Namespace) -> int:
         if as_ir:
             beside = f"{output.with_suffix('.bin').name}, {beside}"
         print(f"wrote {output}, {beside} and {report_path(output).name}")
+        if calibration is not None and len(calibration) < _FEW:
+            print(
+                f"int8 was calibrated on {len(calibration)} frames only, and {_FEW} or more of those that the model "
+                "will see are usual: name them with --calibrate.",
+                file=sys.stderr,
+            )
+        if calibration is not None and saturates():
+            print(f"On this machine, {SATURATES}.", file=sys.stderr)
         if built_report is not None:
             return 0
         if args.plugin:
@@ -200,9 +217,15 @@ def run(args: argparse.Namespace) -> int:
         "ir": "in OpenVINO, while the same graph in ONNX passed",
     }
     place = places.get(str(failed.diverged), f"in {failed.diverged}")
+    few = ""
+    if calibration is not None:
+        few = (
+            f" int8 was calibrated on {len(calibration)} frames and checked on {len(frames)} of {source.path}: both "
+            "should be like those that the model will see, and many."
+        )
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
-        f"arises {place}. {output} was not written; {report_path(output)} says more",
+        f"arises {place}.{few} {output} was not written; {report_path(output)} says more",
         file=sys.stderr,
     )
     return GATE_FAILED

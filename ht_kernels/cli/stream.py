@@ -79,11 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.video import LiveSource, Stream, open_source, record
     from ht_kernels.video.dicom_seg import check_clip
+    from ht_kernels.video.recording import check_output
 
     crop = read_crop(args.crop)
     source = open_source(args.input)
     name = "live" if isinstance(source, LiveSource) else source.path.stem or source.path.resolve().name
     output = args.output or Path(f"{name}-segmented")
+    check_output(source, output)
     if args.dicom_seg and (source.kind != "dicom" or args.live):
         raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
     if args.dicom_seg:

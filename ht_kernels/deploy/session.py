@@ -25,6 +25,7 @@ from .folded import FoldedHTCLIP
 from .manifest import Manifest, described_files, is_exported, manifest_path, read_manifest, sha256_of_files
 from .openvino_runtime import OpenVinoRuntime, check_device
 from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here, why_not_here
+from .saturation import SATURATES, saturates
 
 RUNTIMES = ("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu")
 """The names of the runtimes, best first."""
@@ -139,7 +140,11 @@ class Session:
             if output not in (None, facts["output"]):
                 raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
             candidates = _candidates_of_file(path, contents, manifest, device, progress)
-        return _open_first(cls, candidates, facts, runtime)
+        session = _open_first(cls, candidates, facts, runtime)
+        on_cpu = session.runtime == "onnxruntime" or (session.runtime == "openvino" and device == "CPU")
+        if not isinstance(model, FoldedHTCLIP) and manifest.precision == "int8" and on_cpu and saturates():
+            _log.warning("session: %s", SATURATES)
+        return session
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Return the logits, masks or embeddings of frames, as the class describes.

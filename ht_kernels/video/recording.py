@@ -46,14 +46,15 @@ def record(
         watch: called with each frame after it was written.
 
     Raises:
-        InputError: the input is damaged, the output cannot be written, or ``dicom_seg`` was asked for and the source is
-            not a DICOM clip or is played live.
+        InputError: the input is damaged, the output cannot be written or would replace what no stream wrote, or
+            ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live.
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from . import chart  # needs matplotlib, which the rest of this package does not
 
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
+    check_output(source, output)
     with output_folder(output) as folder:
         video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
         segmented: list[Any] = []
@@ -78,6 +79,24 @@ def record(
         (folder / "latency.png").write_bytes(chart.draw(report))
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def check_output(source: Source | LiveSource, output: str | Path) -> None:
+    """Refuse an output that would replace the input, or masks that no stream wrote.
+
+    Raises:
+        InputError: it would.
+    """
+    masks, video = Path(output) / "masks", Path(output) / "overlay.mp4"
+    if isinstance(source, Source):
+        came = source.path.resolve()
+        if came in (Path(output).resolve(), video.resolve()) or came.is_relative_to(masks.resolve()):
+            raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
+    if masks.exists() and not (Path(output) / "report.json").is_file():
+        raise InputError(
+            f"{masks} is there already, and no stream wrote it, as there is no report.json beside it: name another "
+            "folder for the output"
+        )
 
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:

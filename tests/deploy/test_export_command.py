@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,7 @@ def test_an_engine_for_this_gpu_is_run(
         return built
 
     monkeypatch.setattr("ht_kernels.deploy.engine.build_engine", build)
+    monkeypatch.setattr("ht_kernels.deploy.engine.import_runtime", lambda runtime: None)
     monkeypatch.setattr("ht_kernels.deploy.runtimes.runs_here", lambda manifest: True)
     monkeypatch.setattr("ht_kernels.deploy.session.EngineRuntime", OnnxRuntime)
     output = tmp_path / "model.engine"
@@ -157,3 +160,24 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
         error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ht-kernels export: ")]
         assert len(error) == 1 and message in error[0], error
         assert names(tmp_path) == before, message
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--output", "m.xml"], r"m\.xml must end in \.onnx, or --format"),
+        (["--output", ".", "--format", "triton-server"], "exists: name a new folder"),
+        (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which cannot be imported"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_checkpoint_is_read(
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert main(["export", "no checkpoint", *options]) == 2
+    assert re.search(sentence, capsys.readouterr().err)

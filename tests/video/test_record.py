@@ -53,3 +53,25 @@ def test_a_segmentation_needs_a_dicom_clip_that_is_not_live(tmp_path: Path) -> N
         with pytest.raises(InputError, match=rf"a DICOM clip not played live, and .*{path.name} is another"):
             record(open_source(path), Stream(folded(), live=live), tmp_path / "out", dicom_seg=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_no_stream_wrote_is_not_replaced(tmp_path: Path) -> None:
+    """Masks of an expert, images that are the input, and a video that is; the output of an earlier stream is."""
+    model = Stream(folded())
+    images = tmp_path / "data" / "images"
+    images.mkdir(parents=True)
+    for i, frame in enumerate(frames(2)):
+        Image.fromarray(frame).save(images / f"{i}.png")
+    expert = tmp_path / "data" / "masks" / "0.png"
+    expert.parent.mkdir()
+    expert.write_bytes((images / "0.png").read_bytes())
+    with pytest.raises(InputError, match="no stream wrote it"):
+        record(open_source(images), model, tmp_path / "data")
+    for source, output in ((expert.parent, tmp_path / "data"), (images, images)):
+        with pytest.raises(InputError, match="would replace the input"):
+            record(open_source(source), model, output)
+    assert expert.is_file() and len(list(images.iterdir())) == 2
+    for _ in range(2):
+        record(open_source(images), Stream(folded()), tmp_path / "out")
+    with pytest.raises(InputError, match="would replace the input"):
+        record(open_source(tmp_path / "out" / "overlay.mp4"), model, tmp_path / "out")
