@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,6 +38,13 @@ def probabilities_of(logits: Tensor) -> Tensor:
     if logits.shape[1] > 1:
         return logits.softmax(1)
     return torch.cat([-logits, logits], 1).sigmoid()
+
+
+def log_probabilities_of(logits: Tensor) -> Tensor:
+    """The natural logarithm of :func:`probabilities_of`, finite where a probability is rounded to 0."""
+    if logits.shape[1] > 1:
+        return logits.log_softmax(1)
+    return F.logsigmoid(torch.cat([-logits, logits], 1))
 
 
 def names_of(logits: int, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ht_kernels.classes import class_count, classes_of, names_of, probabilities_of
+from ht_kernels.classes import class_count, classes_of, log_probabilities_of, names_of, probabilities_of
 
 
 def test_a_single_logit_tells_two_classes_apart() -> None:
@@ -31,3 +31,10 @@ def test_the_larger_of_two_logits_wins_and_the_first_of_equal_ones() -> None:
 
 def test_more_classes_than_a_byte_holds() -> None:
     assert classes_of(torch.eye(300)[[299, 255]]).tolist() == [299, 255]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_logarithms_of_probabilities_stay_finite(count: int) -> None:
+    logits = torch.linspace(-3, 3, 2 * count).view(2, count)
+    torch.testing.assert_close(log_probabilities_of(logits), probabilities_of(logits).log())
+    assert torch.isfinite(log_probabilities_of(1000 * logits)).all()

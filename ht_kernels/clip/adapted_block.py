@@ -30,6 +30,16 @@ _TOLERANCE = 1e-3
 _ATTRIBUTES = {"mona", "forward", "transpose"}
 """What a published forward may look up in the values that it holds."""
 
+_STEPS = (
+    *("RESUME", "NOP", "COPY_FREE_VARS", "LOAD_", "STORE_FAST", "PUSH_NULL", "PRECALL", "KW_NAMES", "CALL"),
+    *("BUILD_", "DICT_MERGE", "LIST_EXTEND", "LIST_TO_TUPLE", "RETURN_VALUE"),
+)
+"""How the names of the instructions of a published forward begin, in Python 3.10 to 3.14.
+
+They read values, call, collect arguments and set local variables. No other instruction is taken, whether it writes
+elsewhere, branches, or computes, as an operator may do in place.
+"""
+
 _STAYS = "so it stays, and copies of the block go on calling this one"
 
 
@@ -75,8 +85,8 @@ def untie(tower: Tower) -> dict[int, str]:
 def owner(forward: Any) -> nn.Module | None:
     """The block that a forward holds, if the forward can call nothing but this block and its adapter; else None.
 
-    The forward of published code is a function of that kind: it names no function, and the values of its closure are
-    the block, the forward of the block's class, and the patch grid.
+    The forward of published code is a function of that kind: it names no function, the values of its closure are the
+    block, the forward of the block's class, and the patch grid, and it sets nothing but its own variables.
     """
     given: list[Any] = []
     if isinstance(forward, functools.partial):
@@ -84,7 +94,10 @@ def owner(forward: Any) -> nn.Module | None:
     if not isinstance(forward, FunctionType):
         return None
     code = forward.__code__
-    named = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    steps = list(dis.get_instructions(code))
+    if not all(step.opname.startswith(_STEPS) for step in steps):
+        return None
+    named = {step.argval for step in steps if step.opname == "LOAD_GLOBAL"}
     calls_others = not named <= {"type"} or "type" in forward.__globals__ or set(code.co_names) - named - _ATTRIBUTES
     if calls_others or any(isinstance(constant, CodeType) for constant in code.co_consts):
         return None

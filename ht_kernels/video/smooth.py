@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ht_kernels.classes import log_probabilities_of
 from ht_kernels.errors import InputError
 
 SCENE_CUT = 30.0
@@ -42,7 +42,7 @@ class Smoother:
             logits: of the newest frame, (1, K, h, w), on whatever grid the model gives them.
             pixels: what the model saw of it, uint8 (1, 1, H, W); a scene cut shows in them.
         """
-        new = logits.log_softmax(1) if logits.shape[1] > 1 else F.logsigmoid(torch.cat([-logits, logits], 1))
+        new = log_probabilities_of(logits)
         before, self._pixels = self._pixels, pixels
         if self._average is None or self._average.shape != new.shape or before is None or _is_cut(before, pixels):
             self._average = new

@@ -111,6 +111,17 @@ def test_what_is_left_out_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(captions) == 19
 
 
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    source, elsewhere = make(tmp_path / "in"), tmp_path / "elsewhere"
+    save(elsewhere / "far.jpg", colour(20))
+    (source / "images/up").symlink_to("..")
+    (source / "images/linked").symlink_to(elsewhere)
+    (elsewhere / "here").symlink_to(".")
+    add(source, ("far.jpg", "an image behind a link"))
+    report = prepare_captions(source, "MedPix", tmp_path / "out")
+    assert not report.left_out and len(read(tmp_path / "out")) == 21
+
+
 def test_images_with_the_same_pixels_are_one_with_all_captions(tmp_path: Path) -> None:
     source = make(tmp_path / "in")
     (source / "images/copy.jpg").write_bytes((source / "images/4.jpg").read_bytes())

@@ -20,6 +20,7 @@ from helpers.data_parallel import replicate
 from helpers.gpu_random import random_numbers_of_a_gpu
 from helpers.published_stand_in import FORMS, TaskModel, _replaced, segmentation_model, task_model
 from helpers.small_towers import IMAGE
+from ht_kernels.clip.adapted_block import owner
 from ht_kernels.clip.task_model import Whole
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -246,6 +247,117 @@ WRAPPERS = {
     "closure": in_a_closure,
     "import": imported_inside,
 }
+
+
+def counting(block: Any, forward: Any) -> Any:
+    calls = 0
+
+    def wrapped(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls = calls + 1
+        return block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def writing_an_attribute(block: Any, forward: Any) -> Any:
+    def wrapped(x: Tensor) -> Tensor:
+        block.mona.transpose = 1
+        return block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def writing_an_item(block: Any, forward: Any, grid: Any = (4, 4)) -> Any:
+    last = [0]
+
+    def wrapped(x: Tensor) -> Tensor:
+        last[0] = grid
+        return block.mona(forward(x), grid)
+
+    return wrapped
+
+
+def deleting(block: Any, forward: Any) -> Any:
+    def wrapped(x: Tensor, given: Any = None) -> Tensor:
+        del given[0]
+        return block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def importing(block: Any, forward: Any) -> Any:
+    def wrapped(x: Tensor) -> Tensor:
+        import mona  # noqa: F401
+
+        return block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def yielding(block: Any, forward: Any) -> Any:
+    def wrapped(x: Tensor) -> Any:
+        yield block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def in_place(block: Any, forward: Any) -> Any:
+    """A trial would not tell: it runs the block on the same tokens afterwards."""
+
+    def wrapped(x: Tensor) -> Tensor:
+        x += 1
+        return block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+def branching(block: Any, forward: Any) -> Any:
+    """A trial would not tell: it has no options."""
+
+    def wrapped(x: Tensor, **options: Any) -> Tensor:
+        return forward(x, **options) if options else block.mona(forward(x), (4, 4))
+
+    return wrapped
+
+
+EFFECTS = [counting, writing_an_attribute, writing_an_item, deleting, importing, yielding, in_place, branching]
+
+
+@pytest.mark.parametrize("replace", EFFECTS)
+def test_a_forward_that_does_more_than_to_call_is_no_published_one(replace: Any) -> None:
+    block = task_model("timm", "segmentation").clip_model.visual.trunk.blocks[1]
+    assert owner(block.forward) is block
+    del block.forward
+    assert owner(replace(block, block.forward)) is None
+
+
+def test_a_forward_that_counts_its_calls_goes_on_counting() -> None:
+    model = task_model("timm", "segmentation").eval()
+    block = model.clip_model.visual.trunk.blocks[1]
+    del block.forward
+    block.forward = counting(block, block.forward)
+    ht.accelerate(model)
+    calls = dict(zip(block.forward.__code__.co_freevars, block.forward.__closure__, strict=True))["calls"]
+    before = calls.cell_contents
+    model(IMAGES)
+    assert calls.cell_contents == before + 1
+
+
+def test_forwards_like_the_published_ones_are_taken() -> None:
+    block = task_model("timm", "segmentation").clip_model.visual.trunk.blocks[1]
+    del block.forward
+    forward, grid = block.forward, [4, 4]
+
+    def in_steps(x: Tensor, *args: Any, **options: Any) -> Tensor:
+        x = forward(x, *args, **options)
+        x = block.mona(x.transpose(0, 1), hw_shapes=grid)
+        return x.transpose(0, 1)
+
+    def of_the_class(x: Tensor) -> Tensor:
+        return block.mona(type(block).forward(block, x), (4, 4))
+
+    assert owner(in_steps) is block and owner(of_the_class) is block
 
 
 @pytest.mark.parametrize("inside", [False, True])
