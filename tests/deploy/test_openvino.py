@@ -360,3 +360,33 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"available on CPU ({facts['openvino_devices']['CPU']})" in said
     if not torch.cuda.is_available():
         assert "runs a checkpoint by openvino" in said
+
+
+def test_a_driver_installed_in_part(
+    npu: Npu,
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that raises is listed with its error, and no recording asks for it."""
+
+    def get_property(device: str, name: str) -> str:
+        if device == "NPU":
+            raise RuntimeError("the driver\nis too old")
+        return "A test's CPU"
+
+    monkeypatch.setattr(npu, "get_property", get_property)
+    assert main(["info"]) == 0
+    assert "available on CPU (A test's CPU), NPU (not usable: the driver is too old)" in capsys.readouterr().out
+
+    def core() -> None:
+        raise RuntimeError("no plugin loads")
+
+    monkeypatch.setattr(openvino_runtime, "import_openvino", lambda: SimpleNamespace(Core=core))
+    assert main(["info"]) == 0
+    assert "openvino     no: no plugin loads" in capsys.readouterr().out
+    stream = ["stream", str(clip), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
+    assert main([*stream, "--runtime", "cpu"]) == 0
+    assert (tmp_path / "out" / "report.json").exists()
