@@ -325,6 +325,33 @@ def test_bad_options(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytes
         assert "this CPU does not compute in bf16: its precisions are fp32" in capsys.readouterr().err
 
 
+def test_a_precision_that_a_session_does_not_take() -> None:
+    with pytest.raises(InputError, match=r"precision must be one of fp32, fp16, bf16, got 'fp8'"):
+        Session.open(folded_model(), precision="fp8")
+    with pytest.raises(InputError, match="ht-kernels export --precision int8"):
+        Session.open(folded_model(), precision="int8")
+
+
+def test_without_onnx(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Files run, and checkpoints run in torch, without a warning in each session."""
+    folded, path = folded_model(), tmp_path / "model.onnx"
+    export_onnx(folded, path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING, "ht_kernels"):
+        assert Session.open(folded).runtime == "cpu" and Session.open(path).runtime == "openvino"
+    assert not caplog.records
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "available, for exported files only: a checkpoint is converted by onnx" in said
+    assert "runs a checkpoint by cpu" in said
+
+
 def test_without_openvino(
     checkpoint: Path,
     clip: Path,

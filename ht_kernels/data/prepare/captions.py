@@ -131,15 +131,17 @@ def _captions_of_files(table: Path, report: Report) -> dict[Path, dict[str, None
 
 
 def _places(folder: Path) -> dict[str, dict[_Place, Path]]:
-    """The images below a folder by their place, for each name."""
+    """The images below a folder by their place, for each name; a link to a folder above itself is skipped."""
     places: dict[str, dict[_Place, Path]] = {}
-    folders: list[tuple[Path, _Place]] = [(folder, ())]
+    folders: list[tuple[Path, _Place, tuple[Path, ...]]] = [(folder, (), (folder.resolve(),))]
     while folders:
-        parent, above = folders.pop()
+        parent, above, within = folders.pop()
         for path in visible(parent):
             place = (*above, key(text_of(path)))
             if path.is_dir():
-                folders.append((path, place))
+                real = path.resolve()
+                if real not in within:
+                    folders.append((path, place, (*within, real)))
             elif path.suffix.lower() in IMAGE_SUFFIXES:
                 places.setdefault(place[-1], {})[place] = path
     return places
