@@ -16,7 +16,6 @@ import torch
 import ht_kernels
 from ht_kernels.backends import core, cuda
 from ht_kernels.backends.call import Case
-from ht_kernels.errors import InputError
 from ht_kernels.ops.dispatch import BACKENDS
 
 PACKAGES = (
@@ -54,8 +53,6 @@ def describe() -> dict[str, Any]:
         "gpus": gpus(),
         "compiled_core": compiled_core(),
         "backends": backends(),
-        "runtimes": runtimes(),
-        "openvino_devices": openvino_devices(),
         "packages": {name: version(name) for name in PACKAGES},
         "missing_extras": missing_extras(),
         "environment": {
@@ -132,27 +129,6 @@ def backends() -> dict[str, str | None]:
     cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in [*devices, torch.device("cpu")]]
     reasons = {name: [backend.can_run(case) for case in cases] for name, backend in BACKENDS.items()}
     return {name: None if None in found else found[0] for name, found in reasons.items()}
-
-
-def runtimes() -> dict[str, str | None]:
-    """For each runtime of a session, best first: None if models can run on it here, else the reason why none can."""
-    from ht_kernels.deploy.runtimes import why_not_here
-    from ht_kernels.deploy.session import RUNTIMES
-
-    reasons = {name: why_not_here(name) for name in RUNTIMES}
-    if reasons["tensorrt"] is None and version("tensorrt") is None and version("tensorrt_rtx") is None:
-        reasons["tensorrt"] = "TensorRT for RTX is not installed: pip install tensorrt-rtx"
-    return reasons
-
-
-def openvino_devices() -> dict[str, str]:
-    """The full names of the devices that OpenVINO finds here, by its own names; empty if it is not installed."""
-    from ht_kernels.deploy.openvino_runtime import devices
-
-    try:
-        return devices()
-    except InputError:
-        return {}
 
 
 def missing_extras() -> dict[str, list[str]] | None:

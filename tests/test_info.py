@@ -115,7 +115,7 @@ def test_what_was_built_and_whether_it_is_for_this_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    facts = environment.describe()
+    facts = info._facts()
     assert facts["compiled_core"]["cuda_archs"] == archs and facts["compiled_core"]["nvcc"] == "13.0.88"
     assert (facts["gpus"][0]["without_cuda_kernels"] is None) == (gpu == "CUDA kernels built")
     text = "\n".join(info._lines(facts))

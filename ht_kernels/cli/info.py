@@ -14,11 +14,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels import environment
-
-    facts = environment.describe()
+    facts = _facts()
     print(json.dumps(facts, indent=2) if args.json else "\n".join(_lines(facts)))
     return 0
+
+
+def _facts() -> dict[str, Any]:
+    """All that is printed, as plain values that JSON can hold."""
+    from ht_kernels import environment
+    from ht_kernels.deploy import here
+
+    return {
+        **environment.describe(),
+        "runtimes": here.runtimes(),
+        "openvino_devices": here.openvino_devices(),
+    }
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

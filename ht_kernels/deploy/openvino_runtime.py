@@ -45,11 +45,21 @@ def import_openvino() -> Any:
 def devices() -> dict[str, str]:
     """The devices that OpenVINO finds here: their full names, by names such as ``CPU``, ``GPU.0`` and ``NPU``.
 
+    A device that does not tell its name, because its driver is installed in part, has the error's text instead.
+
     Raises:
         InputError: OpenVINO cannot be imported.
+        RuntimeError: OpenVINO cannot list its devices.
     """
     core = import_openvino().Core()
-    return {name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices}
+    return {name: _full_name(core, name) for name in core.available_devices}
+
+
+def _full_name(core: Any, device: str) -> str:
+    try:
+        return str(core.get_property(device, "FULL_DEVICE_NAME"))
+    except RuntimeError as error:
+        return f"not usable: {reason(error)[:200]}"
 
 
 def check_device(device: str, precision: str) -> None:

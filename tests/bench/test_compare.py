@@ -114,6 +114,7 @@ def test_rows_too_short_for_the_clock(tmp_path: Path) -> None:
         ({"results": []}, "has something else; expected a results.json"),
         ([], "has something else"),
         ({"form": "adapter", "shape": SHAPE}, "is damaged: .* 'rows'"),
+        ({"form": "adapter", "rows": []}, "is damaged: it does not say the adapter's shape"),
         (adapter({"forward": [1.0]}), "has no samples in seconds of 'forward'"),
         (adapter({"forward": [1.0, -1.0]}), "has no samples in seconds of 'forward'"),
     ],

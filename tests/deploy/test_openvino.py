@@ -325,6 +325,33 @@ def test_bad_options(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytes
         assert "this CPU does not compute in bf16: its precisions are fp32" in capsys.readouterr().err
 
 
+def test_a_precision_that_a_session_does_not_take() -> None:
+    with pytest.raises(InputError, match=r"precision must be one of fp32, fp16, bf16, got 'fp8'"):
+        Session.open(folded_model(), precision="fp8")
+    with pytest.raises(InputError, match="ht-kernels export --precision int8"):
+        Session.open(folded_model(), precision="int8")
+
+
+def test_without_onnx(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Files run, and checkpoints run in torch, without a warning in each session."""
+    folded, path = folded_model(), tmp_path / "model.onnx"
+    export_onnx(folded, path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING, "ht_kernels"):
+        assert Session.open(folded).runtime == "cpu" and Session.open(path).runtime == "openvino"
+    assert not caplog.records
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "available, for exported files only: a checkpoint is converted by onnx" in said
+    assert "runs a checkpoint by cpu" in said
+
+
 def test_without_openvino(
     checkpoint: Path,
     clip: Path,
@@ -360,3 +387,33 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"available on CPU ({facts['openvino_devices']['CPU']})" in said
     if not torch.cuda.is_available():
         assert "runs a checkpoint by openvino" in said
+
+
+def test_a_driver_installed_in_part(
+    npu: Npu,
+    checkpoint: Path,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that raises is listed with its error, and no recording asks for it."""
+
+    def get_property(device: str, name: str) -> str:
+        if device == "NPU":
+            raise RuntimeError("the driver\nis too old")
+        return "A test's CPU"
+
+    monkeypatch.setattr(npu, "get_property", get_property)
+    assert main(["info"]) == 0
+    assert "available on CPU (A test's CPU), NPU (not usable: the driver is too old)" in capsys.readouterr().out
+
+    def core() -> None:
+        raise RuntimeError("no plugin loads")
+
+    monkeypatch.setattr(openvino_runtime, "import_openvino", lambda: SimpleNamespace(Core=core))
+    assert main(["info"]) == 0
+    assert "openvino     no: no plugin loads" in capsys.readouterr().out
+    stream = ["stream", str(clip), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
+    assert main([*stream, "--runtime", "cpu"]) == 0
+    assert (tmp_path / "out" / "report.json").exists()

@@ -147,6 +147,15 @@ def test_a_backend_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ran) == 3
 
 
+def test_the_log_says_that_reference_runs_instead(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch.choices, "asked", "triton")
+    with caplog.at_level("DEBUG", "ht_kernels"):
+        grid_to_mask(logits_of(1, 2, 4, 4), (8, 8))
+    assert [record.message for record in caplog.records if "triton: not used for masks: " in record.message]
+
+
 def test_what_a_launch_on_a_gpu_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     launches = []
 

@@ -1,0 +1,31 @@
+"""Which runtimes are on this machine, for ``ht-kernels info``."""
+
+from __future__ import annotations
+
+from ht_kernels.environment import version
+from ht_kernels.errors import InputError, reason
+
+from .openvino_runtime import devices
+from .runtimes import why_not_here
+from .session import RUNTIMES
+
+
+def runtimes() -> dict[str, str | None]:
+    """For each runtime of a session, best first: None if models can run on it here, else the reason why none can."""
+    reasons = {name: why_not_here(name) for name in RUNTIMES}
+    if reasons["tensorrt"] is None and version("tensorrt") is None and version("tensorrt_rtx") is None:
+        reasons["tensorrt"] = "TensorRT for RTX is not installed: pip install tensorrt-rtx"
+    if reasons["openvino"] is None:
+        try:
+            devices()
+        except (InputError, RuntimeError) as error:
+            reasons["openvino"] = reason(error)
+    return reasons
+
+
+def openvino_devices() -> dict[str, str]:
+    """What :func:`ht_kernels.deploy.openvino_runtime.devices` returns; empty if OpenVINO cannot be asked."""
+    try:
+        return devices()
+    except (InputError, RuntimeError):
+        return {}
