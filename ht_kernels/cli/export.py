@@ -87,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="SOURCE",
         help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image; "
-        f"for int8 without --calibrate up to {2 * _FRAMES}, of which every other one calibrates (default: the clip that "
-        "comes with pydicom)",
+        f"for int8 without --calibrate up to {2 * _FRAMES}, of which every other one calibrates (default: the clip "
+        "that comes with pydicom)",
     )
     parser.add_argument(
         "--calibrate",
