@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -96,3 +97,15 @@ def test_no_command_imports_another() -> None:
                 named = {*(node.module or "").split("."), *(alias.name for alias in node.names)}
                 from_cli = node.level == 1 or (node.module or "").startswith("ht_kernels.cli")
                 assert not from_cli or named.isdisjoint(ht_kernels.cli.COMMANDS), f"{command}.py imports {named}"
+
+
+def test_only_the_command_line_imports_itself() -> None:
+    """What a benchmark or the library needs of a command lies in the library."""
+    root = Path(ht_kernels.cli.__file__).parents[2]
+    package = [path for path in (root / "ht_kernels").rglob("*.py") if path.parent.name != "cli"]
+    found = [
+        str(path.relative_to(root))
+        for path in (*package, *(root / "benchmarks").rglob("*.py"))
+        if re.search(r"^\s*(?:from|import) ht_kernels\.cli\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert found == ["ht_kernels/__main__.py"]

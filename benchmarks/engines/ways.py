@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import ht_kernels as ht
 from ht_kernels.bench.shake import shake
-from ht_kernels.cli.model_options import fastest
 from ht_kernels.clip.injection import adapters
 from ht_kernels.deploy import Session, export_onnx
+from ht_kernels.deploy.fastest import fastest
 from ht_kernels.environment import version
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.preprocess import sample_frames

@@ -44,24 +44,26 @@ class Timing:
         return cls(median, lower, upper, len(values), calls, tuple(round(value, 9) for value in values))
 
 
-def interleave(calls: Mapping[str, Call], seconds: float) -> dict[str, Timing]:
+def interleave(calls: Mapping[str, Call], seconds: float, device: torch.device | str = "cpu") -> dict[str, Timing]:
     """Time ``calls`` in turn, A B C A B C ..., so that other load on the machine affects all of them alike.
 
     Args:
         calls: the calls to time, by name. Each is first called twice without being counted.
         seconds: the time to spend on all calls together; at least ``MIN_SAMPLES`` samples of each are taken.
+        device: where the calls compute. A sample on a GPU ends when the GPU is done.
     """
     repeats = {}
+    on_gpu = torch.device(device).type == "cuda"
     for name, call in calls.items():
         call()
-        repeats[name] = max(1, round(SAMPLE_SECONDS / max(_time(call, 1), 1e-9)))
+        repeats[name] = max(1, round(SAMPLE_SECONDS / max(_time(call, 1, on_gpu), 1e-9)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     for index in range(MAX_SAMPLES):
         if index >= MIN_SAMPLES and time.perf_counter() > end:
             break
         for name, call in calls.items():
-            samples[name].append(_time(call, repeats[name]))
+            samples[name].append(_time(call, repeats[name], on_gpu))
     return {name: Timing.of(values, repeats[name]) for name, values in samples.items()}
 
 
@@ -92,11 +94,11 @@ def float32_peak() -> float:
     return count / _fastest(call)
 
 
-def _time(call: Call, repeats: int) -> float:
+def _time(call: Call, repeats: int, on_gpu: bool = False) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         call()
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.synchronize()  # a GPU goes on after a call has returned
     return (time.perf_counter() - start) / repeats
 

@@ -71,7 +71,7 @@ def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], N
             left_out["stages"] = f"the backend {setting.backend} has no stages on the CPU"
         for name, reason in left_out.items():
             say(f"without {name}: {reason}")
-        timings = interleave({**calls, **{f"{name}, stages": call for name, call in staged.items()}}, seconds)
+        timings = interleave({**calls, **{f"{name}, stages": call for name, call in staged.items()}}, seconds, device)
         kernels = stages.gpu_kernels(calls["forward"]) if by_stage and device.type == "cuda" else {}
     peaks = Peaks(operations / min(timings["product"].each), copied / min(timings["copy"].each))
     sizes = _sizes(setting, folded, device)

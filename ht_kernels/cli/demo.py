@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import model_options, terminal
+from . import terminal
 
 if TYPE_CHECKING:
     from ht_kernels.demo.breast import Segmented
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
     from ht_kernels.clip import HTCLIP
     from ht_kernels.demo import breast, clips, comparison, sheet
+    from ht_kernels.deploy.fastest import fastest
     from ht_kernels.files import make_folder, png_bytes, write_whole
     from ht_kernels.video import Stream
     from ht_kernels.video.model import FrameModel
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     picture.unlink(missing_ok=True)  # one of an earlier run would not show what an interrupted one leaves
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
-        folded, runner = ht.fold(model), model_options.fastest(model)
+        folded, runner = ht.fold(model), fastest(model)
         print(f"Weights: {BREAST.name}, {model.config.backbone} with adapters; not a medical device")
         print(f"The fastest runtime here runs the models: {FrameModel(runner).describe()['runtime']}")
         print("\nSix images of breasts that were not trained on, compared with the outlines of experts")
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(_breast_lines(images)), flush=True)
 
         print(f"\nA simulated phantom in motion, by a smaller model of its own, {PHANTOM.name}", flush=True)
-        phantom = clips.segment_phantom(model_options.fastest(HTCLIP.from_checkpoint(PHANTOM).eval()))
+        phantom = clips.segment_phantom(fastest(HTCLIP.from_checkpoint(PHANTOM).eval()))
         mean = sum(phantom.dice) / len(phantom.dice)
         print(f"Dice {mean:.3f} against the exact masks, {phantom.fps:.0f} frames per second", flush=True)
 

@@ -87,15 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames",
         type=Path,
         metavar="SOURCE",
-        help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image "
-        "(default: the clip that comes with pydicom)",
+        help=f"frames to check the export on, up to {_FRAMES}: a DICOM clip, a video, a folder of images, one image; "
+        f"for int8 without --calibrate up to {2 * _FRAMES}, of which every other one calibrates (default: the clip "
+        "that comes with pydicom)",
     )
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="SOURCE",
-        help=f"for int8: up to {_CALIBRATION} frames like those that the file will see, such as training images; the "
-        "check leaves them out (default: every other frame of --frames)",
+        help=f"for int8: up to {_CALIBRATION} frames like those that the file will see, such as training images; "
+        "frames that are in --frames too are only checked on (default: every other frame of --frames)",
     )
     model_options.add_tower_arguments(parser)
 

@@ -16,7 +16,6 @@ from . import terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
-    from ht_kernels.deploy import FoldedHTCLIP, Session
 
 TOWER = ("backbone", "pretrained", "image_size")
 """The names of the options that :func:`add_tower_arguments` adds."""
@@ -106,32 +105,6 @@ def untrained_model(backbone: str = "ViT-B-16", pretrained: str | None = None, i
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return HTCLIP(backbone, pretrained, task="segmentation", num_classes=2, image_size=image_size).eval()
-
-
-def fastest(model: HTCLIP) -> FoldedHTCLIP | Session:
-    """What runs a model for a stream in the least time here, in float32.
-
-    That is a folded copy where there is a GPU, else a session of the first runtime that is installed. It is the folded
-    model itself where that is torch, or where the user named a backend: other runtimes have none.
-
-    Raises:
-        InputError: the model cannot be folded.
-    """
-    import copy
-
-    import torch
-
-    import ht_kernels as ht
-    from ht_kernels.deploy import Session
-    from ht_kernels.ops import dispatch
-
-    if torch.cuda.is_available():
-        return ht.fold(copy.deepcopy(model).cuda())
-    folded = ht.fold(model)
-    if dispatch.choices.asked:
-        return folded
-    session = Session.open(folded, output="grid" if model.config.task == "segmentation" else None)
-    return folded if session.runtime == "cpu" else session
 
 
 def warn_untrained() -> None:

@@ -124,6 +124,7 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     import ht_kernels as ht
     from ht_kernels.deploy import Session
     from ht_kernels.deploy.engine import gpu_target
+    from ht_kernels.deploy.fastest import default_runtime, fastest
     from ht_kernels.deploy.manifest import is_exported
     from ht_kernels.deploy.openvino_runtime import check_device
     from ht_kernels.weights import locate
@@ -134,12 +135,11 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     runtime = args.runtime
     if runtime is None and args.device is not None:
         runtime = "openvino"
-    on_gpu = runtime == "cuda_graph" or (runtime is None and torch.cuda.is_available())
-    if runtime is None and not on_gpu and args.precision != "fp32":
-        runtime = "openvino"
     path = args.checkpoint and locate(args.checkpoint)
     exported = path is not None and is_exported(path)
-    if args.precision != "fp32" and (exported or not (on_gpu or runtime == "openvino")):
+    if runtime is None and not exported:
+        runtime = default_runtime(args.precision)
+    if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino")):
         raise InputError(
             f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
             "has its own precision, and the other runtimes compute fp32"
@@ -150,16 +150,16 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
         raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
     if exported:
         return Session.open(path, runtime=runtime, device=args.device, progress=show), True
-    if on_gpu:
+    if runtime == "cuda_graph":
         gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
     if runtime == "openvino":
         check_device(args.device or "CPU", args.precision)
     model, trained = model_options.load_model(args)
-    if on_gpu:
+    if runtime == "cuda_graph":
         dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
         return ht.fold(model.cuda(), dtype), trained
     if runtime is None:
-        return model_options.fastest(model), trained
+        return fastest(model), trained
     folded = ht.fold(model)
     if runtime == "cpu":
         return folded, trained

@@ -24,6 +24,7 @@ from .manifest import Manifest, sha256
 DEVICES = ("CPU", "GPU", "NPU")
 """The devices of OpenVINO that a session runs on. GPU means Intel's."""
 
+_PLAIN_NAMES = {"CPU": "cpu", "GPU": "intel gpu", "NPU": "npu"}
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 _TYPES = {"u8": "uint8", "f32": "float32"}
 _log = logging.getLogger("ht_kernels")
@@ -115,6 +116,7 @@ class OpenVinoRuntime:
             self._request = _compile(core, model, manifest, device).create_infer_request()
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot run {manifest.file} on {device}: {reason(error)[:200]}") from error
+        self.device = _PLAIN_NAMES[device]
         self._lock = threading.Lock()
 
     def __call__(self, frames: Tensor) -> Tensor:

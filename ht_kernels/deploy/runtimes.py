@@ -33,7 +33,13 @@ _PACKAGES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 
 
 class Runtime(Protocol):
-    """What every runtime offers."""
+    """What every runtime offers.
+
+    Attributes:
+        device: where it runs: ``cpu``, torch's name of an NVIDIA GPU such as ``cuda:0``, ``intel gpu`` or ``npu``.
+    """
+
+    device: str
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Return the results of frames."""
@@ -99,6 +105,7 @@ class EngineRuntime:
         self._manifest = manifest
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # TensorRT synchronises the default one
         device = self._stream.device
+        self.device = str(device)
         with torch.cuda.stream(self._stream):
             self._input = StaticInput(_largest(manifest, manifest.input_shape), torch.uint8, device)
             self._outputs = {
@@ -145,6 +152,7 @@ class GraphRuntime:
 
     def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None) -> None:
         self._runner, self._size = GraphRunner(folded), output_size
+        self.device = str(folded.position.device)
 
     def __call__(self, frames: Tensor) -> Tensor:
         return self._runner(frames, self._size)
@@ -155,6 +163,8 @@ class GraphRuntime:
 
 class OnnxRuntime:
     """An ONNX file in ONNX Runtime on the CPU. Threads share ONNX Runtime's session, which is safe for that."""
+
+    device = "cpu"
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         try:
@@ -197,6 +207,7 @@ class FoldedRuntime:
 
     def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None) -> None:
         self._folded, self._size = folded, output_size
+        self.device = str(folded.position.device)
 
     def __call__(self, frames: Tensor) -> Tensor:
         with torch.inference_mode():

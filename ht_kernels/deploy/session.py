@@ -46,7 +46,8 @@ class Session:
 
     Attributes:
         runtime: the name of the runtime that runs the model.
-        device: where OpenVINO runs it: ``CPU``, ``GPU`` or ``NPU``; None with another runtime.
+        device: where it runs, in words that reports use too: ``cpu``, torch's name of an NVIDIA GPU such as
+            ``cuda:0``, ``intel gpu`` or ``npu``.
         refused: why each better runtime is not used, by name.
         batch: smallest, usual and largest B.
         frame_shape: (C, H, W).
@@ -58,7 +59,7 @@ class Session:
 
     def __init__(self, runtime: str, run: Runtime, facts: dict[str, Any], refused: dict[str, str]):
         self.runtime, self.refused = runtime, refused
-        self.device: str | None = facts["device"] if runtime == "openvino" else None
+        self.device: str = run.device
         self.batch: tuple[int, int, int] = facts["batch"]
         self.frame_shape: tuple[int, int, int] = facts["frame_shape"]
         self.output: str = facts["output"]
@@ -123,7 +124,7 @@ class Session:
         if isinstance(model, FoldedHTCLIP):
             if output not in (None, "grid") or (output == "grid" and model.config.task != "segmentation"):
                 raise InputError(f"output must be None, or grid of a segmentation model, got {output!r}")
-            facts = _facts_of_model(model, batch, device, output)
+            facts = _facts_of_model(model, batch, output)
             candidates = _candidates_of_model(model, facts, device, precision or "fp32", progress)
         else:
             path = Path(model)
@@ -136,7 +137,7 @@ class Session:
             if manifest.file != path.name:
                 raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
             contents = _read(path, manifest)
-            facts = _facts_of_manifest(manifest, device)
+            facts = _facts_of_manifest(manifest)
             if output not in (None, facts["output"]):
                 raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
             candidates = _candidates_of_file(path, contents, manifest, device, progress)
@@ -304,9 +305,8 @@ def _read(path: Path, manifest: Manifest) -> list[bytes]:
     return contents
 
 
-def _facts_of_manifest(manifest: Manifest, device: str) -> dict[str, Any]:
+def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
     return {
-        "device": device,
         "batch": manifest.batch,
         "frame_shape": manifest.input_shape[1:],
         "output": manifest.output_name,
@@ -317,12 +317,9 @@ def _facts_of_manifest(manifest: Manifest, device: str) -> dict[str, Any]:
     }
 
 
-def _facts_of_model(
-    folded: FoldedHTCLIP, batch: int | tuple[int, int, int], device: str, output: str | None
-) -> dict[str, Any]:
+def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], output: str | None) -> dict[str, Any]:
     config = folded.config
     return {
-        "device": device,
         "batch": batch_range(batch),
         "frame_shape": (1, *folded.image_size),
         "output": output or folded.result,

@@ -86,7 +86,11 @@ class FrameModel:
         return self.model.backend() if isinstance(self.model, FoldedHTCLIP) else None
 
     def describe(self) -> dict[str, Any]:
-        """The model in a report: its configuration, frame size, runtime and device."""
+        """The model in a report: its configuration, frame size, runtime and device.
+
+        The device is named as by :class:`ht_kernels.deploy.session.Session`: ``cpu``, torch's name of an NVIDIA GPU
+        such as ``cuda:0``, ``intel gpu`` or ``npu``.
+        """
         if isinstance(self.model, Session):
             task, count, names = _facts(self.model)
             facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}

@@ -47,9 +47,20 @@ def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_median_and_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = iter([1.0, 5.0, 1.0, 3.0, 2.0, 4.0])  # warm-up, then five samples
-    monkeypatch.setattr(measure, "_time", lambda call, repeats: next(durations))
+    monkeypatch.setattr(measure, "_time", lambda call, repeats, on_gpu: next(durations))
     timing = measure.interleave({"a": lambda: None}, seconds=0.0)["a"]
     assert (timing.lower, timing.median, timing.upper) == (2.0, 3.0, 4.0)
+
+
+def test_only_calls_on_a_gpu_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample on a CPU holds nothing but the calls."""
+    waits: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    measure.interleave({"a": lambda: None}, seconds=0.0)
+    assert not waits
+    measure.interleave({"a": lambda: None}, seconds=0.0, device="cuda")
+    assert len(waits) == 1 + measure.MIN_SAMPLES
 
 
 def test_floors_follow_from_the_limits() -> None:

@@ -25,6 +25,7 @@ from ht_kernels.cli import main
 from ht_kernels.deploy import Session, build_ir, check_session, export_onnx, openvino_runtime, read_manifest
 from ht_kernels.deploy.manifest import sha256, sha256_of_files, write_manifest
 from ht_kernels.errors import BackendError, InputError
+from ht_kernels.video.model import FrameModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 openvino = pytest.importorskip("openvino")
@@ -152,6 +153,14 @@ def test_what_openvino_is_told() -> None:
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
+@pytest.mark.parametrize("runtime", [None, "openvino", "onnxruntime", "cpu"])
+def test_a_report_names_the_device_alike_for_every_runtime(runtime: str | None) -> None:
+    """Without a session the folded model runs itself."""
+    folded = folded_model()
+    model = folded if runtime is None else Session.open(folded, runtime=runtime, output="grid")
+    assert FrameModel(model).describe()["device"] == "cpu"
+
+
 def test_threads_of_onnx_runtime_do_not_spin() -> None:
     options = Session.open(folded_model(), runtime="onnxruntime")._run._session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -194,7 +203,7 @@ def test_an_npu_takes_one_shape_and_half_precision(npu: Npu, tmp_path: Path) -> 
     with pytest.raises(BackendError, match=r"the NPU takes one batch size, and model\.onnx is for 1 to 3 frames"):
         Session.open(folded, device="NPU", precision="fp16", batch=(1, 2, 3))
     opened = Session.open(folded, device="NPU", precision="fp16", batch=2)
-    assert opened.device == "NPU" and npu.compiled == [("NPU", {"PERFORMANCE_HINT": "LATENCY"})]
+    assert opened.device == "npu" and npu.compiled == [("NPU", {"PERFORMANCE_HINT": "LATENCY"})]
     torch.testing.assert_close(opened(some_frames(folded, 2)), folded(some_frames(folded, 2)), rtol=0.02, atol=0.02)
     with pytest.raises(BackendError, match="does not compute in fp32"):
         Session.open(write_ir_beside(folded, tmp_path), device="NPU")
@@ -279,7 +288,7 @@ def test_from_export_to_stream(
         assert main(["stream", str(clip), "--checkpoint", str(file), "--output", str(out)]) == 0
         assert "by openvino" in capsys.readouterr().out
         model = json.loads((out / "report.json").read_text())["model"]
-        assert (model["runtime"], model["device"]) == ("openvino", "CPU")
+        assert (model["runtime"], model["device"]) == ("openvino", "cpu")
 
 
 def test_a_failed_gate(

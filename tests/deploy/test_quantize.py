@@ -227,3 +227,10 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setitem(sys.modules, "nncf", None)
     assert main(["export", "phantom", "--output", str(tmp_path / "model.onnx"), *int8, "--frames", clip]) == 2
     assert "int8 needs nncf, which is not installed: pip install nncf" in capsys.readouterr().err
+
+
+def test_the_help_says_which_source_keeps_a_frame_that_is_in_both(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "frames that are in --frames too are only checked on" in said
