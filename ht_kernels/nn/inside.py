@@ -118,7 +118,7 @@ class Inside(Uncalled):
         for held, place, name, value in self.constants:
             if name not in held:
                 return f"{place} has no {name}"
-            if not _equal(held[name], value):
+            if held[name] is not value and not _equal(held[name], value):
                 return f"{name} of {place} is no longer {value!r}"
         if not self.known:
             return "a module inside was replaced, added or removed"
