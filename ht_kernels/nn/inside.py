@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ht_kernels.backends import torch_private
 from ht_kernels.folding import WEIGHT_HOOKS
+
+_log = logging.getLogger("ht_kernels")
 
 _SHAPES = "in_channels", "out_channels", "kernel_size", "in_features", "out_features", "transposed", "output_padding"
 _FREE = "eps", "p", "inplace", "training", *_SHAPES
@@ -88,25 +92,38 @@ class Inside(Uncalled):
             kind.form is expected[name].form and kind.missing == expected[name].missing for name, kind in found.items()
         )
         self.constants = [
-            (vars(inside[place]), name, value)
+            (vars(inside[place]), place, name, value)
             for place, kind in (expected.items() if self.known else ())
             for name, value in kind.constants.items()
         ]
         self.dropout = vars(adapter.dropout)
+        self._logged: str | None = None
 
     def is_current(self) -> bool:
         """Whether the modules still hold the same modules, and are of the same classes."""
         return super().is_current() and list(map(type, self.called)) == self.forms
 
     def may_be_left_out(self) -> bool:
-        """Whether kernels may compute in the place of the modules.
+        """Whether kernels may compute in the place of the modules; if not, the log says why, once for each reason.
 
         They may if the modules are those of before, with the constants of before, and are not observed.
         """
-        for held, name, value in self.constants:
-            if name not in held or held[name] != value:
-                return False
-        return self.known and self.observed() is None
+        reason = self._why_called()
+        if reason is not None and reason != self._logged and not torch.compiler.is_compiling():
+            self._logged = reason
+            _log.info("an adapter is computed as published, without kernels: %s", reason)
+        return reason is None
+
+    def _why_called(self) -> str | None:
+        for held, place, name, value in self.constants:
+            if name not in held:
+                return f"{place} has no {name}"
+            if held[name] is not value and not _equal(held[name], value):
+                return f"{name} of {place} is no longer {value!r}"
+        if not self.known:
+            return "a module inside was replaced, added or removed"
+        observed = self.observed()
+        return None if observed is None else f"a {type(observed).__name__} inside has hooks or a replaced forward"
 
     @property
     def dropping(self) -> float:
@@ -132,6 +149,13 @@ def _kind(module: Any) -> Kind:
         name: value for name, value in vars(module).items() if name[0] != "_" and name not in _FREE and _is_plain(value)
     }
     return Kind(form, constants, tuple(name for name, p in module._parameters.items() if p is None))
+
+
+def _equal(value: Any, constant: Any) -> bool:
+    """Whether a value is that of a constant, also as a list; arrays and tensors are not, as they may be on a GPU."""
+    if isinstance(value, list):
+        value = tuple(value)
+    return _is_plain(value) and bool(value == constant)
 
 
 def _is_plain(value: Any) -> bool:

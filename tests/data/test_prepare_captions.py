@@ -122,6 +122,30 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     assert not report.left_out and len(read(tmp_path / "out")) == 21
 
 
+def test_small_things_on_black_do_not_look_alike(tmp_path: Path) -> None:
+    """Few bits of their hashes are set, so few differ; but a brighter one of the same is a near duplicate."""
+    numbers, rows = np.random.default_rng(0), [("filename", "Caption")]
+    for i in range(60):
+        pixels = np.zeros((128, 160), np.uint8)
+        y, x, height, width = *numbers.integers(0, 80, 2), *numbers.integers(20, 90, 2)
+        pixels[y : y + height, x : x + width] = 150
+        save(tmp_path / f"in/{i}.png", pixels)
+        rows.append((f"{i}.png", f"a nodule, number {i}"))
+    save(tmp_path / "in/brighter.png", pixels // 15 * 16)
+    write(tmp_path / "in/table.csv", [*rows, ("brighter.png", "a nodule")])
+    report = prepare_captions(tmp_path / "in", "CT", tmp_path / "out")
+    assert ("ct_59.png", "ct_brighter.png") in report.near and len(report.near) < 60
+    assert report.splits["val"] >= 3 and report.splits["test"] >= 6
+
+
+def test_images_that_all_look_alike_cannot_be_split_and_the_message_says_so(tmp_path: Path) -> None:
+    for i in range(5):
+        save(tmp_path / f"in/{i}.png", picture(0) // 2 + np.uint8(i))
+    write(tmp_path / "in/table.csv", [("filename", "Caption"), *((f"{i}.png", "a cyst") for i in range(5))])
+    with pytest.raises(InputError, match=r"5 images leave the val split empty; .*look alike were kept together, in 1 "):
+        prepare_captions(tmp_path / "in", "CT", tmp_path / "out")
+
+
 def test_images_with_the_same_pixels_are_one_with_all_captions(tmp_path: Path) -> None:
     source = make(tmp_path / "in")
     (source / "images/copy.jpg").write_bytes((source / "images/4.jpg").read_bytes())

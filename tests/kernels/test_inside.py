@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -244,6 +245,45 @@ def test_constants_that_change_are_computed_with(change: str, monkeypatch: pytes
     calls = calls_of(part, monkeypatch)
     with torch.no_grad():
         assert torch.equal(adapter(X, GRID), expected) and not calls
+
+
+@pytest.mark.parametrize("value", [np.array([2, 2]), torch.tensor([2, 2]), (np.array([2, 2]), 2)], ids=type)
+def test_a_constant_that_is_an_array_leaves_the_kernels_out(
+    value: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log says so, once."""
+    adapter, called = new(), []
+    monkeypatch.setattr(PublishedAdapter, "forward", lambda self, x, *_: called.append(1) or x)
+    adapter.adapter_conv.conv2.padding = value
+    with caplog.at_level("INFO", "ht_kernels"):
+        adapter(X, GRID)
+        adapter(X, GRID)
+    assert called == [1, 1]
+    (message,) = caplog.messages
+    assert message.endswith("without kernels: padding of adapter_conv.conv2 is no longer (2, 2)")
+
+
+def test_a_list_is_as_good_as_a_tuple(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    adapter = new()
+    expected = adapter(X, GRID)
+    adapter.adapter_conv.conv2.padding = [2, 2]
+    calls = calls_of(adapter.adapter_conv.conv2, monkeypatch)
+    with caplog.at_level("INFO", "ht_kernels"):
+        assert torch.equal(adapter(X, GRID), expected) and not calls and not caplog.messages
+
+
+def test_the_log_says_which_hooks_and_replaced_parts_leave_the_kernels_out(caplog: pytest.LogCaptureFixture) -> None:
+    adapter = new()
+    with caplog.at_level("INFO", "ht_kernels"):
+        handle = adapter.norm.register_forward_hook(lambda *_: None)
+        adapter(X, GRID)
+        handle.remove()
+        replaced_by_another_class(adapter)
+        adapter(X, GRID)
+    assert [message.partition("kernels: ")[2] for message in caplog.messages] == [
+        "a LayerNorm inside has hooks or a replaced forward",
+        "a module inside was replaced, added or removed",
+    ]
 
 
 def test_an_attribute_that_was_deleted_is_no_constant_of_before() -> None:

@@ -48,7 +48,8 @@ class Report:
         for split, count in self.splits.items():
             if not count:
                 raise InputError(
-                    f"{source}: {len(groups)} images in {len(set(groups))} groups leave the {split} split empty"
+                    f"{source}: {len(groups)} images leave the {split} split empty; those of one patient and those "
+                    f"that look alike were kept together, in {len(set(groups))} groups: add other images"
                 )
 
     def first_left_out(self) -> str:
