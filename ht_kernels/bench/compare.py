@@ -72,9 +72,10 @@ def compare(before: Path, after: Path) -> Comparison:
     a, b = _read(before), _read(after)
     if a["form"] != b["form"]:
         raise InputError(f"{before} is of the form {a['form']} and {after} of {b['form']}; expected two of the same")
-    if a.get("shape") != b.get("shape"):
-        differing = [name for name in a["shape"] if a["shape"][name] != b["shape"].get(name)]
-        words = ", ".join(f"{name} {a['shape'][name]} and {b['shape'].get(name)}" for name in differing)
+    if a["form"] == "adapter" and a["shape"] != b["shape"]:
+        names = dict.fromkeys((*a["shape"], *b["shape"]))
+        differing = [name for name in names if a["shape"].get(name) != b["shape"].get(name)]
+        words = ", ".join(f"{name} {a['shape'].get(name)} and {b['shape'].get(name)}" for name in differing)
         raise InputError(f"{before} and {after} do not measure the same adapter: {words}; measure the same one twice")
     ours, theirs = _samples(a, before), _samples(b, after)
     both = [name for name in ours if name in theirs]
@@ -119,6 +120,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has {found}; expected a results.json of ht-kernels bench with or without --shape, of this version"
         )
+    if form == "adapter" and not isinstance(document.get("shape"), dict):
+        raise InputError(f"{path} is damaged: it does not say the adapter's shape; run the benchmark again")
     return dict(document)
 
 

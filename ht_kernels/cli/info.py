@@ -27,6 +27,7 @@ def _facts() -> dict[str, Any]:
     return {
         **environment.describe(),
         "runtimes": here.runtimes(),
+        "runtimes_of_checkpoints": here.runtimes_of_checkpoints(),
         "openvino_devices": here.openvino_devices(),
     }
 
@@ -57,7 +58,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     runtimes = facts["runtimes"]
     lines += ["", "Runtimes of exported files and streams, best first"]
     lines += _table([(name, f"no: {why}" if why else _runtime(name, facts)) for name, why in runtimes.items()], 2)
-    default = next(name for name, why in runtimes.items() if not why and name != "tensorrt")
+    of_checkpoints = facts["runtimes_of_checkpoints"].items()
+    default = next(name for name, why in of_checkpoints if not why and name != "tensorrt")
     lines.append(f"  ht-kernels stream runs a checkpoint by {default}, unless --runtime names another.")
 
     lines += ["", "Packages"]
@@ -83,10 +85,12 @@ def _core(core: dict[str, Any]) -> str:
 
 
 def _runtime(name: str, facts: dict[str, Any]) -> str:
-    """What is to say of a runtime that is here: for OpenVINO its devices."""
-    if name != "openvino":
-        return "available"
-    return "available on " + ", ".join(f"{device} ({full})" for device, full in facts["openvino_devices"].items())
+    """What is to say of a runtime that is here: for OpenVINO its devices, and what keeps checkpoints from it."""
+    said = "available"
+    if name == "openvino":
+        said += " on " + ", ".join(f"{device} ({full})" for device, full in facts["openvino_devices"].items())
+    why = facts["runtimes_of_checkpoints"][name]
+    return f"{said}, for exported files only: {why}" if why else said
 
 
 def _gpu(gpu: dict[str, Any]) -> str:

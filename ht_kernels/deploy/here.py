@@ -11,8 +11,8 @@ from .session import RUNTIMES
 
 
 def runtimes() -> dict[str, str | None]:
-    """For each runtime of a session, best first: None if models can run on it here, else the reason why none can."""
-    reasons = {name: why_not_here(name) for name in RUNTIMES}
+    """For each runtime of a session, best first: None if exported files or checkpoints run on it here, else why not."""
+    reasons = {name: why_not_here(name, folded=False) for name in RUNTIMES}
     if reasons["tensorrt"] is None and version("tensorrt") is None and version("tensorrt_rtx") is None:
         reasons["tensorrt"] = "TensorRT for RTX is not installed: pip install tensorrt-rtx"
     if reasons["openvino"] is None:
@@ -21,6 +21,11 @@ def runtimes() -> dict[str, str | None]:
         except (InputError, RuntimeError) as error:
             reasons["openvino"] = reason(error)
     return reasons
+
+
+def runtimes_of_checkpoints() -> dict[str, str | None]:
+    """As :func:`runtimes`, for checkpoints alone."""
+    return {name: found or why_not_here(name, folded=True) for name, found in runtimes().items()}
 
 
 def openvino_devices() -> dict[str, str]:

@@ -30,6 +30,7 @@ from .static_input import StaticInput
 
 _TYPES = {"uint8": torch.uint8, "float32": torch.float32}
 _PACKAGES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_TAKE_ONNX = ("tensorrt", "openvino", "onnxruntime")
 
 
 class Runtime(Protocol):
@@ -75,13 +76,15 @@ def runs_here(manifest: Manifest) -> bool:
     return True
 
 
-def why_not_here(runtime: str) -> str | None:
-    """Why no model can run on a runtime here, as the GPU or the package is missing; None if some may."""
+def why_not_here(runtime: str, folded: bool) -> str | None:
+    """Why a runtime cannot run a folded model, or else a file, as the GPU or a package is missing; None if it may."""
     if runtime in ("tensorrt", "cuda_graph") and not torch.cuda.is_available():
         return "there is no NVIDIA GPU"
     name = _PACKAGES.get(runtime)
     if name is not None and importlib.util.find_spec(runtime) is None:
         return f"{name} is not installed: pip install {runtime}"
+    if folded and runtime in _TAKE_ONNX and importlib.util.find_spec("onnx") is None:
+        return "a checkpoint is converted by onnx, which is not installed: pip install onnx"
     return None
 
 

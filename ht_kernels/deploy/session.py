@@ -30,6 +30,7 @@ from .saturation import SATURATES, saturates
 RUNTIMES = ("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu")
 """The names of the runtimes, best first."""
 
+_PRECISIONS = ("fp32", "fp16", "bf16")
 _WARM_UP = 2
 _log = logging.getLogger("ht_kernels")
 
@@ -119,6 +120,13 @@ class Session:
                 raise InputError(f"device and precision are for the runtime openvino, got {runtime!r}")
             if precision is not None and not isinstance(model, FoldedHTCLIP):
                 raise InputError(f"precision is for a folded model, and {model} has its own: leave it out")
+            if precision == "int8":
+                raise InputError(
+                    "a folded model does not run in int8, which needs frames to calibrate on: write a file with "
+                    "ht-kernels export --precision int8, and open that"
+                )
+            if precision not in (None, *_PRECISIONS):
+                raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
             runtime = "openvino"
         device = device or "CPU"
         if isinstance(model, FoldedHTCLIP):
@@ -141,7 +149,7 @@ class Session:
             if output not in (None, facts["output"]):
                 raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
             candidates = _candidates_of_file(path, contents, manifest, device, progress)
-        session = _open_first(cls, candidates, facts, runtime)
+        session = _open_first(cls, candidates, facts, runtime, isinstance(model, FoldedHTCLIP))
         on_cpu = session.runtime == "onnxruntime" or (session.runtime == "openvino" and device == "CPU")
         if not isinstance(model, FoldedHTCLIP) and manifest.precision == "int8" and on_cpu and saturates():
             _log.warning("session: %s", SATURATES)
@@ -183,14 +191,16 @@ class Session:
 _Candidates = dict[str, Callable[[], Runtime]]
 
 
-def _open_first(cls: type[Session], candidates: _Candidates, facts: dict[str, Any], runtime: str | None) -> Session:
+def _open_first(
+    cls: type[Session], candidates: _Candidates, facts: dict[str, Any], runtime: str | None, folded: bool
+) -> Session:
     if runtime is not None and runtime not in candidates:
         raise BackendError(f"{runtime} was asked for by name, and this file runs on {' or '.join(candidates)} only")
     refused: dict[str, str] = {}
     for name, make in candidates.items():
         if runtime not in (None, name):
             continue
-        absent = why_not_here(name)
+        absent = why_not_here(name, folded)
         if absent is not None and runtime is None and len(candidates) > 1:
             refused[name] = absent
             _log.info("session: %s is not used: %s", name, absent)

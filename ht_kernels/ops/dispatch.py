@@ -114,9 +114,9 @@ def choose(case: AnyCase, asked: str | None = None, without: Collection[str] = (
             continue
         why_not = choices.retired.get((name, case.device)) or reason(name, case)
         if why_not is None:
-            _debug("%s: chosen for %s", name, case)
+            debug("%s: chosen for %s", name, case)
             return name
-        _debug("%s: not used: %s", name, why_not)
+        debug("%s: not used: %s", name, why_not)
     raise AssertionError("the reference backend runs every case")
 
 
@@ -176,7 +176,8 @@ def reason(name: str, case: AnyCase) -> str | None:
     return can(case)
 
 
-def _debug(message: str, *args: object) -> None:
+def debug(message: str, *args: object) -> None:
+    """Write a line to the log, except while torch.compile traces."""
     if not torch.compiler.is_compiling():  # logging would break the graph
         log.debug(message, *args)
 

@@ -25,7 +25,9 @@ def grid_to_mask(logits: Tensor, size: tuple[int, int], asked: str | None) -> Te
     case, logits = MaskCase(logits.device, logits.dtype), logits.detach()
     if asked is None:
         asked = dispatch.asked_for()
-        if asked is not None and dispatch.reason(asked, case) is not None:
+        why_not = None if asked is None else dispatch.reason(asked, case)
+        if why_not is not None:
+            dispatch.debug("%s: not used for masks: %s", asked, why_not)
             asked = "reference"
     if torch.compiler.is_compiling():
         return _classes(dispatch.choose(case, asked), logits, size)
