@@ -176,7 +176,8 @@ class PublishedHTCLIP(nn.Module):
             adapter.load_state_dict(ours.state_dict())
             block.mona = adapter.train(ours.training).requires_grad_(weight.requires_grad)
             block._forward_hooks.clear()
-            block.forward = partial(_adapted, block, tower.grid, tower.prefix_tokens, tower.batch_first)
+            adapted = _adapted if tower.batch_first else _adapted_sequence_first
+            block.forward = partial(adapted, block, tower.grid, tower.prefix_tokens)
         return published.train(model.training)
 
     def train(self, mode: bool = True) -> PublishedHTCLIP:
@@ -206,8 +207,13 @@ class PublishedHTCLIP(nn.Module):
         return logits
 
 
-def _adapted(block: Any, grid: tuple[int, int], prefix_tokens: int, batch_first: bool, x: Tensor) -> Tensor:
+def _adapted(block: Any, grid: tuple[int, int], prefix_tokens: int, x: Tensor) -> Tensor:
     """A block and its adapter: published code replaces the ``forward`` of blocks by such a function."""
-    x = type(block).forward(block, x)
-    tokens: Tensor = block.mona(x if batch_first else x.transpose(0, 1), grid, prefix_tokens)
-    return tokens if batch_first else tokens.transpose(0, 1)
+    tokens: Tensor = block.mona(type(block).forward(block, x), grid, prefix_tokens)
+    return tokens
+
+
+def _adapted_sequence_first(block: Any, grid: tuple[int, int], prefix_tokens: int, x: Tensor) -> Tensor:
+    """The same for blocks that take tokens (N, B, D)."""
+    tokens: Tensor = block.mona(type(block).forward(block, x).transpose(0, 1), grid, prefix_tokens)
+    return tokens.transpose(0, 1)
