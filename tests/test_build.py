@@ -22,7 +22,21 @@ from packaging.requirements import Requirement
 import ht_kernels
 from helpers import ROOT
 
-EXTRAS = {"clip", "docs", "video", "train", "export", "tensorrt", "tensorrt-rtx", "bench", "test", "lint", "all"}
+EXTRAS = {
+    "clip",
+    "docs",
+    "video",
+    "train",
+    "export",
+    "int8",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "bench",
+    "test",
+    "lint",
+    "all",
+}
 
 
 @pytest.fixture(scope="module")

@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
         if args.plugin:
             raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
-    if as_onnx and output.suffix != ".onnx":
-        raise InputError(f"the output {output} must end in .onnx, or --format says which other format it has")
+    if as_onnx and output.suffix == ".xml":
+        raise InputError(f"the output {output} must end in .onnx, or name its format with --format openvino")
     if as_folder and output.exists():
         raise InputError(f"the output {output} exists: name a new folder")
     if args.format.startswith("tensorrt"):

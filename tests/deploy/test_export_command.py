@@ -165,7 +165,7 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--output", "m.xml"], r"m\.xml must end in \.onnx, or --format"),
+        (["--output", "m.xml"], r"m\.xml must end in \.onnx, or name"),
         (["--output", ".", "--format", "triton-server"], "exists: name a new folder"),
         (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which cannot be imported"),
     ],

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -199,7 +200,9 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     def stand_in(content: bytes, manifest: object) -> object:
         opened.append(sha256(content))
-        return lambda frames: torch.zeros(len(frames), 3, *frames.shape[2:])
+        run: Any = Mock(side_effect=lambda frames: torch.zeros(len(frames), 3, *frames.shape[2:]))
+        run.device = "cuda:0"
+        return run
 
     monkeypatch.setattr(session, "EngineRuntime", stand_in)
     phases: list[str] = []

@@ -300,4 +300,5 @@ def test_a_failing_forward_gives_way_to_the_reference(failing_triton: None) -> N
     ht.set_backend(None)
     for _ in range(2):
         got = run_adapter(ours, x, (3, 4), 0, grad)
-        assert all(torch.equal(got[name], expected[name]) for name in expected)
+        for name in expected:  # the fold's gradients are the core's here, and torch's for the backend named
+            torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-6)

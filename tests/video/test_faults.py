@@ -224,7 +224,18 @@ def test_an_interrupt_at_any_moment(tmp_path_factory: pytest.TempPathFactory, mo
     def run(line: int, folder: Path) -> tuple[int, int]:
         interrupt = Interrupt(line)
         with interrupt.armed():
-            status = main(["stream", str(clip), "--output", str(folder / "out"), "--checkpoint", "trained.safetensors"])
+            status = main(
+                [
+                    "stream",
+                    str(clip),
+                    "--output",
+                    str(folder / "out"),
+                    "--checkpoint",
+                    "trained.safetensors",
+                    "--runtime",
+                    "cpu",
+                ]
+            )
         return status, interrupt.seen
 
     status, lines = run(0, tmp_path_factory.mktemp("whole"))
