@@ -31,7 +31,7 @@ FRAMES, CALIBRATION = 8, 16
 """How many frames of the example clip are run, and how many others calibrate int8."""
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""A gray frame (1, 1, H, W) to its logits."""
+"""A gray frame (1, 1, H, W) to its logits, of the size of the frame or of its patch grid."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Way:
         precision: ``fp32``, ``bf16`` or ``int8``.
         packages: the distributions that it needs beside torch.
         open: makes the call from a model.
+        after: what is made of the logits within the time of the row, from them and the size of the frame; None for
+            nothing.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Way:
     precision: str
     packages: tuple[str, ...]
     open: Callable[[ht.HTCLIP], Run]
+    after: Callable[[NDArray[np.float32], tuple[int, int]], object] | None = None
 
     def missing(self) -> str | None:
         """Why it cannot run here, in a clause; None if it can."""
@@ -145,23 +148,22 @@ def _int8(made: ht.HTCLIP, runtime: str) -> Run:
 
 
 def _default(made: ht.HTCLIP) -> Run:
-    """What ``ht-kernels stream`` takes by itself."""
+    """What ``ht-kernels stream`` takes by itself. A session's logits are on the patch grid."""
     chosen = fastest(made)
-    if isinstance(chosen, Session):
-        return _run(chosen, made.tower.image_size)
-    return _in_torch(chosen)
+    return _run(chosen) if isinstance(chosen, Session) else _in_torch(chosen)
 
 
-def _run(session: Session, size: tuple[int, int] | None = None) -> Run:
-    """A call of a session; logits on the patch grid are upsampled to ``size``."""
+def _run(session: Session) -> Run:
+    return lambda frame: session(torch.from_numpy(frame)).numpy()
 
-    def run(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits = session(torch.from_numpy(frame))
-        if size is not None and session.output == "grid":
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits.numpy()
 
-    return run
+def _mask(logits: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
+    return ht.functional.grid_to_mask(torch.from_numpy(logits), size)
+
+
+def upsampled(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Logits (B, K, h, w) at the size of the frames, as the published head upsamples them."""
+    return F.interpolate(torch.from_numpy(logits), size, mode="bilinear", align_corners=False).numpy()
 
 
 WAYS = (
@@ -170,7 +172,7 @@ WAYS = (
     Way("published, ONNX Runtime", "published", "fp32", ("onnxruntime", "onnxscript"), _published_in_onnxruntime),
     Way("published, OpenVINO", "published", "fp32", ("openvino",), partial(_published_in_openvino, precision="f32")),
     Way("published, OpenVINO", "published", "bf16", ("openvino",), partial(_published_in_openvino, precision="bf16")),
-    Way("ours, by default", "ours", "fp32", (), _default),
+    Way("ours, by default, with the mask", "ours", "fp32", (), _default, after=_mask),
     Way("ours, torch", "ours", "fp32", (), _folded),
     Way("ours, torch", "ours", "bf16", (), partial(_folded, dtype=torch.bfloat16)),
     Way("ours, ONNX Runtime", "ours", "fp32", ("onnxruntime",), partial(_session, runtime="onnxruntime")),

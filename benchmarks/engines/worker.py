@@ -16,12 +16,12 @@ import numpy as np
 
 def main() -> None:
     name, precision, model_name, frames_path, results_path = sys.argv[1:]
-    from .ways import WAYS, model
+    from .ways import WAYS, model, upsampled
 
     way = next(way for way in WAYS if (way.name, way.precision) == (name, precision))
     frames = np.load(frames_path)[:, None]
-    run = way.open(model(model_name))
-    np.save(results_path, np.concatenate([run(frame) for frame in frames]))
+    run, size = way.open(model(model_name)), frames.shape[-2:]
+    np.save(results_path, np.concatenate([upsampled(run(frame), size) for frame in frames]))
     print(json.dumps([]), flush=True)
     following = itertools.cycle(frames)
     for line in sys.stdin:
@@ -31,7 +31,9 @@ def main() -> None:
         while len(times) < 2 or time.perf_counter() < end:
             frame = next(following)
             start = time.perf_counter()
-            run(frame)
+            logits = run(frame)
+            if way.after is not None:
+                way.after(logits, size)
             times.append(time.perf_counter() - start)
         print(json.dumps(times), flush=True)
 
