@@ -21,7 +21,7 @@ COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255
 _SHIFT = 2
 """A pixel inside a mask has 1 / 2^2 of its class's colour and keeps the rest of its own, to one of 256 levels."""
 
-_STRIP = 1 << 16
+_STRIP = 1 << 17
 """Pixels of a strip."""
 
 _DOUBTFUL = (255, 50, 50)
