@@ -8,6 +8,7 @@ again for every frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,12 +111,18 @@ def to_rgb(frame: Frame) -> Frame:
 
 def write_state(rgb: Frame, state: str) -> None:
     """Write a line of text into the lower left corner of a frame (H, W, 3), in place."""
-    size = max(10, rgb.shape[0] // 28)
+    label = _label(max(10, rgb.shape[0] // 28), state)
+    height, width = min(label.shape[0], rgb.shape[0]), min(label.shape[1], rgb.shape[1])
+    rgb[rgb.shape[0] - height :, :width] = label[:height, :width]
+
+
+@lru_cache(maxsize=32)  # drawing one takes longer than the mask of a small frame
+def _label(size: int, text: str) -> Frame:
+    """A line of text in letters of ``size`` pixels, on a dark ground (H, W, 3)."""
     font = ImageFont.load_default(size)
-    label = Image.new("RGB", (int(font.getlength(state)) + size, 3 * size // 2), (40, 0, 0))
-    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), state, fill=(255, 210, 120), font=font, anchor="lm")
-    height, width = min(label.height, rgb.shape[0]), min(label.width, rgb.shape[1])
-    rgb[rgb.shape[0] - height :, :width] = np.asarray(label)[:height, :width]
+    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), (40, 0, 0))
+    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=(255, 210, 120), font=font, anchor="lm")
+    return np.asarray(label)
 
 
 def _box(mask: NDArray[np.uint8]) -> Box | None:

@@ -78,6 +78,7 @@ def in_turns(monkeypatch: pytest.MonkeyPatch, stream: Stream, count: int) -> tup
 
     Returns the function that gives the frames, and the one to call with everything that the stream shows.
     """
+    monkeypatch.setattr("ht_kernels.video.stream._NO_SIGNAL", 60.0)
     drawn, masked = threading.Semaphore(0), threading.Semaphore(0)
     model = stream._model.__class__.__call__
     monkeypatch.setattr(stream._model.__class__, "__call__", lambda *a: (drawn.acquire(timeout=20), model(*a))[1])
