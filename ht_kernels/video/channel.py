@@ -29,7 +29,7 @@ class Channel(Generic[T]):
         self._capacity, self._newest_wins = capacity, newest_wins
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._nudged = False
         self._error: BaseException | None = None
 
     def put(self, item: T) -> None:
@@ -54,17 +54,23 @@ class Channel(Generic[T]):
         """Take the oldest item.
 
         Raises:
-            TimeoutError: none came within ``timeout`` seconds.
+            TimeoutError: none came within ``timeout`` seconds, or :meth:`nudge` was called.
             Closed: the channel is empty and was closed. If it was closed with an error, that error is raised instead.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._items or self._closed, timeout):
-                raise TimeoutError
+            self._changed.wait_for(lambda: self._items or self._closed or self._nudged, timeout)
+            self._nudged = False
             if not self._items:
-                raise self._error or Closed
+                raise (self._error or Closed) if self._closed else TimeoutError
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def nudge(self) -> None:
+        """End the wait of a :meth:`get`, now or, if none waits, of the next, unless there is an item for it."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
 
     def close(self, error: BaseException | None = None, discard: bool = False) -> None:
         """Accept no more items. Closing again changes nothing.

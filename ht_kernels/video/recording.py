@@ -34,7 +34,8 @@ def record(
     """Run a stream over a source and write what it shows; returns the report.
 
     The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, ``latency.png`` and
-    ``report.json``. They appear when the stream ends or is stopped, and not at all when an exception ends it.
+    ``report.json``. They appear when the stream ends or is stopped, and not at all when an exception ends it. A frame
+    that is shown several times, with newer masks, is written as it was shown last.
 
     Args:
         source: what to read.
@@ -58,17 +59,26 @@ def record(
     with output_folder(output) as folder:
         video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
         segmented: list[Any] = []
+
+        def write(shown: Shown) -> None:
+            video.write(shown.overlay, shown.seconds)
+            if shown.mask is not None:
+                masks.write(shown.mask, shown.index)
+            if dicom_seg:
+                segmented.append(shown.mask)
+            if watch is not None:
+                watch(shown)
+
+        before: Shown | None = None
         try:
             for shown in stream.run(source):
                 if view is not None:
                     view.write(shown.overlay)
-                video.write(shown.overlay, shown.seconds)
-                if shown.mask is not None:
-                    masks.write(shown.mask, shown.index)
-                if dicom_seg:
-                    segmented.append(shown.mask)
-                if watch is not None:
-                    watch(shown)
+                if before is not None and not shown.replaces(before):
+                    write(before)
+                before = shown
+            if before is not None:
+                write(before)
         finally:
             video.close()
         report = _report(source, stream, weights)

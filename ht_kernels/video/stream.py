@@ -1,7 +1,8 @@
 """A model over frames in real time. The stages work in threads side by side; the caller takes what is to be shown.
 
 Every frame of a file is shown, in order, with its own mask. A frame of a live source never waits for the model: it is
-shown at once with the newest mask there is, and the model always takes the newest frame.
+shown at once with the newest mask there is, and the model always takes the newest frame. A frame that is still on the
+screen when the next mask is made is shown again with it. Where the model keeps pace with the source it is its own.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Shown:
             frame is unlike the training images, ``waiting`` where no mask was made yet, ``stale`` where the newest is
             too old, ``failed`` where the model failed, and ``no signal`` where no frame comes and the last is shown
             again.
-        note: the line in the corner that explains the state; empty when ``ok``.
+        note: the line in the corner that explains the state; empty for a frame of a file with its own mask.
         age: seconds from when the frame was decoded to when its overlay was drawn.
         distance: how far the frame is from the training images; None where the model does not tell, or has not yet. For
             a live source, this and the next two are of the frame that the model saw last, which may be an earlier one.
@@ -90,6 +91,10 @@ class Shown:
     distance: float | None = None
     percentile: float | None = None
     confidence: float | None = None
+
+    def replaces(self, before: Shown | None) -> bool:
+        """Whether this is the frame that was shown ``before``, with a newer mask."""
+        return before is not None and self.index == before.index and self.state != "no signal"
 
 
 @dataclass
@@ -167,7 +172,7 @@ class Stream:
         self._seen = self._unfamiliar = 0
         self._damaged = 0
         self._states: Counter[str] = Counter()
-        self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_age")}
+        self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_delay", "mask_age")}
         self._distances, self._confidences = Histogram(), Histogram()
         self._drops: dict[str, Channel[Any]] = {}
         self._threads: list[threading.Thread] = []
@@ -176,7 +181,7 @@ class Stream:
         self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8))
 
     def run(self, source: Source | LiveSource | Iterable[Frame]) -> Iterator[Shown]:
-        """Give each frame as it is to be shown.
+        """Give each frame as it is to be shown; one of a live source again when there is a newer mask.
 
         Raises:
             InputError: a file is damaged or empty, one of its frames is not uint8, or the crop is not inside a frame.
@@ -190,6 +195,7 @@ class Stream:
         shown: Channel[Shown] = Channel(1 if self.live else _QUEUE, self.live)
         channels = self._start_live(source, shown) if self.live else self._start(source, shown)
         start = last = time.monotonic()
+        before: Shown | None = None
         try:
             while not (self.live and self._stopping):
                 try:
@@ -200,11 +206,14 @@ class Stream:
                     continue
                 except Closed:
                     break
+                if before is not None and result.replaces(before):
+                    self._states[before.state] -= 1
                 self._states[result.state] += 1
-                before = time.monotonic()
+                before = result
+                given = time.monotonic()
                 yield result
                 last = time.monotonic()
-                self._latencies["sink"].add(last - before)
+                self._latencies["sink"].add(last - given)
                 self._seconds = last - start
         finally:
             self._stopping = True
@@ -215,7 +224,7 @@ class Stream:
             deadline = time.monotonic() + _GRACE
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        if not (self._states or self.live or self.stopped):
+        if not (before or self.live or self.stopped):
             raise InputError("the clip has no frames")
 
     def stop(self) -> None:
@@ -225,12 +234,15 @@ class Stream:
     def report(self) -> dict[str, Any]:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
+        A frame that was shown several times counts once, with the state that it was shown with last.
+
         ``damaged`` is what a live source gave that is no frame: packets that could not be decoded, and frames that are
         not uint8. What is amiss in a file is told by the ``warnings`` of its source once the stream has ended.
 
-        Three latencies cover several stages, from when a frame was decoded to when an overlay was drawn. ``end_to_end``
-        is the work on a frame of a file, without waits. ``frame_age`` has the waits between stages, too. ``mask_age``
-        starts with the frame that the mask was made of, which may be an earlier one than the frame shown.
+        Four latencies cover several stages, from when a frame was decoded to when an overlay was drawn. ``end_to_end``
+        is the work on a frame of a file, without waits. ``frame_age`` has the waits between stages, too, up to the
+        first overlay of a frame. For a live source ``mask_delay`` goes up to the first overlay with the mask of the
+        frame, and ``mask_age`` up to every one, which may be of later frames.
 
         ``familiarity`` is None for a model that does not tell how far frames are from its training images. Otherwise it
         has the ``limit``, the median and the 95th percentile of the frames' distances, and ``unfamiliar``, the share of
@@ -243,7 +255,7 @@ class Stream:
             "fps": round(frames / self._seconds, 2) if self._seconds else None,
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
-            "states": dict(self._states),
+            "states": dict(+self._states),
             "familiarity": self._familiarity(),
             "confidence": self._confidences.summary(50, 5),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
@@ -269,39 +281,36 @@ class Stream:
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
         """Start the threads for a file, a chain in which each waits for the next; returns their channels."""
         decoded, prepared, finished = (Channel[_Item](_QUEUE) for _ in range(3))
+        # Only one thread calls torch. Each thread that does gets its own team of OpenMP threads, which goes on spinning
+        # after a call, on cores that another team needs.
+        stages = {"infer": self._infer, "postprocess": self._postprocess}
         self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
-        self._start_model(decoded, prepared, finished.put, [finished])
+        self._thread(
+            partial(self._work, {"preprocess": self._preprocess}, decoded, prepared.put), [decoded], [prepared]
+        )
+        self._thread(partial(self._work, stages, prepared, finished.put), [prepared], [finished])
         self._thread(lambda: self._show_all(finished, shown), [finished], [shown])
         return [decoded, prepared, finished]
 
     def _start_live(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
-        """Start the threads for a live source, whose frames go to the screen and, without delaying it, to the model."""
-        decoded, prepared, screen = (Channel[_Item](1, newest_wins=True) for _ in range(3))
-        self._drops = {"model": decoded, "preprocess": prepared, "overlay": screen, "sink": shown}
+        """Start the threads for a live source, whose frames go to the screen and, without delaying it, to the model.
+
+        One thread prepares a frame and runs the model: a frame that was prepared while the model was busy would be
+        older than the newest, and would have taken the cores from it.
+        """
+        decoded, screen = (Channel[_Item](1, newest_wins=True) for _ in range(2))
+        self._drops = {"model": decoded, "overlay": screen, "sink": shown}
+        stages = {"preprocess": self._preprocess, "infer": self._infer, "postprocess": self._postprocess}
         frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
         self._thread(lambda: self._decode(frames, [decoded, screen]), [], [decoded, screen])
 
         def keep(item: _Item) -> None:
             self._latest = item
+            screen.nudge()
 
-        self._start_model(decoded, prepared, keep, [])
+        self._thread(partial(self._work, stages, decoded, keep), [decoded], [])
         self._thread(lambda: self._show_live(screen, shown), [screen], [shown])
-        return [decoded, prepared, screen]
-
-    def _start_model(
-        self,
-        decoded: Channel[_Item],
-        prepared: Channel[_Item],
-        finish: Callable[[_Item], None],
-        finished: list[Channel[Any]],
-    ) -> None:
-        # Only one thread calls torch. Each thread that does gets its own team of OpenMP threads, which goes on spinning
-        # after a call, on cores that another team needs.
-        torch_stages = {"infer": self._infer, "postprocess": self._postprocess}
-        self._thread(
-            partial(self._work, {"preprocess": self._preprocess}, decoded, prepared.put), [decoded], [prepared]
-        )
-        self._thread(partial(self._work, torch_stages, prepared, finish), [prepared], finished)
+        return [decoded, screen]
 
     def _thread(self, work: Callable[[], None], inboxes: list[Channel[Any]], outboxes: list[Channel[Any]]) -> None:
         """Run ``work`` in a thread until a channel closes or it fails; then close both, the outboxes with the error."""
@@ -411,20 +420,30 @@ class Stream:
                 shown.put(self._draw(item, item, "ok", ""))
 
     def _show_live(self, screen: Channel[_Item], shown: Channel[Shown]) -> None:
-        last: _Item | None = None
+        item: _Item | None = None
+        judged: _Item | None = None
         while True:
+            again = False
             try:
-                item = last = screen.get(_NO_SIGNAL)
+                item = screen.get(_NO_SIGNAL)
             except TimeoutError:
-                if last is not None:
-                    silence = time.monotonic() - last.came
-                    shown.put(self._draw(last, None, "no signal", f"no signal for {silence:.1f} s"))
+                again = True
+            if item is None:
                 continue
-            shown.put(self._draw(item, *self._judge(item)))
+            latest, silence = self._latest, time.monotonic() - item.came
+            if again and silence >= _NO_SIGNAL:
+                shown.put(self._draw(item, None, "no signal", f"no signal for {silence:.1f} s"))
+            elif not again or latest is not judged:
+                result = self._draw(item, *self._judge(item, latest))
+                shown.put(result)
+                if not again:
+                    self._latencies["frame_age"].add(result.age)
+                if result.mask is not None and latest is not None and latest is not judged:
+                    self._latencies["mask_delay"].add(item.came + result.age - latest.came)
+                judged = latest
 
-    def _judge(self, item: _Item) -> tuple[_Item | None, str, str]:
+    def _judge(self, item: _Item, latest: _Item | None) -> tuple[_Item | None, str, str]:
         """For a frame of a live source: the frame whose result it gets, its state, and the line in the corner."""
-        latest = self._latest
         if latest is not None and latest.failure is not None:
             return None, "failed", f"model failed: {latest.failure}"
         if latest is None or latest.frame.shape[:2] != item.frame.shape[:2]:
@@ -436,7 +455,7 @@ class Stream:
             return latest, "unfamiliar", self._why_unfamiliar(latest)
         if latest.index < item.index:
             return latest, "late", f"mask of {1e3 * (item.came - latest.came):.0f} ms earlier"
-        return latest, "ok", ""
+        return latest, "ok", "mask of this frame"  # a line that came and went with every mask would flicker
 
     def _why_unfamiliar(self, item: _Item) -> str:
         scale = self._model.familiarity
@@ -459,11 +478,10 @@ class Stream:
             write_state(overlay, note)
         end = time.monotonic()
         self._latencies["overlay"].add(end - start)
-        if state != "no signal":
-            self._latencies["frame_age"].add(end - item.came)
         if seen is not None and mask is not None:
             self._latencies["mask_age"].add(end - seen.came)
         if not self.live:
+            self._latencies["frame_age"].add(end - item.came)
             self._latencies["end_to_end"].add(item.work + end - start)
         distance = None if seen is None else seen.distance
         scale = self._model.familiarity

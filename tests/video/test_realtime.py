@@ -6,8 +6,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.video import LiveSource, Stream, open_source
+from ht_kernels.video import LiveSource, Source, Stream, open_source, record
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.smooth import Smoother
 from ht_kernels.video.view import View
@@ -68,7 +70,56 @@ def test_live_shows_the_newest_and_never_waits_for_the_model(monkeypatch: pytest
     assert [s.index for s in shown] == sorted(s.index for s in shown)
     assert len(shown) > 20 and max(s.age for s in shown) < 0.3
     report = stream.report()
-    assert report["drops"]["model"] + report["drops"]["preprocess"] > 20 and report["states"]["waiting"] > 5
+    assert report["drops"]["model"] > 20 and report["states"]["waiting"] > 5
+
+
+def in_turns(monkeypatch: pytest.MonkeyPatch, stream: Stream, count: int) -> tuple[Callable[[], Iterator], Callable]:
+    """Frames and a model in turns: the model waits until a frame was shown, and the next frame for its mask.
+
+    Returns the function that gives the frames, and the one to call with everything that the stream shows.
+    """
+    monkeypatch.setattr("ht_kernels.video.stream._NO_SIGNAL", 60.0)
+    drawn, masked = threading.Semaphore(0), threading.Semaphore(0)
+    model = stream._model.__class__.__call__
+    monkeypatch.setattr(stream._model.__class__, "__call__", lambda *a: (drawn.acquire(timeout=20), model(*a))[1])
+
+    def camera() -> Iterator:
+        for frame in frames(count):
+            yield frame
+            masked.acquire(timeout=20)
+
+    return camera, lambda shown: (masked if shown.state == "ok" else drawn).release()
+
+
+def test_a_live_frame_is_shown_again_with_its_own_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shown = mixed(), []
+    alone = next(iter(Stream(model).run([frames(2)[1]])))
+    stream = Stream(model, live=True, stale=60)
+    camera, see = in_turns(monkeypatch, stream, 3)
+    for picture in stream.run(camera()):
+        shown.append(picture)
+        see(picture)
+    assert [s.index for s in shown] == [0, 0, 1, 1, 2, 2]
+    assert [s.state for s in shown] == ["waiting", "ok", "late", "ok", "late", "ok"]
+    assert shown[3].replaces(shown[2]) and not shown[2].replaces(shown[1])
+    assert shown[3].frame is shown[2].frame and shown[2].mask is shown[1].mask
+    assert np.array_equal(shown[3].mask, alone.mask)
+    report = stream.report()
+    assert report["frames"] == 3 and report["states"] == {"ok": 3}
+    assert 0 < report["latency_ms"]["mask_delay"]["p50"] <= report["latency_ms"]["mask_age"]["max"]
+
+
+def test_a_frame_that_is_shown_again_is_recorded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stream = Stream(mixed(), live=True, stale=60)
+    camera, see = in_turns(monkeypatch, stream, 3)
+    source = Source(tmp_path / "camera", "video", None, 25.0, (48, 64), lambda: ((None, frame) for frame in camera()))
+    run, written = stream.run, []
+    monkeypatch.setattr(stream, "run", lambda given: (see(shown) or shown for shown in run(given)))
+    report = record(source, stream, tmp_path / "out", watch=written.append)
+    assert [(s.index, s.state) for s in written] == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert len(list((tmp_path / "out/masks").iterdir())) == report["frames"] == 3
+    with av.open(tmp_path / "out/overlay.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
 
 
 def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) -> None:

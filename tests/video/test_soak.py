@@ -118,4 +118,5 @@ def test_a_file(tmp_path: Path, pytestconfig: pytest.Config) -> None:
 def test_a_live_address(pytestconfig: pytest.Config) -> None:
     count = pytestconfig.getoption("--frames")
     report = alone(live_address_into_view, "live address", count)
-    assert report["frames"] == count and report["reconnects"] == 0 and report["latency_ms"]["mask_age"]["p50"] > 0
+    assert 0 < report["frames"] <= count and report["reconnects"] == 0  # those that were shown again count once
+    assert report["latency_ms"]["mask_age"]["p50"] > 0

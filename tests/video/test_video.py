@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from helpers.clips import folded, frames, write_dicom, write_video
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.video import Stream, open_source
+from ht_kernels.video import Stream, open_source, overlay
 from ht_kernels.video.overlay import COLORS, Overlay
 from ht_kernels.video.sinks import MaskSink
 from ht_kernels.video.stream import STAGES
@@ -197,6 +198,35 @@ def test_overlay() -> None:
     assert (np.abs(inside - (0.75 * 100 + 0.25 * np.array(COLORS[1]))) <= 1).all()
     named = Overlay(("background", "lesion"))(np.zeros((200, 300), np.uint8), np.zeros((200, 300), np.uint8))
     assert (named == COLORS[1]).all(-1).any() and not named[60:].any()
+
+
+def drawn_in_floats(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """An overlay by its definition: a quarter of the class's colour, and the whole of it along the outline."""
+    rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
+    colors = np.array([COLORS[0], *[COLORS[1 + i % (len(COLORS) - 1)] for i in range(255)]], np.float32)[mask]
+    around = np.pad(mask, 1, mode="edge")
+    neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    edge = np.any([mask != other for other in neighbours], axis=0) & (mask > 0)
+    drawn = np.where((mask > 0)[..., None], 0.75 * rgb + 0.25 * colors, rgb)
+    return np.where(edge[..., None], colors, drawn)
+
+
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("place", ["inside", "border", "pixel", "all", "none"])
+def test_overlays_are_within_a_level_of_their_definition(
+    color: bool, order: Literal["C", "F"], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay, "_STRIP", 200)
+    random = np.random.default_rng(0)
+    frame = np.asarray(random.integers(0, 256, (37, 53, 3) if color else (37, 53), dtype=np.uint8), order=order)
+    mask = np.zeros((37, 53), np.uint8)
+    part = {"inside": np.s_[5:20, 9:30], "border": np.s_[:, 50:], "pixel": np.s_[36, 52], "all": np.s_[:]}
+    if place != "none":
+        mask[part[place]] = random.choice([1, 1, 1, 1, 1, 1, 2, 9, 255], mask[part[place]].shape)
+    before = frame.copy()
+    apart = np.abs(Overlay()(frame, mask) - drawn_in_floats(frame, mask))
+    assert apart.max() <= 1 and (apart[mask == 0] == 0).all() and np.array_equal(frame, before)
 
 
 def test_masks_and_video_are_written_as_given(tmp_path: Path) -> None:
