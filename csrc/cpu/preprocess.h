@@ -1,13 +1,14 @@
 // From a frame (H, W) or (H, W, 3) to the gray image (h, w) that a model takes, in one pass: gray by the luma of ITU-R
-// 601, then bicubic resizing (Keys 1981, a = -0.5) with antialiasing, as Pillow computes both, bit for bit.
+// 601, then the bicubic filter (Keys 1981, a = -0.5) with antialiasing, across and then down, bit for bit as Pillow.
 //
-// Reads H W bytes of a gray frame, 3 H W of a colour frame, each once, and writes h w bytes. A further thread reads the
-// rows again that its first pixel shares with the thread before. Weights have 22 fractional bits, sums are int32, and
-// between the horizontal and the vertical pass there are bytes, 0 to 255.
+// Reads H W bytes of a gray frame, 3 H W of a colour frame, each once, and writes h w bytes. A further thread reads
+// again the rows that its first output row shares with the thread before. Weights have 22 fractional bits, sums are
+// int32, at most two thirds of its range, and between the two passes there are bytes, 0 to 255.
 //
-// A tile is 16 rows of the frame, gray, by columns: (W, 16) int32, which is read 4 W / w times while it is in the cache.
-// A tap of the horizontal pass is a weight times a column, for 16 rows at once. Results go into a ring of rows (w) of
-// bytes, as many as a row of the output takes and 16 more. Nothing else lies between the frame and the output.
+// A tile is 16 rows of the frame, gray, by columns: (W, 16) int32. When both sides shrink, each column has about four
+// taps, which read it while it is in the first-level cache. A tap is a weight times a column, for 16 rows at once. The
+// results go into a ring of rows (w) of bytes: as many as a row of the output takes, and a tile more. Nothing else lies
+// between the frame and the output.
 #pragma once
 
 #include <stddef.h>
@@ -26,7 +27,6 @@ constexpr int kColumn = kTileRows / kLanes;  // vectors of a column of a tile
 constexpr int kFraction = 22;                // bits of a weight behind the point
 constexpr int32_t kHalf = 1 << (kFraction - 1);
 
-
 // Of each output pixel along one side: the input pixels that it is a weighted sum of.
 struct Taps {
   i64 most;         // that a pixel has
@@ -36,15 +36,13 @@ struct Taps {
   double* exact;    // (most): the weights of one pixel before they are rounded
 
   Taps(i64 inputs, i64 outputs, Arena& arena)
-      : most(min(inputs, 2 * static_cast<i64>(reach(inputs, outputs)) + 3)),
+      : most(min(inputs, static_cast<i64>(4 * stretch(inputs, outputs)) + 3)),
         first(arena.take<int32_t>(round_up(outputs, kTileRows))),
         count(arena.take<int32_t>(round_up(outputs, kTileRows))),
         weight(arena.take<int32_t>(outputs * most)),
         exact(arena.take<double>(most)) {}
 
-  // How far from the centre of an output pixel its taps lie, in input pixels: when a side shrinks, the cubic is as much
-  // wider as the output is smaller.
-  static double reach(i64 inputs, i64 outputs) { return 2 * stretch(inputs, outputs); }
+  // How much wider than the cubic the filter is, in input pixels: against aliasing, when a side shrinks.
   static double stretch(i64 inputs, i64 outputs) {
     return inputs > outputs ? static_cast<double>(inputs) / static_cast<double>(outputs) : 1;
   }
@@ -136,7 +134,7 @@ HT_INLINE void fill_columns(const uint8_t* const (&row)[kTileRows], i64 x, i64 w
     const uint8_t(*from)[kTileRows] = bytes + channels * i;
     for (int r = 0; r < kTileRows; r += kLanes) {
       Int gray = load(from[0] + r);
-      if (channels == 3) {
+      if constexpr (channels == 3) {
         gray = (19595 * gray + 38470 * load(from[1] + r) + 7471 * load(from[2] + r) + (1 << 15)) >> 16;
       }
       store(tile + (x + i) * kTileRows + r, gray);
@@ -151,7 +149,7 @@ inline void resize_across(const ht_frame_shape& n, const uint8_t* const (&row)[k
                           const FrameScratch& s, uint8_t* to) {
   i64 filled = 0;
   for (i64 x = 0; x < s.pitch; x += kTileRows) {
-    Pixels out[kTileRows];
+    int32_t sums[kTileRows * kTileRows];
     for (int i = 0; i < kTileRows; ++i) {
       const i64 first = taps.first[x + i], count = taps.count[x + i];
       for (; filled < first + count; filled += kTileRows) fill_columns<channels>(row, filled, n.width, s.tile);
@@ -162,10 +160,10 @@ inline void resize_across(const ht_frame_shape& n, const uint8_t* const (&row)[k
       for (i64 t = 0; t < count; ++t) {
         for (int c = 0; c < kColumn; ++c) sum[c] += weight[t] * load(column + t * kTileRows + c * kLanes);
       }
-      int32_t sums[kTileRows];
-      for (int c = 0; c < kColumn; ++c) store(sums + c * kLanes, sum[c]);
-      narrow(sums, kTileRows, reinterpret_cast<uint8_t*>(&out[i]));
+      for (int c = 0; c < kColumn; ++c) store(sums + i * kTileRows + c * kLanes, sum[c]);
     }
+    Pixels out[kTileRows];
+    narrow(sums, kTileRows * kTileRows, reinterpret_cast<uint8_t*>(out));
     transpose(out);
     for (int r = 0; r < kTileRows; ++r) __builtin_memcpy(to + r * s.pitch + x, &out[r], sizeof out[r]);
   }

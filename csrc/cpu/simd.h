@@ -163,16 +163,19 @@ HT_INLINE void interleave(Pixels a, Pixels b, Pixels& low, Pixels& high) {
 #undef HT_HIGH
 }
 
-// kLanes bytes as integers. GCC converts so short vectors byte by byte, so the instructions are named where there are any;
-// elsewhere zeros are interleaved twice.
+// kLanes bytes as integers. GCC converts such short vectors byte by byte, so the instructions are named where there are
+// any; elsewhere zeros are interleaved twice.
 HT_INLINE Int load(const uint8_t* p) {
 #if HT_LANES == 16
-  return reinterpret_cast<Int>(_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Int>(_mm512_maskz_cvtepu8_epi32(0xffff, bytes));
 #elif HT_LANES == 8
-  return reinterpret_cast<Int>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Int>(_mm256_cvtepu8_epi32(bytes));
 #else
-  Pixels v = {}, rest;
-  __builtin_memcpy(&v, p, kLanes);
+  uint32_t four;
+  __builtin_memcpy(&four, p, sizeof four);
+  Pixels v = reinterpret_cast<Pixels>(Unsigned{four}), rest;
   interleave(v, Pixels{}, v, rest);
   interleave(v, Pixels{}, v, rest);
   return reinterpret_cast<Int>(v);
