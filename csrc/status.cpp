@@ -62,6 +62,20 @@ ht_status check_mask_shape(const ht_mask_shape* s) {
   return HT_OK;
 }
 
+ht_status check_frame_shape(const ht_frame_shape* s) {
+  if (!s) return fail(HT_INVALID_ARGUMENT, "shape must not be NULL");
+  if (s->channels != 1 && s->channels != 3) {
+    return fail(HT_INVALID_ARGUMENT, "channels must be 1 or 3, got %lld", (long long)s->channels);
+  }
+  constexpr int64_t kMostSide = int64_t{1} << 20;  // so that a row of tiles takes 64 MiB at most
+  for (const int64_t side : {s->height, s->width, s->out_height, s->out_width}) {
+    if (side < 1 || side > kMostSide) {
+      return fail(HT_INVALID_ARGUMENT, "frame and output must have sides of 1 to 2^20, got %lld", (long long)side);
+    }
+  }
+  return HT_OK;
+}
+
 }  // namespace ht
 
 extern "C" const char* ht_last_error(void) { return last_error; }

@@ -11,6 +11,7 @@ __attribute__((format(printf, 2, 3))) ht_status fail(ht_status status, const cha
 ht_status check_shape(const ht_adapter_shape* shape);
 ht_status check_filter_shape(const ht_filter_shape* shape);
 ht_status check_mask_shape(const ht_mask_shape* shape);
+ht_status check_frame_shape(const ht_frame_shape* shape);
 
 // When a folded weight is there, and what it is: the words of HT_ADAPTER_WEIGHTS.
 enum class When { ALWAYS, NOISE, MASKED };

@@ -4,7 +4,8 @@ Tensors are passed as addresses, 0 for none, and tokens as (address, batch strid
 elements. The caller keeps the memory alive and is responsible for its size. ``folded`` and ``grads`` are FoldedAdapters
 with contiguous float32 weights; for CUDA, the matrices have the dtype of x. ``seconds`` is float64 (threads, stages),
 to which the seconds of each stage are added, or 0 to measure nothing. ``sizes`` of a filter is (batch, channels,
-height, width, masks), and that of a mask (batch, classes, grid_height, grid_width, height, width).
+height, width, masks), that of a mask (batch, classes, grid_height, grid_width, height, width), and that of a frame
+(height, width, channels, out_height, out_width). ``row_stride`` is in bytes.
 """
 
 from collections.abc import Sequence
@@ -81,5 +82,6 @@ def grid_to_mask(sizes: Sequence[int], logits: int, mask: int, threads: int) -> 
 def grid_to_mask_cuda(  # in a build with CUDA kernels only
     sizes: Sequence[int], logits: int, mask: int, stream: int
 ) -> None: ...
+def preprocess(sizes: Sequence[int], frame: int, row_stride: int, pixels: int, threads: int) -> None: ...
 def cpu_isa() -> str: ...
 def build_info() -> dict[str, Any]: ...

@@ -15,6 +15,7 @@ using Address = std::uintptr_t;
 using TokensArgument = std::array<std::int64_t, 3>;  // address, batch stride, token stride
 using FilterSizes = std::array<std::int64_t, 5>;     // ht_filter_shape
 using MaskSizes = std::array<std::int64_t, 6>;       // ht_mask_shape
+using FrameSizes = std::array<std::int64_t, 5>;      // ht_frame_shape
 
 template <class T>
 T* pointer(Address address) {

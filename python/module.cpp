@@ -7,6 +7,7 @@ void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
 void bind_grid_to_mask(pybind11::module_& m);
 void bind_grid_to_mask_cuda(pybind11::module_& m);
+void bind_preprocess(pybind11::module_& m);
 void bind_spectral_filter(pybind11::module_& m);
 void bind_spectral_filter_cuda(pybind11::module_& m);
 
@@ -20,5 +21,6 @@ PYBIND11_MODULE(_C, m) {
 #endif
   bind_build_info(m);
   bind_grid_to_mask(m);
+  bind_preprocess(m);
   bind_spectral_filter(m);
 }

@@ -15,11 +15,14 @@ class Arena {
  public:
   explicit Arena(void* memory) : start_(reinterpret_cast<uintptr_t>(memory)), next_(start_) {}
 
-  float* floats(i64 count) {
-    float* p = reinterpret_cast<float*>(next_);
-    next_ += static_cast<uintptr_t>(round_up(count * static_cast<i64>(sizeof(float)), 64));
+  template <class T>
+  T* take(i64 count) {
+    T* p = reinterpret_cast<T*>(next_);
+    next_ += static_cast<uintptr_t>(round_up(count * static_cast<i64>(sizeof(T)), 64));
     return p;
   }
+
+  float* floats(i64 count) { return take<float>(count); }
 
   size_t used() const { return next_ - start_; }
 

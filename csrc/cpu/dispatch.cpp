@@ -71,6 +71,12 @@ int threads_for(const ht_mask_shape& s, int most) {
   return threads_for(s.batch * s.classes * s.height * s.width, most);
 }
 
+// Both passes: each input pixel has about four taps across, and each row of results about four down.
+int threads_for(const ht_frame_shape& s, int most) {
+  const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
+  return threads_for(4 * larger(s.height, s.out_height) * (larger(s.width, s.out_width) + s.out_width), most);
+}
+
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
   const ht_status status = ht::check_filter_shape(s);
   if (status != HT_OK) return status;
@@ -180,6 +186,20 @@ ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, u
   if (shape->batch == 0) return HT_OK;
   if (!logits || !mask || !workspace) return fail(HT_INVALID_ARGUMENT, "logits, mask and workspace must not be NULL");
   kernels().mask(*shape, logits, mask, workspace, threads_for(*shape, threads));
+  return HT_OK;
+}
+
+size_t ht_preprocess_workspace_cpu(const ht_frame_shape* shape, int threads) {
+  return kernels().preprocess_workspace(*shape, threads);
+}
+
+ht_status ht_preprocess_cpu(const ht_frame_shape* shape, const uint8_t* frame, int64_t row_stride, uint8_t* pixels,
+                            void* workspace, int threads) {
+  const ht_status status = ht::check_frame_shape(shape);
+  if (status != HT_OK) return status;
+  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
+  if (!frame || !pixels || !workspace) return fail(HT_INVALID_ARGUMENT, "frame, pixels and workspace must not be NULL");
+  kernels().preprocess(*shape, frame, row_stride, pixels, workspace, threads_for(*shape, threads));
   return HT_OK;
 }
 

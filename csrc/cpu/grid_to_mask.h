@@ -53,12 +53,12 @@ struct MaskScratch {
   MaskScratch(const ht_mask_shape& n, Arena& arena)
       : wide(round_up(n.grid_width + 1, kLanes)),
         weight(arena.floats(n.width + kLanes)),
-        start(integers(min(n.width, n.grid_width) + 1, arena)),
-        column(integers(min(n.width, n.grid_width), arena)),
+        start(arena.take<int32_t>(min(n.width, n.grid_width) + 1)),
+        column(arena.take<int32_t>(min(n.width, n.grid_width))),
         top(arena.floats(mask_planes(n) * wide)),
         step(arena.floats(mask_planes(n) * wide)),
         row(arena.floats(mask_planes(n) * wide)),
-        winner(integers(wide, arena)) {}
+        winner(arena.take<int32_t>(wide)) {}
 
   void find_runs(const ht_mask_shape& n) {
     for (i64 x = 0; x < n.width; ++x) {
@@ -84,9 +84,6 @@ struct MaskScratch {
       for (i64 j = n.grid_width; j < wide; ++j) to[j] = change[j] = 0;
     }
   }
-
- private:
-  static int32_t* integers(i64 count, Arena& arena) { return reinterpret_cast<int32_t*>(arena.floats(count)); }
 };
 
 // The largest of several values so far, and its class. The first of equal values stays.

@@ -8,6 +8,7 @@
 #include "grid_to_mask.h"
 #include "ht_kernels.h"
 #include "kernels.h"
+#include "preprocess.h"
 #include "simd.h"
 
 namespace ht {
@@ -43,4 +44,6 @@ inline void backward(const ht_adapter_shape& shape, const ht_adapter_weights& we
                                          ht::isa::spectral_filter,          \
                                          ht::isa::spectral_filter_backward, \
                                          ht::isa::grid_to_mask_workspace,   \
-                                         ht::isa::grid_to_mask};
+                                         ht::isa::grid_to_mask,             \
+                                         ht::isa::preprocess_workspace,     \
+                                         ht::isa::preprocess};

@@ -27,6 +27,9 @@ struct Kernels {
                           float* grad_x, float* grad_mask, void* workspace, int threads);
   size_t (*mask_workspace)(const ht_mask_shape&, int threads);
   void (*mask)(const ht_mask_shape&, const float* logits, uint8_t* mask, void* workspace, int threads);
+  size_t (*preprocess_workspace)(const ht_frame_shape&, int threads);
+  void (*preprocess)(const ht_frame_shape&, const uint8_t* frame, int64_t row_stride, uint8_t* pixels, void* workspace,
+                     int threads);
 };
 
 extern const Kernels kernels_baseline;

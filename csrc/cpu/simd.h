@@ -7,6 +7,10 @@
 
 #include <stdint.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if !defined(HT_ISA) || !defined(HT_LANES) || !defined(HT_ROWS)
 #error "HT_ISA, HT_LANES and HT_ROWS are not defined: include this from a kernels_*.cpp, which defines them"
 #endif
@@ -28,6 +32,7 @@ typedef float Vec __attribute__((vector_size(4 * HT_LANES)));
 typedef int32_t Int __attribute__((vector_size(4 * HT_LANES)));
 typedef uint32_t Unsigned __attribute__((vector_size(4 * HT_LANES)));
 typedef uint16_t Short __attribute__((vector_size(2 * HT_LANES)));
+typedef uint8_t Pixels __attribute__((vector_size(16)));
 
 struct bfloat16 {
   uint16_t bits;
@@ -46,6 +51,14 @@ HT_INLINE Vec load(const float* p) {
 }
 
 HT_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+
+HT_INLINE Int load(const int32_t* p) {
+  Int v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+HT_INLINE void store(int32_t* p, Int v) { __builtin_memcpy(p, &v, sizeof v); }
 
 HT_INLINE Vec load(const bfloat16* p) {
   Short bits;
@@ -136,16 +149,50 @@ HT_INLINE void interleave(Vec a, Vec b, Vec& low, Vec& high) {
 #undef HT_HIGH
 }
 
-// Transposes a square of kLanes vectors. Each of log2(kLanes) rounds interleaves the first half of the vectors with the
-// second half.
-HT_INLINE void transpose(Vec (&v)[kLanes]) {
+HT_INLINE void interleave(Pixels a, Pixels b, Pixels& low, Pixels& high) {
+#define HT_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HT_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#if defined(__clang__)
+  low = __builtin_shufflevector(a, b, HT_LOW);
+  high = __builtin_shufflevector(a, b, HT_HIGH);
+#else
+  low = __builtin_shuffle(a, b, Pixels{HT_LOW});
+  high = __builtin_shuffle(a, b, Pixels{HT_HIGH});
+#endif
+#undef HT_LOW
+#undef HT_HIGH
+}
+
+// kLanes bytes as integers. GCC converts such short vectors byte by byte, so the instructions are named where there are
+// any; elsewhere zeros are interleaved twice.
+HT_INLINE Int load(const uint8_t* p) {
+#if HT_LANES == 16
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Int>(_mm512_maskz_cvtepu8_epi32(0xffff, bytes));
+#elif HT_LANES == 8
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Int>(_mm256_cvtepu8_epi32(bytes));
+#else
+  uint32_t four;
+  __builtin_memcpy(&four, p, sizeof four);
+  Pixels v = reinterpret_cast<Pixels>(Unsigned{four}), rest;
+  interleave(v, Pixels{}, v, rest);
+  interleave(v, Pixels{}, v, rest);
+  return reinterpret_cast<Int>(v);
+#endif
+}
+
+// Transposes a square of vectors. Each of log2(size) rounds interleaves the first half of the vectors with the second
+// half.
+template <class Vector, int size>
+HT_INLINE void transpose(Vector (&v)[size]) {
 #pragma GCC unroll 4
-  for (int round = 1; round < kLanes; round *= 2) {
-    Vec t[kLanes];
+  for (int round = 1; round < size; round *= 2) {
+    Vector t[size];
 #pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) interleave(v[i], v[i + kLanes / 2], t[2 * i], t[2 * i + 1]);
+    for (int i = 0; i < size / 2; ++i) interleave(v[i], v[i + size / 2], t[2 * i], t[2 * i + 1]);
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) v[i] = t[i];
+    for (int i = 0; i < size; ++i) v[i] = t[i];
   }
 }
 

@@ -214,6 +214,25 @@ size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads);
 ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
                               int threads);
 
+/* A frame (H, W, channels) and the gray image (h, w) that is made of it. */
+typedef struct {
+  int64_t height;     /* H */
+  int64_t width;      /* W */
+  int64_t channels;   /* 1 for gray, 3 for RGB */
+  int64_t out_height; /* h */
+  int64_t out_width;  /* w */
+} ht_frame_shape;
+
+/* Bytes of workspace, aligned to 64, that the call below needs with so many threads. */
+size_t ht_preprocess_workspace_cpu(const ht_frame_shape* shape, int threads);
+
+/* pixels = the frame as a model takes it: gray by the luma of ITU-R 601, resized by the bicubic filter (a = -0.5) with
+ * antialiasing, across before down, equal to Pillow's convert("L") and resize with BICUBIC. Pixels of a row are
+ * contiguous; row_stride is the distance of rows in bytes, negative for a frame from the bottom up. pixels (h, w) is
+ * contiguous. A side has at most 2^20 pixels. */
+ht_status ht_preprocess_cpu(const ht_frame_shape* shape, const uint8_t* frame, int64_t row_stride, uint8_t* pixels,
+                            void* workspace, int threads);
+
 /* On the device, contiguous and aligned to 16 bytes, the matrices in the dtype of tokens. */
 typedef struct {
 #define HT_MATRIX const void*

@@ -9,22 +9,58 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ht_kernels.backends import core, cpu
+from ht_kernels.errors import InputError
+
 from .frames import Frame
 from .source import Source
 
 RESIZING = "bicubic with antialiasing, aspect ratio not kept"
 """How a frame is resized, in words."""
 
+_LARGEST_SIDE = 2**20
 
-def preprocess(frame: Frame, size: tuple[int, int]) -> Tensor:
+
+def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = None) -> Tensor:
     """A frame, (H, W) or (H, W, 3) uint8, as uint8 tensor (1, 1, *size) with values 0 to 255.
 
-    Gray is the ITU-R 601 luma, the resize Pillow's bicubic one, as in the published code; the aspect ratio is not kept.
-    The scaling to [0, 1] and the repetition to three channels are folded into the model.
+    Gray is the ITU-R 601 luma, the resize Pillow's bicubic one, across and then down, as in the published code; the
+    aspect ratio is not kept. The scaling to [0, 1] and the repetition to three channels are folded into the model.
+
+    The compiled core does it in one pass over the frame, which may be a view, such as a crop, without a copy. Without
+    the core :func:`by_pillow` does; the result is the same, bit for bit.
+
+    Args:
+        frame: the frame.
+        size: (height, width) of the result.
+        threads: how many the core may use; by default as many as torch does.
+
+    Raises:
+        InputError: the frame is empty, or has another shape or dtype, or a side of it or of the result is not from 1 to
+            2**20 pixels long.
+    """
+    _check(frame, size)
+    if core.missing:
+        return by_pillow(frame, size)
+    whole_pixels = (3, 1) if frame.ndim == 3 else (1,)
+    if frame.strides[1:] != whole_pixels:
+        frame = np.ascontiguousarray(frame)
+    pixels = torch.empty((1, 1, *size), dtype=torch.uint8, device="cpu")
+    cpu.preprocess(frame, pixels, torch.get_num_threads() if threads is None else threads)
+    return pixels
+
+
+def by_pillow(frame: Frame, size: tuple[int, int]) -> Tensor:
+    """What :func:`preprocess` gives, computed by Pillow.
+
+    It is resized across first and then down, as Pillow before 13 always did. From 13 on Pillow goes down first where it
+    thinks that faster, and as there are bytes between the two passes, the result is another one.
     """
     height, width = size
-    image = Image.fromarray(frame).convert("L").resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image))[None, None]
+    gray = Image.fromarray(frame).convert("L")
+    for step in ((width, gray.height), (width, height)):
+        gray = gray.resize(step, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(gray))[None, None]
 
 
 def sample_frames(source: Source, size: tuple[int, int], count: int) -> Tensor:
@@ -32,3 +68,15 @@ def sample_frames(source: Source, size: tuple[int, int], count: int) -> Tensor:
     step = max(1, (source.frame_count or 1) // count)
     chosen = itertools.islice(source, 0, count * step, step)
     return torch.cat([preprocess(frame, size) for frame in chosen])
+
+
+def _check(frame: Frame, size: tuple[int, int]) -> None:
+    """Check what the core trusts."""
+    if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (3,)):
+        raise InputError(f"a frame has shape {np.shape(frame)}, expected an array (H, W) or (H, W, 3)")
+    if frame.dtype != np.uint8:
+        raise InputError(f"a frame has dtype {frame.dtype}, expected uint8 with values 0 to 255")
+    if not all(1 <= side <= _LARGEST_SIDE for side in frame.shape[:2]):
+        raise InputError(f"a frame has shape {frame.shape}, expected sides of 1 to {_LARGEST_SIDE} pixels")
+    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size):
+        raise InputError(f"size must be (height, width), two whole numbers from 1 to {_LARGEST_SIDE}, got {size!r}")

@@ -52,8 +52,11 @@ class FrameModel:
         self._graphs = GraphRunner(model) if isinstance(model, FoldedHTCLIP) and model.position.is_cuda else None
 
     def preprocess(self, frame: Frame) -> Tensor:
-        """Pixels uint8 (1, 1, H, W) of the model's size."""
-        return preprocess(frame, self.size)
+        """Pixels uint8 (1, 1, H, W) of the model's size.
+
+        One thread makes them, because the model runs beside it, on the others.
+        """
+        return preprocess(frame, self.size, threads=1)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, float | None]:
