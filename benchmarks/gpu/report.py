@@ -157,7 +157,7 @@ def _timing(row: dict[str, Any]) -> list[str]:
     time.
     """
     medians = {name: timing["median"] for name, timing in row["timings"].items()}
-    baselines = [name for name in medians if name.startswith(("published", "torch.fft"))]
+    baselines = [name for name in medians if name.startswith(("published", "torch."))]
     lines = [f"### {row['what']}{', ' + row['backend'] if row.get('backend') else ''}", ""]
     lines.append(f"| | ms | quartiles | {' | '.join(f'over {name}' for name in baselines)} | copy of x |")
     lines.append("|---|--:|--:|" + "--:|" * (len(baselines) + 1))
