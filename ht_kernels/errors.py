@@ -1,5 +1,13 @@
 """The errors that a user can do something about, and functions that put other libraries' errors into messages."""
 
+from __future__ import annotations
+
+import re
+
+_NO_MEMORY = re.compile(
+    r"out of memory|allocate memory|Failed to allocate|bad.?alloc(?:ation)?\b|Storage size calculation overflowed"
+)
+
 
 class InputError(ValueError):
     """Bad input from outside, such as a file, a checkpoint or an option.
@@ -16,3 +24,13 @@ class BackendError(RuntimeError):
 def reason(error: BaseException) -> str:
     """The whole message of an error on one line, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, NumPy or a runtime, or what it came from, says that there is too little memory.
+
+    On the CPU torch raises a RuntimeError for that, and runtimes raise exceptions of their own, so their words tell.
+    """
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)

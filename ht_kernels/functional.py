@@ -62,7 +62,7 @@ def ht_adapter(
     Raises:
         ValueError: a shape, a device or the grid does not fit, a number is out of range, or no backend has the name.
             The message names the argument, what came and what was expected.
-        TypeError: a dtype does not fit; the message is of the same kind.
+        TypeError: x is no tensor, or a dtype does not fit; the message is of the same kind.
         BackendError: the backend asked for by name cannot run this call.
 
     :class:`ht_kernels.folding.FoldedAdapter` gives the formula.
@@ -75,10 +75,12 @@ def ht_adapter(
         out = adapter_again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
             return out
+    _check_tensors(x=x)
     _check_folded(folded, x)
     _check(x, folded, grid, prefix_tokens)
     _check_numbers(eps, dropout)
     if keep is not None:
+        _check_tensors(keep=keep)
         _check_keep(keep, x, folded)
     return adapter(x, folded, Layout(height, width, prefix_tokens, eps), keep, dropout, asked_for(backend))
 
@@ -104,9 +106,10 @@ def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str
 
     Raises:
         ValueError: a shape or a device does not fit, or the form or the backend is unknown.
-        TypeError: a dtype does not fit.
+        TypeError: an argument is no tensor, or a dtype does not fit.
         BackendError: the backend asked for by name cannot run this call.
     """
+    _check_tensors(x=x, mask=mask)
     _check_filter(x, mask, form)
     grid = (x.shape[2], x.shape[3])
     pairs = mask_pairs(radial_mask(mask, grid) if form == "radial" else mask)
@@ -130,9 +133,10 @@ def grid_to_mask(logits: Tensor, size: tuple[int, int], *, backend: str | None =
 
     Raises:
         ValueError: the shape or the size does not fit, or no backend has the name.
-        TypeError: the logits are not floating point.
+        TypeError: the logits are no tensor, or not floating point.
         BackendError: the backend asked for by name cannot run this call.
     """
+    _check_tensors(logits=logits)
     if logits.dim() != 4 or not 1 <= logits.shape[1] <= 256 or min(logits.shape[2:]) < 1:
         shape = "(batch, 1 to 256 classes, height, width)"
         raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
@@ -158,8 +162,9 @@ def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
 
     Raises:
         ValueError: a shape or a device does not fit.
-        TypeError: a dtype does not fit.
+        TypeError: an argument is no tensor, or a dtype does not fit.
     """
+    _check_tensors(s=s, kernels=kernels, bias=bias)
     if s.dim() != 4:
         raise ValueError(f"s must have shape (batch, channels, height, width), got {tuple(s.shape)}")
     _check_floating("s", s)
@@ -193,7 +198,7 @@ def feature_pyramid(
 
     Raises:
         ValueError: the number of features does not fit, or the shape or the device of a tensor.
-        TypeError: features are not floating point.
+        TypeError: features are no tensors, or not floating point.
 
     :class:`ht_kernels.folding.FoldedLevel` gives the formula of a level; the levels are summed.
     """
@@ -202,6 +207,7 @@ def feature_pyramid(
     out = bias
     for i, (x, level) in enumerate(zip(features, levels, strict=True)):
         width, dim = level.reduce_weight.shape
+        _check_tensors(**{f"features[{i}]": x})
         if x.dim() != 3 or x.shape[2] != dim:
             raise ValueError(f"features[{i}] must have shape (batch, tokens, {dim}), got {tuple(x.shape)}")
         _check_floating(f"features[{i}]", x)
@@ -215,6 +221,14 @@ def feature_pyramid(
             raise ValueError(f"bias must have shape {shapes}, got {tuple(out.shape)}")
         out = out + scores
     return out
+
+
+def _check_tensors(**arguments: object) -> None:
+    for name, given in arguments.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, got {type(given).__name__}: torch.as_tensor makes one of an array"
+            )
 
 
 def _check_floating(name: str, t: Tensor) -> None:

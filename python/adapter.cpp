@@ -74,21 +74,18 @@ float* address_of(const py::handle& object, const char* name) {
   return tensor.is_none() ? nullptr : pointer<float>(tensor.attr("data_ptr")().cast<Address>());
 }
 
-ht_fold_parts read_parts(const py::handle& object) {
-  ht_fold_parts parts;
-#define HT_READ(name) parts.name = address_of(object, #name);
-  HT_FOLD_PARTS(HT_READ)
+// Defines a function that reads the fields of a list, which are attributes of a Python object.
+#define HT_READ(name) fields.name = address_of(object, #name);
+#define HT_READER(function, Fields, LIST)      \
+  Fields function(const py::handle& object) {  \
+    Fields fields;                             \
+    LIST(HT_READ)                              \
+    return fields;                             \
+  }
+HT_READER(read_parts, ht_fold_parts, HT_FOLD_PARTS)
+HT_READER(read_results, ht_fold_results, HT_FOLD_RESULTS)
+#undef HT_READER
 #undef HT_READ
-  return parts;
-}
-
-ht_fold_results read_results(const py::handle& object) {
-  ht_fold_results results;
-#define HT_READ(name) results.name = address_of(object, #name);
-  HT_FOLD_RESULTS(HT_READ)
-#undef HT_READ
-  return results;
-}
 
 void fold(const FoldSizes& sizes, bool masked, const py::object& parts, const py::object& results) {
   const ht_fold_shape shape = fold_shape(sizes, masked);

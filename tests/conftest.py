@@ -63,3 +63,35 @@ def allow_tf32():
     torch.set_float32_matmul_precision("high")
     yield
     torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A DICOM clip of five frames, ``clip.dcm`` in the folder of the test."""
+    import numpy as np
+
+    from helpers.clips import frames, write_dicom
+
+    return write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small segmentation model with named classes, without its tower, whose weights are then drawn."""
+    import ht_kernels as ht
+
+    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
+    ht.HTCLIP("timm/vit_tiny_patch16_224", class_names=("background", "lesion")).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small segmentation model with its tower, whose masks of pictures are mixed."""
+    import ht_kernels as ht
+
+    path = tmp_path_factory.mktemp("whole checkpoint") / "model.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        ht.HTCLIP("timm/vit_tiny_patch16_224").requires_grad_(True).save(path)
+    return path

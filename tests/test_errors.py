@@ -5,11 +5,15 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from helpers.clips import TINY
 from ht_kernels.bench import runner
 from ht_kernels.cli import main
-from ht_kernels.errors import InputError, reason
+from ht_kernels.cli.terminal import enough_memory
+from ht_kernels.errors import InputError, out_of_memory, reason
 from ht_kernels.files import output_folder
 
 
@@ -30,6 +34,68 @@ def test_the_cause_of_a_failed_download_reaches_the_user(monkeypatch: pytest.Mon
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     with pytest.raises(InputError, match="Caused by: no route to host"):
         ht.HTCLIP("ViT-B-16", pretrained="openai")
+
+
+def test_too_little_memory_is_a_sentence() -> None:
+    message = r"not enough memory for a batch of 9 images \(.*1125899906842624 bytes.*\): give a smaller --batch"
+    with pytest.raises(InputError, match=message), enough_memory("a batch of 9 images", "give a smaller --batch"):
+        torch.empty(1 << 50, dtype=torch.uint8)
+    for make in (lambda: np.empty(1 << 50, np.uint8), lambda: torch.empty(1 << 62), lambda: bytearray(1 << 60)):
+        with pytest.raises(InputError, match="not enough memory"), enough_memory("it", "do less"):
+            make()
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert out_of_memory(RuntimeError("Failed to allocate memory for requested buffer of size 9"))
+    with pytest.raises(RuntimeError, match="mat1"), enough_memory("it", "do less"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def _too_much(*_: object, **__: object) -> None:
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("command", "fails", "words"),
+    [
+        (
+            ["train", "--task", "segmentation", "--phantoms", "1", "--batch", "7", *TINY],
+            "ht_kernels.train.Trainer.run",
+            ["a batch of 7 images", "smaller --batch", "--accumulate"],
+        ),
+        (
+            ["evaluate", "phantom", "--phantoms", "1"],
+            "ht_kernels.train.evaluate.predict_with_signals",
+            ["a batch of 32 images of 224x224", "smaller --image-size"],
+        ),
+        (
+            ["export", "phantom", "--batch", "64"],
+            "ht_kernels.deploy.gate.check_onnx",
+            ["a batch of 64 frames", "smaller --batch"],
+        ),
+        (
+            ["bench", "--shape", "1000000000,197,768,64", "--grid", "14,14"],
+            None,
+            ["--shape 1000000000,197,768,64", "name fewer images"],
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_commands_say_what_needs_too_much_memory(
+    command: list[str],
+    fails: str | None,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ht_kernels.cli.train._VALIDATION_PHANTOMS", 1)
+    if fails is not None:
+        monkeypatch.setattr(fails, _too_much)
+    output = tmp_path / ("model.onnx" if command[0] == "export" else "out")
+    assert main([*command, "--output", str(output)]) == 2
+    said = capsys.readouterr().err
+    assert "there is not enough memory for" in said and "Traceback" not in said
+    assert all(word in said for word in words), said
+    assert not output.exists() or command[0] == "train"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import json
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_was_built_and_whether_it_is_for_this_gpu(
 ) -> None:
     built = {"version": "1", "compiler": "gcc", "openmp": 1, "isa_levels": ["baseline"], "cuda_archs": archs}
     module = SimpleNamespace(build_info=lambda: {**built, "nvcc": "13.0.88"}, cpu_isa=lambda: "baseline")
-    monkeypatch.setattr(environment.importlib, "import_module", lambda name: module)
+    monkeypatch.setitem(sys.modules, "ht_kernels._C", module)
     monkeypatch.setattr(environment.core, "module", module)
     monkeypatch.setattr(environment.core, "missing", "")
     monkeypatch.setattr(environment, "backends", lambda: {"reference": None})

@@ -58,7 +58,7 @@ def use(output: Path) -> None:
     import torch
 
     from ht_kernels.backends import core, cuda, torch_private
-    from ht_kernels.backends.call import Case, FilterCase
+    from ht_kernels.backends.call import Case, FilterCase, MaskCase
 
     def reason(case: Case | FilterCase) -> str | None:
         """The reason as the backend itself gives it, except that the device is not checked."""
@@ -66,8 +66,12 @@ def use(output: Path) -> None:
             return "it is for inference: it has no gradients and no dropout"
         return None if case.dtype in cuda.DTYPES else f"it does not compute {case.dtype}"
 
+    def reason_of_mask(case: MaskCase) -> str | None:
+        return None if case.dtype == torch.float32 else f"it makes no masks of {case.dtype}"
+
     core.module, core.missing = load(file), ""  # type: ignore[assignment]
     cuda.can_run = cuda.can_filter = reason  # type: ignore[assignment]
+    cuda.can_mask = reason_of_mask
     torch_private.current_stream = lambda index: 0
     torch.cuda.current_device = lambda: None  # type: ignore[assignment,return-value]
     torch.cuda.device = lambda device: nullcontext()  # type: ignore[assignment,misc]

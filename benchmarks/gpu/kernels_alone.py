@@ -28,6 +28,8 @@ ADAPTERS = (
     (1, 1064, 16, 4, 3, 2, 3, 1, 1),  # a row too long for a warp's registers
 )
 FILTERS = ((2, 11, 5, 8, 11), (1, 2, 37, 31, 1), (1, 1, 1, 1, 1))
+# batch, classes, grid height and width, height and width of the masks; the last group of pixels is whole in one.
+MASKS = ((2, 3, 5, 9, 23, 31), (1, 1, 14, 14, 40, 64), (1, 256, 2, 3, 1, 1))
 
 
 class Memory:
@@ -142,6 +144,17 @@ def run_filter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: 
     finish(memory, out, dtype, f"spectral filter {sizes} in {NAMES[dtype]}")
 
 
+def run_mask(core: ModuleType, memory: Memory, sizes: tuple[int, ...]) -> None:
+    """Call grid_to_mask once. Raises AssertionError if a pixel has no class of the model, as one not written."""
+    batch, classes, grid_height, grid_width, height, width = sizes
+    logits = memory.normal(batch, classes, grid_height, grid_width)
+    mask = memory.place(np.full((batch, height, width), 255, np.uint8))
+    core.grid_to_mask_cuda(sizes, logits, memory.address(mask), 0)
+    known = memory.host(mask) < max(classes, 2)  # the copy waits for the kernel
+    assert classes == 256 or known.all(), f"grid_to_mask {sizes}: {np.count_nonzero(~known)} pixels were not written"
+    memory.kept.clear()
+
+
 def finish(memory: Memory, out: Any, dtype: int, what: str) -> None:
     written = np.isfinite(numbers(memory.host(out), dtype))  # the copy waits for the kernels
     assert written.all(), f"{what}: {np.count_nonzero(~written)} of {written.size} numbers were not written"
@@ -166,6 +179,9 @@ def main() -> None:
         for sizes in FILTERS:
             run_filter(core, memory, sizes, dtype)
             calls += 1
+    for sizes in MASKS:
+        run_mask(core, memory, sizes)
+        calls += 1
     print(f"{calls} calls, all outputs written")
 
 

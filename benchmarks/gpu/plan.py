@@ -27,6 +27,7 @@ SECTIONS = (
     Section("build", 80, "build", None),
     Section("cuda-correctness", 50, "correctness", "cuda"),
     Section("cuda-timing", 90, "timing", "cuda"),
+    Section("cuda-masks", 60, "masks", "cuda"),
     Section("sanitizer", 140, "sanitize", None),
     Section("triton-correctness", 110, "correctness", "triton"),
     Section("gradients", 90, "gradients", "triton"),

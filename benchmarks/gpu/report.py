@@ -16,7 +16,7 @@ Documents = Mapping[str, dict[str, Any]]
 """The results of the sections, by name."""
 _HOW_TO_READ = (
     'Where times are compared, "over X" is how many times as fast as X a row is, and the last column is the share of '
-    "its time that a copy of the inputs takes."
+    "its time that a copy of the inputs takes; of masks, a copy of as many bytes as have to move."
 )
 _REHEARSAL = "Rehearsal on the CPU: its times say nothing about a GPU"
 _NOT_RUN: dict[str, Any] = {"status": "not run", "seconds": 0.0, "items": []}
@@ -157,7 +157,7 @@ def _timing(row: dict[str, Any]) -> list[str]:
     time.
     """
     medians = {name: timing["median"] for name, timing in row["timings"].items()}
-    baselines = [name for name in medians if name.startswith(("published", "torch.fft"))]
+    baselines = [name for name in medians if name.startswith(("published", "torch."))]
     lines = [f"### {row['what']}{', ' + row['backend'] if row.get('backend') else ''}", ""]
     lines.append(f"| | ms | quartiles | {' | '.join(f'over {name}' for name in baselines)} | copy of x |")
     lines.append("|---|--:|--:|" + "--:|" * (len(baselines) + 1))

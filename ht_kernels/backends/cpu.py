@@ -15,34 +15,27 @@ from .call import Case, FilterCase, Layout, MaskCase, Training, unit_stride
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
-    if core.missing:
-        return core.missing
-    if case.device.type != "cpu":
-        return f"it runs on the CPU, and the tensors are on {case.device}"
-    if case.dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes float32 and bfloat16, and x is {case.dtype}"
-    return core.transforms_reason()
+    return _reason(case, (torch.float32, torch.bfloat16), "it computes float32 and bfloat16, and x is")
 
 
 def can_filter(case: FilterCase) -> str | None:
     """None when this backend can run the spectral filter ``case``, else the reason."""
-    if core.missing:
-        return core.missing
-    if case.device.type != "cpu":
-        return f"it runs on the CPU, and the tensors are on {case.device}"
-    if case.dtype != torch.float32:
-        return f"it filters float32, and x is {case.dtype}"
-    return core.transforms_reason()
+    return _reason(case, (torch.float32,), "it filters float32, and x is")
 
 
 def can_mask(case: MaskCase) -> str | None:
     """None when this backend can make the masks of ``case``, else the reason."""
+    return _reason(case, (torch.float32,), "it makes masks of float32, and the logits are")
+
+
+def _reason(case: Case | FilterCase | MaskCase, dtypes: tuple[torch.dtype, ...], of_dtypes: str) -> str | None:
+    """The reason why no kernel for ``dtypes`` can run ``case``, or None; ``of_dtypes`` starts a sentence about them."""
     if core.missing:
         return core.missing
     if case.device.type != "cpu":
         return f"it runs on the CPU, and the tensors are on {case.device}"
-    if case.dtype != torch.float32:
-        return f"it makes masks of float32, and the logits are {case.dtype}"
+    if case.dtype not in dtypes:
+        return f"{of_dtypes} {case.dtype}"
     return core.transforms_reason()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ht_kernels.errors import InputError
 
+from . import terminal
+
 _MOST_THREADS = 1024
 HELP = "time the adapter, the heads and the model against the published way, or one adapter by stage; compare two runs"
 
@@ -96,7 +98,8 @@ def _shape(args: argparse.Namespace, seconds: float) -> int:
     from ht_kernels.bench.setting import read_setting
 
     setting = read_setting(args.shape, args.grid, args.variant, args.spectral, args.dtype, args.backend, args.threads)
-    found = single.run(setting, seconds, args.stages, say=_say)
+    with terminal.enough_memory(f"--shape {args.shape}", "name fewer images or tokens, the first two numbers"):
+        found = single.run(setting, seconds, args.stages, say=_say)
     print(f"backend {setting.backend} on {found['device']}, threads: {setting.threads}; milliseconds per call")
     print(*single.table(found), f"wrote {document.write(found, args.output)}", sep="\n")
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
 
-from . import model_options
+from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         from ht_kernels.train import simulate_examples
-        from ht_kernels.train.evaluate import evaluate, evaluate_all, lines, lines_of_all
+        from ht_kernels.train.evaluate import BATCH, evaluate, evaluate_all, lines, lines_of_all
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
@@ -96,12 +96,19 @@ def run(args: argparse.Namespace) -> int:
         for bad, why in examples.bad.items():
             print(f"left out {bad}: {why}")
     split = "" if args.phantoms is not None else f", {args.split} split"
+    memory = terminal.enough_memory(
+        f"a batch of {BATCH} images of {size}x{size}", "give a smaller --image-size, or take a machine with more"
+    )
     if len(sets) == 1:
         ((of, (examples, prompts)),) = sets.items()
-        print("\n".join(lines(evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts))))
+        with memory:
+            figures = evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts)
+        print("\n".join(lines(figures)))
         print(f"wrote report.md, results.json, results.csv and pictures to {args.output}")
         return 0
-    print("\n".join(lines_of_all(evaluate_all(model, sets, args.output, f"{name}{split}"))))
+    with memory:
+        all_figures = evaluate_all(model, sets, args.output, f"{name}{split}")
+    print("\n".join(lines_of_all(all_figures)))
     print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")
     return 0
 

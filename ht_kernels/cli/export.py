@@ -29,7 +29,6 @@ GATE_FAILED = 3
 """Exit status of an export that does not compute what torch does."""
 
 _FRAMES = 16
-_FEW = 8
 _CALIBRATION = 32
 
 
@@ -104,9 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import ht_kernels as ht
     from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
-    from ht_kernels.deploy.engine import import_runtime
-    from ht_kernels.deploy.manifest import described_files, manifest_path, report_path
-    from ht_kernels.deploy.openvino_runtime import import_openvino
+    from ht_kernels.deploy.manifest import described_files, failed_report_path, manifest_path, report_path
     from ht_kernels.deploy.runtimes import runs_here
     from ht_kernels.deploy.saturation import SATURATES, saturates
     from ht_kernels.deploy.server import write_repository
@@ -116,26 +113,21 @@ def run(args: argparse.Namespace) -> int:
 
     output: Path = args.output
     as_onnx, as_ir, as_folder = (args.format == name for name in ("onnx", "openvino", "triton-server"))
-    if as_ir:
-        import_openvino()  # raises if it is not installed, before the export takes time
-        if output.suffix != ".xml":
-            raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
-        if args.plugin:
-            raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
-    if as_onnx and output.suffix == ".xml":
-        raise InputError(f"the output {output} must end in .onnx, or name its format with --format openvino")
-    if as_folder and output.exists():
-        raise InputError(f"the output {output} exists: name a new folder")
-    if args.format.startswith("tensorrt"):
-        import_runtime(args.format.replace("-", "_"))  # raises if it is not installed
-    if (args.format == "tensorrt-rtx") != bool(args.target):
-        raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
     batch = _batch(args.batch)
+    _check(args)
+    _check_output(args)
     _check_int8(args)
+    _check_result(args)
     calibration_source = open_file(args.calibrate) if args.calibrate else None
     source = open_file(args.frames or example_clip())
+    if args.precision == "int8":
+        _check_count(calibration_source, source)
     built_report = None
-    with terminal.interruptible(), _folder_beside(output) as folder:
+    memory = terminal.enough_memory(
+        f"a batch of {batch[2]} frames",
+        "give a smaller --batch" if batch[2] > 1 else "give a smaller --image-size, or take a machine with more",
+    )
+    with terminal.interruptible(), memory, _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
             folded = ht.fold(model)
@@ -175,7 +167,6 @@ def run(args: argparse.Namespace) -> int:
             if runs_here(built):
                 with terminal.step("checking the engine on this GPU"):
                     built_report = check_session(folded, file, frames)
-        report.write(report_path(output), built_report)
         reports = [report] if built_report is None else [report, built_report]
         for each in reports:
             print("\n".join(_table(each)))
@@ -186,21 +177,20 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         failed = next((each for each in reports if not each.passed), None)
-        if failed is None and not as_folder:
-            for part, final in zip(described_files(file), described_files(output), strict=True):
-                os.replace(part, final)
-            os.replace(manifest_path(file), manifest_path(output))
+        if failed is not None:
+            report.write(failed_report_path(output), built_report)
+        else:
+            if not as_folder:
+                for part, final in zip(described_files(file), described_files(output), strict=True):
+                    os.replace(part, final)
+                os.replace(manifest_path(file), manifest_path(output))
+            report.write(report_path(output), built_report)
+            failed_report_path(output).unlink(missing_ok=True)
     if failed is None:
         beside = "its configuration" if as_folder else manifest_path(output).name
         if as_ir:
             beside = f"{output.with_suffix('.bin').name}, {beside}"
         print(f"wrote {output}, {beside} and {report_path(output).name}")
-        if calibration is not None and len(calibration) < _FEW:
-            print(
-                f"int8 was calibrated on {len(calibration)} frames only, and {_FEW} or more of those that the model "
-                "will see are usual: name them with --calibrate.",
-                file=sys.stderr,
-            )
         if calibration is not None and saturates():
             print(f"On this machine, {SATURATES}.", file=sys.stderr)
         if built_report is not None:
@@ -226,10 +216,64 @@ def run(args: argparse.Namespace) -> int:
         )
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
-        f"arises {place}.{few} {output} was not written; {report_path(output)} says more",
+        f"arises {place}.{few} {output} was not written; {failed_report_path(output)} says more",
         file=sys.stderr,
     )
     return GATE_FAILED
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and a machine without what every export needs."""
+    from ht_kernels.deploy.onnx import import_onnx
+    from ht_kernels.deploy.runtimes import import_onnxruntime
+
+    import_onnx()
+    import_onnxruntime()  # for the check
+    model_options.check_image_size(args)
+    if (args.format == "tensorrt-rtx") != bool(args.target):
+        raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
+    if args.plugin and args.format == "openvino":
+        raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
+    if args.plugin and args.format == "triton-server":
+        raise InputError("--plugin is for TensorRT, and the server runs adapters as standard operators: leave it out")
+
+
+def _check_result(args: argparse.Namespace) -> None:
+    """Refuse a result that the model does not give, as far as the head of its file says what it is for."""
+    from ht_kernels.clip.checkpoint import task_of
+    from ht_kernels.deploy.onnx import check_result
+    from ht_kernels.weights import locate
+
+    task = task_of(locate(args.checkpoint))
+    if args.result is not None and task is not None:
+        check_result(args.result, task)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse an output of another ending than its format's, or where it would replace what no export of it wrote."""
+    from ht_kernels.deploy.engine import import_runtime
+    from ht_kernels.deploy.manifest import check_place, check_report_place
+    from ht_kernels.deploy.openvino_runtime import import_openvino
+    from ht_kernels.deploy.server import check_folder
+
+    output: Path = args.output
+    if args.format == "triton-server":
+        check_folder(output)
+        check_report_place(output)
+        return
+    if args.format == "onnx" and output.suffix != ".onnx":
+        other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
+        named = "" if other is None else f", or name its format with --format {other}"
+        raise InputError(f"the output {output} must end in .onnx{named}")
+    if args.format == "openvino":
+        if output.suffix != ".xml":
+            raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
+        import_openvino()
+    elif args.format != "onnx":
+        if output.suffix in (".onnx", ".xml"):
+            raise InputError(f"the output {output} must not end in {output.suffix}: NAME.engine is usual")
+        import_runtime(args.format.replace("-", "_"))
+    check_place(output)
 
 
 def _check_int8(args: argparse.Namespace) -> None:
@@ -250,12 +294,22 @@ def _check_int8(args: argparse.Namespace) -> None:
     import_nncf()
 
 
+def _check_count(calibration: Source | None, source: Source) -> None:
+    """Refuse too few frames to calibrate on, as far as files say how many they have."""
+    from ht_kernels.deploy.quantize import check_count
+
+    if calibration is not None and calibration.frame_count is not None:
+        check_count(calibration.frame_count)
+    if calibration is None and source.frame_count is not None:
+        check_count((source.frame_count + 1) // 2)
+
+
 def _split(size: tuple[int, int], calibration: Source | None, source: Source) -> tuple[Tensor, Tensor]:
     """Frames to calibrate on, and others to check the export on; uint8 (B, 1, *size).
 
     Without frames for calibration, every other frame of the source is taken: the first, the third and so on.
     """
-    from ht_kernels.deploy.quantize import without
+    from ht_kernels.deploy.quantize import check_count, without
     from ht_kernels.media.preprocess import sample_frames
 
     if calibration is None:
@@ -271,15 +325,17 @@ def _split(size: tuple[int, int], calibration: Source | None, source: Source) ->
             f"int8 needs frames to calibrate on and others to check the export on, and {source.path} leaves none: name "
             "another source with --calibrate"
         )
+    check_count(len(chosen))
     return chosen, frames
 
 
-def _batch(text: str) -> int | tuple[int, int, int]:
+def _batch(text: str) -> tuple[int, int, int]:
+    from ht_kernels.deploy.batch import batch_range
+
     if re.fullmatch(r"\d{1,6}", text, re.ASCII):
-        return int(text)
+        return batch_range(int(text))
     if re.fullmatch(r"\d{1,6}:\d{1,6}:\d{1,6}", text, re.ASCII):
-        smallest, usual, largest = map(int, text.split(":"))
-        return smallest, usual, largest
+        return batch_range(tuple(map(int, text.split(":"))))
     raise InputError(f"--batch must be a number or MIN:OPT:MAX, such as 4 or 1:4:16, got {text!r}")
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.errors import InputError
 from ht_kernels.weights import SHIPPED
 
 from . import terminal
@@ -69,6 +70,18 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+def check_image_size(args: argparse.Namespace) -> None:
+    """Refuse an ``--image-size`` that no tower can take, before one is made.
+
+    Raises:
+        InputError: it is no size of an image.
+    """
+    from ht_kernels.deploy.manifest import LARGEST_SIDE
+
+    if args.image_size is not None and not 1 <= args.image_size <= LARGEST_SIDE:
+        raise InputError(f"--image-size {args.image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Say Python's warnings in a line each, without the place in the code that they come from."""
@@ -88,6 +101,7 @@ def load_model(args: argparse.Namespace, **overrides: Any) -> tuple[HTCLIP, bool
     """
     from ht_kernels.clip import HTCLIP
 
+    check_image_size(args)
     chosen = given(args, *TOWER)
     if args.checkpoint is not None:
         with plain_warnings():

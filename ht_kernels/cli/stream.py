@@ -77,11 +77,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ht_kernels.media.frames import Box
+    from ht_kernels.packages import import_package
     from ht_kernels.video import LiveSource, Stream, open_source, record
     from ht_kernels.video.dicom_seg import check_clip
     from ht_kernels.video.recording import check_output
+    from ht_kernels.video.smooth import Smoother
+    from ht_kernels.video.stream import check_stale
 
     crop = read_crop(args.crop)
+    check_stale(args.stale)
+    if args.smooth is not None:
+        Smoother(args.smooth)
+    model_options.check_image_size(args)
+    import_package("av", "the overlay video needs PyAV", "av")
+    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
     source = open_source(args.input)
     name = "live" if isinstance(source, LiveSource) else source.path.stem or source.path.resolve().name
     output = args.output or Path(f"{name}-segmented")
@@ -90,16 +102,19 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
     if args.dicom_seg:
         check_clip(Path(source.path))
+    if isinstance(crop, Box):
+        crop.of(np.empty(source.size, dtype=np.uint8))
     with terminal.interruptible(), ExitStack() as stack:
+        view = open_view(args.view)
+        if view is not None:
+            stack.callback(view.close)
         model, trained = open_model(args)
         if not trained:
             model_options.warn_untrained()
         stream = Stream(
             model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop, unfamiliar=args.unfamiliar
         )
-        view = open_view(args.view)
         if view is not None:
-            stack.callback(view.close)
             print(f"live view: {view.address}", file=sys.stderr, flush=True)
         weights = str(args.checkpoint) if trained else "untrained"
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count) as watch:
@@ -197,6 +212,6 @@ def open_view(text: str | None) -> View | None:
     if text is None:
         return None
     host, _, port = text.rpartition(":")
-    if not port.isdecimal():
-        raise InputError(f"--view is {text!r}, expected a port such as 8080, or HOST:PORT")
+    if not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"--view is {text!r}, expected a port from 0 to 65535, such as 8080, or HOST:PORT")
     return View(int(port), host or "127.0.0.1")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.errors import InputError, out_of_memory, reason
+
 if TYPE_CHECKING:
     from ht_kernels.video import Shown
 
@@ -25,6 +27,17 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def enough_memory(what: str, remedy: str) -> Iterator[None]:
+    """Raise InputError, with what to do, ``remedy``, where there is too little memory for ``what``."""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"there is not enough memory for {what} ({reason(error)}): {remedy}") from error
 
 
 @contextmanager

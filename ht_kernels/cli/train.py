@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 
-from . import model_options
+from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -168,7 +168,11 @@ def run(args: argparse.Namespace) -> int:
     if has_tower and model.draws_tower and recipe.method not in ("full", "all"):
         trainer.say("The tower has random weights, and is frozen: name trained ones with --pretrained.")
     trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
-    outcome = trainer.run()
+    parts = "" if recipe.accumulate == 1 else f" in {recipe.accumulate} parts"
+    with terminal.enough_memory(
+        f"a batch of {recipe.batch} images{parts}", "give a smaller --batch, or compute it in more parts, --accumulate"
+    ):
+        outcome = trainer.run()
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     score = "loss" if recipe.select == "loss" else score
     trainer.say(

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.packages import import_package
 
 from .open_clip import open_clip
 from .torchscript import is_archive
@@ -71,10 +72,7 @@ def load_backbone(
 
 
 def _load_timm(name: str, pretrained: str | None) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"backbone timm/{name} needs timm: pip install timm") from error
+    timm = import_package("timm", f"backbone timm/{name} needs timm", "timm")
     local = pretrained is not None and Path(pretrained).is_file()
     full_name = name if pretrained is None or local else f"{name}.{pretrained}"
     if not timm.is_model(name):

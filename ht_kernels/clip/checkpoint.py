@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
@@ -90,6 +91,15 @@ def kind(path: Path) -> str:
         return "ours"
     parts, _ = _published_parts(path, content)
     return "published" if "reduces" in parts else "adapters"
+
+
+def task_of(path: Path) -> str | None:
+    """The task that the head of a checkpoint in our format names; None where it names none. No tensor is read."""
+    try:
+        config = json.loads((read_metadata(path) or {})[_KEY])["config"]
+        return str(config["task"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
+        return None  # :func:`load` says what is wrong
 
 
 def load(path: str | Path, **overrides: Any) -> HTCLIP:

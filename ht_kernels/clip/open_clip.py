@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from ht_kernels.errors import InputError
+from ht_kernels.packages import import_package
 
 
 def open_clip(what: str) -> Any:
     """Import open_clip, and return the module. ``what`` names what needs it, such as "backbone ViT-B-16".
 
     Raises:
-        InputError: open_clip is not installed.
+        InputError: open_clip is not installed or cannot be imported.
     """
-    try:
-        return importlib.import_module("open_clip")
-    except ImportError as error:
-        raise InputError(f'{what} needs open_clip ({error}): pip install "ht-kernels[clip]"') from error
+    return import_package("open_clip", f"{what} needs open_clip", '"ht-kernels[clip]"')

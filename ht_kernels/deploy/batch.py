@@ -6,14 +6,19 @@ from typing import Any
 
 from ht_kernels.errors import InputError
 
+LARGEST_BATCH = 4096
+"""The largest batch size that a manifest may state: buffers are allocated by it."""
+
 
 def batch_range(batch: Any) -> tuple[int, int, int]:
     """Return the (smallest, usual, largest) batch size; ``batch`` is such a tuple, or one number for all three.
 
     Raises:
-        InputError: ``batch`` is neither.
+        InputError: ``batch`` is neither, or above :data:`LARGEST_BATCH`.
     """
     batches = batch if isinstance(batch, tuple) else (batch,) * 3
     if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise InputError(f"batch must be a number from 1 on, or three in ascending order (min, opt, max), got {batch}")
+    if batches[2] > LARGEST_BATCH:
+        raise InputError(f"batch must be at most {LARGEST_BATCH} frames, got {batches[2]}")
     return batches

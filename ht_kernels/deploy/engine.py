@@ -7,7 +7,6 @@ which take each precision from the graph.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ import torch
 import ht_kernels
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import write_whole
+from ht_kernels.packages import import_package
 
-from .manifest import Manifest, manifest_path, read_manifest, sha256, write_manifest
+from .manifest import Manifest, check_place, manifest_path, read_manifest, sha256, write_manifest
 
 RUNTIMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 """The name of each runtime in messages, by the name of its Python package."""
@@ -57,6 +57,7 @@ def build_engine(
         raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     if path.suffix == ".onnx":
         raise InputError(f"the engine {path} must not end in .onnx; NAME.engine is usual")
+    check_place(path)
     trt = import_runtime(runtime)
     name = f"{RUNTIMES[runtime]} {trt.__version__}"
     if runtime == "tensorrt" and targets:
@@ -123,13 +124,7 @@ def import_runtime(runtime: str) -> Any:
     Raises:
         InputError: the package cannot be imported.
     """
-    try:
-        return importlib.import_module(runtime)
-    except ImportError as error:
-        raise InputError(
-            f"engines need {RUNTIMES[runtime]}, which cannot be imported ({error}): "
-            f"pip install {runtime.replace('_', '-')}"
-        ) from error
+    return import_package(runtime, f"engines need {RUNTIMES[runtime]}", runtime.replace("_", "-"))
 
 
 def plugin_library() -> Path:

@@ -152,9 +152,9 @@ class FoldedHTCLIP(nn.Module):
         return result, distances
 
     def _checked(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
+        self.check(frames, output_size, distance)
         if frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
-        self.check(frames, output_size, distance)
         return self.compute(frames, output_size, distance)
 
     def compute(
@@ -233,6 +233,10 @@ class FoldedHTCLIP(nn.Module):
             raise InputError(NOT_CALIBRATED)
         if output_size is not None and self.config.task != "segmentation":
             raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
+        if not isinstance(frames, Tensor):
+            raise TypeError(
+                f"frames must be a tensor, got {type(frames).__name__}: torch.from_numpy makes one of an array"
+            )
         height, width = self.image_size
         if frames.dim() != 4 or frames.shape[1] not in (1, 3) or frames.shape[2:] != (height, width):
             raise InputError(f"frames must have shape (B, 1 or 3, {height}, {width}), got {tuple(frames.shape)}")

@@ -22,9 +22,10 @@ from ht_kernels.classes import classes_of, probabilities_of
 from ht_kernels.dice import dice
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
+from ht_kernels.packages import import_package
 
 from .folded import FoldedHTCLIP
-from .manifest import DISTANCE, manifest_path, read_manifest, sha256
+from .manifest import DISTANCE, manifest_of, sha256
 from .onnx_run import FRAMES_AT_ONCE, precision_of, run
 from .quantize import calibration_frames
 from .session import Session
@@ -153,12 +154,7 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
         InputError: the file cannot be run, has other outputs than the model, or was calibrated on some of the frames;
             or the frames do not fit.
     """
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise InputError("the check needs onnx and onnxruntime: pip install onnx onnxruntime") from error
-
+    onnx = import_package("onnx", "the check needs onnx", "onnx onnxruntime")
     content = read_whole(Path(path), "the file")
     try:
         model = onnx.load_from_string(content)
@@ -219,7 +215,7 @@ def check_session(
         BackendError: the file cannot run on this machine.
     """
     path = Path(path)
-    manifest = read_manifest(manifest_path(path))
+    manifest = manifest_of(path)
     thresholds = thresholds or THRESHOLDS[manifest.precision]
     runtime = {"onnx": "onnxruntime", "openvino": "openvino"}.get(manifest.kind, "tensorrt")
     session = Session.open(path, runtime=runtime)

@@ -6,7 +6,7 @@ from ht_kernels.environment import version
 from ht_kernels.errors import InputError, reason
 
 from .openvino_runtime import devices
-from .runtimes import why_not_here
+from .runtimes import import_onnxruntime, why_not_here
 from .session import RUNTIMES
 
 
@@ -15,11 +15,12 @@ def runtimes() -> dict[str, str | None]:
     reasons = {name: why_not_here(name, folded=False) for name in RUNTIMES}
     if reasons["tensorrt"] is None and version("tensorrt") is None and version("tensorrt_rtx") is None:
         reasons["tensorrt"] = "TensorRT for RTX is not installed: pip install tensorrt-rtx"
-    if reasons["openvino"] is None:
-        try:
-            devices()
-        except (InputError, RuntimeError) as error:
-            reasons["openvino"] = reason(error)
+    for name, ask in (("openvino", devices), ("onnxruntime", import_onnxruntime)):
+        if reasons[name] is None:
+            try:
+                ask()
+            except (InputError, RuntimeError) as error:
+                reasons[name] = reason(error)
     return reasons
 
 

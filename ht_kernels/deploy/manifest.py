@@ -16,11 +16,16 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import read_whole, write_whole
 from ht_kernels.nn import DistanceScale
 
+from .batch import LARGEST_BATCH
 from .folded import FoldedHTCLIP
 
 FORMAT = 1
-_LARGEST_BATCH, _LARGEST_SIDE = 4096, 8192
-_RESULTS = {"segmentation": ("logits", "mask", "grid"), "classification": ("logits",), "contrastive": ("embeddings",)}
+LARGEST_SIDE = 8192
+"""The largest side in pixels of the images that a file takes."""
+
+RESULTS_OF = {"segmentation": ("logits", "mask", "grid"), "classification": ("logits",), "contrastive": ("embeddings",)}
+"""The results of files by task, the usual one first."""
+
 DISTANCE = "distance"
 """The name of the second output of a file whose model is calibrated: the distances (B,) float32."""
 
@@ -53,6 +58,8 @@ class Manifest:
             ``(pixel * scale - mean) / std``, with mean and standard deviation by channel.
         familiarity: what the distances from the training images mean, which the file then gives as second output,
             :data:`DISTANCE`; None if it gives none, as in the manifests of older versions.
+        grid: for segmentation, the patch grid (h, w) that logits are upsampled from; None for other tasks, and in the
+            manifests of older versions.
     """
 
     format: int
@@ -80,6 +87,7 @@ class Manifest:
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     familiarity: DistanceScale | None = None
+    grid: tuple[int, int] | None = None
 
     @property
     def outputs(self) -> list[tuple[str, tuple[int | str, ...], str]]:
@@ -106,6 +114,58 @@ def described_files(path: Path) -> list[Path]:
 def report_path(path: Path) -> Path:
     """The path of the gate's report on a file: ``model.report.json`` or ``model.engine.report.json``."""
     return _stem(path).with_name(f"{_stem(path).name}.report.json")
+
+
+def failed_report_path(path: Path) -> Path:
+    """The path of the gate's report on a file that was not written: ``model.report.failed.json``.
+
+    It is another than :func:`report_path`, for an earlier export of the same name may be there, with its report.
+    """
+    return report_path(path).with_suffix(".failed.json")
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write an exported file where it, its manifest or its report would replace what no export of it wrote.
+
+    Raises:
+        InputError: it would.
+    """
+    manifest = manifest_path(path)
+    if manifest.exists() and _values(manifest).get("file") != path.name:
+        raise InputError(
+            f"{manifest} is there already and is not the manifest of an earlier {path.name}, and the export would "
+            "replace it: name another output, or move that file away"
+        )
+    for part in described_files(path):
+        if part.exists() and not manifest.exists():
+            raise InputError(
+                f"{part} is there already without a manifest {manifest.name}, so no export wrote it, and the export "
+                "would replace it: name another output, or move that file away"
+            )
+    check_report_place(path)
+
+
+def check_report_place(path: Path) -> None:
+    """Refuse to write the gate's report on a file where it would replace what is no such report.
+
+    Raises:
+        InputError: it would.
+    """
+    for report in (report_path(path), failed_report_path(path)):
+        if report.exists() and "thresholds" not in _values(report):
+            raise InputError(
+                f"{report} is there already and is not the report of an export, which would replace it: name another "
+                "output, or move that file away"
+            )
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """The values of a JSON file; none if it is something else."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _stem(path: Path) -> Path:
@@ -169,6 +229,7 @@ def describe(
         pixel_mean=folded.pixel_mean,
         pixel_std=folded.pixel_std,
         familiarity=None if folded.familiarity is None else folded.familiarity.scale,
+        grid=folded.grid if folded.config.task == "segmentation" else None,
     )
 
 
@@ -180,6 +241,24 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """
     content = json.dumps(asdict(manifest), indent=2) + "\n"
     write_whole(manifest_path(path), content.encode(), "the manifest")
+
+
+def manifest_of(path: Path) -> Manifest:
+    """Read and check the manifest beside an exported file.
+
+    Raises:
+        InputError: as :func:`read_manifest`, or the manifest is that of another file.
+    """
+    place = manifest_path(path)
+    if not place.exists():
+        raise InputError(
+            f"the manifest {place} cannot be read: there is none, and an exported file is opened with its manifest "
+            f"beside it. Copy the manifest too; if {path.name} was renamed, give it back the name of its export"
+        )
+    manifest = read_manifest(place)
+    if manifest.file != path.name:
+        raise InputError(f"the manifest {place} is of {manifest.file}, not of {path.name}: open {manifest.file}")
+    return manifest
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -199,7 +278,8 @@ def read_manifest(path: str | Path) -> Manifest:
         raise InputError(f"{path} is not a manifest: expected what ht-kernels export writes")
     if values["format"] != FORMAT:
         raise InputError(f"{path} has manifest format {values['format']!r}, and this version reads format {FORMAT}")
-    values.setdefault("familiarity", None)
+    for added in ("familiarity", "grid"):
+        values.setdefault(added, None)
     names = [field.name for field in fields(Manifest)]
     for problem, found in (("lacks", set(names) - values.keys()), ("has the unknown", values.keys() - set(names))):
         if found:
@@ -240,34 +320,41 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     The fields are checked because buffers are allocated, and masks are named, by them.
     """
     low, usual, high = manifest.batch
-    if not 1 <= low <= usual <= high <= _LARGEST_BATCH:
-        yield "batch", f"1 to {_LARGEST_BATCH} frames, not falling"
-    if manifest.task not in _RESULTS:
-        yield "task", " or ".join(_RESULTS)
+    if not 1 <= low <= usual <= high <= LARGEST_BATCH:
+        yield "batch", f"1 to {LARGEST_BATCH} frames, not falling"
+    if manifest.task not in RESULTS_OF:
+        yield "task", " or ".join(RESULTS_OF)
     if (manifest.num_classes < 1) != (manifest.task == "contrastive"):
         yield "num_classes", "1 or more, or 0 of a contrastive model"
     if manifest.class_names is not None and len(manifest.class_names) != manifest.num_classes:
         yield "class_names", f"{manifest.num_classes} names"
     count = low if low == high else "batch"
     first, *rest = manifest.input_shape or ("",)
-    sizes = [size for size in rest if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+    sizes = [size for size in rest if isinstance(size, int) and 0 < size <= LARGEST_SIDE]
     if first != count or len(rest) != 3 or rest != sizes or rest[0] not in (1, 3):
         yield "input_shape", f"({count}, 1 or 3, height, width)"
     if manifest.input_type != "uint8":
         yield "input_type", "uint8"
-    if manifest.output_name not in _RESULTS[manifest.task]:
-        yield "output_name", " or ".join(_RESULTS[manifest.task])
+    if manifest.output_name not in RESULTS_OF[manifest.task]:
+        yield "output_name", " or ".join(RESULTS_OF[manifest.task])
     if manifest.output_type != ("uint8" if manifest.output_name == "mask" else "float32"):
         yield "output_type", "uint8 of a mask, else float32"
     pixels = rest[1:] if manifest.task == "segmentation" else []
     if manifest.output_name == "grid":  # of any size
-        pixels = [size for size in manifest.output_shape[2:] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+        pixels = [size for size in manifest.output_shape[2:] if isinstance(size, int) and 0 < size <= LARGEST_SIDE]
         pixels = pixels if len(pixels) == 2 else [0]
     width = {"logits": [manifest.num_classes], "grid": [manifest.num_classes], "mask": []}.get(manifest.output_name)
     if width is None:  # embeddings may have any width
-        width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= _LARGEST_SIDE]
+        width = [size for size in manifest.output_shape[1:2] if isinstance(size, int) and 0 < size <= LARGEST_SIDE]
     if manifest.output_shape != (count, *width, *pixels) or len(manifest.output_shape) == 1:
         yield "output_shape", f"the shape of {manifest.output_name} of {manifest.num_classes} classes"
+    patches = manifest.grid
+    if patches is not None and (
+        manifest.task != "segmentation"
+        or not all(1 <= patch <= size for patch, size in zip(patches, sizes[1:], strict=True))
+        or (manifest.output_name == "grid" and manifest.output_shape[2:] != patches)
+    ):
+        yield "grid", "null, or the patch grid of a segmentation model, (height, width)"
     scale = manifest.familiarity
     if scale is not None and not (scale.sound() and manifest.task != "contrastive"):
         yield "familiarity", "null, or a limit above 0 and quantiles that do not fall, of a model with classes"
@@ -277,6 +364,12 @@ def _check_file(manifest: Manifest, path: Path) -> None:
     if Path(manifest.file).name != manifest.file or manifest.file in ("", "..", "."):
         raise InputError(f"the manifest {path} names {manifest.file!r}, expected a file in its own folder")
     file = path.parent / manifest.file
+    if manifest_path(file).name != path.name:
+        raise InputError(
+            f"the manifest {path} is of {manifest.file}, so files were renamed: an exported file and its manifest keep "
+            f"their names. Name them {manifest.file} and {manifest_path(file).name} again, or export the model under "
+            "the new name"
+        )
     contents = []
     for part in described_files(file):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
+from ht_kernels.packages import import_package
 
 from .batch import batch_range
 from .folded import FoldedHTCLIP
-from .manifest import Manifest, describe, write_manifest
-from .quantize import import_nncf, quantize
+from .manifest import RESULTS_OF, Manifest, check_place, describe, write_manifest
+from .quantize import check_count, import_nncf, quantize, why_unlike
+
+_log = logging.getLogger("ht_kernels")
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 RESULTS = ("logits", "mask", "grid", "embeddings")
@@ -58,7 +62,8 @@ def export_onnx(
             ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products. It does
             not go with int8, for which adapters run too.
         calibration: for int8, and only for it: frames (N, channels, H, W) uint8 like those that the file will see. They
-            decide the scales of activations.
+            decide the scales of activations. At least :data:`ht_kernels.deploy.quantize.LEAST`; if most are unlike the
+            training images, as a calibrated model can tell, a warning in the log says so.
 
     Returns:
         The manifest.
@@ -66,11 +71,12 @@ def export_onnx(
     Raises:
         TypeError: ``folded`` is not a folded model, or was folded to a 16-bit dtype.
         InputError: an argument is wrong, the model cannot be exported, a package is missing, or a file cannot be
-            written.
+            written or would replace what no export of it wrote.
     """
     import_onnx()
     path = Path(path)
     batches = _check(folded, path, precision, batch, output, channels)
+    check_place(path)
     _check_calibration(folded, precision, calibration, channels, plugin)
     output = output or folded.result
     content = _content(folded, precision, batches, output, channels, plugin, calibration, check=True)
@@ -102,13 +108,9 @@ def import_onnx() -> Any:
     """Import onnx and return it.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not installed or cannot be imported.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise InputError("the export needs onnx, which is not installed: pip install onnx onnxruntime") from error
-    return onnx
+    return import_package("onnx", "the export needs onnx", "onnx onnxruntime")
 
 
 def _content(
@@ -150,17 +152,27 @@ def _check(
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output is not None and output not in RESULTS:
         raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
-    if output in ("grid", "mask") and folded.config.task != "segmentation":
-        raise InputError(
-            f"a {output} goes with segmentation, and the model is for {folded.config.task}: export its {folded.result}"
-        )
-    if output in ("logits", "embeddings") and output != folded.result:
-        raise InputError(f"this model, for {folded.config.task}, gives {folded.result}, and {output} were asked for")
+    if output is not None:
+        check_result(output, folded.config.task)
     if output == "mask" and folded.config.num_classes > 256:
         raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     return batch_range(batch)
+
+
+def check_result(output: str, task: str) -> None:
+    """Refuse a result that models for a task do not give.
+
+    Raises:
+        InputError: it is one.
+    """
+    if output in RESULTS_OF[task]:
+        return
+    own = RESULTS_OF[task][0]
+    if output in ("grid", "mask"):
+        raise InputError(f"a {output} goes with segmentation, and the model is for {task}: export its {own}")
+    raise InputError(f"this model, for {task}, gives {own}, and {output} were asked for")
 
 
 def _check_calibration(
@@ -178,4 +190,8 @@ def _check_calibration(
         raise InputError(f"the file takes {channels} channels, and frames to calibrate on have {calibration.shape[1]}")
     if plugin:
         raise InputError("the plugin computes in fp32, fp16 or bf16, and int8 was asked for: export without the plugin")
+    check_count(len(calibration))
     import_nncf()
+    unlike = why_unlike(folded, calibration)
+    if unlike is not None:
+        _log.warning("export: %s", unlike)

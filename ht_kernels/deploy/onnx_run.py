@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ht_kernels.errors import InputError, reason
 
+from .runtimes import import_onnxruntime
+
 if TYPE_CHECKING:
     from onnx import ModelProto
 
@@ -46,10 +48,11 @@ def run(
         feeds: the other inputs of the model, if it has any, of one frame, by their names.
 
     Raises:
-        InputError: the model cannot be run on these frames.
+        InputError: the model cannot be run on these frames, or ONNX Runtime cannot be imported.
     """
     import onnx
-    import onnxruntime
+
+    onnxruntime = import_onnxruntime()
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)

@@ -9,7 +9,15 @@ from pathlib import Path
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import why, write_whole
 
-from .manifest import Manifest, described_files, manifest_path, read_manifest, sha256_of_files, write_manifest
+from .manifest import (
+    Manifest,
+    check_place,
+    described_files,
+    manifest_path,
+    read_manifest,
+    sha256_of_files,
+    write_manifest,
+)
 from .openvino_runtime import import_openvino
 
 
@@ -26,17 +34,18 @@ def build_ir(onnx: str | Path, path: str | Path) -> Manifest:
 
     Raises:
         InputError: OpenVINO is not installed or refuses the graph, or a file has a wrong name, does not fit its
-            manifest or cannot be written.
+            manifest, cannot be written or would replace what no export of it wrote.
     """
     onnx, path = Path(onnx), Path(path)
     if path.suffix != ".xml":
         raise InputError(f"the output {path} must end in .xml: OpenVINO's weights go into a file beside it, NAME.bin")
+    check_place(path)
     ov = import_openvino()
     manifest = read_manifest(manifest_path(onnx))
     try:
         model = ov.Core().read_model(onnx.read_bytes())
     except Exception as error:  # OpenVINO's exceptions have no narrower common class
-        raise InputError(f"OpenVINO {ov.__version__} refuses {onnx}: {reason(error)[:200]}") from error
+        raise InputError(f"OpenVINO {ov.__version__} refuses {onnx}: {reason(error)}") from error
     graph, weights = described_files(path)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent) as folder:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ht_kernels import environment
 from ht_kernels.errors import BackendError, InputError, reason
+from ht_kernels.packages import import_package
 
 from .cache import cached
 from .manifest import Manifest, sha256
+from .runtimes import FileRuntime
 
 DEVICES = ("CPU", "GPU", "NPU")
 """The devices of OpenVINO that a session runs on. GPU means Intel's."""
@@ -34,13 +36,23 @@ def import_openvino() -> Any:
     """Import OpenVINO and return it.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it is not installed or cannot be imported.
     """
+    return import_package("openvino", "this needs OpenVINO", "openvino")
+
+
+def _core() -> Any:
+    """OpenVINO's core, which knows the devices.
+
+    Raises:
+        InputError: OpenVINO cannot be imported.
+        BackendError: it is installed in part, or a driver of it is.
+    """
+    core = import_openvino().Core
     try:
-        import openvino
-    except ImportError as error:
-        raise InputError(f"OpenVINO cannot be imported ({error}): pip install openvino") from error
-    return openvino
+        return core()
+    except Exception as error:  # OpenVINO's exceptions have no narrower common class
+        raise BackendError(f"OpenVINO cannot start ({reason(error)}): install it again") from error
 
 
 def devices() -> dict[str, str]:
@@ -50,9 +62,9 @@ def devices() -> dict[str, str]:
 
     Raises:
         InputError: OpenVINO cannot be imported.
-        RuntimeError: OpenVINO cannot list its devices.
+        RuntimeError: OpenVINO cannot start or list its devices.
     """
-    core = import_openvino().Core()
+    core = _core()
     return {name: _full_name(core, name) for name in core.available_devices}
 
 
@@ -60,7 +72,7 @@ def _full_name(core: Any, device: str) -> str:
     try:
         return str(core.get_property(device, "FULL_DEVICE_NAME"))
     except RuntimeError as error:
-        return f"not usable: {reason(error)[:200]}"
+        return f"not usable: {reason(error)}"
 
 
 def check_device(device: str, precision: str) -> None:
@@ -72,7 +84,7 @@ def check_device(device: str, precision: str) -> None:
     """
     if device not in DEVICES:
         raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    core = import_openvino().Core()
+    core = _core()
     found = core.available_devices
     if not any(name.split(".")[0] == device for name in found):  # of two GPUs the names are GPU.0 and GPU.1
         raise BackendError(f"OpenVINO finds no {device} here: it finds {', '.join(found) or 'no device at all'}")
@@ -82,7 +94,7 @@ def check_device(device: str, precision: str) -> None:
         raise BackendError(f"this {device} does not compute in {precision}: its precisions are {able}")
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(FileRuntime):
     """A model in OpenVINO, compiled for the shortest time of a single call.
 
     The graph alone says what is in 16 bits or in int8: left to itself, OpenVINO would compute all of it in bfloat16
@@ -106,28 +118,20 @@ class OpenVinoRuntime:
             raise BackendError(
                 f"the NPU takes one batch size, and {manifest.file} is for {low} to {high} frames: export it for one"
             )
-        core = import_openvino().Core()
+        core = _core()
         try:
             model = core.read_model(*contents)
         except Exception as error:  # OpenVINO's exceptions have no narrower common class
-            raise InputError(f"OpenVINO cannot read {manifest.file}: {reason(error)[:200]}") from error
+            raise InputError(f"OpenVINO cannot read {manifest.file}: {reason(error)}") from error
         _check_tensors(model, manifest)
         try:
             self._request = _compile(core, model, manifest, device).create_infer_request()
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot run {manifest.file} on {device}: {reason(error)[:200]}") from error
+            raise BackendError(f"OpenVINO cannot run {manifest.file} on {device}: {reason(error)}") from error
         self.device = _PLAIN_NAMES[device]
         self._lock = threading.Lock()
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        return self._run(frames)[0]
-
-    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        result, distances = self._run(frames)
-        return result, distances
-
     def _run(self, frames: Tensor) -> list[Tensor]:
-        """All outputs of the file, which OpenVINO computes in any case."""
         with self._lock:
             outputs = self._request.infer({0: frames.cpu().numpy()}, share_inputs=True)  # outputs are copies
         return [torch.from_numpy(output) for output in outputs.to_tuple()]

@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from ht_kernels.errors import InputError
+from ht_kernels.packages import import_package
 
-from .onnx_run import run
+from .onnx_run import FRAMES_AT_ONCE, run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from .folded import FoldedHTCLIP
 
 KEPT = (
     "embedding/.*",
@@ -39,6 +42,11 @@ KEPT = (
 """Patterns of the nodes that stay in float32. Pixels would lose one of their 8 bits as signed numbers; the convolutions
 of adapters and their weights by image are little work and decide what is filtered; the rest makes the results."""
 
+LEAST = 8
+"""The smallest number of frames to calibrate on. Scales reach as far as the largest activations of these frames. A new
+frame of their kind goes beyond the largest of n with a probability of 1 / (n + 1), in each tensor: one of nine where n
+is 8. The gate cannot make up for fewer, because it sees few frames itself, those that were not calibrated on."""
+
 _CALIBRATION = "calibration_frames"
 """The entry of a file's metadata that says which frames it was calibrated on."""
 
@@ -50,14 +58,13 @@ def quantize(model: ModelProto, frames: Tensor) -> ModelProto:
 
     Args:
         model: the graph. It is not changed.
-        frames: the frames to calibrate on, (B, C, H, W) uint8; B is any number from 1 on, C, H and W are the graph's.
+        frames: the frames to calibrate on, (B, C, H, W) uint8; B is :data:`LEAST` or more, C, H and W are the graph's.
 
     Raises:
-        InputError: NNCF is not installed, or there are no frames.
+        InputError: NNCF is not installed, or there are too few frames.
     """
     nncf = import_nncf()
-    if not len(frames):
-        raise InputError("int8 needs frames to calibrate on, and none were given")
+    check_count(len(frames))
     single = type(model)()
     single.CopyFrom(model)
     ends = [value.type.tensor_type.shape.dim[0] for value in (*single.graph.input, *single.graph.output)]
@@ -80,6 +87,41 @@ def quantize(model: ModelProto, frames: Tensor) -> ModelProto:
     _correct_distance(quantized, single, frames)
     quantized.metadata_props.add(key=_CALIBRATION, value=" ".join(_hashes(frames)))
     return quantized
+
+
+def check_count(frames: int) -> None:
+    """Refuse to calibrate on too few frames.
+
+    Raises:
+        InputError: there are fewer than :data:`LEAST`.
+    """
+    if frames < LEAST:
+        raise InputError(
+            f"int8 needs at least {LEAST} frames to calibrate on, beside those to check the export on, and {frames} "
+            "were given: one frame in nine goes beyond the largest activations of eight others, and more where they "
+            "are fewer"
+        )
+
+
+def why_unlike(folded: FoldedHTCLIP, frames: Tensor) -> str | None:
+    """A sentence if frames to calibrate on are unlike the training images, as far as the model can tell.
+
+    With new frames of the kind of the training images, about one in a hundred is beyond the limit.
+    """
+    if folded.familiarity is None:
+        return None
+    scale, device = folded.familiarity.scale, folded.position.device
+    with torch.inference_mode():
+        parts = [folded.with_distance(part.to(device))[1] for part in torch.split(frames, FRAMES_AT_ONCE)]
+    distances = torch.cat(parts)
+    count = sum(map(scale.unfamiliar, distances.tolist()))
+    if 2 * count <= len(frames):
+        return None
+    return (
+        f"{count} of the {len(frames)} frames to calibrate on are unlike the training images (median distance "
+        f"{distances.median():.2f}, limit {scale.limit:.2f}), so the scales of int8 are for other images than those "
+        "that the model is for: calibrate on training images"
+    )
 
 
 def calibration_frames(model: ModelProto, frames: Tensor) -> int | None:
@@ -127,22 +169,19 @@ def import_nncf() -> Any:
     """Import NNCF, with its reports to Google Analytics off, which are on otherwise.
 
     Raises:
-        InputError: NNCF is not installed.
+        InputError: NNCF is not installed or cannot be imported.
     """
     variable = "NNCF_CI"  # read at import
     before = os.environ.get(variable)
     os.environ[variable] = "1"
     try:
-        import nncf
-        import nncf.onnx
-    except ImportError as error:
-        raise InputError("int8 needs nncf, which is not installed: pip install nncf") from error
+        import_package("nncf.onnx", "int8 needs nncf", "nncf")
+        return import_package("nncf", "int8 needs nncf", "nncf")
     finally:
         if before is None:
             del os.environ[variable]
         else:
             os.environ[variable] = before
-    return nncf
 
 
 @contextlib.contextmanager

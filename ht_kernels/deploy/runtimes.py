@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ht_kernels import environment
-from ht_kernels.errors import BackendError, InputError
+from ht_kernels.errors import BackendError, InputError, reason
+from ht_kernels.packages import import_package
 
-from .engine import gpu_target, load_plugin
+from .engine import gpu_target, import_runtime, load_plugin
 from .folded import FoldedHTCLIP
 from .graph import GraphRunner
 from .manifest import Manifest
@@ -88,12 +90,36 @@ def why_not_here(runtime: str, folded: bool) -> str | None:
     return None
 
 
-class EngineRuntime:
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime and return it.
+
+    Raises:
+        InputError: it is not installed or cannot be imported.
+    """
+    return import_package("onnxruntime", "this needs ONNX Runtime", "onnxruntime")
+
+
+class FileRuntime(ABC):
+    """A runtime of a file, which computes all outputs of the file in any case."""
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self._run(frames)[0]
+
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        result, distances = self._run(frames)
+        return result, distances
+
+    @abstractmethod
+    def _run(self, frames: Tensor) -> list[Tensor]:
+        """All outputs of the file, in its order."""
+
+
+class EngineRuntime(FileRuntime):
     """A TensorRT or TensorRT for RTX engine on the current GPU."""
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
         check_engine(manifest)
-        trt = importlib.import_module(manifest.kind)
+        trt = import_runtime(manifest.kind)
         if manifest.plugin:
             load_plugin(trt, manifest.kind)
         self._logger = trt.Logger(trt.Logger.ERROR)
@@ -122,15 +148,7 @@ class EngineRuntime:
         self._lock = threading.Lock()
         weakref.finalize(self, self._stream.synchronize)  # a queued call still uses this memory
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        return self._run(frames)[0]
-
-    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        result, distances = self._run(frames)
-        return result, distances
-
     def _run(self, frames: Tensor) -> list[Tensor]:
-        """All outputs of the engine, which computes them in any case."""
         manifest, stream = self._manifest, self._stream
         with self._lock, torch.cuda.device(stream.device):
             caller = torch.cuda.current_stream()
@@ -164,17 +182,13 @@ class GraphRuntime:
         return self._runner.with_distance(frames, self._size)
 
 
-class OnnxRuntime:
+class OnnxRuntime(FileRuntime):
     """An ONNX file in ONNX Runtime on the CPU. Threads share ONNX Runtime's session, which is safe for that."""
 
     device = "cpu"
 
     def __init__(self, content: bytes, manifest: Manifest) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError("ONNX Runtime is not installed: pip install onnxruntime") from error
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that wait for each other sleep, and do not keep other programs from the cores.
@@ -182,9 +196,7 @@ class OnnxRuntime:
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no narrower common class
-            raise InputError(
-                f"ONNX Runtime cannot read {manifest.file}: {' '.join(str(error).split())[:200]}"
-            ) from error
+            raise InputError(f"ONNX Runtime cannot read {manifest.file}: {reason(error)}") from error
         declared = [(t.name, tuple(t.shape), t.type) for t in (*session.get_inputs(), *session.get_outputs())]
         tensors = [(manifest.input_name, manifest.input_shape, manifest.input_type), *manifest.outputs]
         expected = [(name, shape, f"tensor({kind.removesuffix('32')})") for name, shape, kind in tensors]
@@ -192,15 +204,7 @@ class OnnxRuntime:
             raise InputError(f"{manifest.file} takes and gives {declared}, and its manifest says {expected}")
         self._session, self._manifest = session, manifest
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        return self._run(frames)[0]
-
-    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        result, distances = self._run(frames)
-        return result, distances
-
     def _run(self, frames: Tensor) -> list[Tensor]:
-        """All outputs of the file, which ONNX Runtime computes in any case."""
         outputs = self._session.run(None, {self._manifest.input_name: frames.cpu().numpy()})
         return [torch.from_numpy(output) for output in outputs]
 

@@ -37,12 +37,7 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
             needs the plugin, or the file does not fit its manifest.
     """
     onnx, folder = Path(onnx), Path(folder)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
-        raise InputError(
-            f"the folder's name {folder.name!r} becomes the model's: use letters, digits, '.', '_' and '-'"
-        )
-    if folder.exists():
-        raise InputError(f"{folder} exists; name a new folder")
+    check_folder(folder)
     manifest = read_manifest(manifest_path(onnx))
     if manifest.kind != "onnx" or manifest.plugin:
         raise InputError(
@@ -57,6 +52,20 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
             names = names_of(manifest.num_classes, manifest.class_names)
             (hidden / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder to write that exists, or whose name cannot be a model's.
+
+    Raises:
+        InputError: it is such a folder.
+    """
+    if folder.exists():
+        raise InputError(f"the output {folder} exists: name a new folder")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
+        raise InputError(
+            f"the folder's name {folder.name!r} becomes the model's: use letters, digits, '.', '_' and '-'"
+        )
 
 
 def configuration(manifest: Manifest, name: str) -> str:

@@ -22,8 +22,8 @@ from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
-from .manifest import Manifest, described_files, is_exported, manifest_path, read_manifest, sha256_of_files
-from .openvino_runtime import OpenVinoRuntime, check_device
+from .manifest import Manifest, described_files, is_exported, manifest_of, read_manifest, sha256_of_files
+from .openvino_runtime import DEVICES, OpenVinoRuntime, check_device
 from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here, why_not_here
 from .saturation import SATURATES, saturates
 
@@ -56,6 +56,8 @@ class Session:
         task, num_classes, class_names: the task, the number of classes K and the class names of the model.
         config: the configuration of a folded model; None for a file.
         familiarity: the limit and the usual values of the distances; None for a model that gives none.
+        grid: for segmentation, the patch grid (h, w) that logits are upsampled from; None for other tasks, and for a
+            file of an older version.
     """
 
     def __init__(self, runtime: str, run: Runtime, facts: dict[str, Any], refused: dict[str, str]):
@@ -69,6 +71,7 @@ class Session:
         self.class_names: tuple[str, ...] | None = facts["class_names"]
         self.config: HTCLIPConfig | None = facts.get("config")
         self.familiarity: DistanceScale | None = facts["familiarity"]
+        self.grid: tuple[int, int] | None = facts["grid"]
         self._run = run
         zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
         for _ in range(_WARM_UP):
@@ -82,7 +85,7 @@ class Session:
         model: FoldedHTCLIP | str | Path,
         *,
         runtime: str | None = None,
-        batch: int | tuple[int, int, int] = 1,
+        batch: int | tuple[int, int, int] | None = None,
         device: str | None = None,
         precision: str | None = None,
         output: str | None = None,
@@ -100,7 +103,7 @@ class Session:
             model: a folded model, or the path of a file written by ``ht-kernels export``, with its manifest beside it.
             runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model, or for ``openvino``
                 where ``device`` or ``precision`` is given.
-            batch: for a folded model: the batch size, or (smallest, usual, largest).
+            batch: for a folded model: the batch size, or (smallest, usual, largest); None for 1. A file has its own.
             device: for OpenVINO: ``CPU``, ``GPU`` (Intel's) or ``NPU``; None for the CPU.
             precision: of the matrix products of a folded model in OpenVINO: ``fp32``, or ``fp16`` or ``bf16`` where the
                 device computes in it; None for ``fp32``. A file has its own.
@@ -111,8 +114,14 @@ class Session:
         Raises:
             InputError: a file does not fit its manifest or the installed library, an argument is unknown or does not
                 go with another, or ``output`` is not what the model gives.
+            TypeError: ``model`` is neither a folded model nor a path.
             BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
+        if not isinstance(model, (FoldedHTCLIP, str, Path)):
+            raise TypeError(
+                f"model must be a folded model or the path of an exported file, got {type(model).__name__}: "
+                "ht_kernels.fold makes a folded model"
+            )
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
         if device is not None or precision is not None:
@@ -128,11 +137,13 @@ class Session:
             if precision not in (None, *_PRECISIONS):
                 raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
             runtime = "openvino"
+        if device not in (None, *DEVICES):
+            raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         device = device or "CPU"
         if isinstance(model, FoldedHTCLIP):
             if output not in (None, "grid") or (output == "grid" and model.config.task != "segmentation"):
                 raise InputError(f"output must be None, or grid of a segmentation model, got {output!r}")
-            facts = _facts_of_model(model, batch, output)
+            facts = _facts_of_model(model, 1 if batch is None else batch, output)
             candidates = _candidates_of_model(model, facts, device, precision or "fp32", progress)
         else:
             path = Path(model)
@@ -141,9 +152,12 @@ class Session:
                     f"{path} has no manifest beside it, so it is not what ht-kernels export writes: export it, or pass "
                     "a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
                 )
-            manifest = read_manifest(manifest_path(path))
-            if manifest.file != path.name:
-                raise InputError(f"the manifest {manifest_path(path)} is of {manifest.file}, not of {path.name}")
+            manifest = manifest_of(path)
+            if batch is not None:
+                raise InputError(
+                    f"batch is for a folded model, and {path} takes {_count(manifest.batch)} at once: leave it out, or "
+                    "export the model with another"
+                )
             contents = _read(path, manifest)
             facts = _facts_of_manifest(manifest)
             if output not in (None, facts["output"]):
@@ -160,7 +174,7 @@ class Session:
 
         Raises:
             InputError: the frames do not have the shape that the model takes.
-            TypeError: the frames are not uint8.
+            TypeError: the frames are no tensor, or not uint8.
         """
         self._check(frames)
         return self._run(frames)
@@ -179,11 +193,14 @@ class Session:
         return self._run.with_distance(frames)
 
     def _check(self, frames: Tensor) -> None:
+        if not isinstance(frames, Tensor):
+            raise TypeError(
+                f"frames must be a uint8 tensor, got {type(frames).__name__}: torch.from_numpy makes one of an array"
+            )
         low, _, high = self.batch
         if frames.dim() != 4 or tuple(frames.shape[1:]) != self.frame_shape or not low <= len(frames) <= high:
-            count = str(low) if low == high else f"{low} to {high}"
             wanted = ", ".join(map(str, self.frame_shape))
-            raise InputError(f"frames must have shape ({count}, {wanted}), got {tuple(frames.shape)}")
+            raise InputError(f"frames must have shape ({_count(self.batch)}, {wanted}), got {tuple(frames.shape)}")
         if frames.dtype != torch.uint8:
             raise TypeError(f"frames must be uint8, got {frames.dtype}")
 
@@ -315,6 +332,11 @@ def _read(path: Path, manifest: Manifest) -> list[bytes]:
     return contents
 
 
+def _count(batch: tuple[int, int, int]) -> str:
+    low, _, high = batch
+    return str(low) if low == high else f"{low} to {high}"
+
+
 def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
     return {
         "batch": manifest.batch,
@@ -324,6 +346,7 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
         "num_classes": manifest.num_classes,
         "class_names": manifest.class_names,
         "familiarity": manifest.familiarity,
+        "grid": manifest.grid,
     }
 
 
@@ -338,4 +361,5 @@ def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], out
         "class_names": config.class_names,
         "config": config,
         "familiarity": None if folded.familiarity is None else folded.familiarity.scale,
+        "grid": folded.grid if config.task == "segmentation" else None,
     }

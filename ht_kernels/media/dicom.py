@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.packages import import_package
 
 from .dicom_decode import frames_of
 from .dicom_display import Display, with_groups
@@ -29,11 +30,7 @@ def open_dicom(path: Path) -> Source:
         InputError: pydicom is not installed, or the file is damaged, has no whole image, is not ultrasound, or cannot
             be decoded by what is installed.
     """
-    try:
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise InputError("DICOM files need pydicom, which is not installed: pip install pydicom") from error
-
+    import_package("pydicom", "DICOM files need pydicom", "pydicom")
     try:
         with opened(path) as (dataset, file):
             _check_kind(path, dataset)

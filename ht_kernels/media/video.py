@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.packages import import_package
 
 from .frames import Frame, plausible_rate
 from .image import open_image
@@ -41,11 +42,7 @@ def open_video(path: Path) -> Source:
     Raises:
         InputError: PyAV is not installed, the file is no video, or no frame of it can be decoded.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise InputError("video files need PyAV, which is not installed: pip install av") from error
-
+    av = import_package("av", "video files need PyAV", "av")
     try:
         with _container(path) as container:
             if container.format.name.endswith(_STILL_IMAGES):

@@ -21,7 +21,7 @@ from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
-_BATCH = 32
+BATCH = 32
 _NAMES = NAMES | {"f1": "F1", "auc": "AUC"}
 _NAMES |= {f"image_to_text_recall_{k}": f"recall at {k}, image to text" for k in AT}
 _NAMES |= {f"text_to_image_recall_{k}": f"recall at {k}, text to image" for k in AT}
@@ -73,7 +73,7 @@ def evaluate(
         examples.check_classes(classes)
     device = next(model.parameters()).device
     indices = range(len(examples))
-    predictions, signals = predict_with_signals(model, examples, indices, _BATCH, device)
+    predictions, signals = predict_with_signals(model, examples, indices, BATCH, device)
     if prompts:
         predictions = class_probabilities(predictions, embed_classes(model, prompts).cpu())
     if captions:

@@ -16,6 +16,7 @@ import ht_kernels
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.dicom import open_dicom
 from ht_kernels.media.dicom_file import declared_frames, opened, quiet
+from ht_kernels.packages import import_package
 
 
 def check_clip(clip: Path) -> None:
@@ -64,11 +65,7 @@ def write_segmentation(
 @contextmanager
 def _explained(clip: Path) -> Iterator[Any]:
     """Give the clip's attributes without its pixels, and turn what pydicom and highdicom raise into InputError."""
-    try:
-        import highdicom  # noqa: F401
-        import pydicom  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"a DICOM Segmentation needs highdicom ({error}): pip install highdicom") from error
+    import_package("highdicom", "a DICOM Segmentation needs highdicom", "highdicom")
     try:
         with opened(clip) as (dataset, _), quiet():
             yield dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ht_kernels.errors import InputError
+from ht_kernels.packages import import_package
 
 CLIP = "examples_ybr_color.dcm"
 
@@ -13,11 +14,8 @@ def example_clip() -> str:
     Raises:
         InputError: pydicom or the clip is missing.
     """
-    try:
-        from pydicom.data import get_testdata_file
-    except ImportError as error:
-        raise InputError("the example clip comes with pydicom, which is not installed: pip install pydicom") from error
-    path = get_testdata_file(CLIP, download=False)
+    data = import_package("pydicom.data", "the example clip comes with pydicom", "pydicom")
+    path = data.get_testdata_file(CLIP, download=False)
     if not isinstance(path, str):
         raise InputError(f"this pydicom does not carry {CLIP}: pip install --upgrade pydicom")
     return path

@@ -10,6 +10,7 @@ from typing import Any
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.video import decode_packet, shown, video_rate, video_stream
+from ht_kernels.packages import import_package
 
 from .channel import Channel, Closed
 
@@ -128,11 +129,7 @@ def open_live(address: str) -> LiveSource:
 
 
 def _connect(address: str, kind: str) -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise InputError("cameras and addresses need PyAV, which is not installed: pip install av") from error
-
+    av = import_package("av", "cameras and addresses need PyAV", "av")
     shown = _without_password(address)
     options = {"flags": "low_delay"}
     if kind == "camera" or address.startswith(_STREAMED):

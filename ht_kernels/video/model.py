@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.classes import names_of
@@ -14,6 +16,8 @@ from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.nn import DistanceScale
+
+_log = logging.getLogger("ht_kernels")
 
 
 class FrameModel:
@@ -34,11 +38,14 @@ class FrameModel:
 
     def __init__(self, model: FoldedHTCLIP | Session) -> None:
         task, count, names = _facts(model)
+        self._shrink: tuple[Tensor, Tensor] | None = None
         if task != "segmentation":
             raise InputError(f"a clip needs a segmentation model, got one for {task}")
         if count > 256:
             raise InputError(f"a mask holds up to 256 classes, and the model has {count}")
         if isinstance(model, Session):
+            if model.output == "logits":
+                self._shrink = _shrinking(model)
             if model.output not in ("logits", "grid") or model.frame_shape[0] != 1 or model.batch[0] != 1:
                 raise InputError(
                     "a clip needs a session that gives logits of one gray frame: export it with --result grid"
@@ -62,7 +69,8 @@ class FrameModel:
     def __call__(self, pixels: Tensor) -> tuple[Tensor, float | None]:
         """Logits (1, K, h, w) of pixels (1, 1, H, W) uint8, and their distance from the training images.
 
-        The logits are on the patch grid, or on the finer one of a session that gives no other.
+        The logits are on the patch grid, so that masks and smoothing are the same for every runtime and file; only a
+        file of an older version, which gives logits in the image's size and does not say the grid, has them there.
 
         Both come from one run of the model. The distance is None for a model that gives none. A GPU has computed the
         logits when this returns.
@@ -73,6 +81,9 @@ class FrameModel:
                 logits = self.model(pixels)
             else:
                 logits, distances = self.model.with_distance(pixels)
+            if self._shrink is not None:
+                rows, columns = (one.to(logits.device) for one in self._shrink)
+                logits = rows @ logits @ columns.T
         else:
             run = self._graphs or self.model
             if self.familiarity is None:
@@ -109,6 +120,28 @@ class FrameModel:
         runtime = "cpu" if self._graphs is None else "cuda_graph"
         device = str(self.model.position.device)
         return {**config, "frame_size": list(self.size), "runtime": runtime, "device": device}
+
+
+def _shrinking(session: Session) -> tuple[Tensor, Tensor] | None:
+    """The matrices (h, H) and (w, W) that take logits in the image's size back to the patch grid, from left and right.
+
+    They are the pseudo-inverses of bilinear upsampling, which the logits come from, so they give the very logits on the
+    grid, to rounding.
+    """
+    if session.grid is None:
+        _log.warning(
+            "stream: the file gives logits in the image's size and, as it is of an older version, does not say the "
+            "patch grid, so masks differ from those of its checkpoint, smoothed ones by up to 3 pixels in 100: export "
+            "it again"
+        )
+        return None
+
+    def back(cells: int, pixels: int) -> Tensor:
+        upsampled = F.interpolate(torch.eye(cells, dtype=torch.float64)[None], pixels, mode="linear")[0]
+        matrix: Tensor = torch.linalg.pinv(upsampled.T).float()
+        return matrix
+
+    return back(session.grid[0], session.frame_shape[1]), back(session.grid[1], session.frame_shape[2])
 
 
 def _facts(model: FoldedHTCLIP | Session) -> tuple[str, int, tuple[str, ...] | None]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
+from ht_kernels.packages import import_package
 
 from .overlay import COLORS
 
@@ -88,11 +89,7 @@ class VideoSink:
             raise
 
     def _open(self, height: int, width: int) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise InputError("video output needs PyAV, which is not installed: pip install av") from error
-
+        av = import_package("av", "video output needs PyAV", "av")
         self._size = height, width
         self._container = av.open(str(self._path), "w", options={"movflags": "+faststart"})
         try:

@@ -151,8 +151,7 @@ class Stream:
         crop: Box | Literal["auto"] | None = None,
         unfamiliar: Literal["withhold", "outline"] = "withhold",
     ) -> None:
-        if not stale > 0:
-            raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {stale:g}")
+        check_stale(stale)
         if unfamiliar not in ("withhold", "outline"):
             raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
         self._outline = unfamiliar == "outline"
@@ -498,6 +497,12 @@ class Stream:
             None if scale is None or distance is None else scale.percentile(distance),
             None if seen is None else seen.confidence,
         )
+
+
+def check_stale(seconds: float) -> None:
+    """Raise InputError unless masks may be that old."""
+    if not seconds > 0:
+        raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {seconds:g}")
 
 
 def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:

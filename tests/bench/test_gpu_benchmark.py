@@ -28,6 +28,7 @@ from benchmarks.gpu import (
     correctness,
     low_precision,
     machine,
+    masks,
     measure,
     plan,
     report,
@@ -89,6 +90,12 @@ def test_every_section_runs_and_is_reported(dry_run: Path) -> None:
     timings = [row for row in rows if row["kind"] == "timing"]
     assert all("ours" in row["timings"] and not row["failed"] for row in timings)
     names = {name for row in timings for name in row["timings"]}
+    assert any(row["what"].startswith("masks, ") for row in checks)
+    (of_masks,) = (row for row in timings if row["what"].startswith("masks, "))
+    assert {"torch.interpolate, argmax", "torch.interpolate, classes_of", "ours", "copy of x"} <= of_masks[
+        "timings"
+    ].keys()
+    assert of_masks["bytes"] == 4 * 3 * 14 * 14 + 20 * 31
     assert {"published, eager", "published, compile (default)", "torch.fft, eager", "copy of x"} <= names
     assert {"build", "tool", "ceilings", "latency", "agreement"} <= {row["kind"] for row in rows}
     table = (dry_run / "results.md").read_text()
@@ -370,6 +377,17 @@ def test_a_wrong_result_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert not any(row["passed"] for row in rows)
     document = {"status": "done", "seconds": 1.0, "machine": None, "items": [{"item": "a", "rows": rows}]}
     assert len(report.wrong({"cuda-correctness": document}, cut_off=False)) == len(rows) == 4
+
+
+def test_a_wrong_mask_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two pixels of a row exchanged, and of a mask that was not written; not of the right one."""
+    right, setting, shape = masks.grid_to_mask, Setting(tmp_path, "reference", True, 0.01), (2, (20, 31), 3)
+    assert all(row["passed"] and row["error"] < 1e-6 for row in masks.check(shape, 0, setting))
+    for wrong in (lambda mask: mask.roll(1, -1), lambda mask: torch.full_like(mask, 255)):
+        monkeypatch.setattr(
+            masks, "grid_to_mask", lambda *arguments, wrong=wrong, **more: wrong(right(*arguments, **more))
+        )
+        assert not any(row["passed"] for row in masks.check(shape, 0, setting))
 
 
 def test_a_section_in_which_nothing_ran_is_wrong() -> None:

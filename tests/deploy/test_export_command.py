@@ -8,36 +8,18 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 import ht_kernels as ht
-from helpers.clips import frames, write_dicom
-from helpers.exports import corrupt
+from helpers.exports import corrupt, names
 from ht_kernels.cli import main
+from ht_kernels.deploy import gate, read_manifest
 from ht_kernels.deploy import onnx as onnx_export
-from ht_kernels.deploy import read_manifest
 from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
 from ht_kernels.deploy.runtimes import OnnxRuntime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    ht.HTCLIP("timm/vit_tiny_patch16_224", class_names=("background", "lesion")).save(path)
-    return path
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,8 +64,8 @@ def test_a_failed_gate(
     assert main(arguments) == 3
     error = capsys.readouterr().err
     assert "relative error is" in error and "error arises in blocks.5" in error and "was not written" in error
-    assert names(tmp_path) == ["clip.dcm", "model.report.json"]
-    report = json.loads((tmp_path / "model.report.json").read_text())
+    assert names(tmp_path) == ["clip.dcm", "model.report.failed.json"]
+    report = json.loads((tmp_path / "model.report.failed.json").read_text())
     assert not report["passed"] and report["diverged"] == "blocks.5" and report["failures"]
 
 
@@ -115,14 +97,15 @@ def test_an_engine_for_this_gpu_is_run(
     output = tmp_path / "model.engine"
     status = main(["export", str(checkpoint), "--output", str(output), "--format", "tensorrt", "--frames", str(clip)])
     said = capsys.readouterr()
-    report = json.loads((tmp_path / "model.engine.report.json").read_text())
+    written = "model.engine.report.failed.json" if broken else "model.engine.report.json"
+    report = json.loads((tmp_path / written).read_text())
     assert report["passed"] and report["engine"]["runtime"] == "tensorrt"
     if broken:
         assert status == 3 and "error arises in the engine, whose ONNX graph passed" in said.err
-        assert names(tmp_path) == ["clip.dcm", "model.engine.report.json"] and not report["engine"]["passed"]
+        assert names(tmp_path) == ["clip.dcm", written] and not report["engine"]["passed"]
     else:
         assert status == 0 and "fp32 in tensorrt, 5 frames" in said.out and report["engine"]["passed"]
-        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", "model.engine.report.json"]
+        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", written]
 
 
 def test_an_interrupt_leaves_nothing(
@@ -167,7 +150,15 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
     [
         (["--output", "m.xml"], r"m\.xml must end in \.onnx, or name"),
         (["--output", ".", "--format", "triton-server"], "exists: name a new folder"),
-        (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which cannot be imported"),
+        (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which is not installed"),
+        (["--output", "m.pt"], r"m\.pt must end in \.onnx"),
+        (["--output", "m.engine"], r"m\.engine must end in \.onnx, or name its format with --format tensorrt"),
+        (["--output", "m.onnx", "--format", "tensorrt"], r"m\.onnx must not end in \.onnx: NAME\.engine is usual"),
+        (["--output", "a model", "--format", "triton-server"], "the folder's name 'a model' becomes the model's"),
+        (["--output", "m", "--format", "triton-server", "--plugin"], "--plugin is for TensorRT"),
+        (["--output", "m.onnx", "--batch", "4:2:1"], "batch must be a number from 1 on, or three in ascending order"),
+        (["--output", "m.onnx", "--batch", "5000"], "batch must be at most 4096 frames, got 5000"),
+        (["--output", "m.onnx", "--image-size", "-16"], "--image-size -16 was given, expected 1 to 8192 pixels"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_the_checkpoint_is_read(
@@ -181,3 +172,63 @@ def test_what_cannot_be_written_is_said_before_the_checkpoint_is_read(
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert main(["export", "no checkpoint", *options]) == 2
     assert re.search(sentence, capsys.readouterr().err)
+    assert not names(tmp_path)
+
+
+def test_a_result_that_the_model_does_not_give_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ht.HTCLIP("timm/vit_tiny_patch16_224", task="classification").save(tmp_path / "model.safetensors")
+    monkeypatch.setattr("ht_kernels.cli.model_options.load_model", lambda args: pytest.fail("it was read"))
+    for result, sentence in (("grid", "a grid goes with segmentation"), ("embeddings", "gives logits, and embeddings")):
+        options = ["--output", str(tmp_path / "model.onnx"), "--result", result]
+        assert main(["export", str(tmp_path / "model.safetensors"), *options]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "foreign"),
+    [
+        ("b.onnx", "b.json"),
+        ("b.onnx", "b.onnx"),
+        ("b.onnx", "b.report.json"),
+        ("b.onnx", "b.report.failed.json"),
+        ("b.xml", "b.bin"),
+        ("b", "b.report.json"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"mine", b'{"file": "another.onnx"}'])
+def test_what_no_export_wrote_is_not_overwritten(
+    content: bytes,
+    output: str,
+    foreign: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(foreign).write_bytes(content)
+    kind = {".onnx": "onnx", ".xml": "openvino", "": "triton-server"}[Path(output).suffix]
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    assert main(["export", "no checkpoint", "--output", output, "--format", kind]) == 2
+    said = capsys.readouterr().err
+    assert f"{foreign} is there already" in said and "name another output, or move that file away" in said
+    assert names(tmp_path) == [foreign] and Path(foreign).read_bytes() == content
+
+
+def test_a_failed_export_leaves_an_earlier_one_as_it_was(
+    checkpoint: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that succeeds replaces it, with the report of the failure."""
+    arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
+    assert main(arguments) == 0
+    written = ["model.json", "model.onnx", "model.report.json"]
+    before = {name: (tmp_path / name).read_bytes() for name in written}
+    with monkeypatch.context() as patch:
+        patch.setattr(gate, "THRESHOLDS", {"fp32": dataclasses.replace(gate.THRESHOLDS["fp32"], relative=0.0)})
+        assert main(arguments) == 3
+    assert names(tmp_path) == ["clip.dcm", "model.json", "model.onnx", "model.report.failed.json", "model.report.json"]
+    assert {name: (tmp_path / name).read_bytes() for name in written} == before
+    assert main([*arguments, "--precision", "fp16"]) == 0
+    assert names(tmp_path) == ["clip.dcm", *written] and read_manifest(tmp_path / "model.json").precision == "fp16"

@@ -326,7 +326,12 @@ def test_the_manifest(tmp_path: Path) -> None:
         ({"class_names": [1]}, "class_names is"),
         ({"sha256": "0" * 64}, "is not the file that the manifest"),
         ({"file": "../model.onnx"}, "expected a file in its own folder"),
-        ({"file": "other.onnx"}, "other.onnx, named by the manifest"),
+        (
+            {"file": "other.onnx"},
+            r"is of other\.onnx, so files were renamed: .* Name them other\.onnx and other\.json again",
+        ),
+        ({"grid": [65, 4]}, "the patch grid of a segmentation model"),
+        ({"task": "classification", "output_shape": [1, 3]}, "grid is"),
         ({"more": 1}, "has the unknown 'more'"),
         ({"precision": ...}, "lacks 'precision'"),
         ({"batch": [1, 2, 2**40]}, "1 to 4096 frames"),
@@ -413,7 +418,8 @@ def test_a_model_that_protobuf_does_not_hold(tmp_path: Path, monkeypatch: pytest
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(b"old")
+    export_onnx(folded_model(variant="baseline"), path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -421,7 +427,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(InputError, match=r"model\.onnx cannot be written: No space left on device"):
         export_onnx(folded_model(), path)
-    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_no_export_wrote_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.json"):
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(InputError, match=rf"{name} is there already"):
+            export_onnx(folded_model(), tmp_path / "model.onnx")
+        (tmp_path / name).unlink()
 
 
 def test_thresholds_may_be_given(tmp_path: Path) -> None:

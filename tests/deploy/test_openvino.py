@@ -12,14 +12,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 import ht_kernels as ht
-from helpers.clips import frames as some_pictures
-from helpers.clips import write_dicom
-from helpers.exports import calibrated_model, corrupt, folded_model, some_frames
+from helpers.exports import calibrated_model, corrupt, folded_model, names, some_frames
 from helpers.small_towers import small_clip
 from ht_kernels.cli import main
 from ht_kernels.deploy import Session, build_ir, check_session, export_onnx, openvino_runtime, read_manifest
@@ -253,29 +250,12 @@ def test_a_cache_that_cannot_be_written(
     assert "its cache cannot be used: the cache" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    torch.manual_seed(1)  # of which the masks are mixed
-    ht.HTCLIP("timm/vit_tiny_patch16_224").requires_grad_(True).save(path)  # so that the tower is saved too
-    return path
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_dicom(tmp_path / "clip.dcm", np.stack(some_pictures()), FrameTime="40")
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_from_export_to_stream(
-    checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole_checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "model.xml"
     arguments = ["--output", str(path), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(checkpoint), *arguments]) == 0
+    assert main(["export", str(whole_checkpoint), *arguments]) == 0
     said = capsys.readouterr().out
     assert "fp32 in onnxruntime, 5 frames" in said and "fp32 in openvino, 5 frames" in said
     assert "model.bin, model.xml.json and model.xml.report.json" in said
@@ -283,7 +263,7 @@ def test_from_export_to_stream(
     assert names(tmp_path) == written
     report = json.loads((tmp_path / "model.xml.report.json").read_text())
     assert report["passed"] and report["ir"]["passed"] and report["ir"]["runtime"] == "openvino"
-    for number, file in enumerate((path, checkpoint)):  # of a checkpoint it is the fastest, and so the default
+    for number, file in enumerate((path, whole_checkpoint)):  # of a checkpoint it is the fastest, and so the default
         out = tmp_path / f"out{number}"
         assert main(["stream", str(clip), "--checkpoint", str(file), "--output", str(out)]) == 0
         assert "by openvino" in capsys.readouterr().out
@@ -292,7 +272,7 @@ def test_from_export_to_stream(
 
 
 def test_a_failed_gate(
-    checkpoint: Path,
+    whole_checkpoint: Path,
     clip: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -305,19 +285,19 @@ def test_a_failed_gate(
 
     monkeypatch.setattr("ht_kernels.deploy.openvino_file.build_ir", wrong)
     arguments = ["--output", str(tmp_path / "model.xml"), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(checkpoint), *arguments]) == 3
+    assert main(["export", str(whole_checkpoint), *arguments]) == 3
     assert "error arises in OpenVINO, while the same graph in ONNX passed" in capsys.readouterr().err
-    assert names(tmp_path) == ["clip.dcm", "model.xml.report.json"]
-    report = json.loads((tmp_path / "model.xml.report.json").read_text())
+    assert names(tmp_path) == ["clip.dcm", "model.xml.report.failed.json"]
+    report = json.loads((tmp_path / "model.xml.report.failed.json").read_text())
     assert report["passed"] and not report["ir"]["passed"]
 
 
-def test_bad_options(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options(whole_checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exported = tmp_path / "alone.xml"
     exported.touch()
     before = names(tmp_path)
-    stream = ["stream", str(clip), "--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
-    export = ["export", str(checkpoint), "--format", "openvino", "--output"]
+    stream = ["stream", str(clip), "--output", str(tmp_path / "out"), "--checkpoint", str(whole_checkpoint)]
+    export = ["export", str(whole_checkpoint), "--format", "openvino", "--output"]
     for arguments, message in [
         ([*export, str(tmp_path / "model.onnx")], "must end in .xml"),
         ([*export, str(tmp_path / "model.xml"), "--plugin"], "--plugin is for TensorRT"),
@@ -362,7 +342,7 @@ def test_without_onnx(
 
 
 def test_without_openvino(
-    checkpoint: Path,
+    whole_checkpoint: Path,
     clip: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -371,13 +351,13 @@ def test_without_openvino(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    stream = ["stream", str(clip), "--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
+    stream = ["stream", str(clip), "--output", str(tmp_path / "out"), "--checkpoint", str(whole_checkpoint)]
     with caplog.at_level(logging.WARNING, "ht_kernels"):
         assert main(stream) == 0
     assert "by onnxruntime" in capsys.readouterr().out and not caplog.records
     assert main([*stream, "--runtime", "openvino"]) == 2
     assert "pip install openvino" in capsys.readouterr().err
-    export = ["export", str(checkpoint), "--format", "openvino", "--output", str(tmp_path / "model.xml")]
+    export = ["export", str(whole_checkpoint), "--format", "openvino", "--output", str(tmp_path / "model.xml")]
     assert main(export) == 2
     assert "pip install openvino" in capsys.readouterr().err
     assert main(["info"]) == 0
@@ -400,7 +380,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_driver_installed_in_part(
     npu: Npu,
-    checkpoint: Path,
+    whole_checkpoint: Path,
     clip: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -422,7 +402,7 @@ def test_a_driver_installed_in_part(
 
     monkeypatch.setattr(openvino_runtime, "import_openvino", lambda: SimpleNamespace(Core=core))
     assert main(["info"]) == 0
-    assert "openvino     no: no plugin loads" in capsys.readouterr().out
-    stream = ["stream", str(clip), "--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
+    assert "openvino     no: OpenVINO cannot start (no plugin loads): install it again" in capsys.readouterr().out
+    stream = ["stream", str(clip), "--checkpoint", str(whole_checkpoint), "--output", str(tmp_path / "out")]
     assert main([*stream, "--runtime", "cpu"]) == 0
     assert (tmp_path / "out" / "report.json").exists()

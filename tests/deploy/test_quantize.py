@@ -15,15 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
+import ht_kernels as ht
 from helpers.clips import frames as clip_frames
 from helpers.clips import write_dicom
 from helpers.exports import calibrated_model, error, folded_model, some_frames
+from helpers.small_models import calibrated, gray_frames, small_model
 from ht_kernels.cli import main
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.deploy import FoldedHTCLIP, Session, build_engine, build_ir, check_onnx, export_onnx, read_manifest
 from ht_kernels.deploy.gate import THRESHOLDS, _chosen
 from ht_kernels.deploy.onnx_run import run
-from ht_kernels.deploy.quantize import without
+from ht_kernels.deploy.quantize import LEAST, without
 from ht_kernels.errors import InputError
 
 pytest.importorskip("nncf")
@@ -37,9 +39,9 @@ LOOSE = dataclasses.replace(THRESHOLDS["int8"], relative=0.5, agreement=0.9, dic
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[FoldedHTCLIP, Path, torch.Tensor]:
     """A model, its file in int8, and frames that the file was not calibrated on."""
     folded = folded_model("timm")
-    path, frames = tmp_path_factory.mktemp("int8") / "model.onnx", some_frames(folded, 8)
-    export_onnx(folded, path, precision="int8", batch=(1, 2, 4), calibration=frames[:5])
-    return folded, path, frames[5:]
+    path, frames = tmp_path_factory.mktemp("int8") / "model.onnx", some_frames(folded, LEAST + 3)
+    export_onnx(folded, path, precision="int8", batch=(1, 2, 4), calibration=frames[:LEAST])
+    return folded, path, frames[LEAST:]
 
 
 def test_the_graph(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]) -> None:
@@ -83,7 +85,7 @@ def test_the_file_and_its_gate(exported: tuple[FoldedHTCLIP, Path, torch.Tensor]
     assert [[size.dim_param or size.dim_value for size in shape] for shape in shapes] == [list(manifest.output_shape)]
     report = check_onnx(folded, path, frames, LOOSE)
     assert report.passed, report.failures
-    assert report.precision == "int8" and (report.frames, report.calibration_frames) == (3, 5)
+    assert report.precision == "int8" and (report.frames, report.calibration_frames) == (3, LEAST)
     assert report.relative_error is not None and report.relative_error > 1e-3
 
 
@@ -111,15 +113,15 @@ def test_tensorrt_takes_it(exported: tuple[FoldedHTCLIP, Path, torch.Tensor], tm
 def test_distances(tmp_path: Path) -> None:
     """On average over the frames calibrated on, features are as far from those of the training images as in float32."""
     folded = calibrated_model("timm")
-    frames = some_frames(folded, 12)
+    frames = some_frames(folded, 14)
     centred = {}
-    for precision, calibration in [("fp32", None), ("int8", frames[:6])]:
+    for precision, calibration in [("fp32", None), ("int8", frames[:LEAST])]:
         path = tmp_path / f"{precision}.onnx"
         export_onnx(folded, path, precision=precision, calibration=calibration, batch=(1, 1, 4))
-        centred[precision] = run(onnx.load(path), ["distance/centred"], frames[:6])["distance/centred"]
+        centred[precision] = run(onnx.load(path), ["distance/centred"], frames[:LEAST])["distance/centred"]
     assert np.abs(centred["int8"] - centred["fp32"]).max() > 1e-3
     assert np.abs(centred["int8"].mean(0) - centred["fp32"].mean(0)).max() < 1e-5
-    report = check_onnx(folded, tmp_path / "int8.onnx", frames[6:], LOOSE)
+    report = check_onnx(folded, tmp_path / "int8.onnx", frames[LEAST:], LOOSE)
     assert report.distance_error is not None and report.distance_error < 0.1
 
 
@@ -127,7 +129,7 @@ def test_the_gate_refuses_frames_that_were_calibrated_with(
     exported: tuple[FoldedHTCLIP, Path, torch.Tensor],
 ) -> None:
     folded, path, frames = exported
-    known = some_frames(folded, 8)[4:5]
+    known = some_frames(folded, LEAST + 3)[4:5]
     with pytest.raises(InputError, match="1 of the 4 frames to check the export on were calibrated with"):
         check_onnx(folded, path, torch.cat([frames, known]))
     assert torch.equal(without(torch.cat([known, frames, known]), known), frames)
@@ -136,7 +138,7 @@ def test_the_gate_refuses_frames_that_were_calibrated_with(
 def test_the_gate_names_a_block_with_outliers(tmp_path: Path) -> None:
     """A constant of 10,000 that the bias takes away again changes nothing in float32, and leaves int8 no steps."""
     folded = folded_model("timm")
-    frames = some_frames(folded, 6)
+    frames = some_frames(folded, LEAST + 3)
     block = folded.blocks[2]
     block.last_weight *= 8
     before = folded(frames)
@@ -145,19 +147,20 @@ def test_the_gate_names_a_block_with_outliers(tmp_path: Path) -> None:
     block.last_weight[:, 0] = 1.0
     block.last_bias -= 1e4
     assert (folded(frames) - before).abs().max() < 0.1 * before.abs().max()
-    export_onnx(folded, tmp_path / "model.onnx", precision="int8", calibration=frames[:3])
-    report = check_onnx(folded, tmp_path / "model.onnx", frames[3:], LOOSE)
+    export_onnx(folded, tmp_path / "model.onnx", precision="int8", calibration=frames[:LEAST])
+    report = check_onnx(folded, tmp_path / "model.onnx", frames[LEAST:], LOOSE)
     assert not report.passed and report.diverged == "blocks.2"
     assert report.own is not None and max(report.own, key=report.own.__getitem__) == "blocks.2"
 
 
 def test_wrong_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folded = folded_model("timm")
-    frames = some_frames(folded, 2)
+    frames = some_frames(folded, LEAST)
     for options, message in [
         ({"precision": "int8"}, "frames to calibrate on go with int8, which needs them, and none were given"),
         ({"precision": "fp16", "calibration": frames}, "frames to calibrate on go with int8.* the precision is fp16"),
         ({"precision": "int8", "calibration": frames[:0]}, "frames is empty"),
+        ({"precision": "int8", "calibration": frames[1:]}, "at least 8 frames to calibrate on, .* and 7 were given"),
         ({"precision": "int8", "calibration": frames / 255}, "must be uint8, got torch.float32"),
         ({"precision": "int8", "calibration": frames, "channels": 3}, "takes 3 channels, and frames .* have 1"),
         ({"precision": "int8", "calibration": frames, "plugin": True}, "export without the plugin"),
@@ -208,16 +211,34 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "model.onnx").stat().st_size < 4e6 and read_manifest(tmp_path / "model.json").precision == "int8"
 
 
+@pytest.mark.parametrize(("kind", "warned"), [("training", False), ("noise", True)])
+def test_frames_of_another_kind_are_noticed(
+    kind: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the model can tell; those that it was calibrated with are of its own kind."""
+    model = calibrated(small_model("timm"))
+    known = gray_frames(model, 40)[:LEAST]
+    frames = known if kind == "training" else known // 8
+    monkeypatch.setattr("ht_kernels.deploy.onnx.quantize", lambda graph, frames: graph)
+    for folded, expected in ((ht.fold(model.float()), warned), (folded_model("timm"), False)):
+        caplog.clear()
+        export_onnx(folded, tmp_path / "model.onnx", precision="int8", calibration=frames)
+        said = [record.message for record in caplog.records if "unlike the training images" in record.message]
+        assert len(said) == expected, said
+        assert not said or said[0].startswith("export: 8 of the 8 frames to calibrate on are unlike")
+
+
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = str(write_dicom(tmp_path / "clip.dcm", np.stack(clip_frames()), FrameTime="40"))
-    one = phantoms(tmp_path / "one", 1, 1)
+    clip = str(write_dicom(tmp_path / "clip.dcm", np.stack(clip_frames(16)), FrameTime="40"))
+    few = phantoms(tmp_path / "few", 1, LEAST - 1)
     before = sorted(tmp_path.iterdir())
     int8 = ["--precision", "int8"]
     for arguments, message in [
         (["--calibrate", clip], "--calibrate goes with --precision int8, and the precision is fp32"),
         (int8, "needs frames like those that the file will see"),
-        ([*int8, "--frames", one], f"{one} leaves none: name another source with --calibrate"),
-        ([*int8, "--frames", one, "--calibrate", one], f"{one} leaves none: name another source with --calibrate"),
+        ([*int8, "--frames", few], "at least 8 frames to calibrate on, beside those to check the export on, and 4"),
+        ([*int8, "--frames", clip, "--calibrate", few], "at least 8 frames to calibrate on, beside those to check"),
+        ([*int8, "--frames", clip, "--calibrate", clip], f"{clip} leaves none: name another source with --calibrate"),
         ([*int8, "--frames", clip, "--calibrate", str(tmp_path / "none")], "there is no file or folder"),
         ([*int8, "--frames", clip, "--plugin"], "leave it out for --precision int8"),
     ]:

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.exports import folded_model, some_frames
 from helpers.small_models import small_model
-from ht_kernels import HTCLIP, fold
+from ht_kernels import fold
 from ht_kernels.cli import main
 from ht_kernels.deploy import export_onnx, read_manifest
 from ht_kernels.deploy.server import write_repository
@@ -60,23 +60,22 @@ def test_names_of_a_single_logit(tmp_path: Path) -> None:
         assert (folder / "labels.txt").read_text() == "background\nlesion\n"
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint, output = tmp_path / "model.safetensors", tmp_path / "segment"
-    HTCLIP("timm/vit_tiny_patch16_224", class_names=("tissue", "lesion")).save(checkpoint)
+def test_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "segment"
     arguments = ["export", str(checkpoint), "--output", str(output), "--format", "triton-server", "--batch", "1:2:4"]
     assert main(arguments) == 0
     assert f"wrote {output}, its configuration and segment.report.json" in capsys.readouterr().out
     _, config = parsed(output)
-    assert config.max_batch_size == 4 and (output / "labels.txt").read_text() == "tissue\nlesion\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "segment", "segment.report.json"]
-    assert main(arguments) == 2 and "exists; name a new folder" in capsys.readouterr().err
+    assert config.max_batch_size == 4 and (output / "labels.txt").read_text() == "background\nlesion\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["segment", "segment.report.json"]
+    assert main(arguments) == 2 and "exists: name a new folder" in capsys.readouterr().err
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     export_onnx(folded_model(), tmp_path / "model.onnx")
     with pytest.raises(InputError, match="becomes the model's"):
         write_repository(tmp_path / "model.onnx", tmp_path / "my model")
-    with pytest.raises(InputError, match="exists; name a new folder"):
+    with pytest.raises(InputError, match="exists: name a new folder"):
         write_repository(tmp_path / "model.onnx", tmp_path)
     with pytest.raises(InputError, match=r"missing\.json cannot be read"):
         write_repository(tmp_path / "missing.onnx", tmp_path / "served")

@@ -7,13 +7,14 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,15 @@ from torch import Tensor
 
 from helpers.cuda_stand_in import CudaStandIn, OnGpu, Stream, stand_in
 from helpers.exports import folded_model, some_frames
+from helpers.small_models import small_model
 from helpers.small_towers import IMAGE
 from ht_kernels.deploy import Session, build_engine, check_session, export_onnx, read_manifest, runtimes, session
 from ht_kernels.deploy.cache import cached
+from ht_kernels.deploy.here import runtimes as runtimes_here
 from ht_kernels.deploy.manifest import sha256, write_manifest
+from ht_kernels.deploy.onnx import import_onnx
+from ht_kernels.deploy.openvino_runtime import import_openvino
+from ht_kernels.deploy.quantize import import_nncf
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.nn import DistanceScale
 
@@ -132,8 +138,69 @@ def test_wrong_frames_and_options() -> None:
         opened(some_frames(folded, 1).float())
     with pytest.raises(InputError, match="runtime must be one of tensorrt, cuda_graph"):
         Session.open(folded, runtime="gpu")
-    with pytest.raises(InputError, match="batch must be"):
-        Session.open(folded, batch=0)
+    for batch in (0, 4097):
+        with pytest.raises(InputError, match="batch must be"):
+            Session.open(folded, batch=batch)
+    with pytest.raises(TypeError, match="frames must be a uint8 tensor, got ndarray"):
+        opened(some_frames(folded, 1).numpy())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="frames must be a tensor, got ndarray"):
+        folded(some_frames(folded, 1).numpy())
+    with pytest.raises(TypeError, match="path of an exported file, got HTCLIP: "):
+        Session.open(small_model())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="device must be one of CPU, GPU, NPU, got ''"):
+        Session.open(folded, device="")
+
+
+def test_a_file_has_its_own_batch(tmp_path: Path) -> None:
+    export_onnx(folded_model(), tmp_path / "model.onnx", batch=(1, 2, 4))
+    for batch in (1, 2, (1, 2, 4)):
+        with pytest.raises(InputError, match=r"batch is for a folded model, and .*model\.onnx takes 1 to 4 at once"):
+            Session.open(tmp_path / "model.onnx", batch=batch)
+
+
+def test_renamed_files(tmp_path: Path) -> None:
+    """The message says what happened and what to do, whichever of the two was renamed."""
+    export_onnx(folded_model(), tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").rename(tmp_path / "new.onnx")
+    with pytest.raises(InputError, match=r"new\.json cannot be read: there is none.* if new\.onnx was renamed, give"):
+        Session.open(tmp_path / "new.onnx")
+    (tmp_path / "model.json").rename(tmp_path / "new.json")
+    with pytest.raises(InputError, match=r"new\.json is of model\.onnx, so files were renamed.* or export the model"):
+        Session.open(tmp_path / "new.onnx")
+    for name in ("onnx", "json"):
+        (tmp_path / f"new.{name}").rename(tmp_path / f"model.{name}")
+    assert Session.open(tmp_path / "model.onnx").output == "logits"
+
+
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+@pytest.mark.parametrize(
+    ("package", "use", "sentence"),
+    [
+        ("openvino", import_openvino, "this needs OpenVINO"),
+        ("onnxruntime", runtimes.import_onnxruntime, "this needs ONNX Runtime"),
+        ("onnx", import_onnx, "the export needs onnx"),
+        ("nncf", import_nncf, "int8 needs nncf"),
+    ],
+)
+def test_a_package_whose_libraries_are_broken(
+    kind: type[Exception],
+    package: str,
+    use: Callable[[], object],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(f"raise {kind.__name__}('libcore.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    message = rf"{sentence}, which is installed and cannot be imported \({kind.__name__}: libcore\.so: no such file\)"
+    with pytest.raises(InputError, match=message):
+        use()
+    if package in ("openvino", "onnxruntime"):
+        assert re.search(message, str(runtimes_here()[package]))
+        assert Session.open(folded_model()).runtime != package
 
 
 def test_hostile_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,10 @@ def error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def corrupt(path: Path, name: str, factor: float) -> None:
     """Multiply a constant of the file."""
     model = onnx.load(path)

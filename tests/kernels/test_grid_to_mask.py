@@ -123,6 +123,9 @@ def test_arguments_that_do_not_fit() -> None:
             grid_to_mask(torch.zeros(shape), (8, 8))
     with pytest.raises(TypeError, match=r"float16 or float64, got torch\.int64"):
         grid_to_mask(torch.zeros(1, 2, 4, 4, dtype=torch.int64), (8, 8))
+    for logits, kind in ((None, "NoneType"), (np.zeros((1, 2, 4, 4), np.float32), "ndarray")):
+        with pytest.raises(TypeError, match=f"logits must be a tensor, got {kind}"):
+            grid_to_mask(logits, (8, 8))  # type: ignore[arg-type]
     for size in ((0, 8), (8, -1), (8,)):
         with pytest.raises(ValueError, match="two whole numbers from 1 to"):
             grid_to_mask(torch.zeros(1, 2, 4, 4), size)  # type: ignore[arg-type]

@@ -25,11 +25,6 @@ SMALL = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": 
 """Options of the same model that make it fast."""
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
-
-
 def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stream", str(clip), "--output", str(tmp_path / "out"), *TINY]) == 0
     said = capsys.readouterr()
@@ -68,10 +63,8 @@ def test_other_inputs_and_the_default_output(tmp_path: Path, monkeypatch: pytest
         assert mask.size == (30, 20)
 
 
-def test_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = ht.HTCLIP("timm/vit_tiny_patch16_224", class_names=("background", "lesion"))
-    model.save(tmp_path / "model.safetensors")
-    arguments = ["--checkpoint", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]
+def test_a_checkpoint(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out")]
     assert main(["stream", str(clip), *arguments]) == 0
     assert "untrained" not in capsys.readouterr().err
     report = json.loads((tmp_path / "out/report.json").read_text())
@@ -81,21 +74,22 @@ def test_a_checkpoint(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
 
 
-def test_an_exported_file_and_runtimes(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("smooth", [[], ["--smooth", "0.4"]])
+def test_an_exported_file_and_runtimes(
+    smooth: list[str], whole_checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same masks from a checkpoint, from the file exported of it, and from a session of the checkpoint."""
-    checkpoint, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
-    torch.manual_seed(1)  # of which the masks are mixed
-    model = ht.HTCLIP("timm/vit_tiny_patch16_224").eval().requires_grad_(True)  # so that the tower is saved too
-    model.save(checkpoint)
-    ht.deploy.export_onnx(ht.fold(model), exported)
+    exported = tmp_path / "model.onnx"
+    ht.deploy.export_onnx(ht.fold(ht.HTCLIP.from_checkpoint(whole_checkpoint).eval()), exported)
     masks = []
     for file, options, runtime in [
-        (checkpoint, ["--runtime", "cpu"], "cpu"),
-        (checkpoint, ["--runtime", "onnxruntime"], "onnxruntime"),
+        (whole_checkpoint, ["--runtime", "cpu"], "cpu"),
+        (whole_checkpoint, ["--runtime", "onnxruntime"], "onnxruntime"),
         (exported, ["--runtime", "onnxruntime"], "onnxruntime"),
     ]:
         output = tmp_path / f"{len(masks)}"
-        assert main(["stream", str(clip), "--output", str(output), "--checkpoint", str(file), *options]) == 0
+        options += [*smooth, "--checkpoint", str(file)]
+        assert main(["stream", str(clip), "--output", str(output), *options]) == 0
         said = capsys.readouterr()
         assert ("by onnxruntime" in said.out) == (runtime != "cpu") and "untrained" not in said.err
         report = json.loads((output / "report.json").read_text())

@@ -31,31 +31,34 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def can_run(case: Case) -> str | None:
     """None when this backend can run ``case``, else the reason."""
-    if reason := _place_reason(case.device.type, case.device.index, case.named):
-        return reason
-    if case.spectral and (reason := _grid_reason(case.grid)):
+    if reason := _reason(case, filters=case.spectral):
         return reason
     if case.keeps:
         return "it draws dropout factors itself: pass dropout, not keep"
-    if case.dtype not in _DTYPES:
-        return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
     if case.bottleneck > _MAX_BOTTLENECK:
         return f"it takes bottlenecks of at most {_MAX_BOTTLENECK} channels, and this one has {case.bottleneck}"
-    return core.transforms_reason()
+    return None
 
 
 def can_filter(case: FilterCase) -> str | None:
     """None when this backend can run the spectral filter ``case``, else the reason."""
-    if reason := _place_reason(case.device.type, case.device.index, case.named):
-        return reason
-    if case.dtype not in _DTYPES:
-        return f"it filters float32, float16 and bfloat16, and x is {case.dtype}"
-    return _grid_reason(case.grid) or core.transforms_reason()
+    return _reason(case, filters=True)
 
 
 def can_mask(case: MaskCase) -> str | None:
     """Return the reason why this backend makes no masks."""
     return "it has no kernel that makes masks"
+
+
+def _reason(case: Case | FilterCase, filters: bool) -> str | None:
+    """The reason why no kernel can run ``case``, or None. ``filters`` says whether a spectral filter is in it."""
+    if reason := _place_reason(case.device.type, case.device.index, case.named):
+        return reason
+    if filters and (reason := _grid_reason(case.grid)):
+        return reason
+    if case.dtype not in _DTYPES:
+        return f"it computes float32, float16 and bfloat16, and x is {case.dtype}"
+    return core.transforms_reason()
 
 
 def _grid_reason(grid: tuple[int, int]) -> str | None:
