@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 class CpuAdapter:
-    def __init__(self, folded: object, grid_height: int, grid_width: int) -> None: ...
+    def __init__(self, folded: object, grid_height: int, grid_width: int, bfloat16_factors: bool) -> None: ...
     def forward(
         self,
         batch: int,

@@ -13,10 +13,11 @@ namespace {
 // keeps it. Training has other weights at each step, so there it is made in the workspace, which is in the cache.
 class CpuAdapter {
  public:
-  CpuAdapter(py::object folded, std::int64_t height, std::int64_t width)
+  CpuAdapter(py::object folded, std::int64_t height, std::int64_t width, bool bfloat16_factors)
       : folded_(std::move(folded)),
         weights_(read_weights<ht_adapter_weights>(folded_)),
-        shape_(for_call(read_shape(folded_), 0, height, width, 0, 0)) {}
+        shape_(for_call(read_shape(folded_), 0, height, width, 0, 0)),
+        factors_(bfloat16_factors ? HT_BFLOAT16 : HT_FLOAT32) {}
 
   void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
                bool bfloat16, const TokensArgument& x, Address keep, const TokensArgument& out, Address h,
@@ -24,22 +25,22 @@ class CpuAdapter {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     const bool training = h != 0;
     py::gil_scoped_release release;
-    const std::size_t packed = (ht_adapter_prepared_cpu(&shape_) + 63) / 64 * 64;
+    const std::size_t packed = (ht_adapter_prepared_cpu(&shape_, factors_) + 63) / 64 * 64;
     char* memory = static_cast<char*>(
         workspace((training ? packed : 0) + ht_adapter_forward_workspace_cpu(&s, training, threads)));
     void* prepared = memory;
     if (training) {
       memory += packed;
-      check(ht_adapter_prepare_cpu(&shape_, &weights_, prepared, threads));
+      check(ht_adapter_prepare_cpu(&shape_, &weights_, factors_, prepared, threads));
     } else {
       std::call_once(once_, [&] {
         kept_ = new_memory(packed);
-        check(ht_adapter_prepare_cpu(&shape_, &weights_, kept_.get(), threads));
+        check(ht_adapter_prepare_cpu(&shape_, &weights_, factors_, kept_.get(), threads));
       });
       prepared = kept_.get();
     }
-    check(ht_adapter_forward_stages_cpu(&s, &weights_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(x),
-                                        pointer<const float>(keep), tokens(out), pointer<float>(h),
+    check(ht_adapter_forward_stages_cpu(&s, &weights_, factors_, prepared, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32,
+                                        tokens(x), pointer<const float>(keep), tokens(out), pointer<float>(h),
                                         pointer<float>(stats), memory, threads, pointer<double>(seconds)));
   }
 
@@ -60,6 +61,7 @@ class CpuAdapter {
   py::object folded_;  // keeps the weights alive, to which weights_ points
   ht_adapter_weights weights_;
   ht_adapter_shape shape_;
+  ht_dtype factors_;
   std::once_flag once_;
   Memory kept_;
 };
@@ -110,8 +112,8 @@ void fold_backward(const FoldSizes& sizes, bool masked, const py::object& parts,
 void bind_adapter(py::module_& m) {
   py::class_<CpuAdapter>(m, "CpuAdapter",
                          "An adapter's folded weights as the kernels of the CPU read them; it keeps them alive.")
-      .def(py::init<py::object, std::int64_t, std::int64_t>(), py::arg("folded"), py::arg("grid_height"),
-           py::arg("grid_width"))
+      .def(py::init<py::object, std::int64_t, std::int64_t, bool>(), py::arg("folded"), py::arg("grid_height"),
+           py::arg("grid_width"), py::arg("bfloat16_factors"))
       .def("forward", &CpuAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("bfloat16"), py::arg("x"), py::arg("keep"), py::arg("out"),
            py::arg("h"), py::arg("stats"), py::arg("threads"), py::arg("seconds") = 0, "ht_adapter_forward_stages_cpu.")
@@ -143,5 +145,5 @@ void bind_adapter(py::module_& m) {
         return names;
       },
       "The names of the stages that are measured, in the order of ht_stage.");
-  m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2 or avx512.");
+  m.def("cpu_isa", &ht_cpu_isa, "The instruction set in use: baseline, avx2, avx512, avx512_bf16 or avx2_bf16.");
 }

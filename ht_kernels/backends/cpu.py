@@ -45,12 +45,27 @@ def can_mask(case: MaskCase) -> str | None:
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> core.module.CpuAdapter:
-    """Prepare the weights: the compiled object packs them for the kernels, in float32 for tokens of either dtype."""
-    return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid)
+    """Prepare the weights: the compiled object packs them for the kernels, in float32.
+
+    With bfloat16 as ``dtype``, on a processor with AVX512-BF16, the matrices of the two projections are packed in
+    bfloat16, and the kernels round what they multiply by them. Sums stay in float32, and so does everything else.
+    """
+    return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid, dtype is torch.bfloat16)
+
+
+def bfloat16_reason() -> str | None:
+    """The reason why the kernels have no instruction for products of bfloat16, or None if they have one."""
+    if core.missing:
+        return core.missing
+    isa = core.module.cpu_isa()
+    return None if isa == "avx512_bf16" else f"the kernels use {isa}, and only avx512_bf16 multiplies bfloat16"
 
 
 def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``."""
+    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``.
+
+    The weights were prepared for the dtype of products, so ``autocast`` changes nothing more.
+    """
     out = torch.empty_like(x)
     if x.is_contiguous():  # then out has the same strides; asking for them once saves a tenth of the call's Python time
         batch_stride, token_stride, _ = x.stride()

@@ -15,7 +15,7 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, cast_matrices, on_grid
 
 from . import dispatch, operators
-from .prepared import is_captured
+from .prepared import is_captured, weights_dtype
 
 
 def adapter_again(
@@ -32,12 +32,14 @@ def adapter_again(
     kept = folded.prepared
     if kept is None or is_watched(x):
         return None
-    found = kept.recall(x, height, width, prefix_tokens, eps, dispatch.choices.count)
+    autocast = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
+    dtype = weights_dtype(x, autocast)
+    found = kept.recall(x, dtype, height, width, prefix_tokens, eps, dispatch.choices.count)
     if found is None or not kept.is_current() or is_captured(x):
         return None
     backend, made, layout = found
     try:
-        out: Tensor = backend.infer(made, x, layout, x.is_cuda and torch.is_autocast_enabled("cuda"))
+        out: Tensor = backend.infer(made, x, layout, autocast)
     except (BackendError, torch.OutOfMemoryError):  # adapter() repeats the call and handles the error
         return None
     return out
@@ -64,7 +66,7 @@ def adapter(
             return operators.train(dispatch.choose(case, asked), x, wide, layout, keep, dropout)
         folded.prepared = None  # training may write without a trace, as fused optimizers do
         return dispatch.run(case, asked, lambda name: operators.train(name, x, wide, layout, keep, dropout))
-    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    autocast = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
     if not is_watched(x):
         return dispatch.infer(case, asked, x, folded, layout, autocast)
     name = dispatch.choose(case, asked)  # the operator chooses again when it runs; this tells whether to call it

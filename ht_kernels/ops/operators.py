@@ -17,6 +17,7 @@ from ht_kernels.backends.call import Case, Layout, Training, unit_stride
 from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
 from . import dispatch
+from .prepared import weights_dtype
 
 _COUNT = len(FoldedAdapter._fields)
 _WEIGHTS = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in FoldedAdapter._fields)
@@ -76,7 +77,7 @@ def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Ten
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products in training on a GPU: autocast's if it is on, otherwise the dtype of ``x``."""
+    """The dtype of matrix products in training: autocast's if it is on, otherwise the dtype of ``x``."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -98,7 +99,8 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
     """Compute the adapter without gradients by the backend ``name``, with weights prepared for this call only."""
     backend = dispatch.BACKENDS[name]
-    out: Tensor = backend.infer(backend.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
+    dtype = weights_dtype(x, autocast)
+    out: Tensor = backend.infer(backend.prepare(folded, dtype, layout.grid), x, layout, autocast)
     return out
 
 
