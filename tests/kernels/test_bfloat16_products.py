@@ -59,6 +59,31 @@ def test_autocast_rounds_the_factors_of_float32_tokens(found: dict[str, Any]) ->
             assert errors["out"][0] > 1e-4 and errors["inference"][0] > 1e-4, case
 
 
+SWITCH = """
+import torch
+import ht_kernels as ht
+from helpers.adapters import random_adapter
+adapter = ht.HTAdapter(40, 8).eval()
+adapter.load_state_dict(random_adapter("hybrid", 40, 8).state_dict())
+x = torch.randn(2, 13, 40)
+with torch.no_grad():
+    wide = adapter(x, (3, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = adapter(x, (3, 4))
+        again = adapter(x, (3, 4))
+    print(torch.equal(narrow, again), torch.equal(wide, narrow), torch.equal(wide, adapter(x, (3, 4))))
+"""
+
+
+def test_calls_with_and_without_autocast_have_their_own_weights(tmp_path: Path) -> None:
+    if "avx2_bf16" not in core.module.build_info()["isa_levels"]:
+        pytest.skip("avx2_bf16 was not compiled in")
+    done = run(["-c", SWITCH], "avx2_bf16", tmp_path)
+    if done.stderr:
+        pytest.skip(f"this machine has no avx2_bf16: {done.stderr}")
+    assert done.stdout.split() == ["True", "False", "True"]
+
+
 def test_what_serves_tests_has_to_be_asked_for(tmp_path: Path) -> None:
     """AVX2 that carries out dot products of bfloat16 is slower than AVX2 in float32."""
     print_isa = ["-c", "from ht_kernels import _C; print(_C.cpu_isa())"]
