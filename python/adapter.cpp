@@ -107,6 +107,95 @@ void fold_backward(const FoldSizes& sizes, bool masked, const py::object& parts,
   check(ht_adapter_fold_backward_cpu(&shape, &p, pointer<const float>(down_weight_grad), &r, &g));
 }
 
+// A training step, which folds too. The results of the fold lie one behind the other, `count` floats of memory that the
+// caller keeps between the passes.
+struct FoldMemory {
+  ht_fold_results at;
+  std::int64_t count = 0;
+
+  FoldMemory(const ht_fold_shape& n, float* memory) {
+    const std::int64_t channels = n.bottleneck, scales = n.hidden ? 3 : 1;
+    const auto take = [&](std::int64_t floats) {
+      float* taken = memory ? memory + count : nullptr;  // without memory the floats are counted
+      count += floats;
+      return taken;
+    };
+    at.norm_gain = take(n.dim);
+    at.down_bias = take(channels);
+    at.scale_kernels = take(scales * channels * 49);
+    at.scale_bias = take(scales * channels);
+    at.hidden_weight = n.hidden ? take(n.hidden * channels) : nullptr;
+    at.mix_weight = take(channels * channels);
+  }
+};
+
+ht_adapter_weights with_results(ht_adapter_weights weights, const ht_fold_results& results) {
+#define HT_TAKE(name) weights.name = results.name;
+  HT_FOLD_RESULTS(HT_TAKE)
+#undef HT_TAKE
+  return weights;
+}
+
+// What both passes of a step read.
+struct Step {
+  ht_fold_shape fold_sizes;
+  ht_adapter_shape shape;
+  ht_fold_parts parts;
+  FoldMemory folded;
+  ht_adapter_weights weights;
+  float *h, *stats;
+
+  // `call` is the batch, the grid and the prefix tokens. `state` has the results of the fold, h (B, N, C) and the
+  // statistics of the tokens (B, N, 2).
+  Step(const FoldSizes& sizes, std::int64_t masks, const std::array<std::int64_t, 4>& call, float eps,
+       const py::object& part_tensors, const py::object& weight_tensors, Address state)
+      : fold_sizes(fold_shape(sizes, masks != 0)),
+        shape(for_call(ht_adapter_shape{}, call[0], call[1], call[2], call[3], eps)),
+        parts(read_parts(part_tensors)),
+        folded(fold_sizes, pointer<float>(state)),
+        weights(with_results(read_weights<ht_adapter_weights>(weight_tensors), folded.at)),
+        h(pointer<float>(state) + folded.count),
+        stats(h + shape.batch * (shape.prefix_tokens + shape.grid_height * shape.grid_width) * sizes[1]) {
+    shape.dim = sizes[0], shape.bottleneck = sizes[1], shape.hidden = sizes[2];
+    shape.scales = sizes[2] ? 3 : 1, shape.masks = masks;
+  }
+};
+
+void step_forward(const FoldSizes& sizes, std::int64_t masks, const std::array<std::int64_t, 4>& call, float eps,
+                  bool bfloat16, bool bfloat16_factors, const py::object& parts, const py::object& weights,
+                  const TokensArgument& x, Address keep, const TokensArgument& out, Address state, int threads) {
+  const Step step(sizes, masks, call, eps, parts, weights, state);
+  const ht_dtype factors = bfloat16_factors ? HT_BFLOAT16 : HT_FLOAT32;
+  py::gil_scoped_release release;
+  check(ht_adapter_fold_cpu(&step.fold_sizes, &step.parts, &step.folded.at));
+  const std::size_t packed = (ht_adapter_prepared_cpu(&step.shape, factors) + 63) / 64 * 64;
+  char* memory =
+      static_cast<char*>(workspace(packed + ht_adapter_forward_workspace_cpu(&step.shape, true, threads)));
+  check(ht_adapter_prepare_cpu(&step.shape, &step.weights, factors, memory, threads));
+  check(ht_adapter_forward_cpu(&step.shape, &step.weights, factors, memory, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32,
+                               tokens(x), pointer<const float>(keep), tokens(out), step.h, step.stats, memory + packed,
+                               threads));
+}
+
+void step_backward(const FoldSizes& sizes, std::int64_t masks, const std::array<std::int64_t, 4>& call, float eps,
+                   bool bfloat16, const py::object& parts, const py::object& weights, const TokensArgument& grad_out,
+                   const TokensArgument& x, Address keep, Address state, const TokensArgument& grad_x,
+                   const py::object& part_grads, const py::object& weight_grads, int threads) {
+  const Step step(sizes, masks, call, eps, parts, weights, state);
+  const ht_fold_parts found = read_parts(part_grads);
+  const ht_adapter_weights others = read_weights<ht_adapter_weights>(weight_grads);
+  py::gil_scoped_release release;
+  const std::size_t working = (ht_adapter_backward_workspace_cpu(&step.shape, threads) + 63) / 64 * 64;
+  char* memory =
+      static_cast<char*>(workspace(working + static_cast<std::size_t>(step.folded.count) * sizeof(float)));
+  const FoldMemory results(step.fold_sizes, reinterpret_cast<float*>(memory + working));
+  const ht_adapter_weights grads = with_results(others, results.at);
+  check(ht_adapter_backward_cpu(&step.shape, &step.weights, bfloat16 ? HT_BFLOAT16 : HT_FLOAT32, tokens(grad_out),
+                                tokens(x), pointer<const float>(keep), step.h, step.stats, tokens(grad_x), &grads,
+                                memory, threads));
+  check(ht_adapter_fold_backward_cpu(&step.fold_sizes, &step.parts, grads.down_weight, &results.at, &found));
+}
+
 }  // namespace
 
 void bind_adapter(py::module_& m) {
@@ -135,6 +224,19 @@ void bind_adapter(py::module_& m) {
         "ht_adapter_fold_cpu. sizes: dim, bottleneck, hidden, gains; parts and results have the fields as attributes.");
   m.def("fold_backward", &fold_backward, py::arg("sizes"), py::arg("masked"), py::arg("parts"),
         py::arg("down_weight_grad"), py::arg("result_grads"), py::arg("part_grads"), "ht_adapter_fold_backward_cpu.");
+  m.def(
+      "step_state", [](const FoldSizes& sizes) { return FoldMemory(fold_shape(sizes, false), nullptr).count; },
+      py::arg("sizes"), "The number of floats that step_forward keeps of the fold, before h and stats.");
+  m.def("step_forward", &step_forward, py::arg("sizes"), py::arg("masks"), py::arg("call"), py::arg("eps"),
+        py::arg("bfloat16"), py::arg("bfloat16_factors"), py::arg("parts"), py::arg("weights"), py::arg("x"),
+        py::arg("keep"), py::arg("out"), py::arg("state"), py::arg("threads"),
+        "ht_adapter_fold_cpu and ht_adapter_forward_cpu. weights has None for the results of the fold, which go to "
+        "state, with h and stats behind them.");
+  m.def("step_backward", &step_backward, py::arg("sizes"), py::arg("masks"), py::arg("call"), py::arg("eps"),
+        py::arg("bfloat16"), py::arg("parts"), py::arg("weights"), py::arg("grad_out"), py::arg("x"), py::arg("keep"),
+        py::arg("state"), py::arg("grad_x"), py::arg("part_grads"), py::arg("weight_grads"), py::arg("threads"),
+        "ht_adapter_backward_cpu and ht_adapter_fold_backward_cpu. down_weight of weight_grads may be that of "
+        "part_grads.");
   m.def(
       "adapter_stages",
       [] {

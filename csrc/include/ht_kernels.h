@@ -170,7 +170,7 @@ typedef struct {
 ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts, const ht_fold_results* results);
 
 /* The gradients of the parts from those of the results. down_weight is a folded weight too, as it is; its own gradient
- * from there, down_weight_grad (C, D), is added. */
+ * from there, down_weight_grad (C, D), is added; it may be part_grads->down_weight. */
 ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
                                        const float* down_weight_grad, const ht_fold_results* result_grads,
                                        const ht_fold_parts* part_grads);

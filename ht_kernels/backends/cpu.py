@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ht_kernels.folding import FoldedAdapter
+from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults
 
 from . import core
 from .call import Case, FilterCase, Layout, MaskCase, Training, unit_stride
@@ -109,7 +109,7 @@ def backward(
 
     The last dimension of all tokens is contiguous.
     """
-    grads = folded.map(lambda t: t.new_empty(t.shape, dtype=torch.float32))
+    grads = folded.map(lambda t: torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format))
     h, stats, _ = (t.contiguous() for t in state)
     keep = None if training.keep is None else training.keep.contiguous()
     prepared.backward(
@@ -126,6 +126,94 @@ def backward(
         torch.get_num_threads(),
     )
     return grads
+
+
+def fold_and_forward(
+    sizes: tuple[int, int, int, int],
+    parts: FoldParts,
+    others: FoldedAdapter,
+    x: Tensor,
+    layout: Layout,
+    training: Training,
+) -> tuple[Tensor, Tensor]:
+    """Fold ``parts``, and compute the adapter of ``x`` with the results and the weights in ``others``.
+
+    ``sizes`` are those of the fold: D, C, hidden channels and gains. All weights are contiguous, in float32.
+
+    Returns:
+        The adapter's output, and the state that :func:`fold_and_backward` needs; see :func:`unpack_state`.
+    """
+    out, source = torch.empty_like(x), unit_stride(x)
+    target = out if out.stride(2) == 1 else torch.empty_like(source)
+    keep = None if training.keep is None else training.keep.contiguous()
+    batch, tokens, _ = x.shape
+    kept = core.module.step_state(sizes) + batch * tokens * (sizes[1] + 2)
+    state = torch.empty(kept, dtype=torch.float32)
+    core.module.step_forward(
+        *_step(sizes, others, x, layout),
+        training.dtype is torch.bfloat16,
+        parts,
+        others,
+        core.tokens(source),
+        0 if keep is None else keep.data_ptr(),
+        core.tokens(target),
+        state.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return (out if target is out else out.copy_(target)), state
+
+
+def fold_and_backward(
+    sizes: tuple[int, int, int, int],
+    parts: FoldParts,
+    others: FoldedAdapter,
+    grad_out: Tensor,
+    x: Tensor,
+    layout: Layout,
+    keep: Tensor | None,
+    state: Tensor,
+    needs_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``x``, None unless ``needs_x``, then of all parts, then of the other weights in their order."""
+    grad_out, x, state = unit_stride(grad_out), unit_stride(x), state.contiguous()
+    keep = None if keep is None else keep.contiguous()
+    grad_x = torch.empty_like(x) if needs_x else None
+    part_grads = FoldParts(*(None if t is None else torch.empty_like(t) for t in parts))  # type: ignore[arg-type]
+    grads = others._replace(down_weight=None).map(torch.empty_like)  # type: ignore[arg-type]
+    core.module.step_backward(
+        *_step(sizes, others, x, layout),
+        parts,
+        others,
+        core.tokens(grad_out),
+        core.tokens(x),
+        0 if keep is None else keep.data_ptr(),
+        state.data_ptr(),
+        (0, 0, 0) if grad_x is None else core.tokens(grad_x),
+        part_grads,
+        grads._replace(down_weight=part_grads.down_weight),
+        torch.get_num_threads(),
+    )
+    skipped = "down_weight", *FoldResults._fields
+    return grad_x, *part_grads, *(g for name, g in zip(grads._fields, grads, strict=True) if name not in skipped)
+
+
+def unpack_state(state: Tensor, x: Tensor, folded: FoldedAdapter) -> tuple[Tensor, Tensor, Tensor]:
+    """The state that :func:`backward` needs, from that of :func:`fold_and_forward`.
+
+    The latter has the results of the fold, then the bottleneck (B, N, C), then mean and 1/std of the tokens (B, N, 2).
+    """
+    batch, tokens, channels = *x.shape[:2], folded.up_weight.shape[1]
+    stats = state.numel() - batch * tokens * 2
+    h = stats - batch * tokens * channels
+    kept = state[h:stats].view(batch, tokens, channels), state[stats:].view(batch, tokens, 2)
+    return *kept, x.new_empty((0,), dtype=torch.float32)
+
+
+def _step(
+    sizes: tuple[int, int, int, int], others: FoldedAdapter, x: Tensor, layout: Layout
+) -> tuple[tuple[int, int, int, int], int, tuple[int, int, int, int], float, bool]:
+    masks = 0 if others.mask is None else others.mask.shape[0]
+    return sizes, masks, (x.shape[0], *layout[:3]), layout.eps, x.dtype is torch.bfloat16
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:

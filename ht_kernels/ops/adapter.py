@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ht_kernels import folding
 from ht_kernels.backends import reference
 from ht_kernels.backends.call import Case, Layout, Training
 from ht_kernels.backends.torch_private import is_watched
 from ht_kernels.errors import BackendError
-from ht_kernels.folding import FoldedAdapter, cast_matrices, on_grid
+from ht_kernels.folding import FoldedAdapter, Unfolded, cast_matrices, on_grid
 
-from . import dispatch, operators
+from . import dispatch, fold, operators, step
 from .prepared import is_captured, weights_dtype
 
 
@@ -75,3 +76,18 @@ def adapter(
         return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
     training = Training(None, None, 0.0, x.dtype)
     return operators.adapter(name, x, folded, training, layout, autocast, train=False, forced=asked is not None)
+
+
+def adapter_unfolded(x: Tensor, weights: Unfolded, layout: Layout, dropout: float) -> Tensor:
+    """Fold ``weights``, and compute the adapter with gradients. ``step.takes(x, weights)`` holds."""
+    dim, bottleneck = weights.others["up_weight"].shape  # type: ignore[union-attr]
+    spectral = weights.others["mask"] is not None
+    case = Case(x.device, x.dtype, dim, bottleneck, layout.grid, layout.prefix_tokens, True, spectral)
+
+    def attempt(name: str) -> Tensor:
+        if name == "cpu":
+            drawn = operators.draw(name, x, bottleneck, torch.float32, dropout)
+            return step.adapter(x, weights, layout, drawn)
+        return operators.train(name, x, folding.fold(weights, fold.combine), layout, None, dropout)
+
+    return dispatch.run(case, dispatch.asked_for(), attempt)
