@@ -77,6 +77,14 @@ def test_any_strides() -> None:
     assert_same(new(), tokens().transpose(1, 2).contiguous().transpose(1, 2))
 
 
+def test_an_empty_and_an_expanded_batch() -> None:
+    assert_same(new(), tokens()[:0])
+    adapter, leaf = new(), tokens()[:1].requires_grad_()
+    inputs = [leaf, *adapter.parameters()]
+    found, expected = (torch.autograd.grad(f(adapter, leaf.expand(3, -1, -1)).sum(), inputs) for f in (in_one, in_two))
+    assert all(map(torch.equal, found, expected))
+
+
 def test_frozen_tied_and_computed_weights() -> None:
     adapter = new()
     adapter.norm.requires_grad_(False)
