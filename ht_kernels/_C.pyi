@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 class CpuAdapter:
-    def __init__(self, folded: object, grid_height: int, grid_width: int) -> None: ...
+    def __init__(self, folded: object, grid_height: int, grid_width: int, bfloat16_factors: bool) -> None: ...
     def forward(
         self,
         batch: int,
@@ -66,6 +66,39 @@ class CudaAdapter:  # in a build with CUDA kernels only
     ) -> None: ...
 
 def adapter_weights() -> list[str]: ...
+def step_state(sizes: Sequence[int]) -> int: ...
+def step_forward(
+    sizes: Sequence[int],
+    masks: int,
+    call: Sequence[int],
+    eps: float,
+    bfloat16: bool,
+    bfloat16_factors: bool,
+    parts: object,
+    weights: object,
+    x: Sequence[int],
+    keep: int,
+    out: Sequence[int],
+    state: int,
+    threads: int,
+) -> None: ...
+def step_backward(
+    sizes: Sequence[int],
+    masks: int,
+    call: Sequence[int],
+    eps: float,
+    bfloat16: bool,
+    parts: object,
+    weights: object,
+    grad_out: Sequence[int],
+    x: Sequence[int],
+    keep: int,
+    state: int,
+    grad_x: Sequence[int],
+    part_grads: object,
+    weight_grads: object,
+    threads: int,
+) -> None: ...
 def fold(sizes: Sequence[int], masked: bool, parts: object, results: object) -> None: ...
 def fold_backward(
     sizes: Sequence[int], masked: bool, parts: object, down_weight_grad: int, result_grads: object, part_grads: object

@@ -10,7 +10,7 @@ of scales whose kernels stay separate: 3 if an image chooses its own scale weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
@@ -150,7 +150,12 @@ def on_grid(folded: FoldedAdapter, grid: tuple[int, int]) -> FoldedAdapter:
     """Return ``folded`` with a radial mask expanded to the frequencies of ``grid``. Any other mask is not changed."""
     if folded.mask is None or folded.mask.dim() != 2:
         return folded
-    return folded._replace(mask=mask_pairs(radial_mask(folded.mask, grid)))
+    return folded._replace(mask=mask_on_grid(folded.mask, grid))
+
+
+def mask_on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return a radial mask (C, R) of an adapter as pairs on the frequencies of ``grid``; any other is not changed."""
+    return mask_pairs(radial_mask(mask, grid)) if mask.dim() == 2 else mask
 
 
 def fourier_matrices(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -342,21 +347,16 @@ def combine(parts: FoldParts, masked: bool) -> tuple[Tensor, FoldResults]:
     )
 
 
-def fold_adapter(
-    adapter: nn.Module, combine: Callable[[FoldParts, bool], tuple[Tensor, FoldResults]] = combine
-) -> FoldedAdapter:
-    """Fold an adapter (identities 1 to 5): any module whose parts and weights have the published names.
+class Unfolded(NamedTuple):
+    """The weights of an adapter before folding."""
 
-    A weight may be a parameter or computed from others, by pruning, weight normalization or a parametrization of torch.
+    parts: FoldParts
+    others: dict[str, Tensor | None]  # those that are folded weights already, by their field of FoldedAdapter
 
-    Args:
-        adapter: the adapter.
-        combine: computes what :func:`combine` does.
 
-    Raises:
-        ValueError: a part or a weight is missing, or a part is of another kind.
-    """
-    p = {name: at_least_float32(t) for name, t in adapter_weights(adapter).items()}
+def unfolded(weights: Mapping[str, Tensor]) -> Unfolded:
+    """Sort the weights of an adapter, which come by their published names; see :func:`adapter_weights`."""
+    p = {name: at_least_float32(t) for name, t in weights.items()}
     mask = p.get("adapter_conv.spectral.mask")
     gain = p.get("adapter_conv.freq_filter")  # mean(F) = a * mean(S)
     if mask is not None:  # mean(F) = Re(mask at frequency zero) * mean(S)
@@ -377,20 +377,43 @@ def fold_adapter(
         hidden_weight=p.get("adapter_conv.noise_estimator.1.weight"),
         projector=p["adapter_conv.projector.weight"],
     )
-    down_weight, results = combine(parts, mask is not None)
     score_weight = p.get("adapter_conv.noise_estimator.3.weight")
-    return FoldedAdapter(
-        down_weight=down_weight,
-        skip_gain=p["gammax"],
-        hidden_bias=p.get("adapter_conv.noise_estimator.1.bias"),
-        score_weight=None if score_weight is None else score_weight.flatten(1),
-        score_bias=p.get("adapter_conv.noise_estimator.3.bias"),
-        mix_bias=p["adapter_conv.projector.bias"],
-        up_weight=p["project2.weight"],
-        up_bias=p["project2.bias"],
-        mask=mask,
-        **results._asdict(),
-    )
+    others = {
+        "skip_gain": p["gammax"],
+        "hidden_bias": p.get("adapter_conv.noise_estimator.1.bias"),
+        "score_weight": None if score_weight is None else score_weight.flatten(1),
+        "score_bias": p.get("adapter_conv.noise_estimator.3.bias"),
+        "mix_bias": p["adapter_conv.projector.bias"],
+        "up_weight": p["project2.weight"],
+        "up_bias": p["project2.bias"],
+        "mask": mask,
+    }
+    return Unfolded(parts, others)
+
+
+Combine = Callable[[FoldParts, bool], tuple[Tensor, FoldResults]]
+
+
+def fold(weights: Unfolded, combine: Combine = combine) -> FoldedAdapter:
+    """Fold the weights of an adapter (identities 1 to 5); ``combine`` computes what :func:`combine` does."""
+    parts, others = weights
+    down_weight, results = combine(parts, others["mask"] is not None)
+    return FoldedAdapter(down_weight=down_weight, **others, **results._asdict())  # type: ignore[arg-type]
+
+
+def fold_adapter(adapter: nn.Module, combine: Combine = combine) -> FoldedAdapter:
+    """Fold an adapter (identities 1 to 5): any module whose parts and weights have the published names.
+
+    A weight may be a parameter or computed from others, by pruning, weight normalization or a parametrization of torch.
+
+    Args:
+        adapter: the adapter.
+        combine: computes what :func:`combine` does.
+
+    Raises:
+        ValueError: a part or a weight is missing, or a part is of another kind.
+    """
+    return fold(unfolded(adapter_weights(adapter)), combine)
 
 
 def blocks_to_run(feature_layers: Iterable[int]) -> int:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from .backends import reference
 from .backends.call import Layout
-from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, mask_pairs, radial_mask
-from .ops.adapter import adapter, adapter_again
+from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, Unfolded, fold, mask_pairs, radial_mask
+from .ops.adapter import adapter, adapter_again, adapter_unfolded
 from .ops.dispatch import asked_for
+from .ops.fold import combine
 from .ops.grid_to_mask import grid_to_mask as mask_of_grid
 from .ops.spectral import spectral_filter as filter_images
+from .ops.step import takes as takes_step
 
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LARGEST_SIDE = 2**24
@@ -77,12 +79,45 @@ def ht_adapter(
             return out
     _check_tensors(x=x)
     _check_folded(folded, x)
-    _check(x, folded, grid, prefix_tokens)
+    _check(x, folded.up_weight, folded.mask, grid, prefix_tokens)
     _check_numbers(eps, dropout)
     if keep is not None:
         _check_tensors(keep=keep)
         _check_keep(keep, x, folded)
     return adapter(x, folded, Layout(height, width, prefix_tokens, eps), keep, dropout, asked_for(backend))
+
+
+def ht_adapter_unfolded(
+    x: Tensor,
+    weights: Unfolded,
+    grid: tuple[int, int],
+    prefix_tokens: int = 1,
+    *,
+    eps: float = 1e-5,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The Hybrid-tuning adapter on published weights, differentiable in ``x`` and in every weight.
+
+    With gradients on the CPU, the fold and the adapter run as one. That is for training, where weights change with
+    every call; for others fold once and call :func:`ht_adapter`.
+
+    Args:
+        x, grid, prefix_tokens, eps, dropout: as for :func:`ht_adapter`.
+        weights: the weights of an adapter from :func:`ht_kernels.folding.unfolded`.
+
+    Returns, raises: as :func:`ht_adapter`.
+    """
+    if not takes_step(x, weights):
+        return ht_adapter(x, fold(weights, combine), grid, prefix_tokens, eps=eps, dropout=dropout)
+    try:
+        height, width = grid
+    except (TypeError, ValueError):
+        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    up_weight, mask = weights.others["up_weight"], weights.others["mask"]
+    assert up_weight is not None, "every adapter has this weight"
+    _check(x, up_weight, mask, grid, prefix_tokens)
+    _check_numbers(eps, dropout)
+    return adapter_unfolded(x, weights, Layout(height, width, prefix_tokens, eps), dropout)
 
 
 def spectral_filter(x: Tensor, mask: Tensor, form: str = "full", *, backend: str | None = None) -> Tensor:
@@ -236,7 +271,7 @@ def _check_floating(name: str, t: Tensor) -> None:
         raise TypeError(f"{name} must be float32, bfloat16, float16 or float64, got {t.dtype}")
 
 
-def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_tokens: int) -> None:
+def _check(x: Tensor, up_weight: Tensor, mask: Tensor | None, grid: tuple[int, int], prefix_tokens: int) -> None:
     if x.dim() != 3:
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
     _check_floating("x", x)
@@ -248,13 +283,13 @@ def _check(x: Tensor, folded: FoldedAdapter, grid: tuple[int, int], prefix_token
             f"x has {x.shape[1]} tokens, but prefix_tokens {prefix_tokens} + grid {height}x{width} "
             f"makes {prefix_tokens + height * width}"
         )
-    dim, bottleneck = folded.up_weight.shape
+    dim, bottleneck = up_weight.shape
     if x.shape[2] != dim:
         raise ValueError(f"x has width {x.shape[2]}, but the adapter was made for {dim}")
-    if folded.up_weight.device != x.device:
-        raise ValueError(f"x is on {x.device}, but the adapter is on {folded.up_weight.device}")
-    if folded.mask is not None:
-        _check_mask(folded.mask, bottleneck, grid)
+    if up_weight.device != x.device:
+        raise ValueError(f"x is on {x.device}, but the adapter is on {up_weight.device}")
+    if mask is not None:
+        _check_mask(mask, bottleneck, grid)
 
 
 def _check_numbers(eps: float, dropout: float) -> None:

@@ -1,8 +1,13 @@
 // The C interface: checks arguments, chooses the instruction set, calls its kernels.
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #include "fork.h"
 #include "kernels.h"
@@ -16,19 +21,33 @@ using ht::fail;
 // Prepared when this code is loaded, because torch may have run parallel regions before the first call of a kernel.
 [[maybe_unused]] const bool forks_are_prepared = ht::prepare_forks();
 
-// Instruction sets compiled in that this machine can run, best first.
+#if defined(__x86_64__)
+// Whether the processor has AVX512-BF16, which not every compiler can ask by name.
+bool has_avx512_bf16() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 5 & 1;
+}
+#endif
+
+// The instruction set to use: the one that HT_KERNELS_CPU names, else the best of those compiled in that this machine
+// can run. The last of them is slower than it has to be and there to be named.
 const ht::Kernels* choose() {
-  const ht::Kernels* usable[3];
+  const ht::Kernels* usable[5];
   int count = 0;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl")) {
+    if (ht::kernels_avx512_bf16.isa && has_avx512_bf16()) usable[count++] = &ht::kernels_avx512_bf16;
     usable[count++] = &ht::kernels_avx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable[count++] = &ht::kernels_avx2;
+  if (avx2) usable[count++] = &ht::kernels_avx2;
 #endif
   usable[count++] = &ht::kernels_baseline;
+#if defined(__x86_64__)
+  if (avx2) usable[count++] = &ht::kernels_avx2_bf16;
+#endif
   const char* asked = std::getenv("HT_KERNELS_CPU");
   for (int i = 0; asked && i < count; ++i) {
     if (!std::strcmp(asked, usable[i]->isa)) return usable[i];
@@ -45,12 +64,14 @@ const ht::Kernels& kernels() {
   return *chosen;
 }
 
-ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype dtype, const void* workspace,
-                int threads) {
+ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype factors, ht_dtype dtype,
+                const void* workspace, int threads) {
   const ht_status status = check_shape(s);
   if (status != HT_OK) return status;
-  if (dtype != HT_FLOAT32 && dtype != HT_BFLOAT16)
-    return fail(HT_INVALID_ARGUMENT, "dtype must be HT_FLOAT32 or HT_BFLOAT16");
+  for (ht_dtype type : {factors, dtype}) {
+    if (type != HT_FLOAT32 && type != HT_BFLOAT16)
+      return fail(HT_INVALID_ARGUMENT, "%s must be HT_FLOAT32 or HT_BFLOAT16", type == dtype ? "dtype" : "factors");
+  }
   if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   return ht::check_weights(*s, w);
@@ -89,12 +110,14 @@ ht_status check_filter(const ht_filter_shape* s, const void* workspace, int thre
 
 extern "C" {
 
-size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape) { return kernels().prepared_bytes(*shape); }
+size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape, ht_dtype factors) {
+  return kernels().prepared_bytes(*shape, factors);
+}
 
-ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
-                                 int threads) {
-  const ht_status status = check(shape, weights, HT_FLOAT32, prepared, threads);
-  if (status == HT_OK) kernels().prepare(*shape, *weights, prepared, threads_for(*shape, threads));
+ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
+                                 void* prepared, int threads) {
+  const ht_status status = check(shape, weights, factors, HT_FLOAT32, prepared, threads);
+  if (status == HT_OK) kernels().prepare(*shape, *weights, factors, prepared, threads_for(*shape, threads));
   return status;
 }
 
@@ -106,23 +129,23 @@ size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int thre
   return kernels().backward_workspace(*shape, threads);
 }
 
-ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, const void* prepared,
-                                 ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats,
-                                 void* workspace, int threads) {
-  return ht_adapter_forward_stages_cpu(shape, weights, prepared, dtype, x, keep, out, h, stats, workspace, threads,
-                                       nullptr);
+ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
+                                 const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out,
+                                 float* h, float* stats, void* workspace, int threads) {
+  return ht_adapter_forward_stages_cpu(shape, weights, factors, prepared, dtype, x, keep, out, h, stats, workspace,
+                                       threads, nullptr);
 }
 
 ht_status ht_adapter_forward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
-                                        const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep,
-                                        ht_tokens out, float* h, float* stats, void* workspace, int threads,
-                                        double* seconds) {
-  const ht_status status = check(shape, weights, dtype, workspace, threads);
+                                        ht_dtype factors, const void* prepared, ht_dtype dtype, ht_tokens x,
+                                        const float* keep, ht_tokens out, float* h, float* stats, void* workspace,
+                                        int threads, double* seconds) {
+  const ht_status status = check(shape, weights, factors, dtype, workspace, threads);
   if (status != HT_OK || shape->batch == 0) return status;
   if (!x.data || !out.data || !prepared) return fail(HT_INVALID_ARGUMENT, "x, out and prepared must not be NULL");
   if (!h != !stats) return fail(HT_INVALID_ARGUMENT, "h and stats must both be NULL, or neither");
-  kernels().forward(*shape, *weights, prepared, dtype, x, keep, out, h, stats, workspace, threads_for(*shape, threads),
-                    seconds);
+  kernels().forward(*shape, *weights, factors, prepared, dtype, x, keep, out, h, stats, workspace,
+                    threads_for(*shape, threads), seconds);
   return HT_OK;
 }
 
@@ -139,8 +162,8 @@ ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht
                                          const float* h, const float* stats, ht_tokens grad_x,
                                          const ht_adapter_weights* grads, void* workspace, int threads,
                                          double* seconds) {
-  ht_status status = check(shape, weights, dtype, workspace, threads);
-  if (status == HT_OK) status = check(shape, grads, dtype, workspace, threads);
+  ht_status status = check(shape, weights, HT_FLOAT32, dtype, workspace, threads);
+  if (status == HT_OK) status = check(shape, grads, HT_FLOAT32, dtype, workspace, threads);
   if (status != HT_OK) return status;
   if (shape->batch > 0 && (!grad_out.data || !x.data || !h || !stats)) {
     return fail(HT_INVALID_ARGUMENT, "grad_out, x, h and stats must not be NULL");

@@ -2,7 +2,7 @@
 //
 // Forward: reads x once and writes h, (D s + 4 C) N bytes per image for s bytes in a number of x; 2 N D C operations.
 // u, the normalised rows of one register tile (4 kRows D bytes), stays in the first-level cache, and the packed matrix
-// (4 C D bytes) in the second.
+// (4 C D bytes) in the second. Factors in bfloat16 take half of that. Then u is computed in float32 and rounded once.
 //
 // Backward, in the second sweep over an image: reads x and grad_out and writes grad_x, 3 D s N bytes per image; 4 N D C
 // operations, half of them for du and half for the gradient of down_weight. It works on strips of kTile tokens.
@@ -51,8 +51,8 @@ HT_INLINE void row_statistics(const T* x, i64 dim, float eps, float& mean, float
 
 // u = (x - mean) * rstd * norm_gain + x * skip_gain for M rows, which share one load of the gains. stats (M, 2) holds
 // mean and rstd.
-template <int M, class T>
-HT_INLINE void gain_rows(const T* x, i64 x_step, const float* stats, const ht_adapter_weights& w, i64 dim, float* u,
+template <int M, class T, class Factor>
+HT_INLINE void gain_rows(const T* x, i64 x_step, const float* stats, const ht_adapter_weights& w, i64 dim, Factor* u,
                          i64 u_step) {
   for_vectors(dim, [&](i64 d, i64 left) {
     const Vec norm = load_first(w.norm_gain + d, left), skip = load_first(w.skip_gain + d, left);
@@ -65,9 +65,9 @@ HT_INLINE void gain_rows(const T* x, i64 x_step, const float* stats, const ht_ad
 }
 
 // h (rows, C) and stats (rows, 2) of some tokens of an image; u (kRows, dim_step) is scratch.
-template <class T>
-inline void down_project(const Sizes& n, const ht_adapter_weights& w, const ProjectWeights& packed, const T* x,
-                         i64 x_step, i64 rows, float* u, float* h, float* stats) {
+template <class T, class Factor>
+inline void down_project(const Sizes& n, const ht_adapter_weights& w, const ProjectWeights<Factor>& packed, const T* x,
+                         i64 x_step, i64 rows, Factor* u, float* h, float* stats) {
   for_row_blocks(rows, [&](auto block, i64 r) {
     constexpr int M = decltype(block)::value;
     const T* from = x + r * x_step;

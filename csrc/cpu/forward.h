@@ -19,7 +19,7 @@ namespace HT_ISA {
 
 // What one thread works in.
 struct ForwardScratch {
-  float* u;  // (kRows, dim_step)
+  float* u;  // (kRows, dim_step), of floats or of smaller factors
   MixScratch mix;
   PaddedGrid filtered;  // F of the images that this thread has to itself
 
@@ -55,7 +55,8 @@ inline size_t forward_workspace(const ht_adapter_shape& shape, bool keeps_state,
   return arena.used();
 }
 
-template <class T>
+// T is the type of tokens, Factor that of what down_project and up_project multiply.
+template <class T, class Factor>
 void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const void* prepared,
              const ht_tokens& x_tokens, const float* keep, const ht_tokens& out_tokens, float* kept_h,
              float* kept_stats, void* workspace, int threads, double* seconds) {
@@ -66,9 +67,10 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const v
   in_parallel(threads, [&](Team everyone) {
     StageClock clock(seconds, everyone.rank);
     Arena arena(workspace), prepared_arena(const_cast<void*>(prepared));  // which is only read
-    const PreparedWeights weights(n, w, prepared_arena);
+    const PreparedWeights<Factor> weights(n, w, prepared_arena);
     ForwardWorkspace work(n, kept_h != nullptr, everyone.rank, arena);
     float *h = kept_h ? kept_h : work.h, *stats = kept_h ? kept_stats : work.stats;
+    Factor* u = reinterpret_cast<Factor*>(work.scratch.u);
     MixScratch& mix = work.scratch.mix;
     work.scratch.filtered.clear(n);
     if (everyone.rank == 0) work.filtered.clear(n);
@@ -79,7 +81,7 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const v
       float* image_h = h + image * n.tokens * n.channels;
       const Range mine = team.share(n.tokens, kRows);
       const i64 first = mine.first;
-      down_project(n, w, weights.project, x.row(image, first), x.token_stride, mine.last - first, work.scratch.u,
+      down_project(n, w, weights.project, x.row(image, first), x.token_stride, mine.last - first, u,
                    image_h + first * n.channels, stats + (image * n.tokens + first) * 2);
       clock.lap(HT_STAGE_DOWN);
       team.wait();
@@ -89,10 +91,9 @@ void forward(const ht_adapter_shape& shape, const ht_adapter_weights& w, const v
       for_strips(mine, [&](Range strip) {
         const i64 r = strip.first, rows = strip.last - r, at = (image * n.tokens + r) * n.channels;
         mix.mix(n, weights.mix, image_h, strip);
-        activate(n, mix.m, keep ? keep + at : nullptr, rows);
+        const Factor* a = activate<Factor>(n, mix.m, keep ? keep + at : nullptr, rows);
         clock.lap(HT_STAGE_MIX);
-        up_project(n, weights.project, mix.m, rows, x.row(image, r), x.token_stride, out.row(image, r),
-                   out.token_stride);
+        up_project(n, weights.project, a, rows, x.row(image, r), x.token_stride, out.row(image, r), out.token_stride);
         clock.lap(HT_STAGE_UP);
       });
     });

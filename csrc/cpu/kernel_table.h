@@ -14,10 +14,29 @@
 namespace ht {
 namespace HT_ISA {
 
-inline void forward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, const void* prepared,
-                    ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats,
-                    void* workspace, int threads, double* seconds) {
-  const auto run = dtype == HT_BFLOAT16 ? forward<bfloat16> : forward<float>;
+// The type of factors in bfloat16: a set without dot products of pairs multiplies in float32, which takes it no longer.
+#if defined(HT_PAIRS)
+using Narrow = bfloat16;
+#else
+using Narrow = float;
+#endif
+
+inline size_t prepared_bytes(const ht_adapter_shape& shape, ht_dtype factors) {
+  return factors == HT_BFLOAT16 ? prepared_bytes<Narrow>(shape) : prepared_bytes<float>(shape);
+}
+
+inline void prepare(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype factors, void* prepared,
+                    int threads) {
+  const auto run = factors == HT_BFLOAT16 ? prepare<Narrow> : prepare<float>;
+  run(shape, weights, prepared, threads);
+}
+
+inline void forward(const ht_adapter_shape& shape, const ht_adapter_weights& weights, ht_dtype factors,
+                    const void* prepared, ht_dtype dtype, const ht_tokens& x, const float* keep, const ht_tokens& out,
+                    float* h, float* stats, void* workspace, int threads, double* seconds) {
+  const bool narrow = factors == HT_BFLOAT16;
+  const auto run = dtype == HT_BFLOAT16 ? (narrow ? forward<bfloat16, Narrow> : forward<bfloat16, float>)
+                                        : (narrow ? forward<float, Narrow> : forward<float, float>);
   run(shape, weights, prepared, x, keep, out, h, stats, workspace, threads, seconds);
 }
 

@@ -11,11 +11,11 @@ namespace ht {
 
 struct Kernels {
   const char* isa;
-  size_t (*prepared_bytes)(const ht_adapter_shape&);
-  void (*prepare)(const ht_adapter_shape&, const ht_adapter_weights&, void* prepared, int threads);
+  size_t (*prepared_bytes)(const ht_adapter_shape&, ht_dtype factors);
+  void (*prepare)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype factors, void* prepared, int threads);
   size_t (*forward_workspace)(const ht_adapter_shape&, bool keeps_state, int threads);
   size_t (*backward_workspace)(const ht_adapter_shape&, int threads);
-  void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, const void* prepared, ht_dtype,
+  void (*forward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype factors, const void* prepared, ht_dtype,
                   const ht_tokens& x, const float* keep, const ht_tokens& out, float* h, float* stats, void* workspace,
                   int threads, double* seconds);
   void (*backward)(const ht_adapter_shape&, const ht_adapter_weights&, ht_dtype, const ht_tokens& grad_out,
@@ -34,6 +34,8 @@ struct Kernels {
 
 extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx2_bf16;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_bf16;  // all NULL where the compiler does not know these instructions
 
 }  // namespace ht

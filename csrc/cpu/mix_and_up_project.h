@@ -95,27 +95,30 @@ struct MixScratch {
   }
 };
 
-// m (rows, wide) = gelu(m) * keep
-HT_INLINE void activate(const Sizes& n, float* m, const float* keep, i64 rows) {
+// Returns gelu(m) * keep, (rows, wide), in the memory of m (rows, wide).
+template <class Factor>
+HT_INLINE const Factor* activate(const Sizes& n, float* m, const float* keep, i64 rows) {
+  Factor* a = reinterpret_cast<Factor*>(m);  // of no larger numbers, so none is written before m there was read
   for (i64 r = 0; r < rows; ++r) {
     for_vectors(n.channels, [&](i64 c, i64 left) {
       Vec v = gelu(load(m + r * n.wide + c));
       if (keep) v *= load_first(keep + r * n.channels + c, left);
-      store(m + r * n.wide + c, v);
+      store(a + r * n.wide + c, v);
     });
   }
+  return a;
 }
 
-// out = x + m * up_weight + up_bias for some tokens of an image; m (rows, wide).
-template <class T>
-inline void up_project(const Sizes& n, const ProjectWeights& packed, const float* m, i64 rows, const T* x, i64 x_step,
-                       T* out, i64 out_step) {
+// out = x + a * up_weight + up_bias for some tokens of an image; a (rows, wide).
+template <class T, class Factor>
+inline void up_project(const Sizes& n, const ProjectWeights<Factor>& packed, const Factor* a, i64 rows, const T* x,
+                       i64 x_step, T* out, i64 out_step) {
   for_row_blocks(rows, [&](auto block, i64 r) {
     constexpr int M = decltype(block)::value;
     for_panels(n.dim, [&](i64 d, i64 valid) {
       Tile<M> tile = repeat<M>(packed.up_bias + d);
       add_rows_to(tile, x + r * x_step + d, x_step, valid);
-      multiply(tile, m + r * n.wide, n.wide, packed.up, d);
+      multiply(tile, a + r * n.wide, n.wide, packed.up, d);
       store_rows(tile, out + r * out_step + d, out_step, valid);
     });
   });

@@ -10,6 +10,7 @@
 #include "fourier.h"
 #include "gemm.h"
 #include "ht_kernels.h"
+#include "pair_panels.h"
 #include "simd.h"
 #include "sizes.h"
 #include "team.h"
@@ -35,12 +36,14 @@ class Widened {
   float* copy_;
 };
 
-// The matrices of down_project and up_project, which only the forward pass reads in this layout.
+// The matrices of down_project and up_project, which only the forward pass reads in this layout. They are multiplied as
+// numbers of the type Factor: float, or bfloat16 in pairs.
+template <class Factor>
 struct ProjectWeights {
-  Panels down;        // (D, C)
-  Panels up;          // (C, D)
-  Widened down_bias;  // (wide)
-  Widened up_bias;    // (wide_dim)
+  typename PanelsOf<Factor>::type down;  // (D, C)
+  typename PanelsOf<Factor>::type up;    // (C, D)
+  Widened down_bias;                     // (wide)
+  Widened up_bias;                       // (wide_dim)
 
   ProjectWeights(const Sizes& n, const ht_adapter_weights& w, Arena& arena)
       : down(Matrix{w.down_weight, 1, n.dim}, n.dim, n.channels, arena),
@@ -111,8 +114,9 @@ struct SpectralWeights {
 };
 
 // All that the forward pass reads of the weights in another layout than that of ht_adapter_weights.
+template <class Factor>
 struct PreparedWeights {
-  ProjectWeights project;
+  ProjectWeights<Factor> project;
   MixWeights mix;
   SpectralWeights spectral;
 
@@ -127,16 +131,18 @@ struct PreparedWeights {
   }
 };
 
-inline size_t prepared_bytes(const ht_adapter_shape& shape) {
+template <class Factor>
+size_t prepared_bytes(const ht_adapter_shape& shape) {
   Arena arena(nullptr);
-  PreparedWeights counted(Sizes(shape), ht_adapter_weights{}, arena);
+  PreparedWeights<Factor> counted(Sizes(shape), ht_adapter_weights{}, arena);
   return arena.used();
 }
 
-inline void prepare(const ht_adapter_shape& shape, const ht_adapter_weights& w, void* memory, int threads) {
+template <class Factor>
+void prepare(const ht_adapter_shape& shape, const ht_adapter_weights& w, void* memory, int threads) {
   const Sizes n(shape);
   Arena arena(memory);
-  const PreparedWeights weights(n, w, arena);
+  const PreparedWeights<Factor> weights(n, w, arena);
   in_parallel(threads, [&](Team everyone) { weights.fill(everyone, n, w); });
 }
 

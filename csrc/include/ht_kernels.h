@@ -67,28 +67,30 @@ typedef struct {
 } ht_adapter_weights;
 
 /* How many bytes of memory, aligned to 64, ht_adapter_prepare_cpu fills. */
-size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape);
+size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape, ht_dtype factors);
 
 /* Fills the memory `prepared` with the weights in the layout that the forward reads. It serves calls of any batch, and
  * with a spectral filter only those on the same grid, as long as the weights stay where they are, unchanged.
+ * factors is HT_FLOAT32, or HT_BFLOAT16 to round what project1 and project2 multiply to bfloat16, once, where the
+ * instruction set in use has dot products of bfloat16; sums stay in float32. Other sets multiply in float32 then too.
  * Here and below, a call on the CPU uses at most `threads` threads; a small call uses one. */
-ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, void* prepared,
-                                 int threads);
+ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
+                                 void* prepared, int threads);
 
 /* Bytes of workspace, aligned to 64, that the calls below need with so many threads; the forward without h and stats
  * needs more of it. */
 size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads);
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads);
 
-/* out = adapter(x), with weights as ht_adapter_prepare_cpu was given them, and what it made. Also writes what the
+/* out = adapter(x), with weights and factors as ht_adapter_prepare_cpu was given them, and what it made. Also writes what the
  * backward needs: h (B, N, C), the bottleneck before the spatial part, and stats (B, N, 2), mean and 1/std of each
  * token; both are NULL where no backward follows. keep (B, N, C) holds dropout factors, or is NULL.
  * x and out have one dtype and may not overlap. */
-ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, const void* prepared,
-                                 ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out, float* h, float* stats,
-                                 void* workspace, int threads);
+ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
+                                 const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out,
+                                 float* h, float* stats, void* workspace, int threads);
 
-/* Gradients of everything the forward read. grad_x.data may be NULL when it is not wanted. */
+/* Gradients of everything the forward read, with products in float32. grad_x.data may be NULL when it is not wanted. */
 ht_status ht_adapter_backward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype dtype,
                                   ht_tokens grad_out, ht_tokens x, const float* keep, const float* h,
                                   const float* stats, ht_tokens grad_x, const ht_adapter_weights* grads,
@@ -115,9 +117,9 @@ typedef enum {
 /* The same calls with the same results, measured: the seconds that each thread spends in each stage are added to
  * seconds (threads, HT_STAGES). Threads that a small call does not use add nothing. NULL measures nothing. */
 ht_status ht_adapter_forward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
-                                        const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep,
-                                        ht_tokens out, float* h, float* stats, void* workspace, int threads,
-                                        double* seconds);
+                                        ht_dtype factors, const void* prepared, ht_dtype dtype, ht_tokens x,
+                                        const float* keep, ht_tokens out, float* h, float* stats, void* workspace,
+                                        int threads, double* seconds);
 ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights,
                                          ht_dtype dtype, ht_tokens grad_out, ht_tokens x, const float* keep,
                                          const float* h, const float* stats, ht_tokens grad_x,
@@ -168,7 +170,7 @@ typedef struct {
 ht_status ht_adapter_fold_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts, const ht_fold_results* results);
 
 /* The gradients of the parts from those of the results. down_weight is a folded weight too, as it is; its own gradient
- * from there, down_weight_grad (C, D), is added. */
+ * from there, down_weight_grad (C, D), is added; it may be part_grads->down_weight. */
 ht_status ht_adapter_fold_backward_cpu(const ht_fold_shape* shape, const ht_fold_parts* parts,
                                        const float* down_weight_grad, const ht_fold_results* result_grads,
                                        const ht_fold_parts* part_grads);
@@ -262,8 +264,9 @@ ht_status ht_spectral_filter_cuda(const ht_filter_shape* shape, ht_dtype dtype, 
 /* ht_grid_to_mask_cpu on the current device: one kernel is added to the stream. */
 ht_status ht_grid_to_mask_cuda(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* stream);
 
-/* The instruction set in use: "baseline", "avx2" or "avx512". The environment variable HT_KERNELS_CPU, read once,
- * may name a lower one than the machine has. */
+/* The instruction set in use: "baseline", "avx2", "avx512" or "avx512_bf16". The environment variable HT_KERNELS_CPU,
+ * read once, may name a lower one than the machine has, or "avx2_bf16": AVX2 with the dot products of avx512_bf16 made
+ * of its own instructions, which is slower than either and serves tests. */
 const char* ht_cpu_isa(void);
 
 /* One sentence about the last call on this thread that did not return HT_OK. */

@@ -3,7 +3,7 @@
 - ``can_run(case)``, ``can_filter(case)`` and ``can_mask(case)`` return None if the backend can run the case, else the
   reason in words.
 - ``prepare(folded, dtype, grid)`` returns the prepared weights: the folded weights in the form that the backend needs
-  for tokens of a dtype. They are made once and kept.
+  for tokens of a dtype or, under autocast on the CPU, for products in a dtype. They are made once and kept.
 - ``infer(prepared, x, layout, autocast)`` computes the adapter without gradients.
 - ``empty_state``, ``forward`` and ``backward``, in backends that can train, are for gradients and dropout.
 - ``spectral_filter`` and ``spectral_filter_backward`` compute the spectral filter by itself.

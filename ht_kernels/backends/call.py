@@ -59,8 +59,8 @@ class Training(NamedTuple):
     """The additional arguments of a call with gradients or dropout.
 
     Dropout is given either as ``keep``, factors (B, N, C), or as ``seed``, one int64 on the device of x, from which the
-    kernel draws zeros with probability ``dropout``. Without dropout, both are None. On a GPU, ``dtype`` is the dtype of
-    matrix products and of the bottleneck that is kept for the backward pass.
+    kernel draws zeros with probability ``dropout``. Without dropout, both are None. ``dtype`` is the dtype of matrix
+    products and, on a GPU, of the bottleneck that is kept for the backward pass.
     """
 
     keep: Tensor | None

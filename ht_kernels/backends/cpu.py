@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.folding import FoldedAdapter
+from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults
 
 from . import core
 from .call import Case, FilterCase, Layout, MaskCase, Training, unit_stride
@@ -40,12 +40,27 @@ def _reason(case: Case | FilterCase | MaskCase, dtypes: tuple[torch.dtype, ...],
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> core.module.CpuAdapter:
-    """Prepare the weights: the compiled object packs them for the kernels, in float32 for tokens of either dtype."""
-    return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid)
+    """Prepare the weights: the compiled object packs them for the kernels, in float32.
+
+    With bfloat16 as ``dtype``, on a processor with AVX512-BF16, the matrices of the two projections are packed in
+    bfloat16, and the kernels round what they multiply by them. Sums stay in float32, and so does everything else.
+    """
+    return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid, dtype is torch.bfloat16)
+
+
+def bfloat16_reason() -> str | None:
+    """The reason why the kernels have no instruction for products of bfloat16, or None if they have one."""
+    if core.missing:
+        return core.missing
+    isa = core.module.cpu_isa()
+    return None if isa == "avx512_bf16" else f"the kernels use {isa}, and only avx512_bf16 multiplies bfloat16"
 
 
 def infer(prepared: core.module.CpuAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
-    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``."""
+    """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``.
+
+    The weights were prepared for the dtype of products, so ``autocast`` changes nothing more.
+    """
     out = torch.empty_like(x)
     if x.is_contiguous():  # then out has the same strides; asking for them once saves a tenth of the call's Python time
         batch_stride, token_stride, _ = x.stride()
@@ -89,7 +104,7 @@ def backward(
 
     The last dimension of all tokens is contiguous.
     """
-    grads = folded.map(lambda t: t.new_empty(t.shape, dtype=torch.float32))
+    grads = folded.map(lambda t: torch.empty_like(t, dtype=torch.float32, memory_format=torch.contiguous_format))
     h, stats, _ = (t.contiguous() for t in state)
     keep = None if training.keep is None else training.keep.contiguous()
     prepared.backward(
@@ -106,6 +121,94 @@ def backward(
         torch.get_num_threads(),
     )
     return grads
+
+
+def fold_and_forward(
+    sizes: tuple[int, int, int, int],
+    parts: FoldParts,
+    others: FoldedAdapter,
+    x: Tensor,
+    layout: Layout,
+    training: Training,
+) -> tuple[Tensor, Tensor]:
+    """Fold ``parts``, and compute the adapter of ``x`` with the results and the weights in ``others``.
+
+    ``sizes`` are those of the fold: D, C, hidden channels and gains. All weights are contiguous, in float32.
+
+    Returns:
+        The adapter's output, and the state that :func:`fold_and_backward` needs; see :func:`unpack_state`.
+    """
+    out, source = torch.empty_like(x), unit_stride(x)
+    target = out if out.stride(2) == 1 else torch.empty_like(source)
+    keep = None if training.keep is None else training.keep.contiguous()
+    batch, tokens, _ = x.shape
+    kept = core.module.step_state(sizes) + batch * tokens * (sizes[1] + 2)
+    state = torch.empty(kept, dtype=torch.float32)
+    core.module.step_forward(
+        *_step(sizes, others, x, layout),
+        training.dtype is torch.bfloat16,
+        parts,
+        others,
+        core.tokens(source),
+        0 if keep is None else keep.data_ptr(),
+        core.tokens(target),
+        state.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return (out if target is out else out.copy_(target)), state
+
+
+def fold_and_backward(
+    sizes: tuple[int, int, int, int],
+    parts: FoldParts,
+    others: FoldedAdapter,
+    grad_out: Tensor,
+    x: Tensor,
+    layout: Layout,
+    keep: Tensor | None,
+    state: Tensor,
+    needs_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``x``, None unless ``needs_x``, then of all parts, then of the other weights in their order."""
+    grad_out, x, state = unit_stride(grad_out), unit_stride(x), state.contiguous()
+    keep = None if keep is None else keep.contiguous()
+    grad_x = torch.empty_like(x) if needs_x else None
+    part_grads = FoldParts(*(None if t is None else torch.empty_like(t) for t in parts))  # type: ignore[arg-type]
+    grads = others._replace(down_weight=None).map(torch.empty_like)  # type: ignore[arg-type]
+    core.module.step_backward(
+        *_step(sizes, others, x, layout),
+        parts,
+        others,
+        core.tokens(grad_out),
+        core.tokens(x),
+        0 if keep is None else keep.data_ptr(),
+        state.data_ptr(),
+        (0, 0, 0) if grad_x is None else core.tokens(grad_x),
+        part_grads,
+        grads._replace(down_weight=part_grads.down_weight),
+        torch.get_num_threads(),
+    )
+    skipped = "down_weight", *FoldResults._fields
+    return grad_x, *part_grads, *(g for name, g in zip(grads._fields, grads, strict=True) if name not in skipped)
+
+
+def unpack_state(state: Tensor, x: Tensor, folded: FoldedAdapter) -> tuple[Tensor, Tensor, Tensor]:
+    """The state that :func:`backward` needs, from that of :func:`fold_and_forward`.
+
+    The latter has the results of the fold, then the bottleneck (B, N, C), then mean and 1/std of the tokens (B, N, 2).
+    """
+    batch, tokens, channels = *x.shape[:2], folded.up_weight.shape[1]
+    stats = state.numel() - batch * tokens * 2
+    h = stats - batch * tokens * channels
+    kept = state[h:stats].view(batch, tokens, channels), state[stats:].view(batch, tokens, 2)
+    return *kept, x.new_empty((0,), dtype=torch.float32)
+
+
+def _step(
+    sizes: tuple[int, int, int, int], others: FoldedAdapter, x: Tensor, layout: Layout
+) -> tuple[tuple[int, int, int, int], int, tuple[int, int, int, int], float, bool]:
+    masks = 0 if others.mask is None else others.mask.shape[0]
+    return sizes, masks, (x.shape[0], *layout[:3]), layout.eps, x.dtype is torch.bfloat16
 
 
 def spectral_filter(x: Tensor, mask: Tensor, out: Tensor) -> None:

@@ -47,8 +47,8 @@ def run(setting: Setting, seconds: float, by_stage: bool, say: Callable[[str], N
         say: receives a line for what is left out.
 
     A large matrix product and a copy take turns with the adapter; their fastest samples are the peaks that shares are
-    of. The product is of float32 numbers on the CPU, where the kernels compute in float32, and of the tokens' dtype on
-    a GPU.
+    of. The product is of float32 numbers on the CPU, where the kernels compute in float32 except for products of
+    bfloat16 with AVX512-BF16, and of the tokens' dtype on a GPU.
     """
     device = setting.device()
     dtype = DTYPES[setting.dtype] if device.type == "cuda" else torch.float32

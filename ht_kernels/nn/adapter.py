@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
-from ht_kernels.folding import FoldedAdapter, weight_holders
-from ht_kernels.functional import ht_adapter
+from ht_kernels.folding import FoldedAdapter, unfolded, weight_holders
+from ht_kernels.functional import ht_adapter, ht_adapter_unfolded
 from ht_kernels.ops.fold import fold_adapter
 from ht_kernels.ops.prepared import Contents, Stamp, guard, is_captured, wait_for
 from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
@@ -145,7 +145,9 @@ class HTAdapter(PublishedAdapter):
             part.check(grid)
         if kept is not None:
             return ht_adapter(x, kept.folded, grid, prefix_tokens, eps=kept.eps, dropout=inside.dropping)
-        return ht_adapter(x, fold_adapter(self), grid, prefix_tokens, eps=self.norm.eps, dropout=inside.dropping)
+        weights = unfolded(inside.weights(self))
+        eps, dropout = self.norm.eps, inside.dropping
+        return ht_adapter_unfolded(x, weights, grid, prefix_tokens, eps=eps, dropout=dropout)
 
     def folded(self) -> FoldedAdapter:
         """The adapter's folded weights. If gradients are enabled, autograd connects them to the parameters.

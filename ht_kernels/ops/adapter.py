@@ -8,14 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ht_kernels import folding
 from ht_kernels.backends import reference
 from ht_kernels.backends.call import Case, Layout, Training
 from ht_kernels.backends.torch_private import is_watched
 from ht_kernels.errors import BackendError
-from ht_kernels.folding import FoldedAdapter, cast_matrices, on_grid
+from ht_kernels.folding import FoldedAdapter, Unfolded, cast_matrices, on_grid
 
-from . import dispatch, operators
-from .prepared import is_captured
+from . import dispatch, fold, operators, step
+from .prepared import is_captured, weights_dtype
 
 
 def adapter_again(
@@ -32,12 +33,14 @@ def adapter_again(
     kept = folded.prepared
     if kept is None or is_watched(x):
         return None
-    found = kept.recall(x, height, width, prefix_tokens, eps, dispatch.choices.count)
+    autocast = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
+    dtype = weights_dtype(x, autocast)
+    found = kept.recall(x, dtype, height, width, prefix_tokens, eps, dispatch.choices.count)
     if found is None or not kept.is_current() or is_captured(x):
         return None
     backend, made, layout = found
     try:
-        out: Tensor = backend.infer(made, x, layout, x.is_cuda and torch.is_autocast_enabled("cuda"))
+        out: Tensor = backend.infer(made, x, layout, autocast)
     except (BackendError, torch.OutOfMemoryError):  # adapter() repeats the call and handles the error
         return None
     return out
@@ -64,7 +67,7 @@ def adapter(
             return operators.train(dispatch.choose(case, asked), x, wide, layout, keep, dropout)
         folded.prepared = None  # training may write without a trace, as fused optimizers do
         return dispatch.run(case, asked, lambda name: operators.train(name, x, wide, layout, keep, dropout))
-    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    autocast = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
     if not is_watched(x):
         return dispatch.infer(case, asked, x, folded, layout, autocast)
     name = dispatch.choose(case, asked)  # the operator chooses again when it runs; this tells whether to call it
@@ -73,3 +76,18 @@ def adapter(
         return reference.infer(reference.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
     training = Training(None, None, 0.0, x.dtype)
     return operators.adapter(name, x, folded, training, layout, autocast, train=False, forced=asked is not None)
+
+
+def adapter_unfolded(x: Tensor, weights: Unfolded, layout: Layout, dropout: float) -> Tensor:
+    """Fold ``weights``, and compute the adapter with gradients. ``step.takes(x, weights)`` holds."""
+    dim, bottleneck = weights.others["up_weight"].shape  # type: ignore[union-attr]
+    spectral = weights.others["mask"] is not None
+    case = Case(x.device, x.dtype, dim, bottleneck, layout.grid, layout.prefix_tokens, True, spectral)
+
+    def attempt(name: str) -> Tensor:
+        if name == "cpu":
+            drawn = operators.draw(name, x, bottleneck, torch.float32, dropout)
+            return step.adapter(x, weights, layout, drawn)
+        return operators.train(name, x, folding.fold(weights, fold.combine), layout, None, dropout)
+
+    return dispatch.run(case, dispatch.asked_for(), attempt)

@@ -20,31 +20,71 @@ from . import dispatch
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
     """:func:`ht_kernels.folding.fold_adapter`, by the compiled core where it can."""
-    return folding.fold_adapter(adapter, _combine)
+    return folding.fold_adapter(adapter, combine)
 
 
-def _combine(parts: FoldParts, masked: bool) -> tuple[Tensor, FoldResults]:
-    if not _is_for_core(parts):
+def combine(parts: FoldParts, masked: bool) -> tuple[Tensor, FoldResults]:
+    """:func:`ht_kernels.folding.combine`, by the compiled core where it can."""
+    if not is_for_core(parts):
         return folding.combine(parts, masked)
     down_weight, *results = _Combine.apply(masked, *parts)  # type: ignore[no-untyped-call]
     return down_weight, FoldResults(*results)
 
 
-def _is_for_core(parts: FoldParts) -> bool:
+def combine_in_core(parts: FoldParts, masked: bool) -> FoldResults:
+    """What :func:`ht_kernels.folding.combine` gives, without gradients."""
+    numbers = dim, channels, hidden, _ = sizes(parts)
+    scales = 3 if hidden else 1
+    new = parts.down_weight.new_empty
+    results = FoldResults(
+        norm_gain=new(dim),
+        down_bias=new(channels),
+        scale_kernels=new(scales, channels, folding.KERNEL_SIZE, folding.KERNEL_SIZE),
+        scale_bias=new(scales, channels),
+        hidden_weight=new(hidden, channels) if hidden else None,
+        mix_weight=new(channels, channels),
+    )
+    core.module.fold(numbers, masked, parts, results)
+    return results
+
+
+def sizes(parts: FoldParts) -> tuple[int, int, int, int]:
+    """The sizes of a fold: D, C, C // 4 or 0 without a noise estimator, and the number of gains."""
+    channels, dim = parts.down_weight.shape
+    hidden = 0 if parts.hidden_weight is None else parts.hidden_weight.shape[0]
+    return dim, channels, hidden, 0 if parts.gain is None else parts.gain.shape[0]
+
+
+def is_for_core(parts: FoldParts) -> bool:
     """Whether the compiled core takes these weights, and gradients make it worth while."""
     return (
         torch.is_grad_enabled()
         and not core.missing
         and dispatch.asked_for() in (None, "cpu")
-        and all(t is None or _is_plain(t) for t in parts)
+        and all(t is None or is_plain(t) for t in parts)
+        and _fit(parts)
         and not torch_private.is_watched(parts.down_weight.detach())
     )
 
 
-def _is_plain(t: Tensor) -> bool:
+def _fit(parts: FoldParts) -> bool:
+    """Whether the shapes are the published ones; for others torch's operators say what is wrong."""
+    dim, channels, hidden, _ = sizes(parts)
+    vectors = parts.down_bias, parts.bias3, parts.bias5, parts.bias7
+    kernels = zip((parts.kernel3, parts.kernel5, parts.kernel7), (3, 5, 7), strict=True)
     return (
-        type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.device.type == "cpu" and t.is_contiguous()
+        all(t.shape == (dim,) for t in (parts.norm_weight, parts.norm_bias, parts.gamma))
+        and all(t.shape == (channels,) for t in vectors)
+        and all(kernel.shape == (channels, 1, side, side) for kernel, side in kernels)
+        and (parts.hidden_weight is None or parts.hidden_weight.shape == (hidden, channels, 1, 1))
+        and parts.projector.shape == (channels, channels, 1, 1)
+        and (parts.gain is None or parts.gain.shape in ((channels,), (1,)))
     )
+
+
+def is_plain(t: Tensor) -> bool:
+    """Whether the compiled core can read a weight where it lies."""
+    return type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
 
 
 class _Combine(torch.autograd.Function):
@@ -53,34 +93,20 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, masked: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = FoldParts(*given)  # type: ignore[arg-type]
-        channels, dim = parts.down_weight.shape
-        hidden = 0 if parts.hidden_weight is None else parts.hidden_weight.shape[0]
-        gains = 0 if parts.gain is None else parts.gain.shape[0]
-        scales = 3 if hidden else 1
-        new = parts.down_weight.new_empty
-        results = FoldResults(
-            norm_gain=new(dim),
-            down_bias=new(channels),
-            scale_kernels=new(scales, channels, folding.KERNEL_SIZE, folding.KERNEL_SIZE),
-            scale_bias=new(scales, channels),
-            hidden_weight=new(hidden, channels) if hidden else None,
-            mix_weight=new(channels, channels),
-        )
-        ctx.sizes, ctx.masked = (dim, channels, hidden, gains), masked
-        core.module.fold(ctx.sizes, masked, parts, results)
+        ctx.masked = masked
         ctx.save_for_backward(*parts)
-        return parts.down_weight.detach(), *results
+        return parts.down_weight.detach(), *combine_in_core(parts, masked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = FoldParts(*ctx.saved_tensors)
         if torch.is_grad_enabled():  # with create_graph
-            return None, *_torch_gradients(parts, ctx.masked, grads)
+            return None, *torch_gradients(parts, ctx.masked, grads)
         down_weight, *results = (None if t is None else t.contiguous() for t in grads)
         assert down_weight is not None, "autograd gives zeros where nothing came back"
         found = FoldParts(*(None if t is None else torch.empty_like(t) for t in parts))  # type: ignore[arg-type]
         core.module.fold_backward(
-            ctx.sizes,
+            sizes(parts),
             ctx.masked,
             parts,
             down_weight.data_ptr(),
@@ -90,10 +116,11 @@ class _Combine(torch.autograd.Function):
         return None, *found
 
 
-def _torch_gradients(parts: FoldParts, masked: bool, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradients of the parts, as operators that autograd can differentiate again.
+def torch_gradients(parts: FoldParts, masked: bool, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The gradients of the parts from those of ``down_weight`` and the results, by operators of torch.
 
-    They are taken with respect to aliases, because a part may be computed from another, or be the same.
+    Autograd can differentiate them again. They are taken with respect to aliases, because a part may be computed from
+    another, or be the same.
     """
     aliases = FoldParts(*(None if t is None else t.view_as(t) for t in parts))  # type: ignore[arg-type]
     down_weight, results = folding.combine(aliases, masked)

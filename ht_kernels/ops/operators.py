@@ -6,6 +6,7 @@ torch.compile, torch.export and autograd see these operators. The weights in the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ht_kernels.backends.call import Case, Layout, Training, unit_stride
 from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
 from . import dispatch
+from .prepared import weights_dtype
 
 _COUNT = len(FoldedAdapter._fields)
 _WEIGHTS = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in FoldedAdapter._fields)
@@ -50,33 +52,58 @@ def adapter(
     ``train``, ``backend`` runs it only if ``forced``. Otherwise the operator chooses a backend each time it runs,
     because a compiled or exported program runs it later, when a backend may have failed, or on another machine.
     """
-    out: Tensor = torch.ops.ht_kernels.adapter.default(
-        x, *folded, *training, *layout, autocast, train, backend, forced
-    )[0]
+    given = x, *folded, *training, *layout, autocast, train, backend, forced
+    if train and not torch_private.is_watched(x):  # nobody sees the operator, which takes as long as a small fold
+        return _Adapter.apply(*given)[0]  # type: ignore[no-any-return,no-untyped-call]
+    out: Tensor = torch.ops.ht_kernels.adapter.default(*given)[0]
     return out
 
 
-def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
-    """Compute the adapter with gradients and dropout by the backend ``name``.
+def backward(
+    backend: str,
+    grad_out: Tensor,
+    x: Tensor,
+    folded: FoldedAdapter,
+    state: Sequence[Tensor],
+    training: Training,
+    layout: Layout,
+    needs_x: bool,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``x`` and of the folded weights, by the backend that computed ``state`` in the forward.
 
-    The factors of dropout are drawn here. Only Triton draws them in its kernels, from a seed that is drawn here.
+    The gradient of ``x`` is None or empty unless ``needs_x``, and so is that of a weight that is None.
     """
+    given: Any = grad_out, x, *folded, *state, *training, *layout, needs_x, backend
+    if torch.is_grad_enabled() or torch_private.is_watched(grad_out):
+        found: tuple[Tensor, ...] = torch.ops.ht_kernels.adapter_backward.default(*given)
+        return found
+    return _backward(*given)
+
+
+def train(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, keep: Tensor | None, dropout: float) -> Tensor:
+    """Compute the adapter with gradients and dropout by the backend ``name``."""
     folded = on_grid(folded, layout.grid)
-    seed = None
-    if keep is None and dropout > 0:
-        if name == "triton":
-            seed = torch.randint(1 << 62, (1,), device=x.device)
-        else:
-            ones = x.new_ones(*x.shape[:2], folded.up_weight.shape[1], dtype=folded.down_bias.dtype)
-            keep = F.dropout(ones, dropout)
+    if keep is None:
+        training = draw(name, x, folded.up_weight.shape[1], folded.down_bias.dtype, dropout)
+    else:
+        training = Training(keep, None, dropout, _product_dtype(x))
     if name == "reference":
-        return reference.adapter(x, folded, layout, keep)
-    training = Training(keep, seed, dropout, _product_dtype(x))
+        return reference.adapter(x, folded, layout, training.keep)
     return adapter(name, x, folded, training, layout, autocast=False, train=True, forced=True)
 
 
+def draw(name: str, x: Tensor, bottleneck: int, dtype: torch.dtype, dropout: float) -> Training:
+    """Draw the factors of dropout in ``dtype``. Triton draws them in its kernels, from a seed that is drawn here."""
+    keep, seed = None, None
+    if dropout > 0 and name == "triton":
+        seed = torch.randint(1 << 62, (1,), device=x.device)
+    elif dropout > 0:
+        keep = F.dropout(x.new_ones(*x.shape[:2], bottleneck, dtype=dtype), dropout)
+    return Training(keep, seed, dropout, _product_dtype(x))
+
+
 def _product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products in training on a GPU: autocast's if it is on, otherwise the dtype of ``x``."""
+    """The dtype of matrix products in training: autocast's if it is on, otherwise the dtype of ``x``."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -98,7 +125,8 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _infer(name: str, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
     """Compute the adapter without gradients by the backend ``name``, with weights prepared for this call only."""
     backend = dispatch.BACKENDS[name]
-    out: Tensor = backend.infer(backend.prepare(folded, x.dtype, layout.grid), x, layout, autocast)
+    dtype = weights_dtype(x, autocast)
+    out: Tensor = backend.infer(backend.prepare(folded, dtype, layout.grid), x, layout, autocast)
     return out
 
 
@@ -150,8 +178,11 @@ class _Adapter(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        with torch_private.below_autograd():
-            out, *state = torch.ops.ht_kernels.adapter.default(x, *rest)
+        if torch_private.is_watched(x):
+            with torch_private.below_autograd():
+                out, *state = torch.ops.ht_kernels.adapter.default(x, *rest)
+        else:
+            out, *state = _forward(x, *rest)
         folded, training, layout, (_, _, ctx.backend, _) = _unpack(rest)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*state)
@@ -164,9 +195,10 @@ class _Adapter(torch.autograd.Function):
         needed = ctx.needs_input_grad
         if grad_out is None:
             return (None,) * len(needed)
-        grads = torch.ops.ht_kernels.adapter_backward.default(
-            grad_out, *ctx.saved_tensors, *ctx.constants, needed[0], ctx.backend
-        )
+        x, *saved = ctx.saved_tensors
+        folded, state, (keep, seed) = FoldedAdapter(*saved[:_COUNT]), saved[_COUNT : _COUNT + 3], saved[_COUNT + 3 :]
+        training, layout = Training(keep, seed, *ctx.constants[:2]), Layout(*ctx.constants[2:])
+        grads = backward(ctx.backend, grad_out, x, folded, state, training, layout, needed[0])
         wanted = [g if n else None for g, n in zip(grads, needed, strict=False)]
         return *wanted, *[None] * (len(needed) - len(wanted))
 

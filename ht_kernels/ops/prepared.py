@@ -101,7 +101,7 @@ class Prepared:
         return self.stamp is None or self.stamp.holds()
 
     def by(self, backend: ModuleType, folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> Any:
-        """Return the prepared weights of ``backend`` for tokens of ``dtype``, and, if there is a mask, for ``grid``."""
+        """Return the prepared weights of ``backend`` for a dtype, and, if there is a mask, for ``grid``."""
         if is_captured(folded.up_weight):
             return backend.prepare(on_grid(folded, grid), dtype, grid)
         key = backend, dtype, None if folded.mask is None else grid
@@ -118,8 +118,10 @@ class Prepared:
                 self._by[key] = made
         return made
 
-    def remember(self, x: Tensor, layout: Layout, choices: int, backend: ModuleType, made: Any) -> None:
-        """Remember that ``backend`` ran a call of this kind with the prepared weights ``made``.
+    def remember(
+        self, x: Tensor, dtype: torch.dtype, layout: Layout, choices: int, backend: ModuleType, made: Any
+    ) -> None:
+        """Remember that ``backend`` ran a call of this kind with the weights ``made``, prepared for ``dtype``.
 
         ``choices`` is the current number of changes to the choice of backends; see ``dispatch.choices``. After another
         change, the call is not recalled.
@@ -128,13 +130,21 @@ class Prepared:
             return
         if len(self._calls) >= _MOST_CALLS:
             self._calls.clear()
-        self._calls[(x.shape, x.dtype, x.device, *layout, choices)] = backend, made, layout
+        self._calls[(x.shape, x.dtype, x.device, dtype, *layout, choices)] = backend, made, layout
 
     def recall(
-        self, x: Tensor, height: int, width: int, prefix_tokens: int, eps: float, choices: int
+        self, x: Tensor, dtype: torch.dtype, height: int, width: int, prefix_tokens: int, eps: float, choices: int
     ) -> tuple[ModuleType, Any, Layout] | None:
         """Return the backend that ran a call of this kind, its prepared weights and the layout; None if none did."""
-        return self._calls.get((x.shape, x.dtype, x.device, height, width, prefix_tokens, eps, choices))
+        return self._calls.get((x.shape, x.dtype, x.device, dtype, height, width, prefix_tokens, eps, choices))
+
+
+def weights_dtype(x: Tensor, autocast: bool) -> torch.dtype:
+    """The dtype for which weights are prepared: that of ``x``, or of autocast where it is on, on the CPU.
+
+    On a GPU, the kernels for float32 tokens take float32 weights and round them themselves.
+    """
+    return torch.get_autocast_dtype("cpu") if autocast and not x.is_cuda else x.dtype
 
 
 def prepared(folded: FoldedAdapter) -> Prepared:
@@ -153,10 +163,11 @@ def infer(
     The call is remembered for later calls of the same kind, unless ``choices`` is None.
     """
     kept = prepared(folded)
-    made = kept.by(backend, folded, x.dtype, layout.grid)
+    dtype = weights_dtype(x, autocast)
+    made = kept.by(backend, folded, dtype, layout.grid)
     out: Tensor = backend.infer(made, x, layout, autocast)
     if choices is not None:
-        kept.remember(x, layout, choices, backend, made)
+        kept.remember(x, dtype, layout, choices, backend, made)
     return out
 
 

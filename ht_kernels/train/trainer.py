@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
+from ht_kernels.backends import cpu
 from ht_kernels.classes import class_count, classes_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
@@ -94,6 +95,8 @@ class Trainer:
         self.accelerator = _accelerator(recipe.precision)
         extract_model_from_parallel(model, keep_fp32_wrapper=False)  # an earlier training left its precision there
         self.say: Say = say if self.accelerator.is_main_process else lambda _: None
+        if recipe.precision == "bf16" and self.accelerator.device.type == "cpu" and (reason := cpu.bfloat16_reason()):
+            self.say(f"precision bf16 on this CPU: {reason}; training may be faster without")
         self.contrastive = model.config.task == "contrastive"
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self._groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)

@@ -582,7 +582,7 @@ def test_a_backend_asked_for_by_name_never_falls_back(monkeypatch: pytest.Monkey
     assert dispatch.choose(Case(CPU, torch.float64, 20, 8, (3, 4), 1, False)) == "reference"
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512_bf16", "avx2_bf16"])
 def test_every_instruction_set(isa: str, tmp_path: Path) -> None:
     """One source, several compilations: each that this machine can run agrees with the reference."""
     core = pytest.importorskip("ht_kernels._C")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from helpers.small_towers import IMAGE, small_tower
 from helpers.training import SHORT, build, examples, train
+from ht_kernels.backends import core
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.published import PublishedHTCLIP
@@ -243,6 +245,26 @@ def test_trainings_of_one_process_may_differ_in_precision(tmp_path: Path) -> Non
     with torch.no_grad():
         assert torch.equal(trainer.parallel.eval()(images), expected), "the earlier precision is forgotten"
     train(root, tmp_path / "again", "heads", precision="bf16", epochs=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_bf16_on_a_cpu_without_instructions_for_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_layout(tmp_path / "data")
+    data = examples(root, "train"), examples(root, "val")
+
+    def said(precision: str, isa: str) -> list[str]:
+        monkeypatch.setattr(core, "module", SimpleNamespace(cpu_isa=lambda: isa))
+        monkeypatch.setattr(core, "missing", "")
+        lines: list[str] = []
+        recipe = Recipe(method="heads", precision=precision)
+        Trainer(build("heads"), recipe, *data, tmp_path / precision / isa, lines.append)
+        return lines
+
+    assert said("bf16", "avx2") == [
+        "precision bf16 on this CPU: the kernels use avx2, and only avx512_bf16 multiplies bfloat16; training may be "
+        "faster without"
+    ]
+    assert said("bf16", "avx512_bf16") == said("no", "avx2") == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
