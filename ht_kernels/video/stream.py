@@ -166,6 +166,7 @@ class Stream:
         self._crop = Box(0, 0, 0, 0)
         self.live, self.stopped = live, False
         self._stale = stale
+        self._failure: str | None = None
         self._latest: _Item | None = None
         self._stopping = False
         self._seconds = 0.0
@@ -246,6 +247,8 @@ class Stream:
         were drawn, ``sink`` those that were drawn and not taken by the caller, and ``model`` those that the model did
         not see, which may have been shown all the same.
 
+        ``failure`` is why the model failed the last time, or None where it never did.
+
         ``damaged`` is what a live source gave that is no frame: packets that could not be decoded, and frames that are
         not uint8. What is amiss in a file is told by the ``warnings`` of its source once the stream has ended.
 
@@ -266,6 +269,7 @@ class Stream:
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
             "states": dict(+self._states),
+            "failure": self._failure,
             "familiarity": self._familiarity(),
             "confidence": self._confidences.summary(50, 5),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
@@ -377,7 +381,8 @@ class Stream:
                     try:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
-                        item.failure, item.mask = reason(error), None
+                        self._failure = item.failure = reason(error)
+                        item.mask = None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent

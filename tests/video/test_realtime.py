@@ -21,6 +21,7 @@ from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.dicom import compressed, jpeg
 from ht_kernels.classes import probabilities_of
 from ht_kernels.cli import main
+from ht_kernels.cli.terminal import summary
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
@@ -154,6 +155,14 @@ def test_a_new_mask_does_not_put_off_no_signal() -> None:
     assert waits[0] == 0.5 and waits[1] <= 0.1
 
 
+def test_masks_that_are_all_too_old_are_spoken_of() -> None:
+    stream = Stream(folded())
+    list(stream.run(frames(2)))
+    report = stream.report()
+    assert "--stale" not in "".join(summary(report)) and report["failure"] is None
+    assert "--stale SECONDS" in summary({**report, "states": {"ok": 1, "stale": 2}, "frames": 3})[-1]
+
+
 def test_a_stream_is_for_one_run() -> None:
     stream = Stream(folded())
     list(stream.run(frames(1)))
@@ -199,6 +208,9 @@ def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) ->
     shown = list(stream.run(frames(4)))
     assert [s.state for s in shown] == ["ok", "failed", "failed", "ok"]
     assert "out of order" in shown[1].note and "not finite" in shown[2].note
+    report = stream.report()
+    assert report["failure"] == "its logits are not finite"
+    assert summary(report)[-1] == "The model failed, the last time because: its logits are not finite"
     assert shown[1].mask is None and (shown[1].overlay[:10, :, 0] == shown[1].frame[:10]).all()
 
 
