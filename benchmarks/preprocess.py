@@ -8,6 +8,7 @@ them, as a frame does that was just decoded. Pillow has one thread.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3, help="to time each row (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
     args = parser.parse_args(argv)
+    if not 0 <= args.seconds < math.inf:
+        parser.error(f"--seconds must be a number from 0 on, got {args.seconds:g}")
     rows: list[dict[str, Any]] = []
     every = torch.get_num_threads()
     try:

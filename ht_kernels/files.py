@@ -98,6 +98,19 @@ def make_folder(path: Path) -> None:
         raise InputError(f"the output folder {path} cannot be made: {why(error)}") from error
 
 
+def check_output_folder(path: str | Path) -> None:
+    """Refuse a folder for outputs that is a file, or a folder that cannot be written.
+
+    Raises:
+        InputError: it is.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"the output {path} is a file, expected a folder")
+    if path.is_dir() and not os.access(path, os.W_OK):
+        raise InputError(f"the output folder {path} cannot be written")
+
+
 @contextmanager
 def output_folder(path: str | Path, merge: bool = False) -> Iterator[Path]:
     """Write a folder whose content appears only when all of it is written.
@@ -112,10 +125,7 @@ def output_folder(path: str | Path, merge: bool = False) -> Iterator[Path]:
         InputError: ``path`` is a file or cannot be written, or the block raises an OSError.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"the output {path} is a file, expected a folder")
-    if path.is_dir() and not os.access(path, os.W_OK):
-        raise InputError(f"the output folder {path} cannot be written")
+    check_output_folder(path)
     parent = path if path.is_dir() else path.absolute().parent
     try:
         if not parent.exists():  # if it is a file, mkdtemp raises a clear error below

@@ -59,7 +59,11 @@ def main(argv: list[str] | None = None) -> int:
         "--only", default="", metavar="REGEX", help="ways whose name and precision it finds (default: all)"
     )
     args = parser.parse_args(argv)
-    ways = [way for way in WAYS if re.search(args.only, f"{way.name}, {way.precision}")]
+    try:
+        wanted = re.compile(args.only)
+    except re.error as error:
+        parser.error(f"--only {args.only!r} is no regular expression: {error}")
+    ways = [way for way in WAYS if wanted.search(f"{way.name}, {way.precision}")]
     if not ways:
         parser.error(f"--only {args.only!r} finds none of {'; '.join(f'{way.name}, {way.precision}' for way in WAYS)}")
     if args.turns < 1 or args.busy < 0:

@@ -34,8 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.files import make_folder, png_bytes, write_whole
     from ht_kernels.video import Stream
     from ht_kernels.video.model import FrameModel
+    from ht_kernels.video.recording import check_output
     from ht_kernels.weights import BREAST, PHANTOM
 
+    source = clips.heart()
+    check_output(source, args.output)
     make_folder(args.output)
     picture = args.output / "contact_sheet.png"
     picture.unlink(missing_ok=True)  # one of an earlier run would not show what an interrupted one leaves
@@ -54,7 +57,6 @@ def run(args: argparse.Namespace) -> int:
         mean = sum(phantom.dice) / len(phantom.dice)
         print(f"Dice {mean:.3f} against the exact masks, {phantom.fps:.0f} frames per second", flush=True)
 
-        source = clips.heart()
         print(f"\nThe clip of a heart, {source.path.name} from pydicom, for which the breast model was not made:")
         print("frames that are unlike its training images are unfamiliar, and get no mask", flush=True)
         stream = Stream(runner)

@@ -105,4 +105,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     for stage, row in report["latency_ms"].items():
         lines.append(f"{stage.replace('_', ' '):<14}" + "".join(f"{row[name]:>9.2f}" for name in row))
+    if report["failure"] is not None:
+        lines.append(f"The model failed, the last time because: {report['failure']}")
+    if 2 * report["states"].get("stale", 0) > report["frames"]:
+        lines.append("Most frames have no mask, as the newest was too old: --stale SECONDS says how old one may be")
     return lines

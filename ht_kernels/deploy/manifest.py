@@ -247,9 +247,11 @@ def manifest_of(path: Path) -> Manifest:
     """Read and check the manifest beside an exported file.
 
     Raises:
-        InputError: as :func:`read_manifest`, or the manifest is that of another file.
+        InputError: as :func:`read_manifest`, there is no such file, or the manifest is that of another.
     """
     place = manifest_path(path)
+    if not (path.exists() or place.exists()):
+        raise InputError(f"there is no file {path}")
     if not place.exists():
         raise InputError(
             f"the manifest {place} cannot be read: there is none, and an exported file is opened with its manifest "

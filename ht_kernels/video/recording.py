@@ -11,7 +11,7 @@ import torch
 
 from ht_kernels import environment
 from ht_kernels.errors import InputError
-from ht_kernels.files import output_folder
+from ht_kernels.files import check_output_folder, output_folder
 from ht_kernels.media.source import USUAL_FPS, Source
 
 from .dicom_seg import write_segmentation
@@ -19,6 +19,9 @@ from .live import LiveSource
 from .sinks import MaskSink, VideoSink
 from .stream import Shown, Stream
 from .view import View
+
+_WRITTEN = ("masks", "overlay.mp4", "latency.png", "report.json", "segmentation.dcm")
+"""What :func:`record` writes into its folder."""
 
 
 def record(
@@ -92,21 +95,33 @@ def record(
 
 
 def check_output(source: Source | LiveSource, output: str | Path) -> None:
-    """Refuse an output that would replace the input, or masks that no stream wrote.
+    """Refuse an output that is a file, or would replace the input or what no stream wrote.
 
     Raises:
         InputError: it would.
     """
-    masks, video = Path(output) / "masks", Path(output) / "overlay.mp4"
+    folder = Path(output)
+    check_output_folder(folder)
     if isinstance(source, Source):
         came = source.path.resolve()
-        if came in (Path(output).resolve(), video.resolve()) or came.is_relative_to(masks.resolve()):
+        places = {folder.resolve(), *((folder / name).resolve() for name in _WRITTEN)}
+        if came in places or came.is_relative_to((folder / "masks").resolve()):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
-    if masks.exists() and not (Path(output) / "report.json").is_file():
+    there = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    if there and not _is_report(folder / "report.json"):
         raise InputError(
-            f"{masks} is there already, and no stream wrote it, as there is no report.json beside it: name another "
-            "folder for the output"
+            f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
+            "another folder for the output"
         )
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is the report of a stream."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and "latency_ms" in values
 
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Stream:
         stopped: whether :meth:`stop` was called.
 
     Raises:
-        InputError: the model does not segment, or a number is out of range.
+        InputError: the model does not segment, a number is out of range, or another argument is none of those above.
     """
 
     def __init__(
@@ -154,6 +154,8 @@ class Stream:
         check_stale(stale)
         if unfamiliar not in ("withhold", "outline"):
             raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
+        if not (crop is None or crop == "auto" or isinstance(crop, Box)):
+            raise InputError(f"crop is {crop!r}, expected auto, a Box(x, y, width, height) in pixels, or None")
         self._outline = unfamiliar == "outline"
         self._model = FrameModel(model)
         self.class_names = self._model.class_names
@@ -164,12 +166,13 @@ class Stream:
         self._crop = Box(0, 0, 0, 0)
         self.live, self.stopped = live, False
         self._stale = stale
+        self._failure: str | None = None
         self._latest: _Item | None = None
         self._stopping = False
         self._seconds = 0.0
         self._masks = 0
         self._seen = self._unfamiliar = 0
-        self._damaged = 0
+        self._drawn = self._taken = self._damaged = 0
         self._states: Counter[str] = Counter()
         self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_delay", "mask_age")}
         self._distances, self._confidences = Histogram(), Histogram()
@@ -183,8 +186,11 @@ class Stream:
         """Give each frame as it is to be shown; one of a live source again when there is a newer mask.
 
         Raises:
-            InputError: a file is damaged or empty, one of its frames is not uint8, or the crop is not inside a frame.
+            InputError: a file is damaged or empty, one of its frames is not uint8, the crop is not inside a frame, or
+                the stream ran before.
         """
+        if self._threads:
+            raise InputError("this stream ran already, and a stream is for one run: make another for the next")
         self._source = source
         self.live = self.live or isinstance(source, LiveSource)
         if self._auto_crop is not None and isinstance(source, Source) and source.scan is not None:
@@ -208,6 +214,7 @@ class Stream:
                 if before is not None and result.replaces(before):
                     self._states[before.state] -= 1
                 self._states[result.state] += 1
+                self._taken += before is None or result.index != before.index
                 before = result
                 given = time.monotonic()
                 yield result
@@ -233,7 +240,14 @@ class Stream:
     def report(self) -> dict[str, Any]:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
-        A frame that was shown several times counts once, with the state that it was shown with last.
+        A frame that was shown several times counts once, with the state that it was shown with last. Only ``no signal``
+        counts each time that it was shown, for it stands over a frame that was shown before.
+
+        ``drops`` of a live source are frames: ``decode`` and ``overlay`` those that a newer one replaced before they
+        were drawn, ``sink`` those that were drawn and not taken by the caller, and ``model`` those that the model did
+        not see, which may have been shown all the same.
+
+        ``failure`` is why the model failed the last time, or None where it never did.
 
         ``damaged`` is what a live source gave that is no frame: packets that could not be decoded, and frames that are
         not uint8. What is amiss in a file is told by the ``warnings`` of its source once the stream has ended.
@@ -255,6 +269,7 @@ class Stream:
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
             "states": dict(+self._states),
+            "failure": self._failure,
             "familiarity": self._familiarity(),
             "confidence": self._confidences.summary(50, 5),
             "drops": {name: channel.drops for name, channel in self._drops.items()},
@@ -264,6 +279,8 @@ class Stream:
             "model": self._model.describe(),
             "backend": self._model.backend(),
         }
+        if self.live:
+            report["drops"]["sink"] = self._drawn - self._taken
         if isinstance(self._source, LiveSource):
             report["reconnects"] = self._source.reconnects
             report["drops"]["decode"] = self._source.drops
@@ -298,7 +315,7 @@ class Stream:
         older than the newest, and would have taken the cores from it.
         """
         decoded, screen = (Channel[_Item](1, newest_wins=True) for _ in range(2))
-        self._drops = {"model": decoded, "overlay": screen, "sink": shown}
+        self._drops = {"model": decoded, "overlay": screen}
         stages = {"preprocess": self._preprocess, "infer": self._infer, "postprocess": self._postprocess}
         frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
         self._thread(lambda: self._decode(frames, [decoded, screen]), [], [decoded, screen])
@@ -364,7 +381,8 @@ class Stream:
                     try:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
-                        item.failure, item.mask = reason(error), None
+                        self._failure = item.failure = reason(error)
+                        item.mask = None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent
@@ -421,21 +439,27 @@ class Stream:
     def _show_live(self, screen: Channel[_Item], shown: Channel[Shown]) -> None:
         item: _Item | None = None
         judged: _Item | None = None
+        wait = _NO_SIGNAL
         while True:
             again = False
             try:
-                item = screen.get(_NO_SIGNAL)
+                item = screen.get(wait)
             except TimeoutError:
                 again = True
             if item is None:
                 continue
             latest, silence = self._latest, time.monotonic() - item.came
+            if latest is not None and latest.index > item.index:
+                latest = judged  # a quick model was before the screen: its mask is of a frame that comes next
+            wait = max(0.0, _NO_SIGNAL - silence)  # a new mask does not put off what is said of the silence
             if again and silence >= _NO_SIGNAL:
+                wait = _NO_SIGNAL
                 shown.put(self._draw(item, None, "no signal", f"no signal for {silence:.1f} s"))
             elif not again or latest is not judged:
                 result = self._draw(item, *self._judge(item, latest))
                 shown.put(result)
                 if not again:
+                    self._drawn += 1
                     self._latencies["frame_age"].add(result.age)
                 if result.mask is not None and latest is not None and latest is not judged:
                     self._latencies["mask_delay"].add(item.came + result.age - latest.came)

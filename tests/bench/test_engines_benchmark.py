@@ -38,7 +38,7 @@ def test_a_worker_that_fails_gives_its_last_line(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_end_with_2(tmp_path: Path) -> None:
-    for arguments in (["--turns", "0"], ["--only", "no such way"]):
+    for arguments in (["--turns", "0"], ["--only", "no such way"], ["--only", "["]):
         with pytest.raises(SystemExit) as status:
             engines.main([*arguments, "--output", str(tmp_path)])
         assert status.value.code == 2

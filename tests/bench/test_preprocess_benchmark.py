@@ -24,3 +24,10 @@ def test_it_times_both_ways(
     lines = output.with_suffix(".md").read_text().splitlines()
     assert len(lines) == 2 + 2 and lines[2].startswith("| 1 | 20x30 | gray |") and lines[-1] in capsys.readouterr().out
     assert preprocess.main(["--seconds", "0", "--output", str(output / "below")]) == 2
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_wrong_arguments_end_with_2(seconds: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as status:
+        preprocess.main(["--seconds", seconds, "--output", str(tmp_path / "frames.json")])
+    assert status.value.code == 2

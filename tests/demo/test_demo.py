@@ -166,4 +166,11 @@ def test_the_demo_looks_at_its_folder_first(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "file").touch()
     assert main(["demo", "--output", str(tmp_path / "file")]) == 2
     captured = capsys.readouterr()
-    assert "the output folder" in captured.err and captured.out == ""
+    assert "is a file, expected a folder" in captured.err and captured.out == ""
+
+
+def test_the_demo_replaces_nothing_that_no_stream_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "report.json is there already, and no stream wrote it" in captured.err and captured.out == ""

@@ -162,6 +162,8 @@ def test_renamed_files(tmp_path: Path) -> None:
     """The message says what happened and what to do, whichever of the two was renamed."""
     export_onnx(folded_model(), tmp_path / "model.onnx")
     (tmp_path / "model.onnx").rename(tmp_path / "new.onnx")
+    with pytest.raises(InputError, match=r"there is no file .*nothing\.onnx"):
+        Session.open(tmp_path / "nothing.onnx")
     with pytest.raises(InputError, match=r"new\.json cannot be read: there is none.* if new\.onnx was renamed, give"):
         Session.open(tmp_path / "new.onnx")
     (tmp_path / "model.json").rename(tmp_path / "new.json")

@@ -21,13 +21,16 @@ from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.dicom import compressed, jpeg
 from ht_kernels.classes import probabilities_of
 from ht_kernels.cli import main
+from ht_kernels.cli.terminal import summary
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.video import LiveSource, Source, Stream, open_source, record
+from ht_kernels.video.channel import Channel, Closed
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.smooth import Smoother
+from ht_kernels.video.stream import Shown, _Item
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
@@ -124,6 +127,71 @@ def test_a_frame_that_is_shown_again_is_recorded_once(monkeypatch: pytest.Monkey
         assert sum(1 for _ in container.decode(video=0)) == 3
 
 
+def test_a_frame_does_not_get_the_mask_of_the_next_as_its_own() -> None:
+    stream = Stream(folded(), live=True, stale=60)
+    frame, screen, shown = frames(1)[0], Channel[_Item](1), Channel[Shown](2)
+    stream._latest = _Item(6, 0.2, time.monotonic(), frame, mask=np.ones_like(frame))  # the model was quick
+    screen.put(_Item(5, 0.1, time.monotonic(), frame))
+    screen.close()
+    with pytest.raises(Closed):
+        stream._show_live(screen, shown)
+    first = shown.get(0)
+    assert (first.index, first.state, first.mask) == (5, "waiting", None)
+
+
+def test_a_new_mask_does_not_put_off_no_signal() -> None:
+    stream, waits = Stream(folded(), live=True), []
+    item = _Item(0, 0.0, time.monotonic() - 0.4, frames(1)[0])
+
+    class Screen(Channel[_Item]):
+        def get(self, timeout: float | None = None) -> _Item:
+            waits.append(timeout)
+            return item if len(waits) == 1 else super().get(0)
+
+    screen = Screen(1)
+    screen.close()
+    with pytest.raises(Closed):
+        stream._show_live(screen, Channel[Shown](1))
+    assert waits[0] == 0.5 and waits[1] <= 0.1
+
+
+def test_masks_that_are_all_too_old_are_spoken_of() -> None:
+    stream = Stream(folded())
+    list(stream.run(frames(2)))
+    report = stream.report()
+    assert "--stale" not in "".join(summary(report)) and report["failure"] is None
+    assert "--stale SECONDS" in summary({**report, "states": {"ok": 1, "stale": 2}, "frames": 3})[-1]
+
+
+def test_a_stream_is_for_one_run() -> None:
+    stream = Stream(folded())
+    list(stream.run(frames(1)))
+    with pytest.raises(InputError, match="this stream ran already"):
+        list(stream.run(frames(1)))
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 5, 5), "whole"])
+def test_a_crop_that_is_none(crop: object) -> None:
+    with pytest.raises(InputError, match=r"crop is .*, expected auto, a Box"):
+        Stream(folded(), crop=crop)
+
+
+def test_frames_that_nobody_takes_are_dropped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(mixed(), live=True, stale=60)
+    keep, masked = stream._postprocess, threading.Semaphore(0)
+    monkeypatch.setattr(stream, "_postprocess", lambda item: (keep(item), masked.release()))
+
+    def camera() -> Iterator:
+        for frame in frames(12):
+            yield frame
+            masked.acquire(timeout=20)
+            time.sleep(0.02)  # in which it is drawn again with its mask
+
+    taken = {shown.index for shown in stream.run(camera()) if time.sleep(0.1) is None}
+    drops = stream.report()["drops"]
+    assert drops["sink"] > 0 and len(taken) + drops["overlay"] + drops["sink"] == 12
+
+
 def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(folded())
     calls = iter(range(99))
@@ -140,6 +208,9 @@ def test_a_failing_model_holds_no_frame_back(monkeypatch: pytest.MonkeyPatch) ->
     shown = list(stream.run(frames(4)))
     assert [s.state for s in shown] == ["ok", "failed", "failed", "ok"]
     assert "out of order" in shown[1].note and "not finite" in shown[2].note
+    report = stream.report()
+    assert report["failure"] == "its logits are not finite"
+    assert summary(report)[-1] == "The model failed, the last time because: its logits are not finite"
     assert shown[1].mask is None and (shown[1].overlay[:10, :, 0] == shown[1].frame[:10]).all()
 
 
@@ -327,6 +398,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([clip, "--view", "x"], "expected a port"),
         ([clip, "--view", "99999999"], "--view is '99999999', expected a port from 0 to 65535"),
         (["rtsp://127.0.0.1:9/x"], "cannot be opened"),
+        ([""], "the name of the input is empty"),
     ]:
         assert main(["stream", *arguments, "--backbone", "timm/vit_tiny_patch16_224"]) == 2
         assert message in capsys.readouterr().err
@@ -341,6 +413,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--smooth", "2"], "the smoothing weight must be above 0 and at most 1, got 2"),
         (["--crop", "0,0,99,99"], "is not inside a frame of 64x48 pixels"),
         (["--image-size", "0"], "--image-size 0 was given, expected 1 to"),
+        (["--output", __file__], "is a file, expected a folder"),
     ],
 )
 def test_options_are_checked_before_the_model_is_read(

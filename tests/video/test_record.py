@@ -75,3 +75,13 @@ def test_what_no_stream_wrote_is_not_replaced(tmp_path: Path) -> None:
         record(open_source(images), Stream(folded()), tmp_path / "out")
     with pytest.raises(InputError, match="would replace the input"):
         record(open_source(tmp_path / "out" / "overlay.mp4"), model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "latency.png", "report.json", "segmentation.dcm"])
+def test_a_file_that_no_stream_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
+    clip, output = write_video(tmp_path / "a.mp4"), tmp_path / "out"
+    output.mkdir()
+    (output / name).write_text('{"mine": 1}')
+    with pytest.raises(InputError, match=f"{name} is there already, and no stream wrote it"):
+        record(open_source(clip), Stream(folded()), output)
+    assert [path.name for path in output.iterdir()] == [name]
