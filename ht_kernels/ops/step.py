@@ -80,7 +80,7 @@ class _Step(torch.autograd.Function):
         out, state = cpu.fold_and_forward(fold.sizes(parts), parts, others, x, layout, training)
         ctx.layout, ctx.constants = layout, training[2:]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, training.keep, state, *weights)
+        fold.save(ctx, x, training.keep, state, *weights)
         return out
 
     @staticmethod
@@ -88,7 +88,8 @@ class _Step(torch.autograd.Function):
         needed = ctx.needs_input_grad
         if grad_out is None:
             return (None,) * len(needed)
-        x, keep, state, *saved = ctx.saved_tensors
+        x, keep, state, *saved = fold.saved(ctx)
+        assert x is not None and state is not None, "both were saved"
         weights = fold.contiguous(saved)
         if torch.is_grad_enabled() or torch_private.is_watched(grad_out):
             training = Training(keep, None, *ctx.constants)

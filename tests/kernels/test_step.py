@@ -176,6 +176,24 @@ def test_hooks_may_give_other_strides_back(step: Callable[[HTAdapter, Tensor], T
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize("step", [in_one, in_two])
+def test_a_weight_of_another_shape_in_the_backward_never_reaches_the_kernels(
+    step: Callable[[HTAdapter, Tensor], Tensor],
+) -> None:
+    adapter = new()
+    out = step(adapter, tokens())
+    adapter.norm.weight.data = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"\(\[37\]\).* in the forward pass and is .*\(\[3\]\)"):
+        out.sum().backward()
+
+
+def test_hooks_that_give_another_dtype_back_are_refused() -> None:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.bfloat16()):
+        out = in_one(new(), tokens())
+    with pytest.raises(RuntimeError, match=r"float32.* in the forward pass and is .*bfloat16"):
+        out.sum().backward()
+
+
 @pytest.mark.parametrize("observer", [torch.profiler.profile, lambda: FlopCounterMode(display=False)])
 def test_operators_are_observed_in_the_backward_alone(observer: Callable[[], AbstractContextManager[object]]) -> None:
     adapter, x = new(), tokens()
