@@ -41,7 +41,9 @@ def keep_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    sizes = 2**30, 2**25  # glibc before 2.35 refuses the first
+    mapped = any(mallopt(_M_MMAP_THRESHOLD, size) for size in sizes)
+    return mapped and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -50,6 +51,23 @@ def test_memory_is_kept_unless_the_user_says_otherwise(
     monkeypatch.setattr(ht_kernels_command, "keep_memory", lambda: calls.append(True))
     ht_kernels_command.main()
     assert len(calls) == kept
+
+
+def test_memory_is_kept_where_glibc_has_a_largest_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[int, int] = {}
+
+    class Glibc:
+        @staticmethod
+        def mallopt(name: int, value: int) -> int:
+            if name == ht_kernels_command._M_MMAP_THRESHOLD and value > 2**25:
+                return 0
+            said[name] = value
+            return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Glibc)
+    assert ht_kernels_command.keep_memory()
+    assert said == {ht_kernels_command._M_MMAP_THRESHOLD: 2**25, ht_kernels_command._M_TRIM_THRESHOLD: 2**31 - 1}
 
 
 FAULTS = """

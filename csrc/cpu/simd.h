@@ -169,21 +169,26 @@ HT_INLINE void interleave(Pixels a, Pixels b, Pixels& low, Pixels& high) {
 }
 
 // kLanes bytes as integers. GCC converts such short vectors byte by byte, so the instructions are named where there are
-// any; elsewhere zeros are interleaved twice.
+// any, and zeros are interleaved twice with four bytes.
 HT_INLINE Int load(const uint8_t* p) {
-#if HT_LANES == 16
+#if HT_LANES == 16 && defined(__AVX512F__)
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return reinterpret_cast<Int>(_mm512_maskz_cvtepu8_epi32(0xffff, bytes));
-#elif HT_LANES == 8
+#elif HT_LANES == 8 && defined(__AVX2__)
   const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   return reinterpret_cast<Int>(_mm256_cvtepu8_epi32(bytes));
-#else
+#elif HT_LANES == 4
   uint32_t four;
   __builtin_memcpy(&four, p, sizeof four);
   Pixels v = reinterpret_cast<Pixels>(Unsigned{four}), rest;
   interleave(v, Pixels{}, v, rest);
   interleave(v, Pixels{}, v, rest);
   return reinterpret_cast<Int>(v);
+#else
+  typedef uint8_t Bytes __attribute__((vector_size(HT_LANES)));
+  Bytes bytes;
+  __builtin_memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(bytes, Int);
 #endif
 }
 

@@ -82,9 +82,9 @@ ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter
 size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads);
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads);
 
-/* out = adapter(x), with weights and factors as ht_adapter_prepare_cpu was given them, and what it made. Also writes what the
- * backward needs: h (B, N, C), the bottleneck before the spatial part, and stats (B, N, 2), mean and 1/std of each
- * token; both are NULL where no backward follows. keep (B, N, C) holds dropout factors, or is NULL.
+/* out = adapter(x), with weights and factors as ht_adapter_prepare_cpu was given them, and what it made. Also writes
+ * what the backward needs: h (B, N, C), the bottleneck before the spatial part, and stats (B, N, 2), mean and 1/std of
+ * each token; both are NULL where no backward follows. keep (B, N, C) holds dropout factors, or is NULL.
  * x and out have one dtype and may not overlap. */
 ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
                                  const void* prepared, ht_dtype dtype, ht_tokens x, const float* keep, ht_tokens out,

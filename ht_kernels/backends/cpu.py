@@ -143,7 +143,7 @@ def fold_and_forward(
     keep = None if training.keep is None else training.keep.contiguous()
     batch, tokens, _ = x.shape
     kept = core.module.step_state(sizes) + batch * tokens * (sizes[1] + 2)
-    state = torch.empty(kept, dtype=torch.float32)
+    state = x.new_empty((kept,), dtype=torch.float32)
     core.module.step_forward(
         *_step(sizes, others, x, layout),
         training.dtype is torch.bfloat16,

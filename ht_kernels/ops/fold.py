@@ -6,6 +6,7 @@ image.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -87,6 +88,38 @@ def is_plain(t: Tensor) -> bool:
     return type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
 
 
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Save tensors for the backward pass, where :func:`saved` gives them back."""
+    ctx.save_for_backward(*tensors)
+    ctx.kinds = tuple(map(_kind, tensors))
+
+
+def saved(ctx: Any) -> tuple[Tensor | None, ...]:
+    """The tensors that :func:`save` was given, for a core that trusts their shapes. Their strides may be others.
+
+    Raises:
+        RuntimeError: one has another shape, dtype or device than in the forward pass. Autograd does not notice that
+            after an assignment to ``parameter.data``, and hooks of saved tensors may give back what they like.
+    """
+    tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
+    for kind, t in zip(ctx.kinds, tensors, strict=True):
+        if _kind(t) != kind:
+            raise RuntimeError(
+                f"a tensor that the backward pass needs was {kind} in the forward pass and is {_kind(t)} now; change "
+                "parameters behind the backward pass, and let hooks of saved tensors give back what they were given"
+            )
+    return tensors
+
+
+def _kind(t: Tensor | None) -> tuple[tuple[int, ...], torch.dtype, torch.device] | None:
+    return None if t is None else (t.shape, t.dtype, t.device)
+
+
+def contiguous(tensors: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The tensors as the compiled core reads weights and their gradients."""
+    return tuple(None if t is None else t.contiguous() for t in tensors)
+
+
 class _Combine(torch.autograd.Function):
     """:func:`ht_kernels.folding.combine`. Its second derivative is left to torch."""
 
@@ -94,15 +127,15 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, masked: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = FoldParts(*given)  # type: ignore[arg-type]
         ctx.masked = masked
-        ctx.save_for_backward(*parts)
+        save(ctx, *parts)
         return parts.down_weight.detach(), *combine_in_core(parts, masked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        parts = FoldParts(*ctx.saved_tensors)
+        parts = FoldParts(*contiguous(saved(ctx)))  # type: ignore[arg-type]
         if torch.is_grad_enabled():  # with create_graph
             return None, *torch_gradients(parts, ctx.masked, grads)
-        down_weight, *results = (None if t is None else t.contiguous() for t in grads)
+        down_weight, *results = contiguous(grads)
         assert down_weight is not None, "autograd gives zeros where nothing came back"
         found = FoldParts(*(None if t is None else torch.empty_like(t) for t in parts))  # type: ignore[arg-type]
         core.module.fold_backward(
@@ -119,15 +152,17 @@ class _Combine(torch.autograd.Function):
 def torch_gradients(parts: FoldParts, masked: bool, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """The gradients of the parts from those of ``down_weight`` and the results, by operators of torch.
 
-    Autograd can differentiate them again. They are taken with respect to aliases, because a part may be computed from
-    another, or be the same.
+    Autograd can differentiate them again where gradients are enabled. They are taken with respect to aliases, because a
+    part may be computed from another, or be the same.
     """
-    aliases = FoldParts(*(None if t is None else t.view_as(t) for t in parts))  # type: ignore[arg-type]
-    down_weight, results = folding.combine(aliases, masked)
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = FoldParts(*(None if t is None else t.view_as(t) for t in parts))  # type: ignore[arg-type]
+        down_weight, results = folding.combine(aliases, masked)
     pairs = [(t, g) for t, g in zip((down_weight, *results), grads, strict=True) if t is not None and t.requires_grad]
     inputs = [t for t in aliases if t is not None and t.requires_grad]
     if not pairs:
         return tuple(None for _ in parts)
     outputs, output_grads = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, inputs, output_grads, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, inputs, output_grads, create_graph=again, allow_unused=True))
     return tuple(next(found) if t is not None and t.requires_grad else None for t in aliases)

@@ -80,7 +80,7 @@ class _Step(torch.autograd.Function):
         out, state = cpu.fold_and_forward(fold.sizes(parts), parts, others, x, layout, training)
         ctx.layout, ctx.constants = layout, training[2:]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, training.keep, state, *weights)
+        fold.save(ctx, x, training.keep, state, *weights)
         return out
 
     @staticmethod
@@ -88,12 +88,14 @@ class _Step(torch.autograd.Function):
         needed = ctx.needs_input_grad
         if grad_out is None:
             return (None,) * len(needed)
-        x, keep, state, *weights = ctx.saved_tensors
+        x, keep, state, *saved = fold.saved(ctx)
+        assert x is not None and state is not None, "both were saved"
+        weights = fold.contiguous(saved)
         if torch.is_grad_enabled() or torch_private.is_watched(grad_out):
             training = Training(keep, None, *ctx.constants)
-            found = _observed_backward(grad_out, x, training, state, tuple(weights), ctx.layout, needed[0])
+            found = _observed_backward(grad_out, x, training, state, weights, ctx.layout, needed[0])
         else:
-            parts, others = _sort(tuple(weights))
+            parts, others = _sort(weights)
             sizes = fold.sizes(parts)
             found = cpu.fold_and_backward(sizes, parts, others, grad_out, x, ctx.layout, keep, state, needed[0])
         grads = found[0], None, None, *found[1:]

@@ -79,8 +79,8 @@ def test_calls_with_and_without_autocast_have_their_own_weights(tmp_path: Path) 
     if "avx2_bf16" not in core.module.build_info()["isa_levels"]:
         pytest.skip("avx2_bf16 was not compiled in")
     done = run(["-c", SWITCH], "avx2_bf16", tmp_path)
-    if done.stderr:
-        pytest.skip(f"this machine has no avx2_bf16: {done.stderr}")
+    if "which this machine cannot run" in done.stderr:
+        pytest.skip("this machine has no avx2_bf16")
     assert done.stdout.split() == ["True", "False", "True"]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 import ht_kernels as ht
 from helpers.small_towers import shake
@@ -159,6 +161,57 @@ def test_tensors_that_hooks_keep() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
         found = results(in_one, adapter, x)
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("step", [in_one, in_two])
+def test_hooks_may_give_other_strides_back(step: Callable[[HTAdapter, Tensor], Tensor]) -> None:
+    def turned(t: Tensor) -> Tensor:
+        return t.transpose(0, 1).contiguous().transpose(0, 1) if t.dim() > 1 else t
+
+    adapter, x = new(), tokens()
+    expected = results(step, adapter, x)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, turned):
+        found = results(step, adapter, x)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("step", [in_one, in_two])
+def test_a_weight_of_another_shape_in_the_backward_never_reaches_the_kernels(
+    step: Callable[[HTAdapter, Tensor], Tensor],
+) -> None:
+    adapter = new()
+    out = step(adapter, tokens())
+    adapter.norm.weight.data = torch.ones(3)
+    with pytest.raises(RuntimeError, match=r"\(\[37\]\).* in the forward pass and is .*\(\[3\]\)"):
+        out.sum().backward()
+
+
+def test_hooks_that_give_another_dtype_back_are_refused() -> None:
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.bfloat16()):
+        out = in_one(new(), tokens())
+    with pytest.raises(RuntimeError, match=r"float32.* in the forward pass and is .*bfloat16"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize("observer", [torch.profiler.profile, lambda: FlopCounterMode(display=False)])
+def test_operators_are_observed_in_the_backward_alone(observer: Callable[[], AbstractContextManager[object]]) -> None:
+    adapter, x = new(), tokens()
+    expected = results(in_one, adapter, x)
+    adapter.zero_grad()
+    out = in_one(adapter, x)
+    with observer():
+        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(3)))
+    for parameter, grad in zip(adapter.parameters(), expected[2:], strict=True):
+        assert parameter.grad is not None and not parameter.grad.requires_grad
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-4)
+
+
+def test_another_default_device() -> None:
+    adapter, x = new(), tokens()
+    with torch.device("meta"):
+        out = in_one(adapter, x)
+    assert torch.equal(out, in_two(adapter, x))
 
 
 def test_checkpointed_blocks() -> None:
