@@ -152,9 +152,9 @@ class FoldedHTCLIP(nn.Module):
         return result, distances
 
     def _checked(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
-        self.check(frames, output_size, distance)
-        if frames.device != self.position.device:
+        if isinstance(frames, Tensor) and frames.device != self.position.device:
             raise ValueError(f"frames is on {frames.device}, but the model is on {self.position.device}")
+        self.check(frames, output_size, distance)
         return self.compute(frames, output_size, distance)
 
     def compute(

@@ -218,7 +218,7 @@ def test_every_command_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.Ca
     for command in (
         ["stream", str(picture), "--checkpoint", str(path), "--output", out],
         ["inspect", str(path), "--output", out],
-        ["export", str(path), "--output", out],
+        ["export", str(path), "--output", f"{out}.onnx"],
         ["convert", str(path), "--output", out],
         ["evaluate", str(path), "--phantoms", "2", "--output", out],
         ["train", "--phantoms", "2", "--task", "segmentation", "--from", str(path), "--output", out],

@@ -86,7 +86,7 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     ids=lambda words: words[0],
 )
 def test_unknown_names(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*command, "brest", "--output", str(tmp_path / "out")]) == 2
+    assert main([*command, "brest", "--output", str(tmp_path / "out.onnx")]) == 2
     assert "there is no file brest" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 

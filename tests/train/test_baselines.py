@@ -52,7 +52,7 @@ def test_train_and_evaluate_and_what_needs_a_tower(
     capsys.readouterr()
     no = str(tmp_path / "no")
     for words in (
-        ["export", best, "--output", no],
+        ["export", best, "--output", f"{no}.onnx"],
         ["inspect", best, "--output", no],
         ["stream", str(root / "all/images"), "--checkpoint", best, "--output", no],
         ["convert", best, "--output", no],
@@ -60,7 +60,7 @@ def test_train_and_evaluate_and_what_needs_a_tower(
     ):
         assert main(words) == 2
         assert "was trained as a baseline: ht-kernels evaluate takes it" in capsys.readouterr().err
-    assert not Path(no).exists()
+    assert not list(tmp_path.glob("no*"))
     other = ["--output", str(tmp_path / "other")]
     assert main(command("evaluate", root, method, output, "--backbone", "ViT-B-16", *other)) == 2
     assert "the network in" in capsys.readouterr().err
