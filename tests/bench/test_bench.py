@@ -45,6 +45,14 @@ def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {(t.samples, t.calls) for t in timings.values()} == {(measure.MIN_SAMPLES, 1)}
 
 
+def test_a_short_call_is_made_once_more_before_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_time", lambda call, repeats, on_gpu: [call() for _ in range(repeats)] and 0.003)
+    made: list[int] = []
+    timing = measure.interleave({"a": lambda: made.append(1)}, seconds=0.0)["a"]
+    assert (timing.samples, timing.calls) == (measure.MIN_SAMPLES, 2)
+    assert len(made) == 2 + measure.MIN_SAMPLES * (1 + 2)
+
+
 def test_median_and_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = iter([1.0, 5.0, 1.0, 3.0, 2.0, 4.0])  # warm-up, then five samples
     monkeypatch.setattr(measure, "_time", lambda call, repeats, on_gpu: next(durations))
