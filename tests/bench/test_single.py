@@ -11,8 +11,8 @@ import torch
 
 from ht_kernels.bench import measure, single
 from ht_kernels.bench.setting import DTYPES, read_setting
+from ht_kernels.choices import FORMS
 from ht_kernels.cli import bench, main
-from ht_kernels.functional import FORMS
 from ht_kernels.ops.dispatch import BACKENDS, choices
 from ht_kernels.published import VARIANTS
 

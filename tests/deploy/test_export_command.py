@@ -16,7 +16,8 @@ from helpers.exports import corrupt, names
 from ht_kernels.cli import main
 from ht_kernels.deploy import gate, read_manifest
 from ht_kernels.deploy import onnx as onnx_export
-from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
+from ht_kernels.deploy.manifest import Manifest, sha256, write_manifest
+from ht_kernels.deploy.places import manifest_path
 from ht_kernels.deploy.runtimes import OnnxRuntime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
