@@ -108,7 +108,7 @@ def check_output_folder(path: str | Path) -> None:
     try:
         if os.path.lexists(path) and not path.is_dir():
             raise InputError(f"the output {path} is a file, expected a folder")
-        _try_to_write(next(place for place in (path, *path.absolute().parents) if place.is_dir()))
+        _try_to_write(next(place for place in (path, *path.absolute().parents) if os.path.lexists(place)))
     except OSError as error:
         raise InputError(f"the output folder {path} cannot be written: {why(error)}") from error
 

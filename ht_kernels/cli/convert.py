@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
 
 HELP = "turn a checkpoint of ours into one that the published code loads, or the other way round"
-EXAMPLE = "ht-kernels convert breast --output breast.pt"
+EXAMPLE = "ht-kernels convert run/best.safetensors --output published.pth"
 
 _ENDING = ".safetensors"  # of files in our format
 _WIDTH = 768  # of the tokens that the published pyramid takes, except behind OpenAI's towers

@@ -33,8 +33,10 @@ class Parser(argparse.ArgumentParser):
     def check_unknown(self, words: Iterable[str]) -> None:
         """Refuse words that parsing left over; an option is compared with those that there are."""
         for word in words:
-            name, known = word.partition("=")[0], list(self._option_string_actions)
-            self.error(f"{word} is unknown{did_you_mean(name, known) if name.startswith('-') else ''}")
+            if not word.startswith("-"):
+                self.error(f"{word} is one word too many, or belongs in front of the options")
+            known = self._option_string_actions
+            self.error(f"{word} is unknown{did_you_mean(word.partition('=')[0], known)}")
 
 
 def build(commands: Iterable[str]) -> tuple[Parser, dict[str, Parser]]:

@@ -144,6 +144,8 @@ def _check(args: argparse.Namespace) -> None:
     check_stale(args.stale)
     if args.smooth is not None:
         check_weight(args.smooth)
+    if args.view is not None:
+        read_address(args.view)
     model_options.check_image_size(args)
     path = args.checkpoint and locate(args.checkpoint)
     exported = path is not None and is_exported(path)
@@ -235,7 +237,17 @@ def open_view(text: str | None) -> View | None:
 
     if text is None:
         return None
+    host, port = read_address(text)
+    return View(port, host)
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """The host, by default this machine alone, and the port of ``[HOST:]PORT``.
+
+    Raises:
+        InputError: it is not that.
+    """
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
         raise InputError(f"--view is {text!r}, expected a port from 0 to 65535, such as 8080, or HOST:PORT")
-    return View(int(port), host or "127.0.0.1")
+    return host or "127.0.0.1", int(port)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ht_kernels.choices import TASKS
+from ht_kernels.choices import LESIONS, TASKS
 from ht_kernels.errors import InputError, did_you_mean, reason
 from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import is_hidden, read_image
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
+
+CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": ("none", *LESIONS)}
+"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
 
 SPLITS = ("train", "val", "test")
 

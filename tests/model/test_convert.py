@@ -288,7 +288,7 @@ def test_what_the_command_refuses(tmp_path: Path, weights: Path, capsys: pytest.
         "there is no checkpoint file": [str(tmp_path / "none.pth")],
     }.items():
         out.write_bytes(before)
-        assert main(["convert", *arguments, "--output", str(out)]) == 2, words
+        assert main(["convert", *arguments, "--output", str(out), "--overwrite"]) == 2, words
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1 and said[0].startswith("ht-kernels convert: ") and words in said[0], said
         assert out.read_bytes() == before
