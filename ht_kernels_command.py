@@ -22,15 +22,19 @@ def main() -> int:
 
     In both, what the user's environment says counts more.
 
-    Returns the exit status of :func:`ht_kernels.cli.main`.
+    Returns the exit status of :func:`ht_kernels.cli.main`, or 130 when it was interrupted on the way there.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not any(name in os.environ for name in _SETTINGS):
         keep_memory()
-    from ht_kernels import cli
+    try:
+        from ht_kernels import cli
 
-    return cli.main()
+        return cli.main()
+    except KeyboardInterrupt:  # before the command line itself could catch it
+        print("ht-kernels: interrupted", file=sys.stderr)
+        return 130
 
 
 def keep_memory() -> bool:

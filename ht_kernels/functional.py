@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .backends import reference
 from .backends.call import Layout
+from .choices import FORMS
 from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, Unfolded, fold, mask_pairs, radial_mask
 from .ops.adapter import adapter, adapter_again, adapter_unfolded
 from .ops.dispatch import asked_for
@@ -26,8 +27,6 @@ from .ops.step import takes as takes_step
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LARGEST_SIDE = 2**24
 """The largest side of a mask, up to which every place is a float32."""
-FORMS = ("full", "shared", "radial")
-"""The forms of a spectral mask."""
 
 
 def ht_adapter(

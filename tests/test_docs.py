@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import re
@@ -16,6 +15,7 @@ import pytest
 
 import ht_kernels
 from ht_kernels.cli import COMMANDS
+from ht_kernels.cli.parser import build
 
 ROOT = Path(__file__).resolve()
 while not (ROOT / "pyproject.toml").exists():
@@ -194,6 +194,5 @@ def _problem_of(words: list[str]) -> str | None:
 
 
 def _options(command: str) -> set[str]:
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"ht_kernels.cli.{command}").add_arguments(parser)
+    parser = build([command])[1][command]
     return {option for action in parser._actions for option in action.option_strings}

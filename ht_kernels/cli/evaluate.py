@@ -7,10 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.classes import class_count
+from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
+from ht_kernels.files import claim
+from ht_kernels.outputs import SETTINGS, evaluations
+from ht_kernels.weights import task_of
 
-from . import model_options, terminal
+from . import config, model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
@@ -18,31 +21,36 @@ if TYPE_CHECKING:
     from ht_kernels.train.evaluate import Prompts
 
 HELP = "measure a checkpoint on data sets: figures, pictures and a report"
+EXAMPLE = "ht-kernels evaluate run/best.safetensors data --dataset BUSI --output run/test"
 
 _UNTUNED = Path("clip")
+_PHANTOMS = "--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    came = parser.add_argument_group("inputs")
+    to = parser.add_argument_group("outputs")
+    came.add_argument(
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
         help=f"a file that ht-kernels train wrote; {model_options.NAMES}; a published file, whose tower --backbone and "
         "--pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without adapters",
     )
-    parser.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
-    parser.add_argument(
+    came.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
+    came.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="data sets in DATA, such as BUSI; several make one table"
     )
-    parser.add_argument("--split", default="test", help="train, val, test (default), or all of them")
-    parser.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
-    parser.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
-    parser.add_argument(
+    came.add_argument(
+        "--split", default="test", help="train, val, test, or all for the three together (default: %(default)s)"
+    )
+    came.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
+    came.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
+    came.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the report and its pictures"
-    )
+    to.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the report and its pictures")
+    outputs.add_overwrite(to)
     text = parser.add_argument_group("contrastive models, which classify images by their similarity to sentences")
     text.add_argument(
         "--templates",
@@ -58,35 +66,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead of classes: how well images find their captions, and captions their images",
     )
-    model_options.add_tower_arguments(parser)
+    model_options.add_tower_arguments(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     try:
+        from ht_kernels.classes import class_count
         from ht_kernels.train import simulate_examples
         from ht_kernels.train.evaluate import BATCH, evaluate, evaluate_all, lines, lines_of_all
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
-    twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
-    if twice:
-        raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")
     model, name = _model(args)
     task, size = model.config.task, model.config.image_size or 224
-    if task != "contrastive" and (args.templates or args.classes or args.retrieval):
-        raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
-    if args.retrieval and (args.templates or args.classes):
-        raise InputError("--retrieval finds images and captions, and --templates and --classes are for classification")
+    _check_task(args, task)
     if args.phantoms is not None:
-        if args.data or args.dataset or task != "segmentation" or args.phantoms < 1:
-            raise InputError("--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model")
         sets: dict[str, tuple[Examples, Prompts | None]] = {
             f"{args.phantoms} phantoms of seed {args.seed}": (simulate_examples(args.phantoms, args.seed, size), None)
         }
-    elif args.data and args.dataset:
-        sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
     else:
-        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+        sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
     for of, (examples, _) in sets.items():
         if task != "contrastive":
             try:
@@ -103,14 +103,54 @@ def run(args: argparse.Namespace) -> int:
         ((of, (examples, prompts)),) = sets.items()
         with memory:
             figures = evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts)
+        config.write(args, args.output / SETTINGS)
         print("\n".join(lines(figures)))
         print(f"wrote report.md, results.json, results.csv and pictures to {args.output}")
         return 0
     with memory:
         all_figures = evaluate_all(model, sets, args.output, f"{name}{split}")
+    config.write(args, args.output / SETTINGS)
     print("\n".join(lines_of_all(all_figures)))
     print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded: options, data sets, the checkpoint and the output."""
+    from ht_kernels.data.layout import check_dataset, read_text, split_names
+
+    twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
+    if twice:
+        raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")
+    if args.retrieval and (args.templates or args.classes):
+        raise InputError("--retrieval finds images and captions, and --templates and --classes are for classification")
+    if args.phantoms is not None and (args.data or args.dataset or args.phantoms < 1):
+        raise InputError(_PHANTOMS)
+    if args.phantoms is None and not (args.data and args.dataset):
+        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} was given, expected 0 or more")
+    model_options.check_image_size(args)
+    task = None
+    if args.checkpoint != _UNTUNED:
+        task = task_of(model_options.check_checkpoint(args.checkpoint))
+    if task in TASKS:
+        _check_task(args, task)
+    for name in args.dataset or ():
+        check_dataset(args.data, name)
+        if task in ("segmentation", "classification"):
+            split_names(args.data, task, name, args.split)
+    if args.templates:
+        read_text(args.templates)
+    claim(args.output, (*evaluations(args.dataset or []), SETTINGS), args.overwrite)
+
+
+def _check_task(args: argparse.Namespace, task: str) -> None:
+    """Refuse options that a model for a task does not use."""
+    if task != "contrastive" and (args.templates or args.classes or args.retrieval):
+        raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
+    if args.phantoms is not None and task != "segmentation":
+        raise InputError(_PHANTOMS)
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, str]:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 HELP = "print versions, backends, what is missing and how to get it"
+EXAMPLE = "ht-kernels info --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

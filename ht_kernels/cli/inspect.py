@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import model_options, terminal
+from ht_kernels.files import claim, output_folder
+from ht_kernels.outputs import INSPECTION
+
+from . import model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,42 +21,51 @@ if TYPE_CHECKING:
     from ht_kernels.nn import HTAdapter
 
 HELP = "draw a model's activation scales and what its adapters learned: filters, and the scales that images chose"
+EXAMPLE = "ht-kernels inspect breast --output pictures"
 _COLUMNS = 4
 _FRAMES = 16
 _SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    came = parser.add_argument_group("inputs")
+    came.add_argument(
         "checkpoint",
         type=Path,
         nargs="?",
         metavar="CHECKPOINT",
         help=f"{model_options.CHECKPOINT} (default: new adapters in the tower of --backbone)",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
-    )
-    parser.add_argument(
+    came.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
         help="images to run: a DICOM clip, a video, a folder of images, one image (default: the clip "
         "that comes with pydicom)",
     )
-    model_options.add_tower_arguments(parser)
+    to = parser.add_argument_group("outputs")
+    to.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
+    )
+    outputs.add_overwrite(to)
+    model_options.add_tower_arguments(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.video.example import example_clip
+
+    model_options.check_image_size(args)
+    if args.checkpoint is not None:
+        model_options.check_checkpoint(args.checkpoint)
+    claim(args.output, INSPECTION, args.overwrite)
+    source = open_file(args.frames or example_clip())
     from ht_kernels.clip.activations import activation_scales
     from ht_kernels.clip.injection import adapters
     from ht_kernels.deploy.folded import why_not_folded
-    from ht_kernels.files import output_folder, png_bytes
-    from ht_kernels.media.opening import open_file
+    from ht_kernels.files import png_bytes
     from ht_kernels.media.preprocess import sample_frames
-    from ht_kernels.video.example import example_clip
 
-    source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
     found, unfoldable = adapters(model.tower), why_not_folded(model)
     frames = sample_frames(source, model.tower.image_size, _FRAMES)
@@ -67,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"The model cannot be folded, so noise weights are not drawn: {unfoldable}.", file=sys.stderr)
     elif any(adapter.noise for adapter in found.values()):
         pictures["noise_weights.png"] = _draw_noise_weights(noise_weights_of(model, frames))
-    with output_folder(args.output) as folder:
+    with output_folder(args.output, INSPECTION) as folder:
         for name, figure in pictures.items():
             (folder / name).write_bytes(png_bytes(figure))
     print(f"wrote {', '.join(pictures)} to {args.output}")

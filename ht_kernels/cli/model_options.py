@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.choices import LARGEST_SIDE
 from ht_kernels.errors import InputError
-from ht_kernels.weights import SHIPPED
+from ht_kernels.weights import SHIPPED, locate
 
 from . import terminal
 
@@ -33,7 +34,7 @@ UNTRAINED = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> None:
+def add_arguments(parser: argparse._ActionsContainer, exported: bool = False) -> None:
     """Add ``--checkpoint`` and the options of the tower.
 
     With ``exported`` the help says that ``--checkpoint`` may also name a file of ``ht-kernels export``.
@@ -76,10 +77,20 @@ def check_image_size(args: argparse.Namespace) -> None:
     Raises:
         InputError: it is no size of an image.
     """
-    from ht_kernels.deploy.manifest import LARGEST_SIDE
-
     if args.image_size is not None and not 1 <= args.image_size <= LARGEST_SIDE:
         raise InputError(f"--image-size {args.image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
+
+
+def check_checkpoint(checkpoint: Path) -> Path:
+    """The file of a checkpoint, which is there.
+
+    Raises:
+        InputError: there is no such file, and no weights of this name come with the package.
+    """
+    path = locate(checkpoint)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file {path}")
+    return path
 
 
 @contextmanager

@@ -6,8 +6,13 @@ import argparse
 from pathlib import Path
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import claim
+from ht_kernels.outputs import dataset
+
+from . import outputs
 
 HELP = "turn a download of BUSI, TN3K or DDTI, or images with a table of captions, into the layout for training"
+EXAMPLE = "ht-kernels prepare Dataset_BUSI_with_GT --dataset busi --output data"
 
 _SHOWN = 10
 
@@ -33,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder that gets the layout; other data sets in it stay",
     )
+    outputs.add_overwrite(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the splits (default: %(default)s)")
     parser.add_argument(
         "--header",
@@ -49,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
             raise InputError("--dataset captions needs a name for the data set: give it with --name, such as MedPix")
         if args.header:
             raise InputError("--header is for labels.csv, and --dataset captions writes none: leave it out")
+        claim(args.output, dataset(args.name), args.overwrite)
         report = prepare_captions(args.source, args.name, args.output, args.seed)
     elif args.name is not None:
         raise InputError(f"--name is for --dataset captions, and {args.dataset} has a name: leave it out")
     else:
+        claim(args.output, dataset(args.dataset.upper()), args.overwrite)
         report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
     print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.errors import InputError
+from ht_kernels.choices import FORMS, NORMALIZATIONS, VARIANTS
+from ht_kernels.errors import InputError, did_you_mean
+from ht_kernels.files import check_output_folder
+from ht_kernels.outputs import SETTINGS
+from ht_kernels.train.recipe import RECIPES, named_recipe
 
-from . import model_options, terminal
+from . import config, model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
     from ht_kernels.train import Examples, Recipe, Trainer
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
+EXAMPLE = "ht-kernels train --task segmentation data --dataset BUSI --backbone ViT-B-16 --output run"
 
 _VALIDATION_PHANTOMS = 200
 
@@ -111,42 +116,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights); or a network without a tower: unet for segmentation, resnet for classification (resnet18, or that "
         "of --backbone; from --pretrained FILE or imagenet, else from random weights)",
     )
-    recipe.add_argument("--epochs", type=int)
-    recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")
-    recipe.add_argument("--accumulate", type=int, metavar="N", help="compute each batch in N parts")
-    recipe.add_argument("--start", metavar="HOW", help="how new adapters start: published (random) or identity")
-    recipe.add_argument("--learning-rate", type=float, help="of heads, and of adapters unless they have their own")
-    recipe.add_argument("--adapter-learning-rate", type=float, help="of all that is trained inside the tower")
+    recipe.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training split {_default('epochs')}")
     recipe.add_argument(
-        "--warmup", type=int, metavar="EPOCHS", help="epochs in which the learning rate rises, at most half"
+        "--batch", type=int, metavar="N", help=f"images of one step, of all processes together {_default('batch')}"
     )
-    recipe.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
-    recipe.add_argument("--average", type=float, metavar="DECAY", help="validate and save a moving average of weights")
-    recipe.add_argument("--validate-every", type=int, metavar="EPOCHS")
+    recipe.add_argument(
+        "--accumulate", type=int, metavar="N", help=f"compute each batch in N parts {_default('accumulate')}"
+    )
+    recipe.add_argument(
+        "--start", metavar="HOW", help=f"how new adapters start: published (random) or identity {_default('start')}"
+    )
+    recipe.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help=f"of heads, and of adapters unless they have their own {_default('learning_rate')}",
+    )
+    recipe.add_argument(
+        "--adapter-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="of all that is trained inside the tower (default: --learning-rate; with --method full or last ones: "
+        f"{_tower_rates()})",
+    )
+    recipe.add_argument(
+        "--warmup",
+        type=int,
+        metavar="EPOCHS",
+        help=f"epochs in which the learning rate rises, at most half {_default('warmup')}",
+    )
+    recipe.add_argument("--clip", type=float, metavar="NORM", help=f"largest norm of the gradient {_default('clip')}")
+    recipe.add_argument(
+        "--average",
+        type=float,
+        metavar="DECAY",
+        help=f"validate and save a moving average of weights {_default('average')}",
+    )
+    recipe.add_argument(
+        "--validate-every", type=int, metavar="EPOCHS", help=f"epochs between validations {_default('validate_every')}"
+    )
     recipe.add_argument(
         "--patience",
         type=int,
         metavar="VALIDATIONS",
-        help="validations without a better one, before training stops",
+        help=f"validations without a better one, before training stops {_default('patience')}",
     )
     recipe.add_argument(
         "--augment",
         help="published (half of the images), weak (flips and crops, all images), light (weak, half of them), gray (no "
-        "flips, all images), ultrasound (gain, speckle, zoom) or none",
+        f"flips, all images), ultrasound (gain, speckle, zoom) or none {_default('augment')}",
     )
-    recipe.add_argument("--precision", help="mixed precision: no, bf16 or fp16")
-    recipe.add_argument("--seed", type=int)
+    recipe.add_argument("--precision", help=f"mixed precision: no, bf16 or fp16 {_default('precision')}")
+    recipe.add_argument(
+        "--seed", type=int, help=f"of initial weights, subset, order, augmentation and dropout {_default('seed')}"
+    )
+
+
+def _default(name: str) -> str:
+    """The values that the recipes have for an option, in brackets; for contrastive where they are others."""
+    words = [_values(name, task) for task in ("segmentation", "contrastive")]
+    return f"(default: {'; for contrastive '.join(dict.fromkeys(words))})"
+
+
+def _values(name: str, task: str) -> str:
+    values = {recipe: _word(getattr(named_recipe(recipe, task), name)) for recipe in reversed(RECIPES)}
+    if len(set(values.values())) == 1:
+        return values["ours"]
+    return ", ".join(f"{recipe} {value}" for recipe, value in values.items())
+
+
+def _tower_rates() -> str:
+    """The learning rates that the recipes have for a pretrained tower."""
+    rates = {recipe: named_recipe(recipe, "segmentation", "full").adapter_learning_rate for recipe in RECIPES}
+    return ", ".join(f"{recipe} {_word(rate)}" for recipe, rate in reversed(rates.items()))
+
+
+def _word(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def run(args: argparse.Namespace) -> int:
+    recipe = _recipe(args)
+    _check_options(args, recipe)
+    _check_inputs(args)
     try:
         from ht_kernels.deploy.folded import why_not_folded
         from ht_kernels.train import Trainer, prepare
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
-    recipe = _recipe(args)
-    _check_options(args, recipe)
     if args.task == "contrastive":
         model, train, val = _pairs(args, recipe)
     else:
@@ -161,6 +219,7 @@ def run(args: argparse.Namespace) -> int:
     if has_tower:
         prepare(model, recipe.method, recipe.lora_dropout)
     trainer = Trainer(model, recipe, train, val, args.output)
+    config.write(args, args.output / SETTINGS)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
     if unfoldable:
@@ -200,7 +259,7 @@ def _calibrate(trainer: Trainer) -> str:
 def _recipe(args: argparse.Namespace) -> Recipe:
     from dataclasses import fields, replace
 
-    from ht_kernels.train import Recipe, named_recipe
+    from ht_kernels.train import Recipe
 
     name = args.recipe or "ours"
     options = model_options.given(args, *(f.name for f in fields(Recipe) if hasattr(args, f.name)))
@@ -212,8 +271,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
     """Raise InputError if an option was given that the method, the task or the data do not use."""
-    from ht_kernels.train.methods import uses_adapters
-    from ht_kernels.train.recipe import BASELINES
+    from ht_kernels.train.recipe import BASELINES, uses_adapters
 
     method = recipe.method
     given = [name for name, value in model_options.given(args, *_OF_TOWERS).items() if value is not False]
@@ -243,6 +301,42 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
 
 
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Refuse values, data, a checkpoint and an output that do not do, before torch and the model are loaded."""
+    from ht_kernels.data.layout import split_names
+
+    for option, value, known in (
+        ("--variant", args.variant, VARIANTS),
+        ("--spectral", args.spectral, FORMS),
+        ("--normalization", args.normalization, NORMALIZATIONS),
+    ):
+        if value is not None and value not in known:
+            meant = did_you_mean(value, known)
+            raise InputError(f"{option} {value} is unknown; expected one of {', '.join(known)}{meant}")
+    for option, number, least in (
+        ("--reduce-dim", args.reduce_dim, 1),
+        ("--feature-layers", min(args.feature_layers or [0]), 0),
+        ("--phantoms", args.phantoms, 1),
+    ):
+        if number is not None and number < least:
+            raise InputError(f"{option} {number} was given, expected {least} or more")
+    model_options.check_image_size(args)
+    if args.keep_adapters and args.checkpoint is None:
+        raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
+    if args.checkpoint is not None:
+        model_options.check_checkpoint(args.checkpoint)
+    if args.phantoms is not None and args.task == "contrastive":
+        raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
+    if args.phantoms is not None and (args.data or args.dataset or args.task != "segmentation"):
+        raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
+    if args.phantoms is None:
+        if not (args.data and args.dataset):
+            raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+        for split in ("train", "val"):
+            split_names(args.data, args.task, args.dataset, split)
+    check_output_folder(args.output)
+
+
 def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
     """The names of the classes, and a function that reads images of a size: for training, and for validation.
 
@@ -253,12 +347,7 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
 
     lesion = "background", "lesion"
     if args.phantoms is not None:
-        if args.data or args.dataset or args.task != "segmentation":
-            raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
-        if args.phantoms < 1:
-            raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
         return lesion, lambda size: _simulate(args.phantoms, recipe.seed, size)
-    _need_data(args)
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
     sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
     names: tuple[str, ...] = getattr(sets[0], "classes", lesion)
@@ -282,19 +371,11 @@ def _simulate(count: int, seed: int, size: int) -> list[Examples]:
     return [simulate_examples(n, seed + i, size, workers) for i, n in enumerate(counts)]
 
 
-def _need_data(args: argparse.Namespace) -> None:
-    if not (args.data and args.dataset):
-        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
-
-
 def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, Examples]:
     """The model, which knows what images go through, and images with captions for training and validation."""
     from ht_kernels.data import CaptionDataset
     from ht_kernels.train import read_examples
 
-    if args.phantoms is not None:
-        raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
-    _need_data(args)
     model = _model(args, recipe, task=args.task)
     sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
     train, val = (read_examples(data, args.skip_bad) for data in sets)
@@ -322,8 +403,6 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
     if args.checkpoint is not None:
         with model_options.plain_warnings():
             return start_from(args.checkpoint, recipe.method, args.keep_adapters, new, **chosen)
-    if args.keep_adapters:
-        raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
     if new is not None:
         chosen.setdefault("normalization", new)
     return build(recipe.method, **chosen)

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
-from ht_kernels.weights import locate
+from ht_kernels.weights import KEY, locate
 
 from .injection import adapters
 from .weight_file import outline, read_content, read_metadata, unwrap
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from .htclip import HTCLIP
 
 FORMAT = 1
-_KEY = "ht_kernels"
 BASELINE = "ht_kernels_baseline"
 """The key of the metadata in checkpoints of :class:`ht_kernels.train.Baseline`, which have no tower."""
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
@@ -77,7 +75,7 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
         .clone(memory_format=torch.contiguous_format)
         for name, t in kept.items()
     }
-    write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
+    write_whole(Path(path), to_bytes(tensors, metadata={KEY: json.dumps(header)}), "the checkpoint")
 
 
 def kind(path: Path) -> str:
@@ -91,15 +89,6 @@ def kind(path: Path) -> str:
         return "ours"
     parts, _ = _published_parts(path, content)
     return "published" if "reduces" in parts else "adapters"
-
-
-def task_of(path: Path) -> str | None:
-    """The task that the head of a checkpoint in our format names; None where it names none. No tensor is read."""
-    try:
-        config = json.loads((read_metadata(path) or {})[_KEY])["config"]
-        return str(config["task"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
-        return None  # :func:`load` says what is wrong
 
 
 def load(path: str | Path, **overrides: Any) -> HTCLIP:
@@ -167,16 +156,16 @@ def _load_ours(
             f"{path} holds a UNet or ResNet that was trained as a baseline: ht-kernels evaluate takes it, and all else "
             "needs a model with a tower"
         )
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file of something else: expected a checkpoint written by HTCLIP.save, with "
-            f"'{_KEY}' in its metadata"
+            f"'{KEY}' in its metadata"
         )
     try:
-        header = json.loads(metadata[_KEY])
+        header = json.loads(metadata[KEY])
         form, config = header["format"], dict(header["config"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: its '{_KEY}' metadata is not what HTCLIP.save writes") from error
+        raise InputError(f"{path} is damaged: its '{KEY}' metadata is not what HTCLIP.save writes") from error
     if form != FORMAT:
         raise InputError(f"{path} has checkpoint format {form}, and this version reads format {FORMAT}")
     # Compare the configuration with the tensors before building, so that a damaged number cannot build a huge model.

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.choices import NORMALIZATIONS, TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
@@ -29,10 +30,6 @@ NOT_CALIBRATED = (
     "the model cannot say how far an image is from those it was trained on: calibrate it with "
     "ht_kernels.train.calibrate, and export it again if this is an exported file"
 )
-TASKS = ("segmentation", "classification", "contrastive")
-NORMALIZATIONS = ("clip", "published")
-"""What a model does to pixels in [0, 1]: ``clip`` subtracts the CLIP model's mean and divides by its standard
-deviation, and ``published`` passes them on as they are, as the published code does for every task."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class HTCLIPConfig:
 
     ``backbone`` is None if the caller passed a module. ``image_size`` is the tower's image size, or None if the images
     are not square. For a contrastive model, which has no head, ``num_classes`` and ``reduce_dim`` are 0 and
-    ``feature_layers`` is empty. ``normalization`` is one of :data:`NORMALIZATIONS`.
+    ``feature_layers`` is empty. ``normalization`` is one of :data:`ht_kernels.choices.NORMALIZATIONS`.
     """
 
     backbone: str | None
@@ -121,7 +118,7 @@ class HTCLIP(nn.Module):
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
         start: how new adapters start, as for :func:`ht_kernels.inject`. It is not part of the configuration, because a
             trained model does not depend on it.
-        normalization: one of :data:`NORMALIZATIONS`; None for the task's own: ``clip`` for ``contrastive``, and for the
+        normalization: one of clip and published; None for the task's own: ``clip`` for ``contrastive``, and for the
             other tasks ``published``, the only one that they have. Adapters fit the one that they were trained with.
 
     Raises:

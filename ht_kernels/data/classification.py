@@ -11,12 +11,8 @@ from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import image_path, read_gray, read_labels, split_names, to_input
+from .layout import CLASSES, image_path, read_gray, read_labels, split_names, to_input
 from .names import find, key
-from .phantom.config import LABELS
-
-CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": LABELS}
-"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
 
 
 class ClassificationDataset(Dataset[tuple[Tensor, int]]):
@@ -27,8 +23,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         name: the data set, such as BUSI; see :data:`ht_kernels.data.layout.DATASETS`.
         split: train, val or test.
         image_size: S.
-        classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`. Where no names are known any label
-            below :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
+        classes: names of the labels 0, 1, ...; by default :data:`ht_kernels.data.layout.CLASSES`. Where no names
+            are known any label below :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
         preprocess: makes a tensor of an image, which is made gray as published, and given as RGB: such as
             :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive model; by default the published resizing.
 

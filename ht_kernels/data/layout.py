@@ -16,24 +16,29 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from ht_kernels.errors import InputError, reason
+from ht_kernels.choices import LESIONS, TASKS
+from ht_kernels.errors import InputError, did_you_mean, reason
 from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import is_hidden, read_image
-from ht_kernels.media.preprocess import preprocess
 
 from .names import key, on_disk, visible
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
 
+CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": ("none", *LESIONS)}
+"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
+
 SPLITS = ("train", "val", "test")
-TASKS = ("segmentation", "classification", "contrastive")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 """Endings of the images in downloads, in lower case."""
@@ -67,11 +72,30 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
         raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)} or all")
     folder = root / task / dataset
     if not folder.is_dir():
-        found = [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
+        found = _datasets(root, task)
         there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
-        raise InputError(f"there is no folder {folder}: {there}")
+        raise InputError(f"there is no folder {folder}: {there}{did_you_mean(dataset, found)}")
     seen: set[str] = set()
     return [name for part in (SPLITS if split == "all" else (split,)) for name in _listed(folder / f"{part}.txt", seen)]
+
+
+def check_dataset(root: Path, dataset: str) -> None:
+    """Refuse a data set that a folder has for no task.
+
+    Raises:
+        InputError: it has none of this name.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; expected one in the published layout, see ht-kernels prepare")
+    if not any((root / task / dataset).is_dir() for task in TASKS):
+        found = sorted({name for task in TASKS for name in _datasets(root, task)})
+        there = f"there are {', '.join(found)}" if found else f"{root} holds none; see ht-kernels prepare"
+        raise InputError(f"there is no data set {dataset} in {root}: {there}{did_you_mean(dataset, found)}")
+
+
+def _datasets(root: Path, task: str) -> list[str]:
+    """The names of the data sets that a folder has for a task."""
+    return [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
 
 
 def _listed(path: Path, seen: set[str]) -> list[str]:
@@ -205,6 +229,8 @@ def to_input(image: Image.Image, size: int) -> Tensor:
     As published: resized by :func:`ht_kernels.media.preprocess.preprocess`, repeated to 3 channels, no mean and
     standard deviation.
     """
+    from ht_kernels.media.preprocess import preprocess
+
     pixels = preprocess(np.asarray(image), (size, size))[0]
     return pixels.float().div_(255).expand(3, -1, -1).contiguous()
 

@@ -19,7 +19,8 @@ from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import write_whole
 from ht_kernels.packages import import_package
 
-from .manifest import Manifest, check_place, manifest_path, read_manifest, sha256, write_manifest
+from .manifest import Manifest, read_manifest, sha256, write_manifest
+from .places import check_place, manifest_path
 
 RUNTIMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 """The name of each runtime in messages, by the name of its Python package."""

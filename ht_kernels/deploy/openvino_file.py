@@ -9,16 +9,9 @@ from pathlib import Path
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import why, write_whole
 
-from .manifest import (
-    Manifest,
-    check_place,
-    described_files,
-    manifest_path,
-    read_manifest,
-    sha256_of_files,
-    write_manifest,
-)
+from .manifest import Manifest, read_manifest, sha256_of_files, write_manifest
 from .openvino_runtime import import_openvino
+from .places import check_place, described_files, manifest_path
 
 
 def build_ir(onnx: str | Path, path: str | Path) -> Manifest:

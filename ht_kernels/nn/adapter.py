@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
+from ht_kernels.choices import STARTS
 from ht_kernels.folding import FoldedAdapter, unfolded, weight_holders
 from ht_kernels.functional import ht_adapter, ht_adapter_unfolded
 from ht_kernels.ops.fold import fold_adapter
@@ -17,9 +18,6 @@ from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
 
 from .inside import Inside, kinds
 from .spectral import SpectralFilter
-
-STARTS = ("published", "identity")
-"""How the parameters of a new adapter start; :class:`HTAdapter` describes them."""
 
 
 class HTAdapter(PublishedAdapter):

@@ -14,6 +14,7 @@ from torch import Tensor
 from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
+from ht_kernels.outputs import EVALUATION
 
 from .examples import Examples
 from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
@@ -97,7 +98,7 @@ def evaluate(
         results |= {"image_size": examples.images.shape[-1], **counts(rows)}
     if prompts:
         results["prompts"] = dict(prompts)
-    with output_folder(output) as folder:
+    with output_folder(output, EVALUATION) as folder:
         pictures = _draw(folder, examples, predictions, rows)
         _write(folder, rows, results, _report(results, pictures))
     return results
@@ -125,7 +126,7 @@ def evaluate_all(
     results = {"title": title, "datasets": each}
     rows = [{"dataset": name, "images": one["images"], **_counts(one), **one["summary"]} for name, one in each.items()]
     links = [f"- [{name}]({name}/report.md)" for name in each]
-    with output_folder(output) as folder:
+    with output_folder(output, EVALUATION) as folder:
         _write(folder, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
     return results
 

@@ -14,12 +14,7 @@ from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 
 from .lora import add_lora, merge_lora
-from .recipe import BASELINES, LAST
-
-
-def uses_adapters(method: str) -> bool:
-    """Whether the model of a method has HT adapters. The other methods are baselines without adapters."""
-    return method in ("ht", "all")
+from .recipe import BASELINES, LAST, uses_adapters
 
 
 def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:

@@ -11,7 +11,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run
 
 from .fingerprint import hash_tensors
-from .methods import uses_adapters
+from .recipe import uses_adapters
 
 _OF_ADAPTERS = ("variant", "bottleneck")
 

@@ -31,9 +31,9 @@ from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import info_nce, loss_for
-from .methods import merged, text_tower_in_training, uses_adapters
+from .methods import merged, text_tower_in_training
 from .metrics import SCORES, embed_texts, predict, score, summarize
-from .recipe import Recipe
+from .recipe import Recipe, uses_adapters
 from .retrieval import ranks, recalls
 
 Say = Callable[[str], None]

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ht_kernels import environment
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, output_folder
+from ht_kernels.files import check_output_folder, output_folder, written
 from ht_kernels.media.source import USUAL_FPS, Source
+from ht_kernels.outputs import RECORDING
 
-from .dicom_seg import write_segmentation
 from .live import LiveSource
-from .sinks import MaskSink, VideoSink
-from .stream import Shown, Stream
-from .view import View
 
-_WRITTEN = ("masks", "overlay.mp4", "latency.png", "report.json", "segmentation.dcm")
-"""What :func:`record` writes into its folder."""
+if TYPE_CHECKING:
+    from .stream import Shown, Stream
+    from .view import View
 
 
 def record(
@@ -55,11 +50,13 @@ def record(
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from . import chart  # needs matplotlib, which the rest of this package does not
+    from .dicom_seg import write_segmentation
+    from .sinks import MaskSink, VideoSink
 
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     check_output(source, output)
-    with output_folder(output) as folder:
+    with output_folder(output, RECORDING) as folder:
         video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
         segmented: list[Any] = []
 
@@ -103,11 +100,10 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
     folder = Path(output)
     check_output_folder(folder)
     if isinstance(source, Source):
-        came = source.path.resolve()
-        places = {folder.resolve(), *((folder / name).resolve() for name in _WRITTEN)}
-        if came in places or came.is_relative_to((folder / "masks").resolve()):
+        came, place = source.path.resolve(), folder.resolve()
+        if came == place or any(came.is_relative_to(place / name.partition("/")[0]) for name in RECORDING):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
-    there = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    there = written(folder, (*RECORDING, "masks/*"))
     if there and not _is_report(folder / "report.json"):
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
@@ -126,6 +122,10 @@ def _is_report(path: Path) -> bool:
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:
     """What was read, what came of it and how long it took, and what computed it."""
+    import torch
+
+    from ht_kernels import environment
+
     facts = environment.describe()
     return {
         "input": {

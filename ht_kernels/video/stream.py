@@ -32,6 +32,7 @@ from ht_kernels.media.source import Source
 from .channel import Channel, Closed
 from .crop import AutoCrop
 from .latency import Histogram
+from .limits import check_stale
 from .live import LiveSource
 from .model import FrameModel
 from .overlay import Overlay, to_rgb, write_state
@@ -521,12 +522,6 @@ class Stream:
             None if scale is None or distance is None else scale.percentile(distance),
             None if seen is None else seen.confidence,
         )
-
-
-def check_stale(seconds: float) -> None:
-    """Raise InputError unless masks may be that old."""
-    if not seconds > 0:
-        raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {seconds:g}")
 
 
 def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:

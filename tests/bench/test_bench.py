@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ht_kernels import cli
 from ht_kernels.bench import chart, measure, report, runner
 from ht_kernels.bench.cases import Case, cases
 from ht_kernels.bench.compare import compare
@@ -20,9 +21,7 @@ LIMITS = runner.Limits(bandwidth=1e10, flops=1e11)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return parser.parse_args(arguments)
+    return cli.parse(["bench", *arguments])
 
 
 def tiny(error: float = 0.0) -> Case:
@@ -128,6 +127,6 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
 def test_output_must_be_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "taken"
     file.write_text("mine")
-    with pytest.raises(InputError, match="is a file, expected a directory"):
+    with pytest.raises(InputError, match="is a file, expected a folder"):
         bench.run(parse("--output", str(file)))
     assert file.read_text() == "mine"

@@ -16,7 +16,8 @@ from helpers.exports import corrupt, names
 from ht_kernels.cli import main
 from ht_kernels.deploy import gate, read_manifest
 from ht_kernels.deploy import onnx as onnx_export
-from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
+from ht_kernels.deploy.manifest import Manifest, sha256, write_manifest
+from ht_kernels.deploy.places import manifest_path
 from ht_kernels.deploy.runtimes import OnnxRuntime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +29,7 @@ def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert "checking against torch on 16 frames" in said.err and "random weights" in said.err
     assert "fp16 in onnxruntime, 16 frames" in said.out and "Dice, mean" in said.out and "wrote" in said.out
-    assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json"]
+    assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json", "model.settings.yaml"]
     manifest = read_manifest(tmp_path / "model.json")
     assert manifest.batch == (1, 2, 4) and manifest.class_names == ("background", "lesion")
     report = json.loads((tmp_path / "model.report.json").read_text())
@@ -105,7 +106,13 @@ def test_an_engine_for_this_gpu_is_run(
         assert names(tmp_path) == ["clip.dcm", written] and not report["engine"]["passed"]
     else:
         assert status == 0 and "fp32 in tensorrt, 5 frames" in said.out and report["engine"]["passed"]
-        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", written]
+        assert names(tmp_path) == [
+            "clip.dcm",
+            "model.engine",
+            "model.engine.json",
+            written,
+            "model.engine.settings.yaml",
+        ]
 
 
 def test_an_interrupt_leaves_nothing(
@@ -223,12 +230,13 @@ def test_a_failed_export_leaves_an_earlier_one_as_it_was(
     """And one that succeeds replaces it, with the report of the failure."""
     arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
     assert main(arguments) == 0
-    written = ["model.json", "model.onnx", "model.report.json"]
+    arguments.append("--overwrite")
+    written = ["model.json", "model.onnx", "model.report.json", "model.settings.yaml"]
     before = {name: (tmp_path / name).read_bytes() for name in written}
     with monkeypatch.context() as patch:
         patch.setattr(gate, "THRESHOLDS", {"fp32": dataclasses.replace(gate.THRESHOLDS["fp32"], relative=0.0)})
         assert main(arguments) == 3
-    assert names(tmp_path) == ["clip.dcm", "model.json", "model.onnx", "model.report.failed.json", "model.report.json"]
+    assert names(tmp_path) == sorted(["clip.dcm", *written, "model.report.failed.json"])
     assert {name: (tmp_path / name).read_bytes() for name in written} == before
     assert main([*arguments, "--precision", "fp16"]) == 0
     assert names(tmp_path) == ["clip.dcm", *written] and read_manifest(tmp_path / "model.json").precision == "fp16"

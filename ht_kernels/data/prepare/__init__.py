@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 
@@ -56,7 +57,7 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
     splits = _splits(items, groups, seed, report)
     report.count(splits, groups, source)
     labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
-    with output_folder(output, merge=True) as folder:
+    with output_folder(output, outputs.dataset(download.dataset)) as folder:
         for item in items:
             if item.name in splits:
                 image = read_gray(item.image)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 
@@ -83,7 +84,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
     of_images = [groups.find(i) for i in range(len(names))]
     splits = dict(zip(names, split_groups(of_images, [None] * len(names), seed), strict=True))
     report.count(splits, of_images, table)
-    with output_folder(output, merge=True) as folder:
+    with output_folder(output, outputs.dataset(name)) as folder:
         for new, path in kept.items():
             target = image_path(folder, new)
             target.parent.mkdir(parents=True, exist_ok=True)

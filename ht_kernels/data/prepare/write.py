@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 
-from ..layout import SPLITS, TASKS, image_path, mask_path
+from ..layout import SPLITS, image_path, mask_path
 from ..names import visible
 
 
