@@ -99,7 +99,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_output_folder(path: str | Path) -> None:
-    """Refuse a folder for outputs that is a file, or a folder that cannot be written.
+    """Refuse a folder for outputs that is a file, cannot be written, or cannot be made.
 
     Raises:
         InputError: it is.
@@ -109,6 +109,11 @@ def check_output_folder(path: str | Path) -> None:
         raise InputError(f"the output {path} is a file, expected a folder")
     if path.is_dir() and not os.access(path, os.W_OK):
         raise InputError(f"the output folder {path} cannot be written")
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise InputError(f"the output folder {path} cannot be made: {os.strerror(errno.ENOTDIR)}: {there}")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"the output folder {path} cannot be made: {there} cannot be written")
 
 
 @contextmanager

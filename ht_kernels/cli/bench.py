@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import check_output_folder
 
 from . import terminal
 
@@ -76,6 +77,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--threads {args.threads} was given, expected at most {_MOST_THREADS}")
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"--output {args.output} is a file, expected a directory")
+    if not args.compare:
+        check_output_folder(args.output)
 
 
 def _comparison(args: argparse.Namespace, seconds: float) -> int:

@@ -40,6 +40,14 @@ class VisionOnly(nn.Module):
         return embeddings
 
 
+def names_weights(name: str | None, pretrained: str | None) -> bool:
+    """Whether the weights of a tower are named: by ``pretrained``, or by a backbone that comes with them.
+
+    A name such as ``ViT-B-16`` alone gives random weights. ``name`` is None for a backbone that was passed as a module.
+    """
+    return bool(pretrained) or ":" in (name or "")
+
+
 def load_backbone(
     name: str, pretrained: str | None = None, image_size: int | None = None, text: bool = False
 ) -> nn.Module:
