@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import sys
+from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
@@ -53,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in (*DISK_FULL, errno.EPIPE):
             raise
         where = error.filename or "a file or the standard output"
-        print(f"ht-kernels {args.command}: {where} cannot be written: {error.strerror}", file=sys.stderr)
+        with suppress(BrokenPipeError):  # of a standard error that goes into the same closed pipe
+            print(f"ht-kernels {args.command}: {where} cannot be written: {error.strerror}", file=sys.stderr)
         _drop_output()
         return 2
     except KeyboardInterrupt:

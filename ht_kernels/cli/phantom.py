@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
+from ht_kernels.progress import Watch, watched
+
+from . import terminal
 
 if TYPE_CHECKING:
     from ht_kernels.data.phantom import Phantom
@@ -53,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
-    with output_folder(args.output) as folder:
+    with terminal.interruptible(), output_folder(args.output) as folder, terminal.track() as watch:
         if args.clip:
-            _write_clips(folder, phantoms, args.clip)
+            _write_clips(folder, phantoms, args.clip, watch)
             what = "clips and their masks"
         else:
-            empty = _write_images(folder, phantoms, args.seed, args.header)
+            empty = _write_images(folder, phantoms, args.seed, args.header, watch)
             what = "images, masks, labels, captions and splits"
     print(f"wrote {args.count} {what} to {args.output}")
     if empty:
@@ -66,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool) -> list[str]:
+def _write_images(
+    folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool, watch: Watch
+) -> list[str]:
     """Write a data set; returns the splits that got no image."""
     from ht_kernels.data.layout import SPLITS
     from ht_kernels.data.phantom import caption, simulate
@@ -75,7 +80,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
 
     labels: dict[str, int] = {}
     captions: dict[str, str] = {}
-    for i, (image_seed, phantom) in enumerate(phantoms):
+    for i, (image_seed, phantom) in enumerate(watched(phantoms, "simulating images", watch)):
         sample = simulate(phantom, image_seed)
         name = f"phantom_{sample.kind}_{i:05}.png"
         write_image(folder, name, sample.image, sample.mask)
@@ -86,7 +91,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
     return [split for split in SPLITS if split not in splits]
 
 
-def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int) -> None:
+def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int, watch: Watch) -> None:
     import numpy as np
 
     from ht_kernels.data.phantom import clip
@@ -99,4 +104,5 @@ def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int)
         for index, sample in enumerate(clip(phantom, seed, frames)):
             video.write(np.repeat(sample.image[..., None], 3, 2))
             masks.write(sample.mask, index)
+            watch("simulating frames", i * frames + index + 1, len(phantoms) * frames)
         video.close()

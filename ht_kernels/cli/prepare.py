@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ht_kernels.errors import InputError
 
+from . import terminal
+
 HELP = "turn a download of BUSI, TN3K or DDTI, or images with a table of captions, into the layout for training"
 
 _SHOWN = 10
@@ -49,11 +51,13 @@ def run(args: argparse.Namespace) -> int:
             raise InputError("--dataset captions needs a name for the data set: give it with --name, such as MedPix")
         if args.header:
             raise InputError("--header is for labels.csv, and --dataset captions writes none: leave it out")
-        report = prepare_captions(args.source, args.name, args.output, args.seed)
+        with terminal.interruptible(), terminal.track() as watch:
+            report = prepare_captions(args.source, args.name, args.output, args.seed, watch)
     elif args.name is not None:
         raise InputError(f"--name is for --dataset captions, and {args.dataset} has a name: leave it out")
     else:
-        report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
+        with terminal.interruptible(), terminal.track() as watch:
+            report = prepare(args.dataset, args.source, args.output, args.seed, args.header, watch)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
     print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])

@@ -88,24 +88,28 @@ def track() -> Iterator[Watch]:
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}")
-    pace = _Pace()
     # No thread refreshes the bar, for it would disturb what is measured. Lines that are printed in the same terminal
     # stand above it.
-    with Progress(
+    bar = Progress(
         *columns,
         console=Console(stderr=True),
         auto_refresh=False,
         transient=True,
         redirect_stdout=sys.stdout.isatty(),
-    ) as bar:
-        task = bar.add_task("", total=1, state="")
+    )
+    pace = _Pace()
 
-        def move(words: str, done: int, total: int) -> None:
-            state = pace.state(done, total)
-            due = pace.due(_REFRESH) or done == total
-            bar.update(task, description=words, completed=done, total=total, state=state, refresh=due)
+    def move(words: str, done: int, total: int) -> None:
+        bar.start()
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(words, state="")
+        state = pace.state(done, total)
+        due = pace.due(_REFRESH) or done == total
+        bar.update(task, description=words, completed=done, total=total, state=state, refresh=due)
 
+    try:
         yield move
+    finally:
+        bar.stop()
 
 
 class _Pace:

@@ -109,10 +109,9 @@ def test_an_evaluation_knows_the_images_of_the_training(tmp_path: Path, capsys: 
         assert main([*evaluate, str(tmp_path / split)]) == 0
         said, title = capsys.readouterr().err, json.loads((tmp_path / split / "results.json").read_text())["title"]
         assert (words in said and words in title) if words else "warning" not in said
-    moved = shutil.copy(best, tmp_path / "moved.safetensors")
-    assert (
-        main(["evaluate", moved, str(root), "--dataset", "BUSI", "--split", "train", "--output", f"{tmp_path}/a"]) == 0
-    )
+    moved = str(shutil.copy(best, tmp_path / "moved.safetensors"))
+    evaluate = ["evaluate", moved, str(root), "--dataset", "BUSI", "--split", "train", "--output"]
+    assert main([*evaluate, str(tmp_path / "moved")]) == 0, "a file whose run is not known"
     save(root / "all/images/BUSI_0.png", picture(77))
     save(root / "all/masks/BUSI_0.png", disc(77))
     capsys.readouterr()
