@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+from safetensors.torch import save_file
 
 import ht_kernels as ht
 from helpers.clips import TINY, frames, write_dicom
@@ -64,8 +66,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_layout(root / "data")
     download(root / "tn3k")
     write_dicom(root / "clip.dcm", np.stack(frames()))
-    model = ht.HTCLIP("timm/vit_tiny_patch16_224", image_size=IMAGE, bottleneck=8, reduce_dim=16, adapter_layers=1)
-    model.save(root / "model.safetensors")
+    name, weights = "vit_tiny_patch16_224", root / "tower.safetensors"
+    save_file(timm.create_model(name, num_classes=0).state_dict(), weights)
+    options = {"image_size": IMAGE, "bottleneck": 8, "reduce_dim": 16, "adapter_layers": 1}
+    ht.HTCLIP(f"timm/{name}", str(weights), **options).save(root / "model.safetensors")
     return root
 
 
@@ -115,7 +119,8 @@ def test_training(size: int, inputs: Path, tmp_path: Path) -> None:
     with room(size), pytest.raises(InputError, match=FULL):
         trainer(3).run()
     assert (tmp_path / "last.pt").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
+    written = {"best.safetensors", "last.pt", "log.csv", "curves.png", "tensorboard"}
+    assert {path.name for path in tmp_path.iterdir()} <= written
     assert trainer(2).run().epochs == 2
 
 

@@ -12,6 +12,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         where = error.filename or "a file or the standard output"
         wrong = "cannot be written" if error.errno in DISK_FULL else "cannot be read or written"
-        print(f"{name}: {where} {wrong}: {error.strerror}", file=sys.stderr)
+        with suppress(BrokenPipeError):  # of a standard error that goes into the same closed pipe
+            print(f"{name}: {where} {wrong}: {error.strerror}", file=sys.stderr)
         _drop_output()
         return 2
     except KeyboardInterrupt:

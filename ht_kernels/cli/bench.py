@@ -102,7 +102,8 @@ def _comparison(args: argparse.Namespace, seconds: float) -> int:
 
     chosen = cases(args.only, batches=(1,) if args.quick else None)
     names = [name for name in IMPLEMENTATIONS if name != "compile" or not args.quick]
-    results, limits = runner.run(chosen, names, seconds, say=_say)
+    with terminal.track() as watch:
+        results, limits = runner.run(chosen, names, seconds, say=_say, watch=watch)
     print("\nMilliseconds per call, median:", *report.table(results), sep="\n")
     for path in report.write(results, limits, args.output):
         print(f"wrote {path}")
@@ -128,7 +129,8 @@ def _stream(args: argparse.Namespace, seconds: float) -> int:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    found = stream.run(stream.SIZES, seconds, say=_say)
+    with terminal.track() as watch:
+        found = stream.run(stream.SIZES, seconds, say=_say, watch=watch)
     print("\nMilliseconds from frame to overlay:", *stream.table(found), sep="\n")
     print(f"wrote {document.write(found, args.output)}")
     return 0

@@ -59,11 +59,6 @@ def run(args: argparse.Namespace) -> int:
     overrides: dict[str, Any] = {"task": "contrastive"} if kind(path) == "adapters" else {}
     model, _ = model_options.load_model(args, **overrides)
     if to == "ours":
-        if not ours and not model.config.names_weights:
-            raise InputError(
-                f"{path} is for the trained tower that it was made on, and --backbone {args.backbone} alone has random "
-                "weights: pass --pretrained"
-            )
         model.save(args.output)
         print(f"wrote {args.output}")
         return 0

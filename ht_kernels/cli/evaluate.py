@@ -17,6 +17,7 @@ from . import config, model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
+    from ht_kernels.progress import Watch
     from ht_kernels.train import Examples
     from ht_kernels.train.evaluate import Prompts
 
@@ -82,11 +83,14 @@ def run(args: argparse.Namespace) -> int:
     task, size = model.config.task, model.config.image_size or 224
     _check_task(args, task)
     if args.phantoms is not None:
+        with terminal.track() as watch:
+            simulated = simulate_examples(args.phantoms, args.seed, size, watch=watch)
         sets: dict[str, tuple[Examples, Prompts | None]] = {
-            f"{args.phantoms} phantoms of seed {args.seed}": (simulate_examples(args.phantoms, args.seed, size), None)
+            f"{args.phantoms} phantoms of seed {args.seed}": (simulated, None)
         }
     else:
-        sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
+        with terminal.track() as watch:
+            sets = {dataset: _read(args, model, dataset, size, watch) for dataset in args.dataset}
     for of, (examples, _) in sets.items():
         if task != "contrastive":
             try:
@@ -96,19 +100,22 @@ def run(args: argparse.Namespace) -> int:
         for bad, why in examples.bad.items():
             print(f"left out {bad}: {why}")
     split = "" if args.phantoms is not None else f", {args.split} split"
+    remarks = [f"{of}: {words}" for of, (examples, _) in sets.items() if (words := _remark(args.checkpoint, examples))]
+    terminal.warn(remarks)
+    noted = f" ({'; '.join(remarks)})" if remarks else ""
     memory = terminal.enough_memory(
         f"a batch of {BATCH} images of {size}x{size}", "give a smaller --image-size, or take a machine with more"
     )
     if len(sets) == 1:
         ((of, (examples, prompts)),) = sets.items()
-        with memory:
-            figures = evaluate(model, examples, args.output, f"{name} on {of}{split}", prompts)
+        with memory, terminal.track() as watch:
+            figures = evaluate(model, examples, args.output, f"{name} on {of}{split}{noted}", prompts, watch)
         config.write(args, args.output / SETTINGS)
         print("\n".join(lines(figures)))
         print(f"wrote report.md, results.json, results.csv and pictures to {args.output}")
         return 0
-    with memory:
-        all_figures = evaluate_all(model, sets, args.output, f"{name}{split}")
+    with memory, terminal.track() as watch:
+        all_figures = evaluate_all(model, sets, args.output, f"{name}{split}{noted}", watch)
     config.write(args, args.output / SETTINGS)
     print("\n".join(lines_of_all(all_figures)))
     print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")
@@ -153,6 +160,20 @@ def _check_task(args: argparse.Namespace, task: str) -> None:
         raise InputError(_PHANTOMS)
 
 
+def _remark(checkpoint: Path, examples: Examples) -> str | None:
+    """What is to be said of images that the training of a checkpoint has used."""
+    from ht_kernels.train.fingerprint import used_in_training
+    from ht_kernels.weights import locate
+
+    if checkpoint == _UNTUNED:
+        return None
+    return {
+        "train": "the model was trained on these images, so their scores do not measure what was learned",
+        "val": "the model's best epoch was chosen by these images, so their scores are a little too good",
+        None: None,
+    }[used_in_training(locate(checkpoint), examples)]
+
+
 def _model(args: argparse.Namespace) -> tuple[Any, str]:
     """The model, an HTCLIP or a baseline without a tower, and its name in the report."""
     from ht_kernels.clip import HTCLIP
@@ -177,10 +198,17 @@ def _model(args: argparse.Namespace) -> tuple[Any, str]:
 
     chosen = model_options.given(args, *model_options.TOWER)
     model = HTCLIP(**chosen, task="contrastive", adapter_layers=()).eval()
-    return model, f"CLIP as it is ({', '.join(map(str, chosen.values())) or 'random weights'})"
+    if model.draws_tower:
+        raise InputError(
+            f"the CLIP model {model.config.backbone} alone has random weights, which find nothing: name trained ones "
+            "with --pretrained"
+        )
+    return model, f"CLIP as it is ({', '.join(map(str, chosen.values()))})"
 
 
-def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> tuple[Examples, Prompts | None]:
+def _read(
+    args: argparse.Namespace, model: HTCLIP, dataset: str, size: int, watch: Watch
+) -> tuple[Examples, Prompts | None]:
     """A split of a data set, and the prompts for its classes where a contrastive model needs them."""
     from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
     from ht_kernels.train import read_examples
@@ -188,13 +216,13 @@ def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> t
 
     where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
     if model.config.task == "segmentation":
-        return read_examples(SegmentationDataset(**where, image_size=size), args.skip_bad), None
+        return read_examples(SegmentationDataset(**where, image_size=size), args.skip_bad, watch), None
     if model.config.task == "classification":
-        return read_examples(ClassificationDataset(**where, image_size=size), args.skip_bad), None
+        return read_examples(ClassificationDataset(**where, image_size=size), args.skip_bad, watch), None
     if args.retrieval:
-        return read_examples(CaptionDataset(**where, preprocess=model.preprocess), args.skip_bad), None
+        return read_examples(CaptionDataset(**where, preprocess=model.preprocess), args.skip_bad, watch), None
     labels = ClassificationDataset(**where, classes=args.classes, preprocess=model.preprocess)
     if not labels.named:
         raise InputError(f"the classes of {dataset} have no names to ask for: give them with --classes")
     prompts = read_prompts(args.templates, labels.classes) if args.templates else fill(labels.classes)
-    return read_examples(labels, args.skip_bad), prompts
+    return read_examples(labels, args.skip_bad, watch), prompts

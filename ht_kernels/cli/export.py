@@ -151,8 +151,6 @@ def run(args: argparse.Namespace) -> int:
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
                 calibration = None if calibration is None else calibration.expand(-1, 3, -1, -1)
-        if model.draws_tower:
-            print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
         calibrated = "" if calibration is None else f", calibrated on {len(calibration)} frames"
         with terminal.step(f"writing ONNX in {args.precision}{calibrated}"):

@@ -10,8 +10,9 @@ from ht_kernels.choices import LESIONS, SMALLEST_PHANTOM
 from ht_kernels.errors import InputError, did_you_mean
 from ht_kernels.files import claim, output_folder
 from ht_kernels.outputs import PHANTOMS, SETTINGS
+from ht_kernels.progress import Watch, watched
 
-from . import config, outputs
+from . import config, outputs, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.data.phantom import Phantom
@@ -51,12 +52,12 @@ def run(args: argparse.Namespace) -> int:
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
-    with output_folder(args.output, PHANTOMS) as folder:
+    with terminal.interruptible(), output_folder(args.output, PHANTOMS) as folder, terminal.track() as watch:
         if args.clip:
-            _write_clips(folder, phantoms, args.clip)
+            _write_clips(folder, phantoms, args.clip, watch)
             what = "clips and their masks"
         else:
-            empty = _write_images(folder, phantoms, args.seed, args.header)
+            empty = _write_images(folder, phantoms, args.seed, args.header, watch)
             what = "images, masks, labels, captions and splits"
     config.write(args, args.output / SETTINGS)
     print(f"wrote {args.count} {what} to {args.output}")
@@ -81,7 +82,9 @@ def _check(args: argparse.Namespace) -> None:
     claim(args.output, (*PHANTOMS, SETTINGS), args.overwrite)
 
 
-def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool) -> list[str]:
+def _write_images(
+    folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool, watch: Watch
+) -> list[str]:
     """Write a data set; returns the splits that got no image."""
     from ht_kernels.data.layout import SPLITS
     from ht_kernels.data.phantom import caption, simulate
@@ -90,7 +93,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
 
     labels: dict[str, int] = {}
     captions: dict[str, str] = {}
-    for i, (image_seed, phantom) in enumerate(phantoms):
+    for i, (image_seed, phantom) in enumerate(watched(phantoms, "simulating images", watch)):
         sample = simulate(phantom, image_seed)
         name = f"phantom_{sample.kind}_{i:05}.png"
         write_image(folder, name, sample.image, sample.mask)
@@ -101,7 +104,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
     return [split for split in SPLITS if split not in splits]
 
 
-def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int) -> None:
+def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int, watch: Watch) -> None:
     import numpy as np
 
     from ht_kernels.data.phantom import clip
@@ -114,4 +117,5 @@ def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int)
         for index, sample in enumerate(clip(phantom, seed, frames)):
             video.write(np.repeat(sample.image[..., None], 3, 2))
             masks.write(sample.mask, index)
+            watch("simulating frames", i * frames + index + 1, len(phantoms) * frames)
         video.close()

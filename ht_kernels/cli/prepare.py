@@ -9,7 +9,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import dataset
 
-from . import outputs
+from . import outputs, terminal
 
 HELP = "turn a download of BUSI, TN3K or DDTI, or images with a table of captions, into the layout for training"
 EXAMPLE = "ht-kernels prepare Dataset_BUSI_with_GT --dataset busi --output data"
@@ -56,12 +56,14 @@ def run(args: argparse.Namespace) -> int:
         if args.header:
             raise InputError("--header is for labels.csv, and --dataset captions writes none: leave it out")
         claim(args.output, dataset(args.name), args.overwrite)
-        report = prepare_captions(args.source, args.name, args.output, args.seed)
+        with terminal.interruptible(), terminal.track() as watch:
+            report = prepare_captions(args.source, args.name, args.output, args.seed, watch)
     elif args.name is not None:
         raise InputError(f"--name is for --dataset captions, and {args.dataset} has a name: leave it out")
     else:
         claim(args.output, dataset(args.dataset.upper()), args.overwrite)
-        report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
+        with terminal.interruptible(), terminal.track() as watch:
+            report = prepare(args.dataset, args.source, args.output, args.seed, args.header, watch)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
     print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])

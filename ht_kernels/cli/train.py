@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,10 @@ from . import config, model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
+    from ht_kernels.progress import Watch
     from ht_kernels.train import Examples, Recipe, Trainer
+
+    Splits = dict[str, Examples]
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
 EXAMPLE = "ht-kernels train --task segmentation data --dataset BUSI --backbone ViT-B-16 --output run"
@@ -78,13 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="start from its tower, and from its heads where task and classes are the same; options of the model that "
-        f"are not given are its own; a file, {model_options.NAMES}",
+        help="start from its tower, from its heads where task and classes are the same, and, with --method ht or all, "
+        "from its adapters; options of the model that are not given are its own; a file, "
+        f"{model_options.NAMES}",
     )
     model.add_argument(
         "--keep-adapters",
         action="store_true",
-        help="with --from: start from its adapters too, which --method may freeze",
+        help="with --from: keep its adapters with a --method that freezes them, or give them a filter, --spectral",
+    )
+    model.add_argument(
+        "--new-adapters",
+        action="store_true",
+        help="with --from: start with new adapters in place of its own, as --variant, --spectral and --start do too",
     )
     model.add_argument("--variant", help="variant of the adapters (default: hybrid)")
     model.add_argument(
@@ -202,45 +213,69 @@ def run(args: argparse.Namespace) -> int:
     try:
         from ht_kernels.deploy.folded import why_not_folded
         from ht_kernels.train import Trainer, prepare
+        from ht_kernels.train.faults import rare_labels, same_pixels
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
-    if args.task == "contrastive":
-        model, train, val = _pairs(args, recipe)
-    else:
-        names, read = _data(args, recipe)
-        model = _model(args, recipe, task=args.task, num_classes=len(names), class_names=names)
-        if model.config.image_size is None:
-            raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
-        train, val = read(model.config.image_size)
-    train = train.share(recipe.ratio, recipe.seed, recipe.shots)
+    of_start: list[str] = []
+    with terminal.interruptible(), terminal.track() as watch:
+        if args.task == "contrastive":
+            model, splits = _pairs(args, recipe, of_start.append, watch)
+        else:
+            names, read = _data(args, recipe)
+            classes = {"num_classes": len(names), "class_names": names}
+            model = _model(args, recipe, of_start.append, task=args.task, **classes)
+            if model.config.image_size is None:
+                raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
+            splits = read(model.config.image_size, watch)
+    faults = rare_labels(splits["train"], names) if args.task == "classification" else []
+    train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
+    for split in ("val", "test"):
+        faults += same_pixels(train, splits[split], split) if split in splits else []
     has_tower = recipe.method not in BASELINES
     unfoldable = why_not_folded(model) if has_tower else "it has no tower"
     if has_tower:
         prepare(model, recipe.method, recipe.lora_dropout)
-    trainer = Trainer(model, recipe, train, val, args.output)
-    config.write(args, args.output / SETTINGS)
-    for name, why in {**train.bad, **val.bad}.items():
-        trainer.say(f"left out {name}: {why}")
-    if unfoldable:
-        trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
-    if has_tower and model.draws_tower and recipe.method not in ("full", "all"):
-        trainer.say("The tower has random weights, and is frozen: name trained ones with --pretrained.")
-    trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     parts = "" if recipe.accumulate == 1 else f" in {recipe.accumulate} parts"
-    with terminal.enough_memory(
+    memory = terminal.enough_memory(
         f"a batch of {recipe.batch} images{parts}", "give a smaller --batch, or compute it in more parts, --accumulate"
-    ):
-        outcome = trainer.run()
+    )
+    with terminal.interruptible(), terminal.track() as watch:
+        trainer = Trainer(model, recipe, train, val, args.output, alarm=lambda line: terminal.warn([line]), watch=watch)
+        config.write(args, args.output / SETTINGS)
+        for name, why in {**train.bad, **val.bad}.items():
+            trainer.say(f"left out {name}: {why}")
+        for fault in faults:
+            trainer.warn(fault)
+        if unfoldable:
+            trainer.say(
+                f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}."
+            )
+        for line in of_start:
+            trainer.say(line)
+        trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
+        try:
+            with memory:
+                outcome = trainer.run()
+        except KeyboardInterrupt:
+            print(_how_to_go_on(trainer), file=sys.stderr)
+            raise
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     score = "loss" if recipe.select == "loss" else score
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
-        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
+        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv, curves.png and tensorboard/ to {args.output}"
     )
     if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
     return 0
+
+
+def _how_to_go_on(trainer: Trainer) -> str:
+    """What an interrupted training has saved, and what goes on with it."""
+    if not trainer.saved:
+        return "No epoch has ended, so nothing is saved yet: the same command begins again."
+    return f"{trainer.saved} epochs are saved: the same command goes on from epoch {trainer.saved + 1}."
 
 
 def _calibrate(trainer: Trainer) -> str:
@@ -299,6 +334,7 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
             )
     if args.phantoms is not None and args.skip_bad:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
+    _check_start(args, recipe)
 
 
 def _check_inputs(args: argparse.Namespace) -> None:
@@ -321,8 +357,6 @@ def _check_inputs(args: argparse.Namespace) -> None:
         if number is not None and number < least:
             raise InputError(f"{option} {number} was given, expected {least} or more")
     model_options.check_image_size(args)
-    if args.keep_adapters and args.checkpoint is None:
-        raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
     if args.checkpoint is not None:
         model_options.check_checkpoint(args.checkpoint)
     if args.phantoms is not None and args.task == "contrastive":
@@ -337,53 +371,101 @@ def _check_inputs(args: argparse.Namespace) -> None:
     check_output_folder(args.output)
 
 
-def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
-    """The names of the classes, and a function that reads images of a size: for training, and for validation.
+def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raise InputError if options of adapters contradict each other, or a tower of random weights would be frozen."""
+    from ht_kernels.clip.named_weights import names_weights
+    from ht_kernels.train.recipe import BASELINES, LAST, uses_adapters
+
+    method = recipe.method
+    if args.keep_adapters and args.start is not None:
+        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
+    if args.keep_adapters and args.new_adapters:
+        raise InputError("--keep-adapters and --new-adapters were both given: leave one of them out")
+    if args.new_adapters and not uses_adapters(method):
+        raise InputError(f"--new-adapters is for --method ht or all, and --method {method} makes none: leave it out")
+    for option, words in (("keep_adapters", "keeps those"), ("new_adapters", "is in place of those")):
+        if getattr(args, option) and args.checkpoint is None:
+            raise InputError(f"--{option.replace('_', '-')} {words} of a checkpoint: name it with --from")
+    if method in BASELINES or args.checkpoint is not None or names_weights(args.backbone, args.pretrained):
+        return
+    if args.task == "contrastive":
+        raise InputError(
+            "the CLIP model would have random weights, and its text tower is never trained: name trained weights with "
+            "--pretrained, or start from a trained checkpoint with --from"
+        )
+    if method not in ("full", "all"):
+        raise InputError(
+            f"the tower would have random weights, and --method {method} freezes "
+            f"{'most of it' if method in LAST else 'it'}: name trained weights with --pretrained, start from a trained "
+            "checkpoint with --from, or train the tower too with --method all (or full)"
+        )
+
+
+def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int, Watch], Splits]]:
+    """The names of the classes, and a function that reads the images of each split in a size.
 
     Data that is missing is reported before a model is loaded.
     """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
-    from ht_kernels.train import read_examples
+    from ht_kernels.data.overlap import check_splits
 
     lesion = "background", "lesion"
     if args.phantoms is not None:
-        return lesion, lambda size: _simulate(args.phantoms, recipe.seed, size)
+        return lesion, lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
-    sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
-    names: tuple[str, ...] = getattr(sets[0], "classes", lesion)
+    sets = {split: kind(args.data, args.dataset, split) for split in ("train", "val")}
+    check_splits(args.data, args.task, args.dataset)
+    names: tuple[str, ...] = getattr(sets["train"], "classes", lesion)
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
-    def read(size: int) -> list[Examples]:
-        for data in sets:
+    def read(size: int, watch: Watch) -> Splits:
+        for data in sets.values():
             data.image_size = size
-        return [read_examples(data, args.skip_bad) for data in sets]
+        return _read(args, sets, lambda: kind(args.data, args.dataset, "test", size), watch)
 
     return names, read
 
 
-def _simulate(count: int, seed: int, size: int) -> list[Examples]:
+def _read(args: argparse.Namespace, sets: Mapping[str, Any], test: Callable[[], Any], watch: Watch) -> Splits:
+    """The images of each split. Those of the test split are there to be compared, as far as they can be used."""
+    from ht_kernels.train import read_examples
+
+    splits = {split: read_examples(data, args.skip_bad, watch) for split, data in sets.items()}
+    with suppress(InputError):
+        splits["test"] = read_examples(test(), True, watch)
+    return splits
+
+
+def _simulate(count: int, seed: int, size: int, watch: Watch) -> Splits:
     import os
 
     from ht_kernels.train import simulate_examples
 
-    counts, workers = (count, _VALIDATION_PHANTOMS), len(os.sched_getaffinity(0))
-    return [simulate_examples(n, seed + i, size, workers) for i, n in enumerate(counts)]
+    counts, workers = {"train": count, "val": _VALIDATION_PHANTOMS}, len(os.sched_getaffinity(0))
+    return {split: simulate_examples(n, seed + i, size, workers, watch) for i, (split, n) in enumerate(counts.items())}
 
 
-def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, Examples]:
-    """The model, which knows what images go through, and images with captions for training and validation."""
+def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[HTCLIP, Splits]:
+    """The model, which knows what images go through, and the images with captions of each split."""
     from ht_kernels.data import CaptionDataset
-    from ht_kernels.train import read_examples
+    from ht_kernels.data.overlap import check_splits
 
-    model = _model(args, recipe, task=args.task)
-    sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
-    train, val = (read_examples(data, args.skip_bad) for data in sets)
-    return model, train, val
+    model = _model(args, recipe, say, task=args.task)
+
+    def open_split(split: str) -> CaptionDataset:
+        return CaptionDataset(args.data, args.dataset, split, model.preprocess)
+
+    sets = {split: open_split(split) for split in ("train", "val")}
+    check_splits(args.data, args.task, args.dataset)
+    return model, _read(args, sets, lambda: open_split("test"), watch)
 
 
-def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
-    """The model that training starts with: an HTCLIP, or the network of a method that has no tower."""
+def _model(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], **options: Any) -> Any:
+    """The model that training starts with: an HTCLIP, or the network of a method that has no tower.
+
+    ``say`` receives a sentence that says what is taken from a checkpoint.
+    """
     import torch
 
     from ht_kernels.train import build, new_baseline, start_from
@@ -398,11 +480,16 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
     torch.manual_seed(recipe.seed)
     if not args.keep_adapters:
         chosen["start"] = recipe.start
-    elif args.start is not None:
-        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.checkpoint is not None:
+        keep = True if args.keep_adapters else False if args.new_adapters or args.start is not None else None
         with model_options.plain_warnings():
-            return start_from(args.checkpoint, recipe.method, args.keep_adapters, new, **chosen)
+            model = start_from(args.checkpoint, recipe.method, keep, new, say, **chosen)
+        if model.draws_tower:
+            raise InputError(
+                f"{args.checkpoint} holds no text tower, which would have random weights: name those of the CLIP model "
+                "with --pretrained"
+            )
+        return model
     if new is not None:
         chosen.setdefault("normalization", new)
     return build(recipe.method, **chosen)

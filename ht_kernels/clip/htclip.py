@@ -20,6 +20,7 @@ from ht_kernels.nn.familiarity import pooled
 
 from .backbone import load_backbone
 from .injection import adapters, inject, resize
+from .named_weights import names_weights
 from .text import Preprocessing, Tokenizer, find_preprocessing, find_tokenizer
 from .towers import find_tower
 
@@ -57,8 +58,8 @@ class HTCLIPConfig:
 
     @property
     def names_weights(self) -> bool:
-        """Whether the tower's trained weights are named: by ``pretrained``, or by a backbone that comes with them."""
-        return bool(self.pretrained) or ":" in (self.backbone or "")
+        """Whether the tower's weights are named, as :func:`ht_kernels.clip.named_weights.names_weights` says."""
+        return names_weights(self.backbone, self.pretrained)
 
 
 class PartCount(NamedTuple):
@@ -93,6 +94,9 @@ class HTCLIP(nn.Module):
     ``familiarity`` is None, or says how far an image is from the training images, in the distances that
     :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it
     was made with: after further training, calibrate again or set it to None.
+
+    ``draws_tower`` says that the tower's weights are random: its backbone is a name that comes with no weights, and
+    neither ``pretrained`` nor a checkpoint gave any. :meth:`save` then stores the tower too.
 
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
@@ -134,6 +138,7 @@ class HTCLIP(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     familiarity: Familiarity | None
+    draws_tower: bool
 
     def __init__(
         self,
@@ -237,6 +242,8 @@ class HTCLIP(nn.Module):
             spectral=spectral,
             normalization=normalization,
         )
+        # Random weights cannot be found again by their name, so checkpoints hold them.
+        self.draws_tower = isinstance(backbone, str) and not self.config.names_weights
         like = tower.patch_embedding.weight
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         for part in self._trainable_parts():
@@ -338,10 +345,23 @@ class HTCLIP(nn.Module):
         """Whether the tower's weights came from the model's own checkpoint, which has those of the blocks it runs."""
         return not self.config.names_weights and any(".mona." not in name for name in self.from_file)
 
-    @property
-    def draws_tower(self) -> bool:
-        """Whether the tower is made by its name alone, so that its weights are random."""
-        return bool(self.config.backbone) and not self.config.names_weights and not self.holds_tower
+    def tower_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the vision tower that the task uses, by name, without those of adapters."""
+        tower, visual = self.tower, self.tower.visual
+        if self.config.task == "contrastive":
+            clip_model: Any = self.clip_model
+            used = set(clip_model.visual.parameters())
+        else:
+            used = {p for name, p in visual.named_parameters(recurse=False) if name not in ("proj", "mask_token")}
+            for part in (tower.patch_embedding, tower.pre_norm, *tower.blocks[: self.depth]):
+                used |= set(part.parameters())
+        return {name: p for name, p in self.named_parameters() if p in used and ".mona." not in name}
+
+    def tower_names(self) -> set[str]:
+        """The names of the tower's weights that the task uses; for ``contrastive`` those of the text tower too."""
+        if self.config.task != "contrastive":
+            return set(self.tower_parameters())
+        return {name for name in self.state_dict() if name.startswith("clip_model.") and ".mona." not in name}
 
     @property
     def depth(self) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.outputs import EVALUATION
+from ht_kernels.progress import Watch, unwatched
 
 from .examples import Examples
 from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
@@ -40,7 +42,12 @@ Prompts = Mapping[str, Sequence[str]]
 
 
 def evaluate(
-    model: Any, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
+    model: Any,
+    examples: Examples,
+    output: Path,
+    title: str,
+    prompts: Prompts | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
@@ -51,6 +58,7 @@ def evaluate(
         title: the title of the report: which model was evaluated on which data.
         prompts: words for zero-shot classification by a contrastive model, whose examples then need labels. Without
             them, a contrastive model is evaluated on retrieval: of captions by images, and of images by captions.
+        watch: receives how many images were run, and then how many were measured.
 
     Returns:
         The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
@@ -73,15 +81,19 @@ def evaluate(
     if not captions:
         examples.check_classes(classes)
     device = next(model.parameters()).device
-    indices = range(len(examples))
-    predictions, signals = predict_with_signals(model, examples, indices, BATCH, device)
+    parts = [range(len(examples))[i : i + BATCH] for i in range(0, len(examples), BATCH)]
+    run = [predict_with_signals(model, examples, part, BATCH, device) for part in _counted_in(parts, "running", watch)]
+    predictions = torch.cat([some for some, _ in run])
+    signals = [signal for _, of_some in run for signal in of_some]
     if prompts:
         predictions = class_probabilities(predictions, embed_classes(model, prompts).cpu())
     if captions:
         found = ranks(predictions, embed_texts(model, examples.texts).cpu(), examples.targets)
         rows, summary = _rank_rows(examples, *found), recalls(*found)
     else:
-        rows = score(examples, indices, predictions, classes)
+        rows = []
+        for part in _counted_in(parts, "measuring", watch):
+            rows += score(examples, part, predictions[part.start : part.stop], classes)
         summary = summarize(rows)
         rows = [row | signal for row, signal in zip(rows, signals, strict=True)]
     if model.familiarity is not None:
@@ -104,13 +116,24 @@ def evaluate(
     return results
 
 
+def _counted_in(parts: Sequence[range], words: str, watch: Watch) -> Iterator[range]:
+    """The parts of the images, of which each is done when the next one is asked for."""
+    for part in parts:
+        yield part
+        watch(f"{words} images", part.stop, parts[-1].stop)
+
+
 def evaluate_all(
-    model: Any, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
+    model: Any,
+    sets: Mapping[str, tuple[Examples, Prompts | None]],
+    output: Path,
+    title: str,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Run :func:`evaluate` on several data sets, each into a folder of its name, and write a table of all results.
 
     Args:
-        model, output, title: as for :func:`evaluate`.
+        model, output, title, watch: as for :func:`evaluate`.
         sets: the examples and prompts of each data set, by its name.
 
     Returns:
@@ -120,7 +143,7 @@ def evaluate_all(
         InputError: as for :func:`evaluate`.
     """
     each = {
-        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts)
+        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts, watch)
         for name, (examples, prompts) in sets.items()
     }
     results = {"title": title, "datasets": each}

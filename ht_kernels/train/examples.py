@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
+from ht_kernels.progress import Watch, unwatched, watched
 
 _WITHOUT_LESION = 10
 """One in this many phantoms has no lesion."""
@@ -79,9 +80,11 @@ class Examples:
 
 
 def read_examples(
-    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset, skip_bad: bool = False
+    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset,
+    skip_bad: bool = False,
+    watch: Watch = unwatched,
 ) -> Examples:
-    """Read a whole data set.
+    """Read a whole data set. ``watch`` receives how many images were read.
 
     Raises:
         InputError: a file is missing or damaged; the message names it. With ``skip_bad``, such files are left out, and
@@ -92,7 +95,7 @@ def read_examples(
     names, bad = [], {}
     texts: dict[str, int] = {}
     rgb = getattr(dataset, "preprocess", None) is not None
-    for i, name in enumerate(dataset.names):
+    for i, name in enumerate(watched(dataset.names, "reading images", watch)):
         try:
             image, target = dataset[i]
         except InputError as error:
@@ -113,10 +116,19 @@ def read_examples(
     return Examples(torch.stack(images), together, tuple(names), bad, tuple(texts))
 
 
-def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0) -> Examples:
-    """Simulate ``count`` phantoms and their masks, with all kinds of lesions and scans; every tenth has no lesion."""
+def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0, watch: Watch = unwatched) -> Examples:
+    """Simulate ``count`` phantoms and their masks, with all kinds of lesions and scans; every tenth has no lesion.
+
+    ``watch`` receives how many were simulated.
+    """
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(_Phantoms(count, seed, size), 16, num_workers=workers)
-    images, masks = zip(*loader, strict=True)
+    images, masks = [], []
+    done = 0
+    for some, of_some in loader:
+        images.append(some)
+        masks.append(of_some)
+        done += len(some)
+        watch("simulating phantoms", done, count)
     return Examples(torch.cat(images), torch.cat(masks), tuple(f"phantom {i} of seed {seed}" for i in range(count)), {})
 
 

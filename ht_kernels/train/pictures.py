@@ -1,4 +1,5 @@
-"""Pictures of an evaluation: outlines over images, confidence against Dice, ROC curves, and recall by rank."""
+"""Pictures of a training and of an evaluation: curves over epochs, outlines over images, confidence against Dice, ROC
+curves, and recall by rank."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.files import png_bytes
 
 from .examples import Examples
-from .metrics import Row
+from .metrics import NAMES, Row
 
 
 def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> None:
@@ -96,6 +98,37 @@ def draw_recall(path: Path, rows: Sequence[Row]) -> None:
     axes.set(xlabel="k", ylabel="recall at k", ylim=(0, 1.02), xscale="log")
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def draw_curves(rows: Sequence[Row], score: str, best_epoch: int, title: str) -> bytes:
+    """A PNG of what ``log.csv`` has: the loss of training, and the score of validation with its best epoch.
+
+    Args:
+        rows: a row for each epoch, with ``epoch``, ``loss`` and, of epochs that were validated, ``val_`` and the score.
+        score: the name of the score that the best epoch was chosen by, such as ``dice``, or ``loss``.
+        best_epoch: the epoch whose weights were saved, counted from 1; 0 for none.
+        title: what was trained.
+    """
+    figure = Figure(figsize=(7, 6), layout="constrained", dpi=120)
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], ".-", color="#c8501e")
+    above.set_ylabel("loss, training split")
+    validated = {row["epoch"]: row[f"val_{score}"] for row in rows if f"val_{score}" in row}
+    name = NAMES.get(score, score.replace("_", " "))
+    below.plot(list(validated), list(validated.values()), ".-", color="#2a7f9e")
+    below.set(xlabel="epoch", ylabel=f"{name}, validation split")
+    if best_epoch in validated:
+        best = validated[best_epoch]
+        below.plot([best_epoch], [best], "o", color="#e0a030", label=f"best: {best:.4f} after epoch {best_epoch}")
+        below.legend(frameon=False)
+    for axes in (above, below):
+        axes.axvline(best_epoch, color="#e0a030", linewidth=0.8, linestyle="dotted") if best_epoch else None
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(linewidth=0.5, alpha=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return png_bytes(figure)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -242,7 +242,8 @@ class Stream:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
         A frame that was shown several times counts once, with the state that it was shown with last. Only ``no signal``
-        counts each time that it was shown, for it stands over a frame that was shown before.
+        counts each time that it was shown, for it stands over a frame that was shown before. ``with_mask`` is how many
+        of the frames were shown with a mask.
 
         ``drops`` of a live source are frames: ``decode`` and ``overlay`` those that a newer one replaced before they
         were drawn, ``sink`` those that were drawn and not taken by the caller, and ``model`` those that the model did
@@ -270,6 +271,7 @@ class Stream:
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
             "states": dict(+self._states),
+            "with_mask": self._states["ok"] + self._states["late"],
             "failure": self._failure,
             "familiarity": self._familiarity(),
             "confidence": self._confidences.summary(50, 5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ from pydicom.uid import JPEGBaseline8Bit
 from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.dicom import compressed, jpeg
 from ht_kernels.classes import probabilities_of
-from ht_kernels.cli import main
+from ht_kernels.cli import main, terminal
 from ht_kernels.cli.terminal import summary
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
@@ -421,3 +422,28 @@ def test_options_are_checked_before_the_model_is_read(
 ) -> None:
     assert main(["stream", str(clip), "--checkpoint", "none", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_frames_that_were_shown_without_a_mask_are_not_called_segmented(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All masks are older than 1 ns. Progress counts what is shown, and of a live source not every frame is."""
+    stream = Stream(folded(), live=True, stale=1e-9)
+    shown: dict[int, Shown] = {}
+    for frame in stream.run(frames(3) * 3):
+        shown[frame.index] = frame
+    report = stream.report()
+    assert report["frames"] == len(shown) > 0 and report["with_mask"] == 0
+    with terminal.progress(150) as watch:
+        for i in range(100):
+            watch(dataclasses.replace(next(iter(shown.values())), index=i))
+        watch(dataclasses.replace(next(iter(shown.values())), index=149, mask=np.zeros((2, 2), np.uint8)))
+    assert capsys.readouterr().err.splitlines() == [
+        "segmented 0 of 100 frames shown, 150 in all",
+        "segmented 1 of 101 frames shown, 150 in all",
+    ]
+    lines = summary(report)
+    assert "0 of them with a mask" in lines[0] and "No frame was shown with a mask" in lines
+    whole = Stream(folded())
+    list(whole.run(frames(2)))
+    assert whole.report()["with_mask"] == 2 and "No frame was shown with a mask" not in summary(whole.report())

@@ -9,6 +9,7 @@ import numpy as np
 from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
+from ht_kernels.progress import Watch, unwatched, watched
 
 from ..layout import SPLITS, read_gray
 from ..names import key, text_of
@@ -25,7 +26,14 @@ __all__ = ["READERS", "Report", "prepare", "prepare_captions"]
 READERS = {"busi": busi.read, "tn3k": tn3k.read, "ddti": ddti.read}
 
 
-def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0, header: bool = False) -> Report:
+def prepare(
+    dataset: str,
+    source: str | Path,
+    output: str | Path,
+    seed: int = 0,
+    header: bool = False,
+    watch: Watch = unwatched,
+) -> Report:
     """Turn a download into the published layout.
 
     Other data sets in the output folder stay. The new one appears complete or not at all. Images and masks become gray
@@ -37,6 +45,7 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
         output: the folder that gets ``all``, ``segmentation`` and, where there are labels, ``classification``.
         seed: of the splits that the download does not prescribe.
         header: begin ``labels.csv`` with the line ``image,label``, which the published code cannot read.
+        watch: receives how many images were read, and then how many were written.
 
     Raises:
         InputError: the download is not what was expected, a file is damaged, nothing is left for a split, or the
@@ -51,14 +60,14 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
     download = READERS[dataset](source)
     report = Report(download.dataset, {}, left_out=download.left_out)
     _check_names(download)
-    items, groups = _grouped(download, report)
+    items, groups = _grouped(download, report, watch)
     if not items:
         raise InputError(f"{source} has no image that can be used{report.first_left_out()}")
     splits = _splits(items, groups, seed, report)
     report.count(splits, groups, source)
     labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
     with output_folder(output, outputs.dataset(download.dataset)) as folder:
-        for item in items:
+        for item in watched(items, "writing images", watch):
             if item.name in splits:
                 image = read_gray(item.image)
                 write_image(folder, item.name, np.array(image), item.mask(item.image, image.size))
@@ -75,7 +84,7 @@ def _check_names(download: Download) -> None:
             raise InputError(f"{other} and {item.image} would both become {item.name}; rename or remove one")
 
 
-def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:
+def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Item], list[int]]:
     """The items that can be used, without exact duplicates, and the group of each.
 
     A group joins a patient's images and near duplicates.
@@ -83,7 +92,8 @@ def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]
     kept: dict[str, Item] = {}
     hashes = []
     # Of images with the same pixels the first is kept, and those of the download's own test split come first.
-    for item in sorted(download.items, key=lambda item: item.split != "test"):
+    ordered = sorted(download.items, key=lambda item: item.split != "test")
+    for item in watched(ordered, "reading images", watch):
         image = read_gray(item.image)
         try:
             item.mask(item.image, image.size)  # before anything is written

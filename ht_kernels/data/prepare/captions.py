@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
+from ht_kernels.progress import Watch, unwatched, watched
 
 from ..layout import IMAGE_SUFFIXES, image_path, read_pairs, read_rgb
 from ..names import key, text_of, visible
@@ -27,7 +28,9 @@ _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
 
 
-def prepare_captions(source: str | Path, name: str, output: str | Path, seed: int = 0) -> Report:
+def prepare_captions(
+    source: str | Path, name: str, output: str | Path, seed: int = 0, watch: Watch = unwatched
+) -> Report:
     """Turn a table of captions and its images into the published layout.
 
     Images are copied as they are, under the name of the data set, their folders and their own name. Of images with the
@@ -40,6 +43,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
         name: the data set's name in the layout, such as MedPix: letters, digits, - and _.
         output: the folder that gets ``all`` and ``contrastive``.
         seed: of the splits.
+        watch: receives how many images were read, and then how many were written.
 
     Raises:
         InputError: there is no such table or several, a row is no pair, two names of the table mean the same file, no
@@ -58,7 +62,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
     hashes = []
     first: dict[str, str] = {}
     words: dict[str, dict[str, None]] = {}
-    for path, found in captions.items():
+    for path, found in watched(list(captions.items()), "reading images", watch):
         try:
             image = read_rgb(path)
         except InputError as error:
@@ -85,7 +89,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
     splits = dict(zip(names, split_groups(of_images, [None] * len(names), seed), strict=True))
     report.count(splits, of_images, table)
     with output_folder(output, outputs.dataset(name)) as folder:
-        for new, path in kept.items():
+        for new, path in watched(list(kept.items()), "writing images", watch):
             target = image_path(folder, new)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
