@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     data.add_argument("--dataset", metavar="NAME", help="a data set in DATA, such as BUSI")
+    data.add_argument(
+        "--classes",
+        metavar="NAME,NAME,...",
+        help="names of classes 0, 1, ..., for segmentation the background first; with three or more, masks hold these "
+        "numbers (default: those in classes.txt of the data set, or background,lesion)",
+    )
     data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
     data.add_argument(
         "--ratio",
@@ -163,6 +169,10 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(model, recipe, train, val, args.output)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
+    if args.task == "segmentation":
+        missing = train.missing_classes(names)
+        if missing:
+            trainer.say(f"no mask to train on has the class {' or '.join(missing)}, so the model cannot learn it")
     if unfoldable:
         trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
     if has_tower and model.draws_tower and recipe.method not in ("full", "all"):
@@ -239,6 +249,9 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
                 "--learning-rate beside --adapter-learning-rate is that of heads, and a contrastive model has none: "
                 "leave one of them out"
             )
+    if args.classes is not None and (args.task == "contrastive" or args.phantoms is not None):
+        of = "a contrastive model has none" if args.task == "contrastive" else "phantoms have background and lesion"
+        raise InputError(f"--classes names the classes of masks or labels, and {of}: leave it out")
     if args.phantoms is not None and args.skip_bad:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
 
@@ -249,19 +262,28 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
     Data that is missing is reported before a model is loaded.
     """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
+    from ht_kernels.data.layout import chosen_class_names
+    from ht_kernels.data.segmentation import check_two_values
     from ht_kernels.train import read_examples
 
-    lesion = "background", "lesion"
     if args.phantoms is not None:
         if args.data or args.dataset or args.task != "segmentation":
             raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
         if args.phantoms < 1:
             raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
-        return lesion, lambda size: _simulate(args.phantoms, recipe.seed, size)
+        return ("background", "lesion"), lambda size: _simulate(args.phantoms, recipe.seed, size)
     _need_data(args)
+    given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
+    chosen = chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
-    sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
-    names: tuple[str, ...] = getattr(sets[0], "classes", lesion)
+    sets = [kind(args.data, args.dataset, split, classes=chosen) for split in ("train", "val")]
+    names = sets[0].classes
+    if args.task == "segmentation" and len(names) == 2:
+        check_two_values(
+            sets,  # type: ignore[arg-type]
+            "If they are the numbers of classes, name all of these: with --classes background,NAME,NAME or a name a "
+            f"line in {args.data / 'segmentation' / args.dataset / 'classes.txt'}",
+        )
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
