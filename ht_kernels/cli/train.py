@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,13 +186,25 @@ def run(args: argparse.Namespace) -> int:
         outcome = trainer.run()
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     score = "loss" if recipe.select == "loss" else score
+    of_classes = _of_classes(trainer, outcome.best_epoch)
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
-        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
+        f"{outcome.epochs}\n{of_classes}wrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
     )
     if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
     return 0
+
+
+def _of_classes(trainer: Trainer, epoch: int) -> str:
+    """A line with the Dice of each class in an epoch, where there are several; else nothing."""
+    rows = [row for row in trainer.rows if row["epoch"] == epoch]
+    found = {name: value for row in rows for name, value in row.items() if name.startswith("val_dice/")}
+    each = [
+        f"{name.partition('/')[2]} {'in no mask' if math.isnan(value) else f'{value:.4f}'}"
+        for name, value in found.items()
+    ]
+    return f"of each class: {', '.join(each)}\n" if each else ""
 
 
 def _calibrate(trainer: Trainer) -> str:

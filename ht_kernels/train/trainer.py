@@ -20,7 +20,7 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.backends import cpu
-from ht_kernels.classes import class_count, classes_of
+from ht_kernels.classes import class_count, classes_of, names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 
@@ -32,7 +32,7 @@ from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import info_nce, loss_for
 from .methods import merged, text_tower_in_training, uses_adapters
-from .metrics import SCORES, embed_texts, predict, score, summarize
+from .metrics import SCORES, embed_texts, predict, score, summarize, summarize_classes
 from .recipe import Recipe
 from .retrieval import ranks, recalls
 
@@ -303,8 +303,12 @@ class Trainer:
             texts = embed_texts(self.model, self.val.texts).cpu()
             loss = self._contrastive_loss(images, texts[self.val.targets[:, 0]])
             return {"loss": loss, **recalls(*ranks(images, texts, self.val.targets))}
-        classes = class_count(self.model.config.num_classes)
-        return summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
+        config = self.model.config
+        classes = names_of(config.num_classes, config.class_names)
+        several = classes if config.task == "segmentation" and len(classes) > 2 else ()
+        rows = gather_object(score(self.val, mine, predictions, len(classes), surfaces=False, names=several))
+        alone = summarize_classes(rows, several)
+        return summarize(rows) | {f"dice/{name}": scores["dice"] for name, scores in alone.items()}
 
     def _contrastive_loss(self, images: Tensor, texts: Tensor) -> float:
         """The mean loss of the validation images and the first captions of each, among as many as in training."""
@@ -332,7 +336,8 @@ class Trainer:
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        # The scores of single classes, up to 31, are in the log alone.
+        words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch" and "/" not in name)
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
         if self.events is None:
             self.events = EventLog(self.output / "tensorboard", first=row["epoch"])

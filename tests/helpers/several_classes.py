@@ -9,7 +9,7 @@ import numpy as np
 from .layout import save
 
 NAMES = ("background", "cyst", "vessel")
-SPLITS = {"train": 24, "val": 8, "test": 8}
+SPLITS = {"train": 24, "val": 10, "test": 8}
 
 
 def scene(seed: int, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +25,7 @@ def scene(seed: int, side: int = 64) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_several(root: Path, name: str = "LEG", listed: bool = True) -> Path:
-    """The published layout of 40 such images, with a ``classes.txt`` if ``listed``."""
+    """The published layout of 42 such images, with a ``classes.txt`` if ``listed``."""
     folder = root / "segmentation" / name
     folder.mkdir(parents=True)
     seed = 0
