@@ -211,14 +211,21 @@ def _read(
 ) -> tuple[Examples, Prompts | None]:
     """A split of a data set, and the prompts for its classes where a contrastive model needs them."""
     from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
+    from ht_kernels.data.segmentation import check_two_values
     from ht_kernels.train import read_examples
     from ht_kernels.train.zero_shot import fill, read_prompts
 
     where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
     if model.config.task == "segmentation":
-        return read_examples(SegmentationDataset(**where, image_size=size), args.skip_bad, watch), None
+        masks = SegmentationDataset(**where, image_size=size, classes=_classes_of_masks(model, args.data, dataset))
+        if len(masks.classes) == 2:
+            check_two_values([masks], "If they are the numbers of classes, evaluate a model that was trained on these")
+        return read_examples(masks, args.skip_bad, watch), None
     if model.config.task == "classification":
-        return read_examples(ClassificationDataset(**where, image_size=size), args.skip_bad, watch), None
+        of_labels = ClassificationDataset(**where, image_size=size)
+        if of_labels.named:
+            _check_classes(model, of_labels.classes, dataset)
+        return read_examples(of_labels, args.skip_bad, watch), None
     if args.retrieval:
         return read_examples(CaptionDataset(**where, preprocess=model.preprocess), args.skip_bad, watch), None
     labels = ClassificationDataset(**where, classes=args.classes, preprocess=model.preprocess)
@@ -226,3 +233,32 @@ def _read(
         raise InputError(f"the classes of {dataset} have no names to ask for: give them with --classes")
     prompts = read_prompts(args.templates, labels.classes) if args.templates else fill(labels.classes)
     return read_examples(labels, args.skip_bad, watch), prompts
+
+
+def _classes_of_masks(model: HTCLIP, root: Path, dataset: str) -> tuple[str, ...] | None:
+    """The names of the classes by which the masks of a data set are read: its own, else the model's if it has more than
+    two; None for two classes without names."""
+    from ht_kernels.classes import names_of
+    from ht_kernels.data.layout import class_names
+
+    known = class_names(root, "segmentation", dataset)
+    if known is not None:
+        _check_classes(model, known, dataset)
+        return known
+    names = names_of(model.config.num_classes, model.config.class_names)
+    return names if len(names) > 2 else None
+
+
+def _check_classes(model: HTCLIP, known: tuple[str, ...], dataset: str) -> None:
+    """Raise InputError unless the classes of a data set, whose names are ``known``, are those of the model."""
+    from ht_kernels.classes import names_of
+
+    config = model.config
+    names = names_of(config.num_classes, config.class_names)
+    numbered = config.class_names is None or names == tuple(map(str, range(len(names))))
+    if len(names) != len(known) or not (numbered or names == known):
+        ours = f"{len(names)} classes without names" if numbered else f"the classes {', '.join(names)}"
+        raise InputError(
+            f"{dataset} has the classes {', '.join(known)}, and the model {ours}. Their order counts; where only words "
+            f"differ, write the model's into {dataset}/classes.txt"
+        )

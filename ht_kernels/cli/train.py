@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     data.add_argument("--dataset", metavar="NAME", help="a data set in DATA, such as BUSI")
+    data.add_argument(
+        "--classes",
+        metavar="NAME,NAME,...",
+        help="names of classes 0, 1, ..., for segmentation the background first; with three or more, masks hold these "
+        "numbers (default: those in classes.txt of the data set, or background,lesion)",
+    )
     data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
     data.add_argument(
         "--ratio",
@@ -230,6 +237,8 @@ def run(args: argparse.Namespace) -> int:
             splits = read(model.config.image_size, watch)
     faults = rare_labels(splits["train"], names) if args.task == "classification" else []
     train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
+    if args.task == "segmentation" and (missing := train.missing_classes(names)):
+        faults.append(f"no mask to train on has the class {' or '.join(missing)}, so the model cannot learn it")
     for split in ("val", "test"):
         faults += same_pixels(train, splits[split], split) if split in splits else []
     has_tower = recipe.method not in BASELINES
@@ -262,9 +271,11 @@ def run(args: argparse.Namespace) -> int:
             raise
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     score = "loss" if recipe.select == "loss" else score
+    of_classes = _of_classes(trainer, outcome.best_epoch)
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
-        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv, curves.png and tensorboard/ to {args.output}"
+        f"{outcome.epochs}\n{of_classes}wrote best.safetensors, last.pt, log.csv, curves.png and tensorboard/ to "
+        f"{args.output}"
     )
     if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
@@ -276,6 +287,17 @@ def _how_to_go_on(trainer: Trainer) -> str:
     if not trainer.saved:
         return "No epoch has ended, so nothing is saved yet: the same command begins again."
     return f"{trainer.saved} epochs are saved: the same command goes on from epoch {trainer.saved + 1}."
+
+
+def _of_classes(trainer: Trainer, epoch: int) -> str:
+    """A line with the Dice of each class in an epoch, where there are several; else nothing."""
+    rows = [row for row in trainer.rows if row["epoch"] == epoch]
+    found = {name: value for row in rows for name, value in row.items() if name.startswith("val_dice/")}
+    each = [
+        f"{name.partition('/')[2]} {'in no mask' if math.isnan(value) else f'{value:.4f}'}"
+        for name, value in found.items()
+    ]
+    return f"of each class: {', '.join(each)}\n" if each else ""
 
 
 def _calibrate(trainer: Trainer) -> str:
@@ -332,6 +354,9 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
                 "--learning-rate beside --adapter-learning-rate is that of heads, and a contrastive model has none: "
                 "leave one of them out"
             )
+    if args.classes is not None and (args.task == "contrastive" or args.phantoms is not None):
+        of = "a contrastive model has none" if args.task == "contrastive" else "phantoms have background and lesion"
+        raise InputError(f"--classes names the classes of masks or labels, and {of}: leave it out")
     if args.phantoms is not None and args.skip_bad:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
     _check_start(args, recipe)
@@ -407,22 +432,31 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
     Data that is missing is reported before a model is loaded.
     """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
+    from ht_kernels.data.layout import chosen_class_names
     from ht_kernels.data.overlap import check_splits
+    from ht_kernels.data.segmentation import check_two_values
 
-    lesion = "background", "lesion"
     if args.phantoms is not None:
-        return lesion, lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
+        return ("background", "lesion"), lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
+    given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
+    chosen = chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
-    sets = {split: kind(args.data, args.dataset, split) for split in ("train", "val")}
+    sets = {split: kind(args.data, args.dataset, split, classes=chosen) for split in ("train", "val")}
     check_splits(args.data, args.task, args.dataset)
-    names: tuple[str, ...] = getattr(sets["train"], "classes", lesion)
+    names: tuple[str, ...] = sets["train"].classes
+    if args.task == "segmentation" and len(names) == 2:
+        check_two_values(
+            list(sets.values()),  # type: ignore[arg-type]
+            "If they are the numbers of classes, name all of these: with --classes background,NAME,NAME or a name a "
+            f"line in {args.data / 'segmentation' / args.dataset / 'classes.txt'}",
+        )
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
     def read(size: int, watch: Watch) -> Splits:
         for data in sets.values():
             data.image_size = size
-        return _read(args, sets, lambda: kind(args.data, args.dataset, "test", size), watch)
+        return _read(args, sets, lambda: kind(args.data, args.dataset, "test", size, classes=chosen), watch)
 
     return names, read
 

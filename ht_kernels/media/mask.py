@@ -12,7 +12,7 @@ a coloured pixel is that of its brightest channel. Nothing is dithered, unlike i
   and inside.
 - The orientation in the file (EXIF) is applied, as it is to images.
 - Other values are refused, because nothing says what they mean: several gray levels or colours, photographs,
-  gradients, values without black.
+  gradients, values without black. Masks of several classes are read by :mod:`ht_kernels.media.class_mask`.
 
 The limits were chosen on 446 masks and images of BUSI, at most 320 pixels wide. The masks were written as JPEG of
 quality 10, 15 to 95, reduced 2, 4 and 8 times, enlarged again, and blurred (Gauss, 2 pixels). None was refused but for
@@ -35,6 +35,7 @@ from PIL import Image
 
 from ht_kernels.errors import InputError, reason
 
+from .class_mask import MOST
 from .image import has_white_at_zero, is_image, opened, upright, white_of
 from .opening import read_image
 
@@ -48,8 +49,6 @@ _OTHER_COLOUR = 0.002
 """The share of a mask that may have another colour than most pixels inside."""
 _FEW = 4
 """A picture of so few values was not compressed or resized, so that each of them means something."""
-_SMALL = 16
-"""Whole numbers are numbers of classes, if all are below this."""
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -96,7 +95,7 @@ def _check_levels(gray: NDArray[Any], marked: NDArray[np.bool_], level: float) -
     said = f"has the values {_listed(found)}" if few else f"has {len(found)} values from {found[0]:g} to {found[-1]:g}"
     if marked.all():
         raise InputError(f"{said}, and none is black")
-    if len(found) > 2 and found[-1] < _SMALL and np.issubdtype(gray.dtype, np.integer):
+    if len(found) > 2 and found[-1] < MOST and np.issubdtype(gray.dtype, np.integer):
         raise InputError(said)
     inside, every = np.count_nonzero(marked), gray.size
     between = np.count_nonzero((gray > level / 4) & (gray < level * 3 / 4))

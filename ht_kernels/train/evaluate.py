@@ -12,14 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.classes import class_count
+from ht_kernels.classes import names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.outputs import EVALUATION
 from ht_kernels.progress import Watch, unwatched
 
 from .examples import Examples
-from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
+from .metrics import (
+    NAMES,
+    Row,
+    conventions,
+    counts,
+    embed_texts,
+    predict_with_signals,
+    score,
+    summarize,
+    summarize_classes,
+)
 from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
@@ -63,16 +73,20 @@ def evaluate(
     Returns:
         The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
         segmentation also ``image_size`` in pixels, and ``lesions``, ``missed``, ``without_lesion`` and ``false_alarms``
-        of :func:`ht_kernels.train.metrics.counts`; for zero-shot classification also ``prompts``. The ``summary`` is
-        that of :func:`ht_kernels.train.metrics.summarize` or :func:`ht_kernels.train.retrieval.recalls`; for a
-        calibrated model it has ``unfamiliar``, the share of images that are beyond its limit.
+        of :func:`ht_kernels.train.metrics.counts`, and for three or more classes ``classes``, what
+        :func:`ht_kernels.train.metrics.summarize_classes` returns; for zero-shot classification also ``prompts``. The
+        ``summary`` is that of :func:`ht_kernels.train.metrics.summarize` or
+        :func:`ht_kernels.train.retrieval.recalls`; for a calibrated model it has ``unfamiliar``, the share of images
+        that are beyond its limit.
 
     Raises:
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
             results cannot be written.
     """
     size = model.config.image_size
-    classes = len(prompts) if prompts else class_count(model.config.num_classes)
+    names = tuple(prompts) if prompts else names_of(model.config.num_classes, model.config.class_names)
+    classes = len(names)
+    several = names if model.config.task == "segmentation" and classes > 2 else ()
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
@@ -93,7 +107,7 @@ def evaluate(
     else:
         rows = []
         for part in _counted_in(parts, "measuring", watch):
-            rows += score(examples, part, predictions[part.start : part.stop], classes)
+            rows += score(examples, part, predictions[part.start : part.stop], classes, names=several)
         summary = summarize(rows)
         rows = [row | signal for row, signal in zip(rows, signals, strict=True)]
     if model.familiarity is not None:
@@ -108,10 +122,12 @@ def evaluate(
     }
     if model.config.task == "segmentation":
         results |= {"image_size": examples.images.shape[-1], **counts(rows)}
+    if several:
+        results["classes"] = summarize_classes(rows, several)
     if prompts:
         results["prompts"] = dict(prompts)
     with output_folder(output, EVALUATION) as folder:
-        pictures = _draw(folder, examples, predictions, rows)
+        pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
 
@@ -174,7 +190,8 @@ def lines_of_all(results: dict[str, Any]) -> list[str]:
 def lines(results: dict[str, Any]) -> list[str]:
     """The lines of a Markdown table of the summary.
 
-    For masks it has rows for what was missed and for false alarms, and a sentence below that explains the headings.
+    For masks it has rows for what was missed and for false alarms, and a sentence below that explains the headings; for
+    several classes also a table with a row for each.
     """
     summary = results["summary"]
     table = ["| | mean | standard deviation |", "|---|--:|--:|"] if "dice" in summary else ["| | |", "|---|--:|"]
@@ -185,7 +202,26 @@ def lines(results: dict[str, Any]) -> list[str]:
         cells += [_number(summary[name + "_std"])] if name + "_std" in summary else []
         table.append(f"| {' | '.join(cells)} |")
     table += [f"| {heading} | {cell} | |" for heading, (cell,) in _counted([results]).items()]
-    return [*table, *_explained([results])]
+    return [*table, *_of_classes(results), *_explained([results])]
+
+
+def _of_classes(results: dict[str, Any]) -> list[str]:
+    """The lines of a table with a row for each of several classes and a column, mean ± deviation, per score."""
+    classes: dict[str, dict[str, float]] = results.get("classes", {})
+    if not classes:
+        return []
+    headings = [*NAMES.values(), "nothing found", "false alarms"]
+    table = ["", f"| class | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
+    for name, one in classes.items():
+        cells = [_spread(one, score) for score in NAMES]
+        cells += [f"{one['missed']} of {one['lesions']}", f"{one['false_alarms']} of {one['without_lesion']} images"]
+        table.append(f"| {_cell(name)} | {' | '.join(cells)} |")
+    return table
+
+
+def _cell(text: str) -> str:
+    """A text as it stands in a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _number(value: float) -> str:
@@ -238,7 +274,7 @@ def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> list[str]:
+def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row], names: Sequence[str]) -> list[str]:
     if "rank" in rows[0]:
         draw_recall(folder / "recall.png", rows)
         return ["recall.png"]
@@ -250,7 +286,7 @@ def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]
     chosen = (
         list(dict.fromkeys([*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]])) or list(range(len(rows)))[:4]
     )
-    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen)
+    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen, names)
     shown = [row for row in rows if math.isfinite(row["dice"]) and math.isfinite(row["confidence"])]
     if not shown:
         return ["overlays.png"]

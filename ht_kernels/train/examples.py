@@ -49,6 +49,11 @@ class Examples:
         if largest >= classes:
             raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
 
+    def missing_classes(self, names: Sequence[str]) -> list[str]:
+        """The ``names`` of classes 0, 1, ... that no pixel of any mask has."""
+        there = torch.bincount(self.targets.flatten(), minlength=len(names))
+        return [name for name, count in zip(names, there.tolist(), strict=True) if not count]
+
     def share(self, percent: int, seed: int, shots: int | None = None) -> Examples:
         """A random subset for few-shot training, as published.
 

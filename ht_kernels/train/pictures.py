@@ -8,36 +8,62 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ht_kernels.class_colors import color_of
 from ht_kernels.files import png_bytes
 
 from .examples import Examples
 from .metrics import NAMES, Row
 
+_NAMES_IN_A_ROW = 8
+"""How many names of classes a legend has side by side."""
 
-def draw_masks(path: Path, examples: Examples, predictions: Tensor, rows: Sequence[Row], chosen: Sequence[int]) -> None:
+
+def draw_masks(
+    path: Path,
+    examples: Examples,
+    predictions: Tensor,
+    rows: Sequence[Row],
+    chosen: Sequence[int],
+    names: Sequence[str] = ("background", "lesion"),
+) -> None:
     """Draw the chosen images with the true outline in orange and the predicted outline in blue.
 
-    The title of each has its Dice, or the words "no lesion" if it has none.
+    With more than two ``names`` of classes each class has its own colour, and a legend has those that are drawn; true
+    outlines are then dashed. The title of each image has its Dice, or the words "no lesion" if it has none.
     """
+    masks = [(examples.targets[i].numpy(), predictions[i].numpy()) for i in chosen]
+    drawn = sorted({int(number) for pair in masks for mask in pair for number in np.unique(mask)} - {0})
+    several = len(names) > 2
+    legend = 0.3 * -(-len(drawn) // _NAMES_IN_A_ROW) if several else 0.0
     columns = min(4, len(chosen))
     height = -(-len(chosen) // columns)
-    figure = Figure((12, 3.2 * height))
+    figure = Figure((12, 3.2 * height + legend))
     grid = figure.subplots(height, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, i in zip(grid.flat, chosen, strict=False):
+    for axes, i, (truth, prediction) in zip(grid.flat, chosen, masks, strict=False):
         axes.imshow(examples.images[i, 0], cmap="gray", vmin=0, vmax=255)
-        for mask, color in ((examples.targets[i], "#ffaa00"), (predictions[i], "#00b4ff")):
-            if mask.any():
-                axes.contour(mask > 0, [0.5], colors=color, linewidths=1.2)
+        for mask, color, style in (
+            (truth, "#ffaa00", "dashed" if several else "solid"),
+            (prediction, "#00b4ff", "solid"),
+        ):
+            for number in drawn:
+                if (mask == number).any():
+                    shade = _shade(number) if several else color
+                    axes.contour(mask == number, [0.5], colors=[shade], linewidths=1.2, linestyles=style)
         words = f"Dice {rows[i]['dice']:.3f}" if rows[i]["lesions"] else "no lesion"
         axes.set_title(f"{rows[i]['name']}\n{words}", fontsize=8)
-    figure.suptitle("The worst, the middle and the best: truth orange, prediction blue", fontsize=10)
-    _save(figure, path)
+    words = "truth dashed, prediction solid" if several else "truth orange, prediction blue"
+    figure.suptitle(f"The worst, the middle and the best: {words}", fontsize=10)
+    if legend:
+        patches = [Patch(color=_shade(number), label=names[number]) for number in drawn]
+        figure.legend(handles=patches, loc="lower center", ncols=_NAMES_IN_A_ROW, fontsize=8, frameon=False)
+    _save(figure, path, legend)
 
 
 def draw_confidence(path: Path, rows: Sequence[Row]) -> None:
@@ -131,6 +157,13 @@ def draw_curves(rows: Sequence[Row], score: str, best_epoch: int, title: str) ->
     return png_bytes(figure)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.tight_layout()
+def _shade(number: int) -> tuple[float, float, float]:
+    """The colour of a class as matplotlib takes it."""
+    red, green, blue = color_of(number)
+    return red / 255, green / 255, blue / 255
+
+
+def _save(figure: Figure, path: Path, below: float = 0.0) -> None:
+    """Write a figure as PNG, with so many inches left free below the axes."""
+    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
     path.write_bytes(png_bytes(figure))

@@ -20,7 +20,7 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.backends import cpu
-from ht_kernels.classes import class_count, classes_of
+from ht_kernels.classes import class_count, classes_of, names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 from ht_kernels.progress import Watch, unwatched
@@ -33,7 +33,7 @@ from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import info_nce, loss_for
 from .methods import merged, text_tower_in_training
-from .metrics import SCORES, embed_texts, predict, score, summarize
+from .metrics import SCORES, embed_texts, predict, score, summarize, summarize_classes
 from .recipe import Recipe, uses_adapters
 from .retrieval import ranks, recalls
 
@@ -349,8 +349,12 @@ class Trainer:
             texts = embed_texts(self.model, self.val.texts).cpu()
             loss = self._contrastive_loss(images, texts[self.val.targets[:, 0]])
             return {"loss": loss, **recalls(*ranks(images, texts, self.val.targets))}
-        classes = class_count(self.model.config.num_classes)
-        return summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
+        config = self.model.config
+        classes = names_of(config.num_classes, config.class_names)
+        several = classes if config.task == "segmentation" and len(classes) > 2 else ()
+        rows = gather_object(score(self.val, mine, predictions, len(classes), surfaces=False, names=several))
+        alone = summarize_classes(rows, several)
+        return summarize(rows) | {f"dice/{name}": scores["dice"] for name, scores in alone.items()}
 
     def _contrastive_loss(self, images: Tensor, texts: Tensor) -> float:
         """The mean loss of the validation images and the first captions of each, among as many as in training."""
@@ -402,7 +406,8 @@ class Trainer:
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        numbers = {name: value for name, value in row.items() if name != "remarks"}
+        # The scores of single classes, up to 31, are in the log alone.
+        numbers = {name: value for name, value in row.items() if name != "remarks" and "/" not in name}
         words = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "epoch")
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
         if self.events is None:

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
 from ht_kernels.packages import import_package
-
-from .overlay import COLORS
 
 _TICKS = 90_000
 """Units of time in a second of a video."""
@@ -116,7 +115,7 @@ class MaskSink:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        self._palette = [channel for color in COLORS for channel in color]
+        self._palette = [channel for number in range(256) for channel in color_of(number)]
 
     def write(self, mask: NDArray[np.uint8], index: int) -> None:
         """Write the mask (H, W) of class indices of frame ``index``."""
