@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 HELP = "turn your own images and masks or labels, or a public download, into the layout for training"
 
 _DOWNLOADS = "busi", "tn3k", "ddti", "captions"
-_OWN = ("folder",)
+_OWN = "folder", "nnunet", "coco"
 _OPTIONS = "name", "images", "masks", "labels", "table", "groups", "classes", "split", "header"
 _TAKES = {
     "folder": _OPTIONS,
+    "nnunet": ("name", "groups", "split"),
+    "coco": ("name", "images", "groups", "split"),
     "captions": ("name",),
     **dict.fromkeys(("busi", "tn3k", "ddti"), ("header",)),
 }
 """The options that each kind of data has beside ``--output`` and ``--seed``."""
+
+_SOURCES = {
+    "nnunet": "the folder with dataset.json",
+    "coco": "a JSON file of instances",
+    "captions": "a table or its folder",
+}
 
 _SHOWN = 10
 
@@ -32,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="KIND SOURCE",
-        help="folder, for your own images in folders; busi, tn3k or ddti and the unpacked download; captions and a CSV "
-        "file of filename,Caption above its images, or its folder",
+        help="folder, for your own images in folders; nnunet and a folder in its layout; coco and a JSON file of "
+        "instances; busi, tn3k or ddti and the unpacked download; captions and a CSV file of filename,Caption above "
+        "its images, or its folder",
     )
     parser.add_argument(
         "--dataset", choices=(*_OWN, *_DOWNLOADS), metavar="KIND", help="another way to name the kind of SOURCE"
@@ -96,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     _list("pairs of near duplicates, each pair in one split", [" ~ ".join(pair) for pair in report.near])
     _list("images left out", [f"{name}: {why}" for name, why in report.left_out.items()])
     print(f"wrote {args.output}; to check its files: cd {args.output} && sha256sum --check {report.checksums.name}")
-    if source is None:
+    if kind in _OWN:
         task = next(task for task in TASKS if (args.output / task / report.dataset).is_dir())
         data = shlex.join([task, str(args.output), "--dataset", report.dataset])
         print(f"to train on it: ht-kernels train --task {data} --from breast --output run")
@@ -111,13 +120,13 @@ def _kind_and_source(args: argparse.Namespace) -> tuple[str, Path | None]:
         came = "nothing to prepare was named" if kind is None else f"{kind} is no kind of data"
         raise InputError(
             f"{came}: for your own images take ht-kernels prepare folder --images DIR --masks DIR --output DATA; for a "
-            f"download name the kind, {', '.join(_DOWNLOADS)}, and behind it the folder"
+            f"download or another layout name the kind, {', '.join((*_OWN[1:], *_DOWNLOADS))}, and behind it the source"
         )
     if kind == "folder" and words:
         raise InputError(f"{words[0]} came behind folder: name the folders with --images and --masks")
     if kind != "folder" and len(words) != 1:
         came = f"{len(words)} came: {' '.join(words)}" if words else "none came"
-        raise InputError(f"{kind} needs one source, the unpacked download, and {came}")
+        raise InputError(f"{kind} needs one source, {_SOURCES.get(kind, 'the unpacked download')}, and {came}")
     return kind, Path(words[0]) if words else None
 
 
@@ -125,15 +134,16 @@ def _prepare(kind: str, source: Path | None, args: argparse.Namespace) -> Report
     from ht_kernels.data.prepare import Own, prepare, prepare_captions, prepare_own
     from ht_kernels.data.prepare.splits import SHARES_OF_OWN, parse_shares
 
-    if source is None:
+    if kind in _OWN:
         if args.table is not None and (args.images or args.masks or args.labels):
             raise InputError("--table stands for --images, --masks and --labels: leave them or the table out")
         classes = tuple(name.strip() for name in args.classes.split(",")) if args.classes is not None else ()
         own = Own(args.name or "own", classes, args.groups)
         shares = SHARES_OF_OWN if args.split is None else parse_shares(args.split)
-        return prepare_own(
-            own, args.output, args.images, args.masks, args.labels, args.table, args.seed, bool(args.header), shares
-        )
+        layout = {} if source is None else {kind: source}
+        paths = {name: getattr(args, name) for name in ("images", "masks", "labels", "table")} | layout
+        return prepare_own(own, args.output, **paths, seed=args.seed, header=bool(args.header), shares=shares)
+    assert source is not None
     if kind == "captions":
         if args.name is None:
             raise InputError("captions need a name for the data set: give it with --name, such as MedPix")

@@ -9,8 +9,10 @@ from ht_kernels.errors import InputError
 
 from . import busi, ddti, tn3k
 from .captions import prepare_captions
+from .coco import read_coco
 from .folder import read_folder
 from .lay_out import lay_out
+from .nnunet import read_nnunet
 from .own import Own
 from .report import Report
 from .splits import SHARES_OF_OWN
@@ -55,6 +57,8 @@ def prepare_own(
     masks: str | Path | None = None,
     labels: str | Path | None = None,
     table: str | Path | None = None,
+    nnunet: str | Path | None = None,
+    coco: str | Path | None = None,
     seed: int = 0,
     header: bool = False,
     shares: Mapping[str, float] = SHARES_OF_OWN,
@@ -66,6 +70,8 @@ def prepare_own(
         output: the folder that gets ``all``, and ``segmentation`` and ``classification``.
         images, masks, labels: as for :func:`ht_kernels.data.prepare.folder.read_folder`.
         table: in their place, a table as for :func:`ht_kernels.data.prepare.table.read_table`.
+        nnunet: in their place, a folder in nnU-Net's layout; see :mod:`ht_kernels.data.prepare.nnunet`.
+        coco: a file of COCO's instances, with ``images`` or beside them; see :mod:`ht_kernels.data.prepare.coco`.
         seed: of the splits.
         header: begin ``labels.csv`` with the line ``image,label``, which the published code cannot read.
         shares: of the splits, which add up to 1.
@@ -78,6 +84,10 @@ def prepare_own(
     check_output(Path(output))
     if table is not None:
         download, source = read_table(own, Path(table)), Path(table)
+    elif nnunet is not None:
+        download, source = read_nnunet(own, Path(nnunet)), Path(nnunet)
+    elif coco is not None:
+        download, source = read_coco(own, Path(coco), None if images is None else Path(images)), Path(coco)
     elif images is not None:
         paths = (None if path is None else Path(path) for path in (masks, labels))
         download, source = read_folder(own, Path(images), *paths), Path(images)

@@ -24,8 +24,8 @@ from ht_kernels.media.opening import read_image
 from ..layout import read_mask_of
 from .item import Mask
 
-MOST_CLASSES = 256
-"""A mask in the layout has 8 bits."""
+MOST_CLASSES = 32
+"""Training takes masks of at most so many classes, the background among them."""
 
 _COLOUR = 1 << 32
 """Red, green and blue are a number above this one; a colour without hue is its gray level."""
