@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 HELP = "measure a checkpoint on data sets: figures, pictures and a report"
 
 _UNTUNED = Path("clip")
+_SEED_OF_PHANTOMS = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         type=Path,
+        nargs="?",
         metavar="CHECKPOINT",
         help=f"a file that ht-kernels train wrote; {model_options.NAMES}; a published file, whose tower --backbone and "
         "--pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without adapters",
@@ -35,8 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", nargs="+", metavar="NAME", help="data sets in DATA, such as BUSI; several make one table"
     )
     parser.add_argument("--split", default="test", help="train, val, test (default), or all of them")
+    parser.add_argument(
+        "--fold", metavar="K/N", help="instead of a split: the images on which train --fold K/N validated"
+    )
+    parser.add_argument(
+        "--folds",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="instead of CHECKPOINT and DATA: mean and standard deviation over what evaluate wrote to these folders",
+    )
     parser.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
-    parser.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help=f"seed of the phantoms (default: {_SEED_OF_PHANTOMS}), or with --fold that of train",
+    )
     parser.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
     )
@@ -68,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
+    if args.folds is not None:
+        return _over_folds(args)
+    if args.checkpoint is None:
+        raise InputError("no checkpoint was named: give CHECKPOINT, or the folders of evaluations with --folds")
     twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
     if twice:
         raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")
@@ -77,11 +97,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
     if args.retrieval and (args.templates or args.classes):
         raise InputError("--retrieval finds images and captions, and --templates and --classes are for classification")
+    if args.fold is not None and (args.phantoms is not None or task == "contrastive" or args.split != "test"):
+        raise InputError("--fold divides images in files, with masks or labels, and stands for --split: leave one out")
     if args.phantoms is not None:
+        seed = _SEED_OF_PHANTOMS if args.seed is None else args.seed
         if args.data or args.dataset or task != "segmentation" or args.phantoms < 1:
             raise InputError("--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model")
         sets: dict[str, tuple[Examples, Prompts | None]] = {
-            f"{args.phantoms} phantoms of seed {args.seed}": (simulate_examples(args.phantoms, args.seed, size), None)
+            f"{args.phantoms} phantoms of seed {seed}": (simulate_examples(args.phantoms, seed, size), None)
         }
     elif args.data and args.dataset:
         sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}
@@ -95,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 raise InputError(f"{of}: {error}") from error
         for bad, why in examples.bad.items():
             print(f"left out {bad}: {why}")
-    split = "" if args.phantoms is not None else f", {args.split} split"
+    split = "" if args.phantoms is not None else f", fold {args.fold}" if args.fold else f", {args.split} split"
     memory = terminal.enough_memory(
         f"a batch of {BATCH} images of {size}x{size}", "give a smaller --image-size, or take a machine with more"
     )
@@ -110,6 +133,22 @@ def run(args: argparse.Namespace) -> int:
         all_figures = evaluate_all(model, sets, args.output, f"{name}{split}")
     print("\n".join(lines_of_all(all_figures)))
     print(f"wrote report.md, results.json, results.csv and a folder for each data set to {args.output}")
+    return 0
+
+
+def _over_folds(args: argparse.Namespace) -> int:
+    """The mean and standard deviation over evaluations."""
+    from ht_kernels.files import csv_bytes, output_folder
+    from ht_kernels.train.over_folds import summarize_folds
+
+    if args.checkpoint is not None:
+        raise InputError(f"--folds stands for CHECKPOINT and DATA, and {args.checkpoint} came: leave one of them out")
+    rows, table = summarize_folds(args.folds)
+    with output_folder(args.output) as folder:
+        (folder / "folds.csv").write_bytes(csv_bytes(rows))
+        (folder / "folds.md").write_text("\n".join(table) + "\n", encoding="utf-8")
+    print("\n".join(table))
+    print(f"wrote folds.md and folds.csv to {args.output}")
     return 0
 
 
@@ -146,6 +185,8 @@ def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> t
     from ht_kernels.train import read_examples
     from ht_kernels.train.zero_shot import fill, read_prompts
 
+    if args.fold is not None:
+        return _fold(args, model.config.task, dataset, size), None
     where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
     if model.config.task == "segmentation":
         return read_examples(SegmentationDataset(**where, image_size=size), args.skip_bad), None
@@ -158,3 +199,15 @@ def _read(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int) -> t
         raise InputError(f"the classes of {dataset} have no names to ask for: give them with --classes")
     prompts = read_prompts(args.templates, labels.classes) if args.templates else fill(labels.classes)
     return read_examples(labels, args.skip_bad), prompts
+
+
+def _fold(args: argparse.Namespace, task: str, dataset: str, size: int) -> Examples:
+    """The images on which a training with ``--fold`` validated."""
+    from ht_kernels.data import ClassificationDataset, SegmentationDataset
+    from ht_kernels.train import Fold, Recipe, read_examples, read_groups, take_fold
+
+    fold, seed = Fold.parse(args.fold), Recipe.seed if args.seed is None else args.seed
+    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
+    sets = [kind(args.data, dataset, split, size) for split in ("train", "val")]
+    train, val = (read_examples(data, args.skip_bad) for data in sets)
+    return take_fold(train, val, read_groups(args.data, task, dataset), fold, seed)[1]

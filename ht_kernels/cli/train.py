@@ -13,7 +13,7 @@ from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
-    from ht_kernels.train import Examples, Recipe, Trainer
+    from ht_kernels.train import Examples, Fold, Recipe, Trainer
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
 
@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--shots", type=int, metavar="K", help="instead: K images of each class, or all of a smaller one, to classify"
+    )
+    data.add_argument(
+        "--fold",
+        metavar="K/N",
+        help="validate on fold K of N, counted from 0, of train and val together, and train on the others",
     )
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
@@ -141,12 +146,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         from ht_kernels.deploy.folded import why_not_folded
-        from ht_kernels.train import Trainer, prepare
+        from ht_kernels.train import Trainer, prepare, read_groups, take_fold
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
     recipe = _recipe(args)
     _check_options(args, recipe)
+    fold = _fold(args)
     if args.task == "contrastive":
         model, train, val = _pairs(args, recipe)
     else:
@@ -155,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
         if model.config.image_size is None:
             raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
         train, val = read(model.config.image_size)
+    if fold is not None:
+        train, val = take_fold(train, val, read_groups(args.data, args.task, args.dataset), fold, recipe.seed)
     train = train.share(recipe.ratio, recipe.seed, recipe.shots)
     has_tower = recipe.method not in BASELINES
     unfoldable = why_not_folded(model) if has_tower else "it has no tower"
@@ -243,6 +251,14 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
 
 
+def _fold(args: argparse.Namespace) -> Fold | None:
+    from ht_kernels.train import Fold
+
+    if args.fold is not None and (args.phantoms is not None or args.task == "contrastive"):
+        raise InputError("--fold divides images in files, with masks or labels: leave it out")
+    return None if args.fold is None else Fold.parse(args.fold)
+
+
 def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
     """The names of the classes, and a function that reads images of a size: for training, and for validation.
 
@@ -284,7 +300,12 @@ def _simulate(count: int, seed: int, size: int) -> list[Examples]:
 
 def _need_data(args: argparse.Namespace) -> None:
     if not (args.data and args.dataset):
-        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+        from ht_kernels.data.expected import expected_layout
+
+        raise InputError(
+            "no data was named: give DATA and --dataset, or --phantoms for simulated images"
+            + expected_layout(args.task)
+        )
 
 
 def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, Examples]:

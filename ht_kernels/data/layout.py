@@ -27,6 +27,7 @@ from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import is_hidden, read_image
 from ht_kernels.media.preprocess import preprocess
 
+from .expected import expected_layout
 from .names import key, on_disk, visible
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
@@ -68,7 +69,7 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
     folder = root / task / dataset
     if not folder.is_dir():
         found = [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
-        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
+        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data{expected_layout(task)}"
         raise InputError(f"there is no folder {folder}: {there}")
     seen: set[str] = set()
     return [name for part in (SPLITS if split == "all" else (split,)) for name in _listed(folder / f"{part}.txt", seen)]

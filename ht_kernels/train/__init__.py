@@ -3,6 +3,7 @@
 from .baselines import Baseline, BaselineConfig, new_baseline
 from .calibration import calibrate
 from .examples import Examples, read_examples, simulate_examples
+from .folds import Fold, read_groups, take_fold
 from .methods import prepare
 from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe, named_recipe
 from .start import build, start_from
@@ -16,6 +17,7 @@ __all__ = [
     "Baseline",
     "BaselineConfig",
     "Examples",
+    "Fold",
     "Outcome",
     "Recipe",
     "Trainer",
@@ -25,6 +27,8 @@ __all__ = [
     "new_baseline",
     "prepare",
     "read_examples",
+    "read_groups",
     "simulate_examples",
     "start_from",
+    "take_fold",
 ]
