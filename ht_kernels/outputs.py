@@ -21,6 +21,9 @@ DEMO = ("contact_sheet.png", *RECORDING)
 EVALUATION = ("report.md", "results.json", "results.csv", "overlays.png", "confidence.png", "roc.png", "recall.png")
 """Of one data set; of several there is such a folder for each, and a table of all."""
 
+FOLDS = ("folds.md", "folds.csv")
+"""Of several evaluations together."""
+
 BENCH = ("results.json", "chart.png")
 
 INSPECTION = ("activations.png", "filters.png", "noise_weights.png")

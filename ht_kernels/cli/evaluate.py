@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim
-from ht_kernels.outputs import SETTINGS, evaluations
+from ht_kernels.outputs import FOLDS, SETTINGS, evaluations
 from ht_kernels.weights import task_of
 
 from . import config, model_options, outputs, terminal
@@ -26,6 +26,8 @@ EXAMPLE = "ht-kernels evaluate run/best.safetensors data --dataset BUSI --output
 
 _UNTUNED = Path("clip")
 _PHANTOMS = "--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model"
+_FOLD = "--fold divides images in files, with masks or labels, and stands for --split: leave one out"
+_SEED_OF_PHANTOMS = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     came.add_argument(
         "checkpoint",
         type=Path,
+        nargs="?",
         metavar="CHECKPOINT",
         help=f"a file that ht-kernels train wrote; {model_options.NAMES}; a published file, whose tower --backbone and "
         "--pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without adapters",
@@ -45,8 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     came.add_argument(
         "--split", default="test", help="train, val, test, or all for the three together (default: %(default)s)"
     )
+    came.add_argument("--fold", metavar="K/N", help="instead of a split: the images that train --fold K/N validated on")
+    came.add_argument(
+        "--folds",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="instead of CHECKPOINT and DATA: mean and standard deviation over what evaluate wrote to these folders",
+    )
     came.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: N simulated phantoms")
-    came.add_argument("--seed", type=int, default=1000, help="seed of the phantoms (default: %(default)s)")
+    came.add_argument(
+        "--seed",
+        type=int,
+        help=f"seed of the phantoms (default: {_SEED_OF_PHANTOMS}), or with --fold that of train",
+    )
     came.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
     )
@@ -79,14 +94,17 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
+    if args.folds is not None:
+        return _over_folds(args)
     model, name = _model(args)
     task, size = model.config.task, model.config.image_size or 224
     _check_task(args, task)
     if args.phantoms is not None:
+        seed = _SEED_OF_PHANTOMS if args.seed is None else args.seed
         with terminal.track() as watch:
-            simulated = simulate_examples(args.phantoms, args.seed, size, watch=watch)
+            simulated = simulate_examples(args.phantoms, seed, size, watch=watch)
         sets: dict[str, tuple[Examples, Prompts | None]] = {
-            f"{args.phantoms} phantoms of seed {args.seed}": (simulated, None)
+            f"{args.phantoms} phantoms of seed {seed}": (simulated, None)
         }
     else:
         with terminal.track() as watch:
@@ -99,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
                 raise InputError(f"{of}: {error}") from error
         for bad, why in examples.bad.items():
             print(f"left out {bad}: {why}")
-    split = "" if args.phantoms is not None else f", {args.split} split"
+    split = "" if args.phantoms is not None else f", fold {args.fold}" if args.fold else f", {args.split} split"
     remarks = [f"{of}: {words}" for of, (examples, _) in sets.items() if (words := _remark(args.checkpoint, examples))]
     terminal.warn(remarks)
     noted = f" ({'; '.join(remarks)})" if remarks else ""
@@ -126,6 +144,15 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what can be refused before a model is loaded: options, data sets, the checkpoint and the output."""
     from ht_kernels.data.layout import check_dataset, read_text, split_names
 
+    if args.folds is not None:
+        if args.checkpoint is not None:
+            raise InputError(
+                f"--folds stands for CHECKPOINT and DATA, and {args.checkpoint} came: leave one of them out"
+            )
+        claim(args.output, FOLDS, args.overwrite)
+        return
+    if args.checkpoint is None:
+        raise InputError("no checkpoint was named: give CHECKPOINT, or the folders of evaluations with --folds")
     twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
     if twice:
         raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")
@@ -135,7 +162,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(_PHANTOMS)
     if args.phantoms is None and not (args.data and args.dataset):
         raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
-    if args.seed < 0:
+    if args.fold is not None and (args.phantoms is not None or args.split != "test"):
+        raise InputError(_FOLD)
+    if args.seed is not None and args.seed < 0:
         raise InputError(f"--seed {args.seed} was given, expected 0 or more")
     model_options.check_image_size(args)
     task = None
@@ -158,6 +187,8 @@ def _check_task(args: argparse.Namespace, task: str) -> None:
         raise InputError(f"--templates, --classes and --retrieval need a contrastive model, and this one is for {task}")
     if args.phantoms is not None and task != "segmentation":
         raise InputError(_PHANTOMS)
+    if args.fold is not None and task == "contrastive":
+        raise InputError(_FOLD)
 
 
 def _remark(checkpoint: Path, examples: Examples) -> str | None:
@@ -172,6 +203,20 @@ def _remark(checkpoint: Path, examples: Examples) -> str | None:
         "val": "the model's best epoch was chosen by these images, so their scores are a little too good",
         None: None,
     }[used_in_training(locate(checkpoint), examples)]
+
+
+def _over_folds(args: argparse.Namespace) -> int:
+    """The mean and standard deviation over evaluations."""
+    from ht_kernels.files import csv_bytes, output_folder
+    from ht_kernels.train.over_folds import summarize_folds
+
+    rows, table = summarize_folds(args.folds)
+    with output_folder(args.output, FOLDS) as folder:
+        (folder / "folds.csv").write_bytes(csv_bytes(rows))
+        (folder / "folds.md").write_text("\n".join(table) + "\n", encoding="utf-8")
+    print("\n".join(table))
+    print(f"wrote folds.md and folds.csv to {args.output}")
+    return 0
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, str]:
@@ -215,6 +260,8 @@ def _read(
     from ht_kernels.train import read_examples
     from ht_kernels.train.zero_shot import fill, read_prompts
 
+    if args.fold is not None:
+        return _fold(args, model, dataset, size, watch), None
     where: dict[str, Any] = {"root": args.data, "name": dataset, "split": args.split}
     if model.config.task == "segmentation":
         masks = SegmentationDataset(**where, image_size=size, classes=_classes_of_masks(model, args.data, dataset))
@@ -262,3 +309,18 @@ def _check_classes(model: HTCLIP, known: tuple[str, ...], dataset: str) -> None:
             f"{dataset} has the classes {', '.join(known)}, and the model {ours}. Their order counts; where only words "
             f"differ, write the model's into {dataset}/classes.txt"
         )
+
+
+def _fold(args: argparse.Namespace, model: HTCLIP, dataset: str, size: int, watch: Watch) -> Examples:
+    """The images on which a training with ``--fold`` validated."""
+    from ht_kernels.data import ClassificationDataset, SegmentationDataset
+    from ht_kernels.train import Fold, Recipe, read_examples, read_groups, take_fold
+
+    fold, seed = Fold.parse(args.fold), Recipe.seed if args.seed is None else args.seed
+    task, classes = model.config.task, None
+    if task == "segmentation":
+        classes = _classes_of_masks(model, args.data, dataset)
+    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
+    sets = [kind(args.data, dataset, split, size, classes=classes) for split in ("train", "val")]
+    train, val = (read_examples(data, args.skip_bad, watch) for data in sets)
+    return take_fold(train, val, read_groups(args.data, task, dataset), fold, seed)[1]

@@ -21,7 +21,7 @@ from . import config, model_options, terminal
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
     from ht_kernels.progress import Watch
-    from ht_kernels.train import Examples, Recipe, Trainer
+    from ht_kernels.train import Examples, Fold, Recipe, Trainer
 
     Splits = dict[str, Examples]
 
@@ -66,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--shots", type=int, metavar="K", help="instead: K images of each class, or all of a smaller one, to classify"
+    )
+    data.add_argument(
+        "--fold",
+        metavar="K/N",
+        help="validate on fold K of N, counted from 0, of train and val together, and train on the others",
     )
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
@@ -219,11 +224,12 @@ def run(args: argparse.Namespace) -> int:
     _check_inputs(args)
     try:
         from ht_kernels.deploy.folded import why_not_folded
-        from ht_kernels.train import Trainer, prepare
+        from ht_kernels.train import Trainer, prepare, read_groups, take_fold
         from ht_kernels.train.faults import rare_labels, same_pixels
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
+    fold = _fold(args)
     of_start: list[str] = []
     with terminal.interruptible(), terminal.track() as watch:
         if args.task == "contrastive":
@@ -235,6 +241,9 @@ def run(args: argparse.Namespace) -> int:
             if model.config.image_size is None:
                 raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
             splits = read(model.config.image_size, watch)
+    if fold is not None:
+        of_dataset = read_groups(args.data, args.task, args.dataset)
+        splits["train"], splits["val"] = take_fold(splits["train"], splits["val"], of_dataset, fold, recipe.seed)
     faults = rare_labels(splits["train"], names) if args.task == "classification" else []
     train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
     if args.task == "segmentation" and (missing := train.missing_classes(names)):
@@ -364,6 +373,7 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
 
 def _check_inputs(args: argparse.Namespace) -> None:
     """Refuse values, data, a checkpoint and an output that do not do, before torch and the model are loaded."""
+    from ht_kernels.data.expected import expected_layout
     from ht_kernels.data.layout import split_names
 
     for option, value, known in (
@@ -390,7 +400,10 @@ def _check_inputs(args: argparse.Namespace) -> None:
         raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
     if args.phantoms is None:
         if not (args.data and args.dataset):
-            raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
+            raise InputError(
+                "no data was named: give DATA and --dataset, or --phantoms for simulated images"
+                + expected_layout(args.task)
+            )
         for split in ("train", "val"):
             split_names(args.data, args.task, args.dataset, split)
     check_output_folder(args.output)
@@ -424,6 +437,14 @@ def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:
             f"{'most of it' if method in LAST else 'it'}: name trained weights with --pretrained, start from a trained "
             "checkpoint with --from, or train the tower too with --method all (or full)"
         )
+
+
+def _fold(args: argparse.Namespace) -> Fold | None:
+    from ht_kernels.train import Fold
+
+    if args.fold is not None and (args.phantoms is not None or args.task == "contrastive"):
+        raise InputError("--fold divides images in files, with masks or labels: leave it out")
+    return None if args.fold is None else Fold.parse(args.fold)
 
 
 def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int, Watch], Splits]]:

@@ -31,6 +31,7 @@ from ht_kernels.media.class_mask import MOST, read_class_mask
 from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import is_hidden, read_image
 
+from .expected import expected_layout
 from .names import key, on_disk, visible
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
     folder = root / task / dataset
     if not folder.is_dir():
         found = _datasets(root, task)
-        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
+        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data{expected_layout(task)}"
         raise InputError(f"there is no folder {folder}: {there}{did_you_mean(dataset, found)}")
     seen: set[str] = set()
     return [name for part in (SPLITS if split == "all" else (split,)) for name in _listed(folder / f"{part}.txt", seen)]

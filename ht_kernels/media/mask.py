@@ -103,7 +103,7 @@ def _check_levels(gray: NDArray[Any], marked: NDArray[np.bool_], level: float) -
         raise InputError(f"{said}, and {between / every:.0%} of its pixels are neither black nor bright")
     near = 0 if few else level / 16
     values, black = gray.astype(np.float64), float(np.median(gray[~marked]))
-    third = np.count_nonzero(_flat(gray) & (abs(values - black) > near) & (abs(values - level) > near))
+    third = np.count_nonzero(flat(gray) & (abs(values - black) > near) & (abs(values - level) > near))
     if third > (_FEW_THIRD_TO_INSIDE if few else _THIRD_TO_INSIDE) * inside:
         raise InputError(f"{said}, and {third / every:.1%} of its pixels lie in areas of a third value")
 
@@ -120,7 +120,7 @@ def _listed(values: NDArray[Any]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
+def flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether the eight neighbours of a pixel have its value; false at the border."""
     flat = np.zeros(gray.shape, bool)
     rows = (gray[:, 1:-1] == gray[:, :-2]) & (gray[:, 1:-1] == gray[:, 2:])
@@ -134,7 +134,7 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         with opened(path) as image:
             pictures = getattr(image, "n_frames", 1)
-            values = _values(image)
+            values = values_of(image)
     except Exception as error:  # Pillow raises errors of any kind on a damaged file
         raise InputError(f"{path} cannot be read as an image: {reason(error)}") from error
     if pictures > 1:
@@ -142,7 +142,7 @@ def _read(path: Path) -> NDArray[Any]:
     return values
 
 
-def _values(image: Image.Image) -> NDArray[Any]:
+def values_of(image: Image.Image) -> NDArray[Any]:
     turned = upright(image)
     if turned.mode.startswith("I") or turned.mode == "F":
         values = np.asarray(turned)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .baselines import Baseline, BaselineConfig, new_baseline
     from .calibration import calibrate
     from .examples import Examples, read_examples, simulate_examples
+    from .folds import Fold, read_groups, take_fold
     from .methods import prepare
     from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe, named_recipe
     from .start import build, start_from
@@ -23,6 +24,7 @@ __all__ = [
     "Baseline",
     "BaselineConfig",
     "Examples",
+    "Fold",
     "Outcome",
     "Recipe",
     "Trainer",
@@ -32,8 +34,10 @@ __all__ = [
     "new_baseline",
     "prepare",
     "read_examples",
+    "read_groups",
     "simulate_examples",
     "start_from",
+    "take_fold",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -46,6 +50,7 @@ __getattr__, __dir__ = lazily(
         "Baseline": ".baselines",
         "BaselineConfig": ".baselines",
         "Examples": ".examples",
+        "Fold": ".folds",
         "Outcome": ".trainer",
         "Recipe": ".recipe",
         "Trainer": ".trainer",
@@ -55,7 +60,9 @@ __getattr__, __dir__ = lazily(
         "new_baseline": ".baselines",
         "prepare": ".methods",
         "read_examples": ".examples",
+        "read_groups": ".folds",
         "simulate_examples": ".examples",
         "start_from": ".start",
+        "take_fold": ".folds",
     },
 )

@@ -178,7 +178,7 @@ def lines_of_all(results: dict[str, Any]) -> list[str]:
     each = results["datasets"]
     counted = _counted(list(each.values()))
     names = list(dict.fromkeys(n for one in each.values() for n in one["summary"] if not n.endswith("_std")))
-    headings = ["images", *(_NAMES.get(name, name) for name in names), *counted]
+    headings = ["images", *map(score_name, names), *counted]
     table = [f"| | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
     for place, (name, one) in enumerate(each.items()):
         cells = [_spread(one["summary"], n) for n in names]
@@ -198,7 +198,7 @@ def lines(results: dict[str, Any]) -> list[str]:
     for name, value in summary.items():
         if name.endswith("_std"):
             continue
-        cells = [_NAMES.get(name, name), _number(value)]
+        cells = [score_name(name), _number(value)]
         cells += [_number(summary[name + "_std"])] if name + "_std" in summary else []
         table.append(f"| {' | '.join(cells)} |")
     table += [f"| {heading} | {cell} | |" for heading, (cell,) in _counted([results]).items()]
@@ -222,6 +222,11 @@ def _of_classes(results: dict[str, Any]) -> list[str]:
 def _cell(text: str) -> str:
     """A text as it stands in a Markdown table."""
     return text.replace("|", "\\|")
+
+
+def score_name(name: str) -> str:
+    """What a score of a summary is called in tables."""
+    return _NAMES.get(name, name)
 
 
 def _number(value: float) -> str:

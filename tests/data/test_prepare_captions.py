@@ -196,10 +196,10 @@ def test_bad_tables(damage: Callable[[Path], object], message: str, tmp_path: Pa
 def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = str(make(tmp_path / "in")), ["--output", str(tmp_path / "out")]
     for words, expected in (
-        (["--dataset", "captions"], "needs a name for the data set: give it with --name"),
+        (["--dataset", "captions"], "captions need a name for the data set: give it with --name"),
         (["--dataset", "captions", "--name", "a/b"], "the name 'a/b' of the data set came, expected letters"),
-        (["--dataset", "captions", "--name", "MedPix", "--header"], "--header is for labels.csv"),
-        (["--dataset", "busi", "--name", "MedPix"], "--name is for --dataset captions, and busi has a name"),
+        (["--dataset", "captions", "--name", "MedPix", "--header"], "--header is for folder, "),
+        (["--dataset", "busi", "--name", "MedPix"], "--name is for folder, captions; busi does not take it"),
     ):
         assert main(["prepare", source, *words, *output]) == 2
         assert expected in capsys.readouterr().err

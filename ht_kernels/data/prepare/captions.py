@@ -6,7 +6,6 @@ caption. A name may have folders, and images of the same name in two folders sta
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -19,11 +18,11 @@ from ht_kernels.progress import Watch, unwatched, watched
 from ..layout import IMAGE_SUFFIXES, image_path, read_pairs, read_rgb
 from ..names import key, text_of, visible
 from .duplicates import difference_hash, near_duplicates, pixel_hash
+from .found import files_below
 from .report import Report
 from .splits import Groups, split_groups
-from .write import check_output, write_captions, write_checksums
+from .write import check_name, check_output, write_captions, write_checksums, write_groups
 
-_NAME = re.compile(r"[\w-]+")
 _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
 
@@ -51,8 +50,7 @@ def prepare_captions(
             written then.
     """
     source, output = Path(source), Path(output)
-    if not _NAME.fullmatch(name):
-        raise InputError(f"the name {name!r} of the data set came, expected letters, digits, - and _, such as MedPix")
+    check_name(name)
     table = _table(source)
     check_output(output)
     report = Report(name, {})
@@ -94,7 +92,9 @@ def prepare_captions(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         write_captions(folder, name, splits, words)
-        report.checksums = output / write_checksums(folder, name, names, masks=False).name
+        together = {new: names[group] for new, group in zip(names, of_images, strict=True)}
+        write_groups(folder / "contrastive" / name, together)
+        report.checksums = output / write_checksums(folder, name, names, masked=()).name
     return report
 
 
@@ -136,19 +136,12 @@ def _captions_of_files(table: Path, report: Report) -> dict[Path, dict[str, None
 
 
 def _places(folder: Path) -> dict[str, dict[_Place, Path]]:
-    """The images below a folder by their place, for each name; a link to a folder above itself is skipped."""
+    """The images below a folder by their place, for each name."""
     places: dict[str, dict[_Place, Path]] = {}
-    folders: list[tuple[Path, _Place, tuple[Path, ...]]] = [(folder, (), (folder.resolve(),))]
-    while folders:
-        parent, above, within = folders.pop()
-        for path in visible(parent):
-            place = (*above, key(text_of(path)))
-            if path.is_dir():
-                real = path.resolve()
-                if real not in within:
-                    folders.append((path, place, (*within, real)))
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                places.setdefault(place[-1], {})[place] = path
+    for folders, path in files_below(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            place = tuple(map(key, (*folders, text_of(path))))
+            places.setdefault(place[-1], {})[place] = path
     return places
 
 
