@@ -19,6 +19,7 @@ from ht_kernels.files import DISK_FULL
 COMMANDS = (
     "info",
     "demo",
+    "predict",
     "stream",
     "export",
     "convert",

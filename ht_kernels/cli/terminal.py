@@ -66,25 +66,28 @@ def step(words: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def progress(total: int | None) -> Iterator[Callable[[Shown], None]]:
+def progress(
+    total: int | None, doing: str = "segmenting", done: str = "segmented"
+) -> Iterator[Callable[[Shown], None]]:
     """Say how far a stream is: a bar in a terminal, otherwise a line every 100 frames and behind the last.
 
     Gives the function to call with each frame; ``total`` is how many there are, None where that is not known.
+    ``doing`` and ``done`` say what happens to them.
     """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("segmenting", total=total)
+            task = bar.add_task(doing, total=total)
             yield lambda shown: bar.advance(task)
         return
 
     def say(shown: Shown) -> None:
-        done = shown.index + 1
-        if done % 100 == 0 or done == total:
-            print(f"segmented {done}{f' of {total}' if total else ''} frames", file=sys.stderr, flush=True)
+        count = shown.index + 1
+        if count % 100 == 0 or count == total:
+            print(f"{done} {count}{f' of {total}' if total else ''} frames", file=sys.stderr, flush=True)
 
     yield say
 
@@ -105,6 +108,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     for stage, row in report["latency_ms"].items():
         lines.append(f"{stage.replace('_', ' '):<14}" + "".join(f"{row[name]:>9.2f}" for name in row))
+    if "labels" in report:
+        lines.append("labels: " + ", ".join(f"{count} {name}" for name, count in report["labels"].items()))
     if report["failure"] is not None:
         lines.append(f"The model failed, the last time because: {report['failure']}")
     if 2 * report["states"].get("stale", 0) > report["frames"]:
