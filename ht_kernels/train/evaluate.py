@@ -9,13 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ht_kernels.classes import class_count
+from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 
 from .examples import Examples
+from .exported import Exported
 from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
 from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
@@ -44,7 +47,8 @@ def evaluate(
     """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
     Args:
-        model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device.
+        model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device, or a
+            :class:`ht_kernels.deploy.session.Session` that gives logits, in the images' size or on the patch grid.
         examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
         output: the folder for the results, made if missing. They appear together or not at all.
         title: the title of the report: which model was evaluated on which data.
@@ -62,6 +66,7 @@ def evaluate(
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
             results cannot be written.
     """
+    model = Exported(model) if isinstance(model, Session) else model
     size = model.config.image_size
     classes = len(prompts) if prompts else class_count(model.config.num_classes)
     captions = model.config.task == "contrastive" and not prompts
@@ -71,7 +76,7 @@ def evaluate(
         raise InputError(f"there is one class to choose from, {next(iter(prompts))}: name two or more with --classes")
     if not captions:
         examples.check_classes(classes)
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     indices = range(len(examples))
     predictions, signals = predict_with_signals(model, examples, indices, BATCH, device)
     if prompts:
