@@ -71,11 +71,10 @@ def predict_files(
         for name, path in files.items():
             try:
                 source = _open(path)
-                # Of a file that cannot be read to its end nothing is to stay.
-                with output_folder(folder, merge=True) as part:
-                    rows += _predict_file(part, name, predictor, source, probability, watch)
+                rows += _predict_file(folder, name, predictor, source, probability, watch)
                 warnings += source.warnings
             except _Unusable as error:
+                _remove_clip(folder, name)
                 failed[str(path)] = str(error)
                 rows.append({"file": str(path), "frame": None, "state": "failed"})
         if len(failed) == len(files):
@@ -116,6 +115,13 @@ def _clear(folder: Path, new: set[str]) -> None:
         path = folder / name
         if name not in new and path.is_dir():
             shutil.rmtree(path)
+
+
+def _remove_clip(folder: Path, name: str) -> None:
+    """Remove what was written of a clip that cannot be read to its end."""
+    (folder / "overlays" / f"{name}.mp4").unlink(missing_ok=True)
+    for kind in ("masks", "probabilities"):
+        shutil.rmtree(folder / kind / name, ignore_errors=True)
 
 
 def _open(path: Path) -> Source:

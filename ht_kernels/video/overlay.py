@@ -145,21 +145,21 @@ def to_rgb(frame: Frame) -> Frame:
 
 def write_state(rgb: Frame, state: str) -> None:
     """Write a line of text into the lower left corner of a frame (H, W, 3), in place."""
-    label = _label(max(10, rgb.shape[0] // 28), state)
+    label = _label(max(10, rgb.shape[0] // 28), state, (255, 210, 120), (40, 0, 0))
     height, width = min(label.shape[0], rgb.shape[0]), min(label.shape[1], rgb.shape[1])
     rgb[rgb.shape[0] - height :, :width] = label[:height, :width]
 
 
 def write_label(rgb: Frame, label: str) -> None:
     """Write a line of text into the upper left corner of a frame (H, W, 3), in place."""
-    line = _label(max(10, rgb.shape[0] // 28), label)
+    line = _label(max(10, rgb.shape[0] // 28), label, (255, 255, 255), (30, 30, 30))
     height, width = min(line.shape[0], rgb.shape[0]), min(line.shape[1], rgb.shape[1])
     rgb[:height, :width] = line[:height, :width]
 
 
 def in_words(label: str, probability: float) -> str:
     """A class and its probability, as an overlay has them."""
-    return f"{label} {probability:.2f}"
+    return f"{label}: {probability:.2f}"
 
 
 def check_unfamiliar(unfamiliar: str) -> None:
@@ -169,11 +169,11 @@ def check_unfamiliar(unfamiliar: str) -> None:
 
 
 @lru_cache(maxsize=32)  # drawing one takes longer than the mask of a small frame
-def _label(size: int, text: str) -> Frame:
-    """A line of text in letters of ``size`` pixels, on a dark ground (H, W, 3)."""
+def _label(size: int, text: str, color: tuple[int, int, int], ground: tuple[int, int, int]) -> Frame:
+    """A line of text in letters of ``size`` pixels, (H, W, 3)."""
     font = ImageFont.load_default(size)
-    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), (40, 0, 0))
-    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=(255, 210, 120), font=font, anchor="lm")
+    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), ground)
+    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=color, font=font, anchor="lm")
     return np.asarray(label)
 
 

@@ -222,7 +222,7 @@ def test_a_plot() -> None:
     other = Predictor(calibrated())(OTHER).plot(figure.subplots())
     assert other.get_title() == "unfamiliar" and other.get_legend() is None
     label = Predictor(calibrated("classification"))(KNOWN)
-    assert label.plot(figure.subplots()).get_title() == f"{label.label} {label.confidence:.2f}"
+    assert label.plot(figure.subplots()).get_title() == f"{label.label}: {label.confidence:.2f}"
 
 
 def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_labels_are_the_models_own(session: bool) -> None:
         assert np.array_equal(one.probabilities, expected) and one.label == f"class {expected.argmax()}"
         assert (one.state, one.note, one.mask) == ("ok", "", None) and one.confidence == expected.max()
         drawn = np.repeat(frame[..., None], 3, 2)
-        write_label(drawn, f"{one.label} {one.confidence:.2f}")
+        write_label(drawn, f"{one.label}: {one.confidence:.2f}")
         assert np.array_equal(one.overlay, drawn) and not np.array_equal(drawn[:15, :40], one.overlay[20:35, :40])
     report = stream.report()
     counts = {f"class {i}": sum(one.label == f"class {i}" for one in shown) for i in range(3)}
