@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from .lazy import lazily
 
 if TYPE_CHECKING:
-    from . import data, deploy, functional, video
+    from . import data, deploy, functional, prediction, video
     from .clip import HTCLIP, accelerate, inject
     from .deploy import fold
     from .nn import HTAdapter
     from .ops.dispatch import available_backends, set_backend
+    from .prediction import Predictor, predict
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HTCLIP",
     "HTAdapter",
+    "Predictor",
     "accelerate",
     "available_backends",
     "data",
@@ -28,6 +30,8 @@ __all__ = [
     "fold",
     "functional",
     "inject",
+    "predict",
+    "prediction",
     "set_backend",
     "video",
 ]
@@ -37,11 +41,13 @@ __getattr__, __dir__ = lazily(
     {
         "HTCLIP": ".clip",
         "HTAdapter": ".nn",
+        "Predictor": ".prediction",
         "accelerate": ".clip",
         "available_backends": ".ops.dispatch",
         "fold": ".deploy",
         "inject": ".clip",
+        "predict": ".prediction",
         "set_backend": ".ops.dispatch",
     },
-    ("data", "deploy", "functional", "video"),
+    ("data", "deploy", "functional", "prediction", "video"),
 )

@@ -13,8 +13,25 @@ from ht_kernels.choices import LESIONS, TASKS
 SETTINGS = "settings.yaml"
 """The options of the command, as ``--config`` takes them."""
 
-RECORDING = ("overlay.mp4", "masks/[0-9][0-9][0-9][0-9][0-9]*.png", "latency.png", "report.json", "segmentation.dcm")
+RECORDING = (
+    "overlay.mp4",
+    "masks/[0-9][0-9][0-9][0-9][0-9]*.png",
+    "labels.csv",
+    "latency.png",
+    "report.json",
+    "segmentation.dcm",
+)
 """Of a stream over a source."""
+
+PREDICTIONS = (
+    "predictions.csv",
+    "predictions.json",
+    "overlays/**/*.png",
+    "overlays/**/*.mp4",
+    "masks/**/*.png",
+    "probabilities/**/*.npz",
+)
+"""Of predictions, under the names of the inputs."""
 
 DEMO = ("contact_sheet.png", *RECORDING)
 

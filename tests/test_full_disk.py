@@ -80,6 +80,8 @@ COMMANDS = {
     "prepare": ["prepare", "IN/tn3k", "--dataset", "tn3k"],
     "evaluate": ["evaluate", str(PHANTOM), "IN/data", "--dataset", "BUSI"],
     "inspect": ["inspect", str(PHANTOM), *CLIP],
+    "predict": ["predict", "IN/clip.dcm", "--weights", str(PHANTOM)],
+    "predict an image": ["predict", "IN/data/all/images/BUSI_0.png", "--weights", str(PHANTOM)],
     "stream": ["stream", "IN/clip.dcm", *TINY],
     "export": ["export", str(PHANTOM), *CLIP],
     "convert": ["convert", "IN/model.safetensors"],

@@ -22,6 +22,7 @@ from . import config, parser
 COMMANDS = (
     "info",
     "demo",
+    "predict",
     "stream",
     "export",
     "convert",

@@ -1,4 +1,4 @@
-"""``ht-kernels evaluate``: a checkpoint on a split of data sets, or on simulated phantoms."""
+"""``ht-kernels evaluate``: a checkpoint or an exported file on a split of data sets, or on simulated phantoms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ht_kernels.train import Examples
     from ht_kernels.train.evaluate import Prompts
 
-HELP = "measure a checkpoint on data sets: figures, pictures and a report"
+HELP = "measure a checkpoint or an exported file on data sets: figures, pictures and a report"
 EXAMPLE = "ht-kernels evaluate run/best.safetensors data --dataset BUSI --output run/test"
 
 _UNTUNED = Path("clip")
@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="?",
         metavar="CHECKPOINT",
-        help=f"a file that ht-kernels train wrote; {model_options.NAMES}; a published file, whose tower --backbone and "
-        "--pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without adapters",
+        help=f"a file that ht-kernels train or export wrote; {model_options.NAMES}; a published file, whose tower "
+        "--backbone and --pretrained name; or the word clip for the CLIP model of --backbone and --pretrained, without "
+        "adapters",
     )
     came.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     came.add_argument(
@@ -143,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Refuse what can be refused before a model is loaded: options, data sets, the checkpoint and the output."""
     from ht_kernels.data.layout import check_dataset, read_text, split_names
+    from ht_kernels.deploy.places import is_exported
 
     if args.folds is not None:
         if args.checkpoint is not None:
@@ -168,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--seed {args.seed} was given, expected 0 or more")
     model_options.check_image_size(args)
     task = None
-    if args.checkpoint != _UNTUNED:
+    if args.checkpoint != _UNTUNED and not is_exported(args.checkpoint):
         task = task_of(model_options.check_checkpoint(args.checkpoint))
     if task in TASKS:
         _check_task(args, task)
@@ -220,12 +222,21 @@ def _over_folds(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> tuple[Any, str]:
-    """The model, an HTCLIP or a baseline without a tower, and its name in the report."""
+    """The model, an HTCLIP, a baseline without a tower or an exported file, and its name in the report."""
     from ht_kernels.clip import HTCLIP
     from ht_kernels.clip.checkpoint import kind
+    from ht_kernels.deploy import Session
+    from ht_kernels.deploy.places import is_exported
     from ht_kernels.train.baselines import Baseline, is_baseline
+    from ht_kernels.train.exported import Exported
     from ht_kernels.weights import locate
 
+    if is_exported(args.checkpoint):
+        if model_options.given(args, *model_options.TOWER):
+            raise InputError(
+                f"{args.checkpoint} has its tower in it: leave --backbone, --pretrained and --image-size out"
+            )
+        return Exported(Session.open(args.checkpoint)), args.checkpoint.name
     if is_baseline(args.checkpoint):
         if args.backbone or args.pretrained:
             raise InputError(f"--backbone and --pretrained name a tower, and the network in {args.checkpoint} has none")

@@ -167,18 +167,21 @@ def _draws() -> bool:
 
 
 @contextmanager
-def progress(total: int | None) -> Iterator[Callable[[Shown], None]]:
+def progress(
+    total: int | None, doing: str = "segmenting", done: str = "segmented"
+) -> Iterator[Callable[[Shown], None]]:
     """Say how far a stream is: a bar in a terminal, otherwise a line every 100 frames and behind the last.
 
     Gives the function to call with each frame that was shown; ``total`` is how many the source has, None where that is
-    not known. A frame counts as segmented if it was shown with a mask.
+    not known. ``doing`` and ``done`` say what happens to them. A frame counts as done if it was shown with a mask or
+    with a label.
     """
     shown = masked = 0
 
     def count(frame: Shown) -> str:
         nonlocal shown, masked
-        shown, masked = shown + 1, masked + (frame.mask is not None)
-        return f"segmented {masked} of {shown} frames shown"
+        shown, masked = shown + 1, masked + (frame.mask is not None or frame.label is not None)
+        return f"{done} {masked} of {shown} frames shown"
 
     if _draws():
         from rich.console import Console
@@ -186,7 +189,7 @@ def progress(total: int | None) -> Iterator[Callable[[Shown], None]]:
 
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("segmenting", total=total)
+            task = bar.add_task(doing, total=total)
             yield lambda frame: bar.update(task, description=count(frame), completed=frame.index + 1)
         return
 
@@ -215,6 +218,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     for stage, row in report["latency_ms"].items():
         lines.append(f"{stage.replace('_', ' '):<14}" + "".join(f"{row[name]:>9.2f}" for name in row))
+    if "labels" in report:
+        lines.append("labels: " + ", ".join(f"{count} {name}" for name, count in report["labels"].items()))
     if report["failure"] is not None:
         lines.append(f"The model failed, the last time because: {report['failure']}")
     if not report["with_mask"]:

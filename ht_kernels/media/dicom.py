@@ -12,7 +12,7 @@ from ht_kernels.packages import import_package
 from .dicom_decode import frames_of
 from .dicom_display import Display, with_groups
 from .dicom_file import declared_frames, find_pixels, opened, quiet
-from .dicom_time import frame_times
+from .dicom_time import frame_times, numbers
 from .frames import Box, Frame
 from .source import Source
 
@@ -43,13 +43,14 @@ def open_dicom(path: Path) -> Source:
                 raise InputError(f"{path} ends inside its first frame: the file is truncated")
             notes = _notes(path, declared_frames(dataset), count, pixels.whole)
             fps, times = frame_times(dataset, count)
-            scan = _scan(dataset)
+            scan, pixel_mm2 = _scan(dataset), _pixel_area(dataset)
             Display(dataset)  # malformed look-up tables are refused here
     except InputError:
         raise
     except Exception as error:  # pydicom raises errors of any kind on a damaged file
         raise InputError(f"{path} is a DICOM file that cannot be read: {reason(error)}") from error
-    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode(path, count, times), scan, notes)
+    size = rows, columns
+    return Source(path, "dicom", count, fps, size, lambda: _decode(path, count, times), scan, notes, pixel_mm2)
 
 
 def _check_kind(path: Path, dataset: Any) -> None:
@@ -107,17 +108,53 @@ def _decode(path: Path, count: int, times: list[float] | None) -> Iterator[tuple
         raise InputError(f"{path}: {where} cannot be decoded: {reason(error)}") from error
 
 
+_CENTIMETRES = 3
+"""The code of centimetres among the physical units of an ultrasound region (PS3.3 C.8.5.5.1.15)."""
+
+
 def _scan(dataset: Any) -> Box | None:
-    """The largest of the ultrasound regions (PS3.3 C.8.5.5) that are two-dimensional tissue.
+    """The largest region of two-dimensional tissue."""
+    boxes = [box for box, _ in _tissue(dataset)]
+    return max(boxes, key=lambda box: box.width * box.height, default=None)
+
+
+def _pixel_area(dataset: Any) -> float | None:
+    """The area of a pixel in mm², by the regions of two-dimensional tissue, or without such regions by PixelSpacing.
+
+    None where neither says it, or where regions have different scales, as two depths side by side do.
+    """
+    if dataset.get("SequenceOfUltrasoundRegions"):
+        areas = {_region_area(region) for _, region in _tissue(dataset)}
+        return areas.pop() if len(areas) == 1 else None
+    spacing = numbers(dataset, "PixelSpacing")
+    return _plausible_area(spacing[0] * spacing[1]) if spacing and len(spacing) == 2 else None
+
+
+def _region_area(region: Any) -> float | None:
+    """The area of a pixel of an ultrasound region in mm², or None where its units are not centimetres."""
+    sides = [numbers(region, f"PhysicalDelta{axis}") for axis in "XY"]
+    units = [region.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
+    if units != [_CENTIMETRES] * 2 or not (sides[0] and sides[1]):
+        return None
+    return _plausible_area(round(100 * abs(sides[0][0] * sides[1][0]), 9))
+
+
+def _plausible_area(area: float) -> float | None:
+    """An area in mm² that a pixel of ultrasound may have, or None: damaged files state anything."""
+    return area if 1e-8 < area < 100 else None
+
+
+def _tissue(dataset: Any) -> list[tuple[Box, Any]]:
+    """The ultrasound regions (PS3.3 C.8.5.5) that are two-dimensional tissue, each with its box.
 
     A region that is not inside the image is ignored: the image was cut or scaled, and its regions were not adapted.
     """
-    boxes = []
+    found = []
     for region in dataset.get("SequenceOfUltrasoundRegions") or []:
         corners = [region.get(f"RegionLocation{name}") for name in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
         if (region.get("RegionSpatialFormat"), region.get("RegionDataType")) != (1, 1) or None in corners:
             continue
         left, top, right, bottom = map(int, corners)
         if 0 <= left < right < dataset.Columns and 0 <= top < bottom < dataset.Rows:
-            boxes.append(Box(left, top, right - left + 1, bottom - top + 1))
-    return max(boxes, key=lambda box: box.width * box.height, default=None)
+            found.append((Box(left, top, right - left + 1, bottom - top + 1), region))
+    return found

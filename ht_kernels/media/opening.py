@@ -78,7 +78,7 @@ def _kind(path: Path) -> str:
 
 
 def _open_folder(path: Path) -> Source:
-    files = sorted((p for p in path.iterdir() if _is_shown(p)), key=_natural)
+    files = sorted((p for p in path.iterdir() if _is_shown(p)), key=natural_order)
     if not files:
         raise InputError(f"{path} has no images; expected files that end in {', '.join(SUFFIXES)}")
 
@@ -95,7 +95,7 @@ def _is_shown(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and path.is_file()
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """A sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ht_kernels.classes import names_of
+from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.outputs import EVALUATION
 from ht_kernels.progress import Watch, unwatched
 
 from .examples import Examples
+from .exported import Exported
 from .metrics import (
     NAMES,
     Row,
@@ -62,7 +64,8 @@ def evaluate(
     """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
     Args:
-        model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device.
+        model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device, or a
+            :class:`ht_kernels.deploy.session.Session` that gives logits, in the images' size or on the patch grid.
         examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
         output: the folder for the results, made if missing. They appear together or not at all.
         title: the title of the report: which model was evaluated on which data.
@@ -83,6 +86,7 @@ def evaluate(
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
             results cannot be written.
     """
+    model = Exported(model) if isinstance(model, Session) else model
     size = model.config.image_size
     names = tuple(prompts) if prompts else names_of(model.config.num_classes, model.config.class_names)
     classes = len(names)
@@ -94,7 +98,7 @@ def evaluate(
         raise InputError(f"there is one class to choose from, {next(iter(prompts))}: name two or more with --classes")
     if not captions:
         examples.check_classes(classes)
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     parts = [range(len(examples))[i : i + BATCH] for i in range(0, len(examples), BATCH)]
     run = [predict_with_signals(model, examples, part, BATCH, device) for part in _counted_in(parts, "running", watch)]
     predictions = torch.cat([some for some, _ in run])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Box, Frame
 
 _LONG_SIDE = 160
@@ -19,6 +22,12 @@ _DARK = 4
 
 _SMALLEST = 0.02
 """A region that covers a smaller share of the frame is not taken for the scan."""
+
+
+def check_crop(crop: Any) -> None:
+    """Raise InputError unless ``crop`` says what a model sees of a frame: ``auto``, a box, or None for all of it."""
+    if not (crop is None or crop == "auto" or isinstance(crop, Box)):
+        raise InputError(f"crop is {crop!r}, expected auto, a Box(x, y, width, height) in pixels, or None")
 
 
 class AutoCrop:

@@ -1,4 +1,4 @@
-"""The model as a stream sees it: a folded model or a session, for one frame at a time."""
+"""A model for one frame at a time, a folded one or a session, and what its logits say of the frame."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.classes import names_of
+from ht_kernels.classes import names_of, probabilities_of
+from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
 from ht_kernels.errors import InputError
-from ht_kernels.media.frames import Frame
+from ht_kernels.functional import grid_to_mask
+from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.nn import DistanceScale
 
@@ -21,34 +25,38 @@ _log = logging.getLogger("ht_kernels")
 
 
 class FrameModel:
-    """Logits of single frames, on the grid that the model gives, and how far the frames are from the training images.
+    """Logits of single frames, how far the frames are from the training images, and what the logits say.
 
     Args:
-        model: a folded segmentation model, or a session of one that gives logits of gray frames, best on the patch
-            grid.
+        model: a folded model for segmentation or classification, or a session of one that gives logits of gray frames,
+            for segmentation best on the patch grid.
 
     Raises:
         InputError: the model is something else.
 
     Attributes:
+        task: ``segmentation`` or ``classification``.
         size: (height, width) of the images that the model takes.
-        class_names: for the legend, background first.
+        class_names: the names of all classes; for segmentation the background comes first.
         familiarity: what distances mean; None for a model that gives none.
     """
 
     def __init__(self, model: FoldedHTCLIP | Session) -> None:
         task, count, names = _facts(model)
         self._shrink: tuple[Tensor, Tensor] | None = None
-        if task != "segmentation":
-            raise InputError(f"a clip needs a segmentation model, got one for {task}")
-        if count > 256:
+        if task not in ("segmentation", "classification"):
+            raise InputError(f"frames need a model for segmentation or classification, got one for {task}")
+        segments = task == "segmentation"
+        if segments and count > 256:
             raise InputError(f"a mask holds up to 256 classes, and the model has {count}")
+        self.task = task
         if isinstance(model, Session):
-            if model.output == "logits":
+            if segments and model.output == "logits":
                 self._shrink = _shrinking(model)
             if model.output not in ("logits", "grid") or model.frame_shape[0] != 1 or model.batch[0] != 1:
                 raise InputError(
-                    "a clip needs a session that gives logits of one gray frame: export it with --result grid"
+                    "frames need a session that gives logits of one gray frame: export it with --result "
+                    f"{'grid' if segments else 'logits'}"
                 )
             self.size: tuple[int, int] = model.frame_shape[1:]
         else:
@@ -67,10 +75,11 @@ class FrameModel:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, float | None]:
-        """Logits (1, K, h, w) of pixels (1, 1, H, W) uint8, and their distance from the training images.
+        """Logits of pixels (1, 1, H, W) uint8, and their distance from the training images.
 
-        The logits are on the patch grid, so that masks and smoothing are the same for every runtime and file; only a
-        file of an older version, which gives logits in the image's size and does not say the grid, has them there.
+        For classification the logits are (1, K). For segmentation they are (1, K, h, w), on the patch grid, so that
+        masks and smoothing are the same for every runtime and file; only a file of an older version, which gives logits
+        in the image's size and does not say the grid, has them there.
 
         Both come from one run of the model. The distance is None for a model that gives none. A GPU has computed the
         logits when this returns.
@@ -86,14 +95,45 @@ class FrameModel:
                 logits = rows @ logits @ columns.T
         else:
             run = self._graphs or self.model
+            size = self.model.grid if self.task == "segmentation" else None
             if self.familiarity is None:
-                logits = run(pixels, output_size=self.model.grid)
+                logits = run(pixels, output_size=size)
             else:
-                logits, distances = run.with_distance(pixels, output_size=self.model.grid)
+                logits, distances = run.with_distance(pixels, output_size=size)
         if logits.is_cuda:
             # Only this CUDA stream is waited for: to wait for the whole GPU would break another thread's graph capture.
             torch.cuda.current_stream(logits.device).synchronize()
         return logits, None if distances is None else float(distances[0])
+
+    def unfamiliar(self, distance: float | None) -> bool:
+        """Whether a frame at this distance is unlike the training images; False for a model that cannot tell."""
+        return self.familiarity is not None and distance is not None and self.familiarity.unfamiliar(distance)
+
+    def why_unfamiliar(self, distance: float | None, outlined: bool) -> str:
+        """The line in the corner of an unfamiliar frame, in which nothing is drawn, or only the mask's outline."""
+        assert self.familiarity is not None and distance is not None
+        shown = "outline only" if outlined else "no mask" if self.task == "segmentation" else "no label"
+        limit = self.familiarity.limit
+        return f"{shown}: unlike the training images (distance {distance:.2f}, limit {limit:.2f})"
+
+    @torch.inference_mode()
+    def mask_confidence(self, logits: Tensor) -> float | None:
+        """The confidence of the mask that logits (1, K, h, w) make, in the size of the model's images."""
+        whole = F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
+        return mask_confidence(whole[0])
+
+    @torch.inference_mode()
+    def mask(self, logits: Tensor, frame: Frame, box: Box) -> NDArray[np.uint8]:
+        """The class of each pixel (H, W) of a frame, of which the model saw a box; the background around it."""
+        whole = np.zeros(frame.shape[:2], dtype=np.uint8)
+        box.of(whole)[...] = grid_to_mask(logits, (box.height, box.width))[0].cpu().numpy()
+        return whole
+
+    @torch.inference_mode()
+    def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+        """The probability of each class (C,), of the logits (1, K) of a classification."""
+        found: NDArray[np.float32] = probabilities_of(logits.float())[0].cpu().numpy()
+        return found
 
     def backend(self) -> str | None:
         """Which backend runs the adapters; None where a session runs the model."""

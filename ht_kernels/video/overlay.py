@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ht_kernels.class_colors import color_of
+from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Box, Frame
 
 _SHIFT = 2
@@ -57,6 +58,39 @@ class Overlay:
             legend = _legend(tuple((label, names[label]) for label in listed), rgb.shape[0], rgb.shape[1])
             height, width = min(legend.shape[0], rgb.shape[0]), min(legend.shape[1], rgb.shape[1])
             rgb[:height, :width] = np.maximum(rgb[:height, :width] >> 2, legend[:height, :width])
+        return rgb
+
+    def color_of(self, label: int) -> tuple[int, ...]:
+        """RGB of a class."""
+        return tuple(self._colors[label].tolist())
+
+    def draw(
+        self,
+        frame: Frame,
+        mask: NDArray[np.uint8] | None,
+        doubtful: NDArray[np.uint8] | None = None,
+        label: str = "",
+        note: str = "",
+    ) -> Frame:
+        """The frame in RGB (H, W, 3) with all that is shown of it.
+
+        Args:
+            frame: (H, W) or (H, W, 3).
+            mask: the mask (H, W) to draw; None for none.
+            doubtful: without a mask, one (H, W) of which only the outline is drawn; None for none.
+            label: the line in the upper left corner.
+            note: the line in the lower left corner.
+        """
+        if mask is not None:
+            rgb = self(frame, mask)
+        elif doubtful is not None:
+            rgb = self.outline(frame, doubtful)
+        else:
+            rgb = to_rgb(frame)
+        if label:
+            write_label(rgb, label)
+        if note:
+            write_state(rgb, note)
         return rgb
 
     def outline(self, frame: Frame, mask: NDArray[np.uint8]) -> Frame:
@@ -102,17 +136,35 @@ def to_rgb(frame: Frame) -> Frame:
 
 def write_state(rgb: Frame, state: str) -> None:
     """Write a line of text into the lower left corner of a frame (H, W, 3), in place."""
-    label = _label(max(10, rgb.shape[0] // 28), state)
+    label = _label(max(10, rgb.shape[0] // 28), state, (255, 210, 120), (40, 0, 0))
     height, width = min(label.shape[0], rgb.shape[0]), min(label.shape[1], rgb.shape[1])
     rgb[rgb.shape[0] - height :, :width] = label[:height, :width]
 
 
+def write_label(rgb: Frame, label: str) -> None:
+    """Write a line of text into the upper left corner of a frame (H, W, 3), in place."""
+    line = _label(max(10, rgb.shape[0] // 28), label, (255, 255, 255), (30, 30, 30))
+    height, width = min(line.shape[0], rgb.shape[0]), min(line.shape[1], rgb.shape[1])
+    rgb[:height, :width] = line[:height, :width]
+
+
+def in_words(label: str, probability: float) -> str:
+    """A class and its probability, as an overlay has them."""
+    return f"{label}: {probability:.2f}"
+
+
+def check_unfamiliar(unfamiliar: str) -> None:
+    """Raise InputError unless ``unfamiliar`` says what is drawn over a frame unlike the training images."""
+    if unfamiliar not in ("withhold", "outline"):
+        raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
+
+
 @lru_cache(maxsize=32)  # drawing one takes longer than the mask of a small frame
-def _label(size: int, text: str) -> Frame:
-    """A line of text in letters of ``size`` pixels, on a dark ground (H, W, 3)."""
+def _label(size: int, text: str, color: tuple[int, int, int], ground: tuple[int, int, int]) -> Frame:
+    """A line of text in letters of ``size`` pixels, (H, W, 3)."""
     font = ImageFont.load_default(size)
-    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), (40, 0, 0))
-    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=(255, 210, 120), font=font, anchor="lm")
+    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), ground)
+    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=color, font=font, anchor="lm")
     return np.asarray(label)
 
 

@@ -31,9 +31,10 @@ def record(
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
 
-    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, ``latency.png`` and
-    ``report.json``. They appear when the stream ends or is stopped, and not at all when an exception ends it. A frame
-    that is shown several times, with newer masks, is written as it was shown last.
+    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, or for classification
+    ``labels.csv`` with a row for each frame, ``latency.png`` and ``report.json``. They appear when the stream ends or
+    is stopped, and not at all when an exception ends it. A frame that is shown several times, with newer masks, is
+    written as it was shown last.
 
     Args:
         source: what to read.
@@ -46,24 +47,30 @@ def record(
 
     Raises:
         InputError: the input is damaged, the output cannot be written or would replace what no stream wrote, or
-            ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live.
+            ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live, or the model classifies.
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from . import chart  # needs matplotlib, which the rest of this package does not
     from .dicom_seg import write_segmentation
-    from .sinks import MaskSink, VideoSink
+    from .sinks import LabelSink, MaskSink, VideoSink
 
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
+    if dicom_seg and stream.task != "segmentation":
+        raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
     check_output(source, output)
     with output_folder(output, RECORDING) as folder:
-        video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
+        video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS)
+        masks = MaskSink(folder / "masks") if stream.task == "segmentation" else None
+        labels = LabelSink(folder / "labels.csv", stream.class_names) if masks is None else None
         segmented: list[Any] = []
 
         def write(shown: Shown) -> None:
             video.write(shown.overlay, shown.seconds)
-            if shown.mask is not None:
+            if masks is not None and shown.mask is not None:
                 masks.write(shown.mask, shown.index)
+            if labels is not None:
+                labels.write(shown.index, shown.seconds, shown.state, shown.label, shown.probabilities)
             if dicom_seg:
                 segmented.append(shown.mask)
             if watch is not None:
@@ -81,6 +88,8 @@ def record(
                 write(before)
         finally:
             video.close()
+            if labels is not None:
+                labels.close()
         report = _report(source, stream, weights)
         if not report["frames"]:
             raise KeyboardInterrupt

@@ -1,7 +1,9 @@
-"""Where results go: an H.264 video and indexed PNG masks."""
+"""Where results go: an H.264 video, indexed PNG masks, and a table of labels."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -115,10 +117,38 @@ class MaskSink:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
-        self._palette = [channel for number in range(256) for channel in color_of(number)]
 
     def write(self, mask: NDArray[np.uint8], index: int) -> None:
         """Write the mask (H, W) of class indices of frame ``index``."""
-        image = Image.fromarray(mask)
-        image.putpalette(self._palette)
-        image.save(self._folder / f"{index + 1:05}.png", compress_level=1)
+        save_mask(mask, self._folder / f"{index + 1:05}.png")
+
+
+def save_mask(mask: NDArray[np.uint8], path: Path) -> None:
+    """Write the mask (H, W) of class indices as PNG, with the palette that :class:`MaskSink` describes."""
+    image = Image.fromarray(mask)
+    image.putpalette([channel for number in range(256) for channel in color_of(number)])
+    image.save(path, compress_level=1)
+
+
+class LabelSink:
+    """Writes a CSV with a row for each frame: its number from 1 on, time and state, its class and all probabilities.
+
+    A frame without a label has none in its row. Call ``close`` when done.
+    """
+
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._table = csv.writer(self._file)
+        self._columns = [f"{name}_probability" for name in class_names]
+        self._table.writerow(["frame", "seconds", "state", "class", *self._columns])
+
+    def write(
+        self, index: int, seconds: float, state: str, label: str | None, probabilities: NDArray[np.float32] | None
+    ) -> None:
+        """Write the row of frame ``index``."""
+        values = [""] * len(self._columns) if probabilities is None else [f"{value:.6f}" for value in probabilities]
+        self._table.writerow([index + 1, f"{seconds:.3f}", state, label, *values])
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._file.close()

@@ -18,24 +18,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
-from ht_kernels.functional import grid_to_mask
 from ht_kernels.media.frames import Box, Frame, check_frame
 from ht_kernels.media.source import Source
 
 from .channel import Channel, Closed
-from .crop import AutoCrop
+from .crop import AutoCrop, check_crop
 from .latency import Histogram
 from .limits import check_stale
 from .live import LiveSource
 from .model import FrameModel
-from .overlay import Overlay, to_rgb, write_state
+from .overlay import Overlay, check_unfamiliar, in_words
 from .smooth import Smoother
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "overlay", "sink")
@@ -65,7 +62,7 @@ class Shown:
         index: number of the frame in the source, from 0.
         seconds: its time in the source, from 0.
         frame: as decoded.
-        mask: class indices (H, W) uint8, or None where there is no valid mask.
+        mask: class indices (H, W) uint8, or None where there is no valid mask; always None for classification.
         overlay: (H, W, 3) RGB.
         state: with a mask ``ok``, or ``late`` where it is an earlier frame's. Without a mask ``unfamiliar`` where the
             frame is unlike the training images, ``waiting`` where no mask was made yet, ``stale`` where the newest is
@@ -78,7 +75,9 @@ class Shown:
         percentile: the share of validation images that are nearer, from 0 to 100.
         confidence: of the mask near its outline, from 0 to 1, as :func:`ht_kernels.confidence.mask_confidence` defines
             it, in the size of the model's images; None where no mask or no outline is shown. Smoothing does not change
-            it.
+            it. For classification it is the probability of the label.
+        label: for classification, the name of the likeliest class; None where a mask would be None.
+        probabilities: for classification, the probability of each class, (C,) float32; None where the label is.
     """
 
     index: int
@@ -92,6 +91,8 @@ class Shown:
     distance: float | None = None
     percentile: float | None = None
     confidence: float | None = None
+    label: str | None = None
+    probabilities: NDArray[np.float32] | None = None
 
     def replaces(self, before: Shown | None) -> bool:
         """Whether this is the frame that was shown ``before``, with a newer mask."""
@@ -110,6 +111,7 @@ class _Item:
     pixels: Tensor | None = None
     logits: Tensor | None = None
     mask: NDArray[np.uint8] | None = None
+    probabilities: NDArray[np.float32] | None = None
     distance: float | None = None
     unfamiliar: bool = False
     confidence: float | None = None
@@ -123,8 +125,10 @@ class Stream:
     In ``for shown in stream.run(source)`` the time of the loop's body is reported as the stage ``sink``. A frame that
     the model fails on, or whose logits are not finite, is shown without a mask and with its state in the corner.
 
+    What is said of masks holds for the labels of a classification, too, which are written into the upper left corner.
+
     Args:
-        model: a folded segmentation model, or a session of one.
+        model: a folded model for segmentation or classification, or a session of one.
         live: play a file at its own speed, as a scanner would; cameras and addresses are live anyway.
         stale: seconds after which a mask is too old to be drawn over a live source.
         smooth: weight of the newest frame in the average of masks over time; None for no smoothing.
@@ -134,12 +138,13 @@ class Stream:
             ``withhold`` for nothing, or ``outline`` for a red outline. ``Shown.mask`` is None in either case.
 
     Attributes:
-        class_names: background first.
+        task: ``segmentation`` or ``classification``.
+        class_names: of all classes; for segmentation the background comes first.
         live: whether the source is live, or a file played as if it were.
         stopped: whether :meth:`stop` was called.
 
     Raises:
-        InputError: the model does not segment, a number is out of range, or another argument is none of those above.
+        InputError: the model is for another task, a number is out of range, or another argument is none of those above.
     """
 
     def __init__(
@@ -153,13 +158,12 @@ class Stream:
         unfamiliar: Literal["withhold", "outline"] = "withhold",
     ) -> None:
         check_stale(stale)
-        if unfamiliar not in ("withhold", "outline"):
-            raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
-        if not (crop is None or crop == "auto" or isinstance(crop, Box)):
-            raise InputError(f"crop is {crop!r}, expected auto, a Box(x, y, width, height) in pixels, or None")
+        check_unfamiliar(unfamiliar)
+        check_crop(crop)
         self._outline = unfamiliar == "outline"
         self._model = FrameModel(model)
-        self.class_names = self._model.class_names
+        self.task, self.class_names = self._model.task, self._model.class_names
+        self._result = "mask" if self.task == "segmentation" else "label"
         self._overlay = Overlay(self.class_names)
         self._smoother = None if smooth is None else Smoother(smooth)
         self._auto_crop = AutoCrop() if crop == "auto" else None
@@ -175,6 +179,7 @@ class Stream:
         self._seen = self._unfamiliar = 0
         self._drawn = self._taken = self._damaged = 0
         self._states: Counter[str] = Counter()
+        self._labels: Counter[str | None] = Counter()
         self._latencies = {name: Histogram() for name in (*STAGES, "end_to_end", "frame_age", "mask_delay", "mask_age")}
         self._distances, self._confidences = Histogram(), Histogram()
         self._drops: dict[str, Channel[Any]] = {}
@@ -214,7 +219,9 @@ class Stream:
                     break
                 if before is not None and result.replaces(before):
                     self._states[before.state] -= 1
+                    self._labels[before.label] -= 1
                 self._states[result.state] += 1
+                self._labels[result.label] += 1
                 self._taken += before is None or result.index != before.index
                 before = result
                 given = time.monotonic()
@@ -263,6 +270,9 @@ class Stream:
         has the ``limit``, the median and the 95th percentile of the frames' distances, and ``unfamiliar``, the share of
         the frames that the model saw which are beyond the limit. ``confidence`` has the median and the 5th percentile
         of the masks that have an outline, or is None if there are none. Percentiles are at most 1 % too large.
+
+        ``labels``, for classification alone, is how many frames got each class, by its name; a frame that was shown
+        several times counts as for ``states``.
         """
         frames = sum(self._states.values())
         report: dict[str, Any] = {
@@ -282,6 +292,8 @@ class Stream:
             "model": self._model.describe(),
             "backend": self._model.backend(),
         }
+        if self.task == "classification":
+            report["labels"] = {name: self._labels[name] for name in self.class_names}
         if self.live:
             report["drops"]["sink"] = self._drawn - self._taken
         if isinstance(self._source, LiveSource):
@@ -385,7 +397,7 @@ class Stream:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
                         self._failure = item.failure = reason(error)
-                        item.mask = None
+                        item.mask = item.probabilities = None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent
@@ -412,21 +424,23 @@ class Stream:
             if math.isfinite(item.distance):
                 self._distances.add(item.distance)
             self._seen += 1
-            item.unfamiliar = scale.unfamiliar(item.distance)
+            item.unfamiliar = self._model.unfamiliar(item.distance)
             self._unfamiliar += item.unfamiliar
         if item.unfamiliar:
             if self._smoother is not None:
                 self._smoother.forget()  # neither may this frame enter later masks, nor earlier ones live on behind it
         else:
-            whole = F.interpolate(logits, self._model.size, mode="bilinear", align_corners=False)
-            item.confidence = mask_confidence(whole[0])
-            if item.confidence is not None:
-                self._confidences.add(item.confidence)
+            if self.task == "segmentation":
+                item.confidence = self._model.mask_confidence(logits)
             if self._smoother is not None:
                 logits = self._smoother(logits, item.pixels)
-        labels = grid_to_mask(logits, (item.box.height, item.box.width))[0].cpu().numpy()
-        item.mask = np.zeros(item.frame.shape[:2], dtype=np.uint8)
-        item.box.of(item.mask)[...] = labels
+        if self.task == "segmentation":
+            item.mask = self._model.mask(logits, item.frame, item.box)
+        elif not item.unfamiliar:
+            item.probabilities = self._model.probabilities(logits)
+            item.confidence = float(item.probabilities.max())
+        if item.confidence is not None:
+            self._confidences.add(item.confidence)
         self._masks += not item.unfamiliar
 
     def _show_all(self, finished: Channel[_Item], shown: Channel[Shown]) -> None:
@@ -464,7 +478,8 @@ class Stream:
                 if not again:
                     self._drawn += 1
                     self._latencies["frame_age"].add(result.age)
-                if result.mask is not None and latest is not None and latest is not judged:
+                made = result.mask is not None or result.label is not None
+                if made and latest is not None and latest is not judged:
                     self._latencies["mask_delay"].add(item.came + result.age - latest.came)
                 judged = latest
 
@@ -476,35 +491,28 @@ class Stream:
             return None, "waiting", "waiting for the model"
         age = time.monotonic() - latest.came
         if age > self._stale:
-            return None, "stale", f"no mask: the newest is {1e3 * age:.0f} ms old"
+            return None, "stale", f"no {self._result}: the newest is {1e3 * age:.0f} ms old"
         if latest.unfamiliar:
             return latest, "unfamiliar", self._why_unfamiliar(latest)
         if latest.index < item.index:
-            return latest, "late", f"mask of {1e3 * (item.came - latest.came):.0f} ms earlier"
-        return latest, "ok", "mask of this frame"  # a line that came and went with every mask would flicker
+            return latest, "late", f"{self._result} of {1e3 * (item.came - latest.came):.0f} ms earlier"
+        return latest, "ok", f"{self._result} of this frame"  # a line that came and went with every mask would flicker
 
     def _why_unfamiliar(self, item: _Item) -> str:
-        scale = self._model.familiarity
-        assert scale is not None and item.distance is not None
-        drawn = "outline only" if self._outline else "no mask"
-        return f"{drawn}: unlike the training images (distance {item.distance:.2f}, limit {scale.limit:.2f})"
+        return self._model.why_unfamiliar(item.distance, self._outline and item.mask is not None)
 
     def _draw(self, item: _Item, seen: _Item | None, state: str, note: str) -> Shown:
         """Draw a frame with what the model made of ``seen``, the same frame or an earlier one."""
         start = time.monotonic()
         made = None if seen is None else seen.mask
         mask = None if state == "unfamiliar" else made
-        if mask is not None:
-            overlay = self._overlay(item.frame, mask)
-        elif made is not None and self._outline:
-            overlay = self._overlay.outline(item.frame, made)
-        else:
-            overlay = to_rgb(item.frame)
-        if note:
-            write_state(overlay, note)
+        probabilities = None if seen is None else seen.probabilities
+        label = None if probabilities is None else self.class_names[int(probabilities.argmax())]
+        words = "" if label is None or probabilities is None else in_words(label, float(probabilities.max()))
+        overlay = self._overlay.draw(item.frame, mask, made if self._outline else None, words, note)
         end = time.monotonic()
         self._latencies["overlay"].add(end - start)
-        if seen is not None and mask is not None:
+        if seen is not None and (mask is not None or label is not None):
             self._latencies["mask_age"].add(end - seen.came)
         if not self.live:
             self._latencies["frame_age"].add(end - item.came)
@@ -523,6 +531,8 @@ class Stream:
             distance,
             None if scale is None or distance is None else scale.percentile(distance),
             None if seen is None else seen.confidence,
+            label,
+            probabilities,
         )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
 
 import ht_kernels as ht
 from helpers.small_towers import shake, small_tower
+from ht_kernels.media.preprocess import preprocess
+from ht_kernels.nn import Familiarity
+from ht_kernels.nn.familiarity import pooled
 from ht_kernels.video.sinks import VideoSink
 
 TINY = ["--backbone", "timm/vit_tiny_patch16_224"]
@@ -59,6 +63,32 @@ def folded(classes: int = 3, task: str = "segmentation") -> ht.deploy.FoldedHTCL
     )
     shake(model.reduces)
     shake(model.blocks)
+    return ht.fold(model)
+
+
+KNOWN = frames(1)[0]
+OTHER = KNOWN + np.uint8(20)
+"""Too little brighter than the known frame for a scene cut."""
+
+
+@torch.no_grad()
+def calibrated(task: str = "segmentation") -> ht.deploy.FoldedHTCLIP:
+    """A model to which the known frame is at distance 0, and the other at twice the limit."""
+    tower = small_tower("timm").float()
+    options = {"num_classes": 3, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 2)}
+    model = ht.HTCLIP(tower, task=task, **options).eval()
+    shake(model.reduces)
+    shake(model.blocks)
+    if task == "segmentation":
+        logits = model(preprocess(KNOWN, (64, 64)) / 255)
+        model.seg_head[-1].bias.sub_(logits.flatten(2).median(2).values[0])  # so that masks are mixed
+    known, other = (pooled(model.features(preprocess(frame, (64, 64)) / 255)) for frame in (KNOWN, OTHER))
+    familiarity = Familiarity(known.shape[1], 1, 2)
+    familiarity.directions.copy_(torch.eye(1, known.shape[1]))
+    familiarity.mean.copy_(known[0])
+    familiarity.limit.copy_(familiarity(other)[0] / 2)
+    familiarity.quantiles.copy_(torch.tensor([0.0, 1.0]) * familiarity.limit)
+    model.familiarity = familiarity
     return ht.fold(model)
 
 

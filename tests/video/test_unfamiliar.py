@@ -13,43 +13,16 @@ import pytest
 import torch
 
 import ht_kernels as ht
-from helpers.clips import folded, frames, write_dicom
-from helpers.small_towers import shake, small_tower
+from helpers.clips import KNOWN, OTHER, calibrated, folded, write_dicom
 from ht_kernels.cli import main
 from ht_kernels.cli import stream as stream_command
-from ht_kernels.deploy import FoldedHTCLIP, Session
+from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
-from ht_kernels.media.preprocess import preprocess
-from ht_kernels.nn import Familiarity
-from ht_kernels.nn.familiarity import pooled
 from ht_kernels.video import Stream, open_source, record
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
 
-KNOWN = frames(1)[0]
-OTHER = KNOWN + np.uint8(20)
-"""Too little brighter than the known frame for a scene cut."""
-
 RED = (255, 50, 50)
-
-
-@torch.no_grad()
-def calibrated() -> FoldedHTCLIP:
-    """A model to which the known frame is at distance 0, and the other at twice the limit."""
-    tower = small_tower("timm").float()
-    model = ht.HTCLIP(tower, num_classes=3, bottleneck=8, reduce_dim=16, feature_layers=(0, 2)).eval()
-    shake(model.reduces)
-    shake(model.blocks)
-    logits = model(preprocess(KNOWN, (64, 64)) / 255)
-    model.seg_head[-1].bias.sub_(logits.flatten(2).median(2).values[0])  # so that masks are mixed
-    known, other = (pooled(model.features(preprocess(frame, (64, 64)) / 255)) for frame in (KNOWN, OTHER))
-    familiarity = Familiarity(known.shape[1], 1, 2)
-    familiarity.directions.copy_(torch.eye(1, known.shape[1]))
-    familiarity.mean.copy_(known[0])
-    familiarity.limit.copy_(familiarity(other)[0] / 2)
-    familiarity.quantiles.copy_(torch.tensor([0.0, 1.0]) * familiarity.limit)
-    model.familiarity = familiarity
-    return ht.fold(model)
 
 
 @pytest.mark.parametrize("session", [False, True])

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+import ht_kernels as ht
 from helpers.clips import folded, frames, write_dicom, write_video
+from helpers.small_towers import small_clip
 from ht_kernels.class_colors import COLORS
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
@@ -303,7 +305,7 @@ def test_wrong_frames(frame: object, message: str) -> None:
 
 
 def test_wrong_models_and_empty_clips() -> None:
-    with pytest.raises(InputError, match="segmentation model, got one for classification"):
-        Stream(folded(task="classification"))
+    with pytest.raises(InputError, match="segmentation or classification, got one for contrastive"):
+        Stream(ht.fold(ht.HTCLIP(small_clip(), task="contrastive", bottleneck=8).eval().float()))
     with pytest.raises(InputError, match="the clip has no frames"):
         list(Stream(folded()).run([]))

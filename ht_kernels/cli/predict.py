@@ -1,0 +1,102 @@
+"""``ht-kernels predict``: masks or labels of images, DICOM files and videos, as many as there are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ht_kernels.errors import InputError
+from ht_kernels.files import claim
+from ht_kernels.outputs import PREDICTIONS
+
+from . import model_options, outputs, running, terminal
+
+if TYPE_CHECKING:
+    from ht_kernels.prediction import Prediction
+
+HELP = "segment or classify images, DICOM files and videos: masks, overlays and tables of areas or probabilities"
+EXAMPLE = "ht-kernels predict images --weights breast --output predictions"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    came = parser.add_argument_group("inputs")
+    to = parser.add_argument_group("outputs")
+    model = parser.add_argument_group("model")
+    came.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
+    )
+    to.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go")
+    outputs.add_overwrite(to)
+    to.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="for segmentation: also write the probability of each class and pixel, as NumPy files",
+    )
+    model.add_argument(
+        "--weights",
+        dest="checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"{model_options.CHECKPOINT}; or a file of ht-kernels export",
+    )
+    model_options.add_tower_arguments(model)
+    running.add_arguments(parser.add_argument_group("frames and masks"), parser.add_argument_group("runtime"))
+
+
+def run(args: argparse.Namespace) -> int:
+    running.check(args)
+    claim(args.output, PREDICTIONS, args.overwrite)
+
+    from ht_kernels.prediction import Predictor
+    from ht_kernels.prediction.inputs import find_files
+    from ht_kernels.prediction.writing import check_output, predict_files
+
+    crop = running.read_crop(args.crop)
+    check_output(args.output, args.overwrite)
+    files = find_files(args.files, args.output)
+    with terminal.interruptible():
+        model, _ = running.open_model(args)
+        predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)
+        report = predict_files(
+            predictor,
+            files,
+            args.output,
+            weights=str(args.checkpoint),
+            probability=args.probabilities,
+            watch=_say,
+        )
+    terminal.warn(report["warnings"])
+    states = Counter(row["state"] for row in report["images"])
+    print(", ".join(f"{count} {state}" for state, count in states.items()))
+    masks = "masks/, " if predictor.task == "segmentation" else ""
+    print(f"wrote {masks}overlays/, predictions.csv and predictions.json to {args.output}")
+    for reason in report["failed"].values():
+        print(f"no result: {reason}", file=sys.stderr)
+    if report["failed"]:
+        raise InputError(
+            f"{len(report['failed'])} of {len(files)} inputs have no result: {', '.join(report['failed'])}; the others "
+            f"are in {args.output}"
+        )
+    return 0
+
+
+def _say(file: Path, prediction: Prediction) -> None:
+    """Say what an image is, and of a clip how many frames are done, from time to time."""
+    if prediction.index is not None:
+        if (prediction.index + 1) % 100 == 0:
+            print(f"{file}: {prediction.index + 1} frames", file=sys.stderr, flush=True)
+        return
+    if prediction.state == "unfamiliar":
+        words = f"unfamiliar, {prediction.note}"
+    elif prediction.label is not None:
+        words = f"{prediction.label}, probability {prediction.confidence:.2f}"
+    else:
+        share = prediction.frame.shape[0] * prediction.frame.shape[1]
+        parts = [f"{name} {pixels / share:.1%}" for name, pixels in (prediction.areas or {}).items() if pixels]
+        words = f"{', '.join(parts) or 'nothing found'}"
+        words += "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
+    print(f"{file}: {words}", flush=True)

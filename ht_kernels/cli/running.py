@@ -1,0 +1,138 @@
+"""What commands share that run a model over frames: the options for it, and the model that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from ht_kernels.errors import InputError
+from ht_kernels.weights import locate
+
+from . import model_options
+
+if TYPE_CHECKING:
+    from ht_kernels.deploy import FoldedHTCLIP, Session
+    from ht_kernels.media.frames import Box
+
+
+def add_arguments(how: argparse._ActionsContainer, runs: argparse._ActionsContainer) -> None:
+    """Add ``--crop`` and ``--unfamiliar``, and ``--runtime``, ``--device`` and ``--precision``, to two groups."""
+    how.add_argument(
+        "--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text around it, or a box"
+    )
+    how.add_argument(
+        "--unfamiliar",
+        choices=("withhold", "outline"),
+        default="withhold",
+        help="what is drawn over frames that are unlike the training images, if the model can tell: nothing, or a red "
+        "outline (default: %(default)s)",
+    )
+    runs.add_argument(
+        "--runtime",
+        choices=("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu"),
+        help="what runs the model (default: the fastest that is here; for a checkpoint cuda_graph where there is a "
+        "GPU, else openvino, onnxruntime or cpu)",
+    )
+    runs.add_argument(
+        "--device",
+        choices=("CPU", "GPU", "NPU"),
+        help="with --runtime openvino: where it runs, GPU being Intel's (default: CPU)",
+    )
+    runs.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="of tokens and matrices with --runtime cuda_graph, of matrix products with openvino, where the device "
+        "computes in it (default: %(default)s)",
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options of the model that do not go together, and a checkpoint that is missing, before the work.
+
+    Raises:
+        InputError: they are such.
+    """
+    from ht_kernels.deploy.places import is_exported
+
+    model_options.check_image_size(args)
+    path = args.checkpoint and locate(args.checkpoint)
+    exported = path is not None and is_exported(path)
+    if path is not None and not exported:
+        model_options.check_checkpoint(args.checkpoint)
+    runtime = args.runtime or ("openvino" if args.device is not None else None)
+    if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino", None)):
+        raise InputError(
+            f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
+            "has its own precision, and the other runtimes compute fp32"
+        )
+    if args.device is not None and runtime != "openvino":
+        raise InputError(f"--device {args.device} goes with --runtime openvino, got {runtime}")
+    if exported and model_options.given(args, *model_options.TOWER):
+        raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
+
+
+def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
+    """The model or session that runs over frames, and whether it was trained.
+
+    Raises:
+        InputError: a file or an option does not fit.
+        BackendError: the runtime asked for does not run here.
+    """
+    import torch
+
+    import ht_kernels as ht
+    from ht_kernels.deploy import Session
+    from ht_kernels.deploy.engine import gpu_target
+    from ht_kernels.deploy.fastest import default_runtime, fastest
+    from ht_kernels.deploy.openvino_runtime import check_device
+    from ht_kernels.deploy.places import is_exported
+
+    def show(phase: str) -> None:
+        print(f"building an engine: {phase}", file=sys.stderr, flush=True)
+
+    runtime = args.runtime
+    if runtime is None and args.device is not None:
+        runtime = "openvino"
+    path = args.checkpoint and locate(args.checkpoint)
+    exported = path is not None and is_exported(path)
+    if runtime is None and not exported:
+        runtime = default_runtime(args.precision)
+    if exported:
+        return Session.open(path, runtime=runtime, device=args.device, progress=show), True
+    if runtime == "cuda_graph":
+        gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
+    if runtime == "openvino":
+        check_device(args.device or "CPU", args.precision)
+    model, trained = model_options.load_model(args)
+    if runtime == "cuda_graph":
+        dtype = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[args.precision]
+        return ht.fold(model.cuda(), dtype), trained
+    if runtime is None:
+        return fastest(model), trained
+    folded = ht.fold(model)
+    if runtime == "cpu":
+        return folded, trained
+    output = "grid" if model.config.task == "segmentation" else None
+    if runtime == "openvino":
+        return Session.open(folded, device=args.device, precision=args.precision, output=output), trained
+    return Session.open(folded, runtime=runtime, output=output, progress=show), trained
+
+
+def read_crop(text: str | None) -> Box | Literal["auto"] | None:
+    """``auto`` or the box ``X,Y,W,H``, or None where no crop is asked for.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from ht_kernels.media.frames import Box
+
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--crop is {text!r}, expected auto or four numbers X,Y,W,H in pixels")
+    return Box(*map(int, parts))

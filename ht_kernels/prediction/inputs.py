@@ -1,0 +1,89 @@
+"""The files that a user names, alone or by their folders, and the names of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os.path import commonpath
+from pathlib import Path
+
+from ht_kernels.errors import InputError
+from ht_kernels.files import why
+from ht_kernels.media.dicom_file import is_dicom
+from ht_kernels.media.image import SUFFIXES
+from ht_kernels.media.opening import is_hidden, natural_order
+
+_ENDINGS = (
+    *SUFFIXES,
+    *(".dcm", ".dicom", ".ima"),
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"),
+)
+"""How the names of images, DICOM files and videos end. DICOM files may end otherwise, so others are looked into."""
+
+
+def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
+    """The files at ``paths`` and, at any depth, in the folders among them, by the names of their results.
+
+    A file that is named counts, whatever it is. Of a folder, images, DICOM files and videos count; hidden files do not,
+    and neither does ``output``. A file that is found twice counts once.
+
+    The name of the result is that of the file, or the file's path in the folder that was named, without the suffix.
+    Where two are the same, all results are named by the path from the deepest folder that holds all files, and keep
+    their suffix if need be.
+
+    Raises:
+        InputError: there is no such file or folder, a folder cannot be read, no file counts, or one is in ``output``.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = {file: file.relative_to(path) for file in _inside(path, output.resolve())}
+        elif path.exists():
+            inside = {path: Path(path.name)}
+        else:
+            raise InputError(f"there is no file or folder {path}")
+        for file, name in inside.items():
+            found.setdefault(file.resolve(), (file, name))
+    if not found:
+        raise InputError(f"there is no image, DICOM file or video in {', '.join(map(str, paths))}")
+    for file in found:
+        if file.is_relative_to(output.resolve()):
+            raise InputError(f"the input {file} lies in the output {output}: name another folder for the output")
+    common = commonpath([file.parent for file in found])
+    whole = [file.relative_to(common) for file in found]
+    ways = [_without_ending(name) for _, name in found.values()], [_without_ending(name) for name in whole], whole
+    names = next(way for way in ways if _are_apart(way))
+    return {str(name): file for name, (file, _) in zip(names, found.values(), strict=True)}
+
+
+def _inside(folder: Path, output: Path) -> Iterator[Path]:
+    """The files that count in a folder and the folders in it, in the order of their names."""
+    try:
+        entries = sorted(folder.iterdir(), key=natural_order)
+    except OSError as error:
+        raise InputError(f"the folder {folder} cannot be read: {why(error)}") from error
+    for path in entries:
+        if is_hidden(path.name) or path.resolve() == output:
+            continue
+        if path.is_dir() and not path.is_symlink():  # a link may lead back
+            yield from _inside(path, output)
+        elif path.is_file() and (path.suffix.lower() in _ENDINGS or _has_dicom(path)):
+            yield path
+
+
+def _has_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(1024))
+    except OSError:
+        return False
+
+
+def _without_ending(name: Path) -> Path:
+    """A name without the suffix, if it is one: DICOM files may be named by numbers with points."""
+    return name.with_suffix("") if name.suffix.lower() in _ENDINGS else name
+
+
+def _are_apart(names: Sequence[Path]) -> bool:
+    """Whether no two names are the same, and none is a folder of another."""
+    folders = {folder for name in names for folder in name.parents}
+    return len(set(names)) == len(names) and folders.isdisjoint(names)

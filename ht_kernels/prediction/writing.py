@@ -1,0 +1,184 @@
+"""The application: predictions of many files, written into a folder as overlays, masks and tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ht_kernels import environment
+from ht_kernels.errors import InputError
+from ht_kernels.files import claim, csv_bytes, output_folder, utf8, written
+from ht_kernels.media.opening import open_file
+from ht_kernels.media.source import USUAL_FPS, Source
+from ht_kernels.outputs import PREDICTIONS
+from ht_kernels.video.sinks import MaskSink, VideoSink
+
+from .predictor import Predictor, is_clip
+from .result import Prediction, place, save_into, save_probability
+
+
+class _Unusable(Exception):
+    """An input of which there is no result."""
+
+
+def predict_files(
+    predictor: Predictor,
+    files: Mapping[str, Path],
+    output: str | Path,
+    *,
+    weights: str | None = None,
+    probability: bool = False,
+    watch: Callable[[Path, Prediction], None] | None = None,
+) -> dict[str, Any]:
+    """Predict the images and clips in files, and write the results; returns the content of predictions.json.
+
+    The folder gets ``overlays/NAME.png`` and for segmentation ``masks/NAME.png`` of an image, ``overlays/NAME.mp4`` and
+    ``masks/NAME/00001.png`` and so on of a clip, and ``predictions.csv`` and ``predictions.json``, with a row for each
+    image and frame as :meth:`Prediction.row` makes it. They appear together when all is done, or not at all. What an
+    earlier call wrote there is replaced.
+
+    A file that cannot be read, or only in part, or that the model fails on, has no results but a row with the state
+    ``failed``; the reason is in predictions.json under ``failed``.
+
+    Args:
+        predictor: the model.
+        files: the files by the names of their results, such as :func:`ht_kernels.prediction.inputs.find_files` gives.
+        output: the folder, made where there is none.
+        weights: what predictions.json calls the model's weights.
+        probability: for segmentation, also write ``probabilities/NAME.npz`` as :meth:`Prediction.save` does.
+        watch: called with each file and prediction after it was written.
+
+    Raises:
+        InputError: there is no result of any file, the output cannot be written, or ``probability`` was asked for and
+            the model classifies.
+    """
+    if probability and predictor.task != "segmentation":
+        raise InputError(
+            "the model classifies whole images, so there are no probabilities of pixels to write: predictions.csv has "
+            "the probability of every class"
+        )
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    warnings: list[str] = []
+    with output_folder(output, PREDICTIONS) as folder:
+        for name, path in files.items():
+            try:
+                source = _open(path)
+                rows += _predict_file(folder, name, predictor, source, probability, watch)
+                warnings += source.warnings
+            except _Unusable as error:
+                _remove_clip(folder, name)
+                failed[str(path)] = str(error)
+                rows.append({"file": str(path), "frame": None, "state": "failed"})
+        if len(failed) == len(files):
+            raise InputError(f"there is no result, for no input can be used; {'; '.join(failed.values())}")
+        report = _report(predictor, weights, rows, failed, warnings)
+        (folder / "predictions.csv").write_bytes(csv_bytes(rows))
+        (folder / "predictions.json").write_bytes(utf8(json.dumps(report, indent=2) + "\n"))
+    return report
+
+
+def check_output(output: str | Path, overwrite: bool) -> None:
+    """Refuse an output folder that holds files which would be replaced, and with ``overwrite`` such that no prediction
+    wrote.
+
+    Raises:
+        InputError: it is one of these, or cannot be written.
+    """
+    folder = Path(output)
+    claim(folder, PREDICTIONS, overwrite)
+    there = written(folder, PREDICTIONS)
+    if there and not (folder / "predictions.json").is_file():
+        raise InputError(
+            f"{there[0]} is there already, and no prediction wrote it, as there is no predictions.json beside it: name "
+            "another folder for the output"
+        )
+
+
+def _remove_clip(folder: Path, name: str) -> None:
+    """Remove what was written of a clip that cannot be read to its end."""
+    (folder / "overlays" / f"{name}.mp4").unlink(missing_ok=True)
+    for kind in ("masks", "probabilities"):
+        shutil.rmtree(folder / kind / name, ignore_errors=True)
+
+
+def _open(path: Path) -> Source:
+    try:
+        return open_file(path)
+    except InputError as error:
+        raise _Unusable(str(error)) from error
+
+
+def _usable(path: Path, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+    """Predictions of a file, with what is wrong with the file told from what is wrong with the output."""
+    try:
+        yield from predictions
+    except InputError as error:
+        words = str(error)
+        raise _Unusable(words if str(path) in words else f"{path}: {words}") from error
+
+
+def _predict_file(
+    folder: Path,
+    name: str,
+    predictor: Predictor,
+    source: Source,
+    probability: bool,
+    watch: Callable[[Path, Prediction], None] | None,
+) -> list[dict[str, Any]]:
+    """Write the results of a file into a folder; returns its rows."""
+    rows = []
+    predictions = _usable(source.path, predictor.frames(source))
+    clip = is_clip(source)
+    video = VideoSink(place(folder, "overlays", f"{name}.mp4"), source.fps or USUAL_FPS) if clip else None
+    masks = MaskSink(place(folder, "masks", name)) if clip and predictor.task == "segmentation" else None
+    try:
+        for prediction in predictions:
+            if video is None:
+                prediction = replace(prediction, index=None)
+                save_into(folder, name, prediction, probability)
+            else:
+                video.write(prediction.overlay(), prediction.seconds)
+                if masks is not None and prediction.mask is not None:
+                    masks.write(prediction.mask, prediction.index or 0)
+                if probability:
+                    save_probability(folder, f"{name}/{(prediction.index or 0) + 1:05}", prediction)
+            rows.append(prediction.row())
+            if watch is not None:
+                watch(source.path, prediction)
+    finally:
+        if video is not None:
+            video.close()
+    return rows
+
+
+def _report(
+    predictor: Predictor,
+    weights: str | None,
+    rows: list[dict[str, Any]],
+    failed: dict[str, str],
+    warnings: list[str],
+) -> dict[str, Any]:
+    facts = environment.describe()
+    return {
+        "weights": weights,
+        "model": predictor.describe(),
+        "images": [{name: _plain(value) for name, value in row.items()} for row in rows],
+        "failed": failed,
+        "warnings": warnings,
+        "versions": {
+            "ht_kernels": facts["ht_kernels"],
+            "python": facts["python"],
+            **{name: found for name, found in facts["packages"].items() if found},
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """None for a number that is not finite, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
