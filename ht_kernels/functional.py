@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import pair
 from .backends import reference
 from .backends.call import Layout
 from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, Unfolded, fold, mask_pairs, radial_mask
@@ -73,7 +74,7 @@ def ht_adapter(
         height, width = grid
     except (TypeError, ValueError):
         raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
-    if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
+    if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
         out = adapter_again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
             return out
@@ -107,6 +108,7 @@ def ht_adapter_unfolded(
 
     Returns, raises: as :func:`ht_adapter`.
     """
+    _check_tensors(x=x)
     if not takes_step(x, weights):
         return ht_adapter(x, fold(weights, combine), grid, prefix_tokens, eps=eps, dropout=dropout)
     try:
@@ -176,11 +178,10 @@ def grid_to_mask(logits: Tensor, size: tuple[int, int], *, backend: str | None =
         shape = "(batch, 1 to 256 classes, height, width)"
         raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
     _check_floating("logits", logits)
-    sides = tuple(size) if isinstance(size, Sequence) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in sides):
+    sides = pair(size)
+    if sides is None or not all(1 <= side <= _LARGEST_SIDE for side in sides):
         raise ValueError(f"size must be (height, width), two whole numbers from 1 to {_LARGEST_SIDE}, got {size!r}")
-    height, width = sides
-    return mask_of_grid(logits, (height, width), asked_for(backend) if backend is not None else None)
+    return mask_of_grid(logits, sides, asked_for(backend) if backend is not None else None)
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:

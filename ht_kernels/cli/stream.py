@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
             report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
     terminal.warn(report["input"]["warnings"])
     print("\n".join(terminal.summary(report)))
-    print(f"wrote overlay.mp4, masks/, latency.png and report.json to {output}")
+    *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
+    print(f"wrote {', '.join(first)} and {last} to {output}")
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0

@@ -400,6 +400,10 @@ class HTCLIP(nn.Module):
     def _pixels(self, images: Tensor) -> Tensor:
         """Check images, and return them as (B, 3, H, W) in the tower's dtype."""
         tower = self.tower
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images must be a tensor, got {type(images).__name__}: torch.from_numpy makes one of an array"
+            )
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
             height, width = tower.image_size
             raise ValueError(f"images must have shape (B, 1 or 3, {height}, {width}), got {tuple(images.shape)}")

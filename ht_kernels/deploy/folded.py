@@ -7,6 +7,7 @@ blocks whose output the task does not use.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,9 @@ from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
 
 from .pooled import Pooled
+
+_TOO_BRIGHT = 16.0
+"""A pixel of frames in [0, 1] is never so large, also where they were resized or normalized; one of 0 to 255 is."""
 
 
 class FoldedHTCLIP(nn.Module):
@@ -133,7 +137,8 @@ class FoldedHTCLIP(nn.Module):
         """Compute the logits or embeddings of frames, as the class describes.
 
         Raises:
-            InputError: ``frames`` has a wrong shape, is empty, or has a value that is not finite.
+            InputError: ``frames`` has a wrong shape, is empty, or has a value that is not finite or, in floating point,
+                far above 1.
             TypeError: ``frames`` is neither uint8 nor floating point.
             ValueError: ``frames`` is on another device, or ``output_size`` is given for a task other than segmentation.
         """
@@ -247,8 +252,16 @@ class FoldedHTCLIP(nn.Module):
         if not frames.is_floating_point():
             raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
         # torch.compile and torch.export cannot keep a check that depends on values.
-        if not torch.compiler.is_compiling() and not frames.isfinite().all():
+        if torch.compiler.is_compiling():
+            return
+        low, high = torch.stack(frames.detach().aminmax()).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise InputError("frames has values that are not finite (NaN or infinity)")
+        if high > _TOO_BRIGHT:
+            raise InputError(
+                f"frames has values up to {high:g}, expected 0 to 1 in floating point: divide by 255, or pass them as "
+                "uint8"
+            )
 
 
 @torch.no_grad()

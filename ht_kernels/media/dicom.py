@@ -49,7 +49,8 @@ def open_dicom(path: Path) -> Source:
         raise
     except Exception as error:  # pydicom raises errors of any kind on a damaged file
         raise InputError(f"{path} is a DICOM file that cannot be read: {reason(error)}") from error
-    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode(path, count, times), scan, notes)
+    names = (path.name,) if count == 1 else None
+    return Source(path, "dicom", count, fps, (rows, columns), lambda: _decode(path, count, times), scan, notes, names)
 
 
 def _check_kind(path: Path, dataset: Any) -> None:

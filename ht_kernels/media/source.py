@@ -35,6 +35,7 @@ class Source:
         scan: the part of a frame that is the scan, where a DICOM file says so; else None.
         warnings: what is amiss in the file although frames can be had, a sentence each. Opening finds some of it, and
             the latest iteration the rest.
+        names: of pictures, one or a folder of them, the name of each frame's file; None for a clip.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Source:
     decode: Callable[[], Iterator[tuple[float | None, Frame]]]
     scan: Box | None = None
     warnings: list[str] = field(default_factory=list)
+    names: tuple[str, ...] | None = None
     _known: int = field(init=False, repr=False, compare=False)  # how many of the warnings opening found
 
     def __post_init__(self) -> None:

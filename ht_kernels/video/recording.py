@@ -1,8 +1,9 @@
-"""The application: a stream over a source, written into a folder as a video, masks and a report."""
+"""The application: a stream over a source, written into a folder as a video or pictures, masks and a report."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from ht_kernels.media.source import USUAL_FPS, Source
 
 from .dicom_seg import write_segmentation
 from .live import LiveSource
-from .sinks import MaskSink, VideoSink
+from .overlay import COLORS
+from .sinks import MaskSink, PictureSink, VideoSink
 from .stream import Shown, Stream
 from .view import View
 
-_WRITTEN = ("masks", "overlay.mp4", "latency.png", "report.json", "segmentation.dcm")
+_WRITTEN = ("overlay.mp4", "overlays", "masks", "latency.png", "report.json", "segmentation.dcm")
 """What :func:`record` writes into its folder."""
 
 
@@ -36,9 +38,12 @@ def record(
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
 
-    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, ``latency.png`` and
-    ``report.json``. They appear when the stream ends or is stopped, and not at all when an exception ends it. A frame
-    that is shown several times, with newer masks, is written as it was shown last.
+    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask (``00001.png`` for frame 0),
+    ``latency.png`` and ``report.json``. Of pictures, which are one image or a folder of them, there is no video:
+    ``overlays/`` has a PNG of each picture in its own size, and these and the masks have the names of the pictures.
+
+    All appears when the stream ends or is stopped, and nothing when an exception ends it. A frame that is shown several
+    times, with newer masks, is written as it was shown last. What an earlier stream wrote into the folder is replaced.
 
     Args:
         source: what to read.
@@ -59,12 +64,19 @@ def record(
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     check_output(source, output)
+    earlier, names = _files_of(_read_report(Path(output) / "report.json")), _names(source)
     with output_folder(output) as folder:
-        video, masks = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS), MaskSink(folder / "masks")
+        masks = MaskSink(folder / "masks", names)
+        video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS) if names is None else None
+        pictures = None if names is None else PictureSink(folder / "overlays", names)
         segmented: list[Any] = []
+        legend = [(name, COLORS[1 + i % (len(COLORS) - 1)]) for i, name in enumerate(stream.class_names[1:])]
 
         def write(shown: Shown) -> None:
-            video.write(shown.overlay, shown.seconds)
+            if video is not None:
+                video.write(shown.overlay, shown.seconds)
+            if pictures is not None:
+                pictures.write(shown.overlay, shown.index)
             if shown.mask is not None:
                 masks.write(shown.mask, shown.index)
             if dicom_seg:
@@ -76,21 +88,26 @@ def record(
         try:
             for shown in stream.run(source):
                 if view is not None:
-                    view.write(shown.overlay)
+                    view.write(shown.overlay, _told(shown), legend)
                 if before is not None and not shown.replaces(before):
                     write(before)
                 before = shown
             if before is not None:
                 write(before)
         finally:
-            video.close()
+            if video is not None:
+                video.close()
         report = _report(source, stream, weights)
         if not report["frames"]:
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
         (folder / "latency.png").write_bytes(chart.draw(report))
+        report["files"] = [name for name in _WRITTEN if name == "report.json" or (folder / name).exists()]
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for name in earlier:
+        if name not in report["files"]:
+            _remove(Path(output) / name)
     return report
 
 
@@ -105,23 +122,60 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
     if isinstance(source, Source):
         came = source.path.resolve()
         places = {folder.resolve(), *((folder / name).resolve() for name in _WRITTEN)}
-        if came in places or came.is_relative_to((folder / "masks").resolve()):
+        inside = any(came.is_relative_to((folder / name).resolve()) for name in ("masks", "overlays"))
+        if came in places or inside:
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
     there = [folder / name for name in _WRITTEN if (folder / name).exists()]
-    if there and not _is_report(folder / "report.json"):
+    if there and not _read_report(folder / "report.json"):
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
             "another folder for the output"
         )
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file is the report of a stream."""
+def _names(source: Source | LiveSource) -> list[str] | None:
+    """The names of a source's pictures, without endings unless two would be the same; None for a clip."""
+    if isinstance(source, LiveSource) or source.names is None:
+        return None
+    stems = [Path(name).stem for name in source.names]
+    return stems if len(set(stems)) == len(stems) else list(source.names)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """The report of an earlier stream; empty if the file is none, or is missing."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and "latency_ms" in values
+        return {}
+    return values if isinstance(values, dict) and "latency_ms" in values else {}
+
+
+def _files_of(report: dict[str, Any]) -> list[str]:
+    """What a report says that its stream wrote; reports of older versions do not say it."""
+    files = report.get("files")
+    return [name for name in _WRITTEN if isinstance(files, list) and name in files]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of an earlier stream, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _told(shown: Shown) -> dict[str, str]:
+    """What the live view says beside a frame."""
+    told = {
+        "state": f"{shown.state}: {shown.note}" if shown.note else shown.state,
+        "latency": f"{1e3 * shown.age:.0f} ms from decoding the frame to this picture",
+        "frame": f"{shown.index + 1}, at {shown.seconds:.1f} s",
+    }
+    if shown.confidence is not None:
+        told["confidence"] = f"{shown.confidence:.2f} (near the outline of the mask, from 0 to 1)"
+    if shown.distance is not None:
+        told["distance"] = f"{shown.distance:.2f} from the training images"
+    return told
 
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Where results go: an H.264 video and indexed PNG masks."""
+"""Where results go: an H.264 video or PNG pictures, and indexed PNG masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ht_kernels.errors import InputError
@@ -107,19 +107,32 @@ class VideoSink:
             raise
 
 
-class MaskSink:
-    """Writes a PNG for each frame into a new folder, ``00001.png`` for frame 0.
+class PictureSink:
+    """Writes a PNG for each frame into a new folder.
 
-    Pixel values are class indices, and a palette shows them in the colours of the overlay.
+    Args:
+        folder: the folder, which is made.
+        names: of the files, without ``.png``, by the numbers of the frames; None for ``00001`` for frame 0 and so on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
         folder.mkdir()
-        self._folder = folder
-        self._palette = [channel for color in COLORS for channel in color]
+        self._folder, self._names = folder, names
 
-    def write(self, mask: NDArray[np.uint8], index: int) -> None:
-        """Write the mask (H, W) of class indices of frame ``index``."""
-        image = Image.fromarray(mask)
-        image.putpalette(self._palette)
-        image.save(self._folder / f"{index + 1:05}.png", compress_level=1)
+    def write(self, frame: Frame, index: int) -> None:
+        """Write frame ``index``, (H, W) or (H, W, 3) uint8."""
+        self._save(Image.fromarray(frame), index)
+
+    def _save(self, image: Image.Image, index: int) -> None:
+        name = f"{index + 1:05}" if self._names is None else self._names[index]
+        image.save(self._folder / f"{name}.png", compress_level=1)
+
+
+class MaskSink(PictureSink):
+    """Writes masks (H, W) uint8: pixel values are class indices, shown in the colours of the overlay by a palette."""
+
+    def write(self, frame: Frame, index: int) -> None:
+        """Write the mask of frame ``index``."""
+        image = Image.fromarray(frame)
+        image.putpalette([channel for color in COLORS for channel in color])
+        self._save(image, index)

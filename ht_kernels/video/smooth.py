@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ht_kernels.arguments import is_real
 from ht_kernels.classes import log_probabilities_of
 from ht_kernels.errors import InputError
 
@@ -25,8 +26,8 @@ class Smoother:
     """
 
     def __init__(self, weight: float) -> None:
-        if not 0 < weight <= 1:
-            raise InputError(f"the smoothing weight must be above 0 and at most 1, got {weight:g}")
+        if not (is_real(weight) and 0 < weight <= 1):
+            raise InputError(f"the smoothing weight must be above 0 and at most 1, got {weight!r}")
         # The logarithms of the shares of the average so far and of the new frame.
         self._past, self._new = math.log1p(-weight) if weight < 1 else -math.inf, math.log(weight)
         self._average: Tensor | None = None

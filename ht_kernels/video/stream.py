@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ht_kernels.arguments import is_real
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
@@ -139,6 +141,7 @@ class Stream:
 
     Raises:
         InputError: the model does not segment, a number is out of range, or another argument is none of those above.
+        TypeError: the model is neither a folded model nor a session.
     """
 
     def __init__(
@@ -188,7 +191,13 @@ class Stream:
         Raises:
             InputError: a file is damaged or empty, one of its frames is not uint8, the crop is not inside a frame, or
                 the stream ran before.
+            TypeError: ``source`` is the name of a file.
         """
+        if isinstance(source, (str, Path)):
+            raise TypeError(
+                f"source must be a source or frames, got the path {str(source)!r}: ht_kernels.video.open_source opens "
+                "it"
+            )
         if self._threads:
             raise InputError("this stream ran already, and a stream is for one run: make another for the next")
         self._source = source
@@ -525,8 +534,8 @@ class Stream:
 
 def check_stale(seconds: float) -> None:
     """Raise InputError unless masks may be that old."""
-    if not seconds > 0:
-        raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {seconds:g}")
+    if not (is_real(seconds) and seconds > 0):
+        raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {seconds!r}")
 
 
 def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:
