@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ht_kernels.classes import class_count
+from ht_kernels.classes import class_count, names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
+from ht_kernels.words import counted
 
 from .examples import Examples
 from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
-from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
+from .pictures import draw_confidence, draw_confusion, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
@@ -98,7 +99,8 @@ def evaluate(
     if prompts:
         results["prompts"] = dict(prompts)
     with output_folder(output) as folder:
-        pictures = _draw(folder, examples, predictions, rows)
+        names = tuple(prompts) if prompts else names_of(model.config.num_classes, model.config.class_names)
+        pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
 
@@ -203,7 +205,7 @@ def _explained(each: Sequence[dict[str, Any]]) -> list[str]:
 
 def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     model = results["model"]
-    facts = [f"{results['images']} images", f"{len(results['left_out'])} left out as unusable"]
+    facts = [counted(results["images"], "image"), f"{len(results['left_out'])} left out as unusable"]
     rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results)]
     for picture in pictures:
         rows += ["", f"![{picture}]({picture})"]
@@ -214,13 +216,14 @@ def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> list[str]:
+def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row], names: Sequence[str]) -> list[str]:
     if "rank" in rows[0]:
         draw_recall(folder / "recall.png", rows)
         return ["recall.png"]
     if "probabilities" in rows[0]:
-        draw_roc(folder / "roc.png", rows)
-        return ["roc.png"]
+        draw_roc(folder / "roc.png", rows, names)
+        draw_confusion(folder / "confusion.png", rows, names)
+        return ["roc.png", "confusion.png"]
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
     middle = max(0, len(ranked) // 2 - 2)
     chosen = (

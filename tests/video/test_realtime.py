@@ -29,11 +29,11 @@ from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.video import LiveSource, Source, Stream, open_source, record
+from ht_kernels.video import LiveSource, Source, Stream, chart, open_source, record
 from ht_kernels.video.channel import Channel, Closed
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.smooth import Smoother
-from ht_kernels.video.stream import Shown, _Item
+from ht_kernels.video.stream import STAGES, Shown, _Item
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
@@ -435,6 +435,14 @@ def test_the_view_says_what_the_stream_says(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+ ms from decoding the frame to this picture", facts["latency"])
     assert (facts["state"], facts["frame"]) == ("ok", "5, at 0.2 s") and facts["rate"].endswith("pictures per second")
     assert said[-1]["legend"] == [["class 1", "#00c8b4"], ["class 2", "#ffaa00"]]
+
+
+def test_the_chart_of_latencies_says_what_every_row_is() -> None:
+    for stream in (Stream(folded()), Stream(folded(), live=True)):
+        assert stream._latencies.keys() == chart._MEANINGS.keys()
+        list(stream.run(frames(3)))
+        assert chart.draw(stream.report()).startswith(b"\x89PNG")
+    assert tuple(chart._MEANINGS)[: chart._STAGES] == STAGES
 
 
 def test_histogram() -> None:
