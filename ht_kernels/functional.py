@@ -24,6 +24,15 @@ from .ops.grid_to_mask import grid_to_mask as mask_of_grid
 from .ops.spectral import spectral_filter as filter_images
 from .ops.step import takes as takes_step
 
+__all__ = [
+    "dynamic_depthwise",
+    "feature_pyramid",
+    "grid_to_mask",
+    "ht_adapter",
+    "ht_adapter_unfolded",
+    "spectral_filter",
+]
+
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LARGEST_SIDE = 2**24
 """The largest side of a mask, up to which every place is a float32."""
@@ -390,3 +399,7 @@ def _check_level(index: int, level: FoldedLevel, x: Tensor) -> None:
             raise ValueError(f"levels[{index}].{name} must have shape {shape}, got {tuple(weight.shape)}")
         if weight.device != x.device:
             raise ValueError(f"levels[{index}].{name} is on {weight.device}, but features[{index}] is on {x.device}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 from . import model_options, terminal
 
@@ -80,8 +81,9 @@ def run(args: argparse.Namespace) -> int:
     if args.phantoms is not None:
         if args.data or args.dataset or task != "segmentation" or args.phantoms < 1:
             raise InputError("--phantoms takes 1 or more instead of DATA and --dataset, and needs a segmentation model")
+        simulated = simulate_examples(args.phantoms, args.seed, size)
         sets: dict[str, tuple[Examples, Prompts | None]] = {
-            f"{args.phantoms} phantoms of seed {args.seed}": (simulate_examples(args.phantoms, args.seed, size), None)
+            f"{counted(args.phantoms, 'phantom')} of seed {args.seed}": (simulated, None)
         }
     elif args.data and args.dataset:
         sets = {dataset: _read(args, model, dataset, size) for dataset in args.dataset}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 if TYPE_CHECKING:
     from ht_kernels.data.phantom import Phantom
@@ -56,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     with output_folder(args.output) as folder:
         if args.clip:
             _write_clips(folder, phantoms, args.clip)
-            what = "clips and their masks"
+            what = f"{counted(args.count, 'clip')} with masks"
         else:
             empty = _write_images(folder, phantoms, args.seed, args.header)
-            what = "images, masks, labels, captions and splits"
-    print(f"wrote {args.count} {what} to {args.output}")
+            what = f"{counted(args.count, 'image')} with masks, labels, captions and splits"
+    print(f"wrote {what} to {args.output}")
     if empty:
         print(f"no image is left for the splits {', '.join(empty)}: make 3 or more to train on them")
     return 0

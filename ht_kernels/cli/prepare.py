@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 HELP = "turn a download of BUSI, TN3K or DDTI, or images with a table of captions, into the layout for training"
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         report = prepare(args.dataset, args.source, args.output, args.seed, args.header)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
-    print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
+    print(f"{report.dataset}: {counted(sum(report.splits.values()), 'image')}: {counts}")
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])
     _list("pairs of near duplicates, each pair in one split", [" ~ ".join(pair) for pair in report.near])
     _list("images left out", [f"{name}: {why}" for name, why in report.left_out.items()])

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError, out_of_memory, reason
+from ht_kernels.words import counted
 
 if TYPE_CHECKING:
     from ht_kernels.video import Shown
@@ -84,7 +85,8 @@ def progress(total: int | None) -> Iterator[Callable[[Shown], None]]:
     def say(shown: Shown) -> None:
         done = shown.index + 1
         if done % 100 == 0 or done == total:
-            print(f"segmented {done}{f' of {total}' if total else ''} frames", file=sys.stderr, flush=True)
+            of = f"{done} of " if total else ""
+            print(f"segmented {of}{counted(total or done, 'frame')}", file=sys.stderr, flush=True)
 
     yield say
 
@@ -99,7 +101,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     """The report of a stream in a few lines."""
     states = ", ".join(f"{count} {state}" for state, count in report["states"].items())
     lines = [
-        f"{report['frames']} frames ({states}), {report['fps']} frames per second with reading and writing, "
+        f"{counted(report['frames'], 'frame')} ({states}), {report['fps']} frames per second with reading and writing, "
         + (f"backend {report['backend']}" if report["backend"] else f"by {report['model']['runtime']}"),
         f"{'milliseconds':<14}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]

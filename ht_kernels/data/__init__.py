@@ -9,3 +9,7 @@ from .phantom import Phantom, PhantomDataset
 from .segmentation import SegmentationDataset
 
 __all__ = ["CaptionDataset", "ClassificationDataset", "Phantom", "PhantomDataset", "SegmentationDataset"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,8 +13,7 @@ from .manifest import (
     Manifest,
     check_place,
     described_files,
-    manifest_path,
-    read_manifest,
+    manifest_of,
     sha256_of_files,
     write_manifest,
 )
@@ -41,7 +40,7 @@ def build_ir(onnx: str | Path, path: str | Path) -> Manifest:
         raise InputError(f"the output {path} must end in .xml: OpenVINO's weights go into a file beside it, NAME.bin")
     check_place(path)
     ov = import_openvino()
-    manifest = read_manifest(manifest_path(onnx))
+    manifest = manifest_of(onnx)
     try:
         model = ov.Core().read_model(onnx.read_bytes())
     except Exception as error:  # OpenVINO's exceptions have no narrower common class

@@ -28,3 +28,7 @@ __all__ = [
     "simulate_examples",
     "start_from",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 _WITHOUT_LESION = 10
 """One in this many phantoms has no lesion."""
@@ -46,7 +47,7 @@ class Examples:
         """Raise InputError if a target, a mask or a label, is none of ``classes`` classes."""
         largest = int(self.targets.max())
         if largest >= classes:
-            raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
+            raise InputError(f"the data has class {largest}, the model has {counted(classes, 'class')} from 0 on")
 
     def share(self, percent: int, seed: int, shots: int | None = None) -> Examples:
         """A random subset for few-shot training, as published.

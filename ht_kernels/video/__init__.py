@@ -12,3 +12,7 @@ from .sources import open_source
 from .stream import Shown, Stream
 
 __all__ = ["LiveSource", "Shown", "Source", "Stream", "open_source", "record"]
+
+
+def __dir__() -> list[str]:
+    return __all__
