@@ -175,7 +175,9 @@ def _problem_of(words: list[str]) -> str | None:
         if spec is None or spec.origin is None:
             return f"there is no module {rest[0]}"
         main = Path(spec.origin).with_name("__main__.py") if spec.submodule_search_locations else Path(spec.origin)
-        unknown = {option for option in options if f'"{option}"' not in main.read_text()}
+        source = main.read_text()
+        source += (ROOT / "benchmarks/figures.py").read_text() if "figures.options(" in source else ""
+        unknown = {option for option in options if f'"{option}"' not in source}
     elif tool == "pytest":
         paths = [word.partition("::")[0] for word in words[1:] if word.startswith(("tests/", "benchmarks/"))]
         unknown = {path for path in paths if not list(ROOT.glob(path))}
