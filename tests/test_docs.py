@@ -16,6 +16,8 @@ import pytest
 
 import ht_kernels
 from ht_kernels.cli import COMMANDS
+from ht_kernels.published import VARIANTS
+from ht_kernels.video.stream import STAGES
 
 ROOT = Path(__file__).resolve()
 while not (ROOT / "pyproject.toml").exists():
@@ -99,6 +101,18 @@ def test_the_readme_says_of_speed_what_the_benchmarks_page_says() -> None:
         ratios = set(re.findall(r"[\d.]+x", row))
         lines = [line for part in sections if f"Commit {commit}" in part for line in part.splitlines()]
         assert any(ratios <= set(re.findall(r"[\d.]+x", line)) for line in lines if line.startswith("|")), row
+
+
+def test_the_glossary_has_the_variants_and_the_stages() -> None:
+    """Each entry is a paragraph that begins with its word, of two sentences or three."""
+    entries = dict(
+        re.findall(r"^\*\*(\w[\w ]*)\*\*(.*?)(?=\n\n|\Z)", PAGES["docs/glossary.md"], re.MULTILINE | re.DOTALL)
+    )
+    assert {*VARIANTS, "adapter", "tower", "grid", "fold", "session", "gate"} <= entries.keys() and len(entries) > 20
+    assert all(stage in entries["stage"] for stage in STAGES)
+    for word, said in entries.items():
+        sentences = re.findall(r"[.:](?=\s+[A-Z`\[]|\s*$)", said.partition(":")[2])
+        assert 1 < len(sentences) <= 3, word
 
 
 def test_versions_agree() -> None:
