@@ -17,6 +17,18 @@ def whole(value: Any) -> int | None:
         return None
 
 
+def need_whole(name: str, value: Any) -> int:
+    """The whole number that an argument is.
+
+    Raises:
+        TypeError: it is none; the message names the argument.
+    """
+    number = whole(value)
+    if number is None:
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return number
+
+
 def pair(value: Any) -> tuple[int, int] | None:
     """The two whole numbers that a value has, such as a size (height, width); None if it is anything else."""
     try:

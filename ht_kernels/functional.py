@@ -286,6 +286,8 @@ def _check(x: Tensor, up_weight: Tensor, mask: Tensor | None, grid: tuple[int, i
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
     _check_floating("x", x)
     height, width = grid
+    if isinstance(height, (float, str)) or isinstance(width, (float, str)) or isinstance(prefix_tokens, (float, str)):
+        raise TypeError(f"grid and prefix_tokens must be whole numbers, got {grid!r} and {prefix_tokens!r}")
     if height < 1 or width < 1 or prefix_tokens < 0:
         raise ValueError(f"grid must be positive and prefix_tokens not negative, got {grid} and {prefix_tokens}")
     if x.shape[1] != prefix_tokens + height * width:
@@ -356,6 +358,8 @@ def _check_filter(x: Tensor, mask: Tensor, form: str) -> None:
 
 
 def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
+    if not isinstance(folded, FoldedAdapter):
+        raise TypeError(f"folded must be a FoldedAdapter, got {type(folded).__name__}: adapter.folded() gives one")
     dim, bottleneck = folded.up_weight.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]

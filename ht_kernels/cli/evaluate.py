@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.classes import class_count
 from ht_kernels.errors import InputError
+from ht_kernels.files import check_output_folder
 from ht_kernels.words import counted
 
 from . import model_options, terminal
@@ -69,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"evaluation needs {error.name}: pip install 'ht-kernels[train]'") from error
 
+    check_output_folder(args.output)
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} was given, expected 0 or more")
     twice = [dataset for dataset, count in Counter(args.dataset or ()).items() if count > 1]
     if twice:
         raise InputError(f"--dataset names {twice[0]} more than once: name each data set once")

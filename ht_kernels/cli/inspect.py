@@ -51,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.clip.activations import activation_scales
     from ht_kernels.clip.injection import adapters
     from ht_kernels.deploy.folded import why_not_folded
-    from ht_kernels.files import output_folder, png_bytes
+    from ht_kernels.files import check_output_folder, output_folder, png_bytes
     from ht_kernels.media.opening import open_file
     from ht_kernels.media.preprocess import sample_frames
     from ht_kernels.video.example import example_clip
 
+    check_output_folder(args.output)
     source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
     found, unfoldable = adapters(model.tower), why_not_folded(model)

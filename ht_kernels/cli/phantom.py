@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HELP = "simulate ultrasound images or clips with exact masks"
 
 _FPS = 30.0
+_SIZES = 8, 4096
+"""The smallest and the largest side of an image in pixels."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--count", args.count), ("--clip", args.clip)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value} was given, expected 1 or more")
+    if not _SIZES[0] <= args.size <= _SIZES[1]:
+        raise InputError(f"--size {args.size} was given, expected {_SIZES[0]} to {_SIZES[1]} pixels")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed} was given, expected 0 or more")
     if args.output.is_dir() and any(args.output.iterdir()):

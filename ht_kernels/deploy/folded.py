@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.arguments import pair
 from ht_kernels.backends.call import Case
 from ht_kernels.classes import classes_of
 from ht_kernels.clip.htclip import HTCLIP, NOT_CALIBRATED
@@ -238,6 +239,9 @@ class FoldedHTCLIP(nn.Module):
             raise InputError(NOT_CALIBRATED)
         if output_size is not None and self.config.task != "segmentation":
             raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
+        sides = None if output_size is None else pair(output_size)
+        if output_size is not None and (sides is None or min(sides) < 1):
+            raise ValueError(f"output_size must be (height, width), two whole numbers from 1 on, got {output_size!r}")
         if not isinstance(frames, Tensor):
             raise TypeError(
                 f"frames must be a tensor, got {type(frames).__name__}: torch.from_numpy makes one of an array"

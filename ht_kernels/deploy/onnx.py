@@ -172,7 +172,7 @@ def check_result(output: str, task: str) -> None:
     own = RESULTS_OF[task][0]
     if output in ("grid", "mask"):
         raise InputError(f"a {output} goes with segmentation, and the model is for {task}: export its {own}")
-    raise InputError(f"this model, for {task}, gives {own}, and {output} were asked for")
+    raise InputError(f"this model, for {task}, gives {own}, and {output} were asked for: leave the result out")
 
 
 def _check_calibration(

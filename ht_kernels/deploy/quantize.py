@@ -99,7 +99,7 @@ def check_count(frames: int) -> None:
         raise InputError(
             f"int8 needs at least {LEAST} frames to calibrate on, beside those to check the export on, and there were "
             f"{frames}: one frame in nine goes beyond the largest activations of eight others, and more where they "
-            "are fewer"
+            "are fewer. Name more of them"
         )
 
 

@@ -61,6 +61,10 @@ def record(
     """
     from . import chart  # needs matplotlib, which the rest of this package does not
 
+    if not isinstance(source, (Source, LiveSource)):
+        raise TypeError(f"source must be what ht_kernels.video.open_source gives, got {type(source).__name__}")
+    if not isinstance(stream, Stream):
+        raise TypeError(f"stream must be a Stream, got {type(stream).__name__}: ht_kernels.video.Stream(model) is one")
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     check_output(source, output)

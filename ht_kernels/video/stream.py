@@ -157,7 +157,7 @@ class Stream:
         check_stale(stale)
         if unfamiliar not in ("withhold", "outline"):
             raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
-        if not (crop is None or crop == "auto" or isinstance(crop, Box)):
+        if not (crop is None or isinstance(crop, Box) or (isinstance(crop, str) and crop == "auto")):
             raise InputError(f"crop is {crop!r}, expected auto, a Box(x, y, width, height) in pixels, or None")
         self._outline = unfamiliar == "outline"
         self._model = FrameModel(model)
@@ -193,10 +193,11 @@ class Stream:
                 the stream ran before.
             TypeError: ``source`` is the name of a file.
         """
-        if isinstance(source, (str, Path)):
+        if isinstance(source, (str, Path)) or not isinstance(source, (LiveSource, Iterable)):
+            came = f"the path {str(source)!r}" if isinstance(source, (str, Path)) else type(source).__name__
             raise TypeError(
-                f"source must be a source or frames, got the path {str(source)!r}: ht_kernels.video.open_source opens "
-                "it"
+                f"source must be a source or frames, got {came}: ht_kernels.video.open_source opens files, cameras and "
+                "addresses"
             )
         if self._threads:
             raise InputError("this stream ran already, and a stream is for one run: make another for the next")

@@ -93,7 +93,10 @@ class View:
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except (OSError, OverflowError) as error:
-            raise InputError(f"the live view cannot listen on {host}:{port}: {error}; choose another port") from error
+            raise InputError(
+                f"the live view cannot listen on {host}:{port} ({error}): name another port, or an address of this "
+                "machine"
+            ) from error
         self._server.daemon_threads = True
         self._only_local = host in ("127.0.0.1", "localhost")
         self.address = f"http://{host}:{self._server.server_address[1]}/"
