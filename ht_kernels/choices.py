@@ -27,5 +27,5 @@ LARGEST_SIDE = 8192
 LESIONS = ("hypoechoic", "hyperechoic", "cystic", "shadowing")
 """The kinds of lesions in simulated phantoms."""
 
-SMALLEST_PHANTOM = 8
-"""The smallest height and width in pixels of a simulated phantom."""
+PHANTOM_SIDES = 8, 4096
+"""The least and the largest height and width in pixels of a simulated phantom."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 from pathlib import Path
 
 from ht_kernels.bench.sizes import read_sizes
@@ -82,8 +83,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--seconds was given with --compare, which measures nothing")
     for name in ("threads", "seconds"):
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} {value:g} was given, expected more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name} {value:g} was given, expected a number above 0")
     if args.threads is not None and args.threads > _MOST_THREADS:
         raise InputError(f"--threads {args.threads} was given, expected at most {_MOST_THREADS}")
     if args.shape:

@@ -12,6 +12,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import FOLDS, SETTINGS, evaluations
 from ht_kernels.weights import task_of
+from ht_kernels.words import counted
 
 from . import config, model_options, outputs, terminal
 
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         with terminal.track() as watch:
             simulated = simulate_examples(args.phantoms, seed, size, watch=watch)
         sets: dict[str, tuple[Examples, Prompts | None]] = {
-            f"{args.phantoms} phantoms of seed {seed}": (simulated, None)
+            f"{counted(args.phantoms, 'phantom')} of seed {seed}": (simulated, None)
         }
     else:
         with terminal.track() as watch:

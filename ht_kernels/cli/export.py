@@ -27,12 +27,14 @@ from ht_kernels.deploy.results import check_result
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim_files, why
 from ht_kernels.weights import task_of
+from ht_kernels.words import counted
 
 from . import config, model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ht_kernels.deploy import FoldedHTCLIP
     from ht_kernels.deploy.gate import Report
     from ht_kernels.media.source import Source
 
@@ -135,13 +137,14 @@ def run(args: argparse.Namespace) -> int:
         _check_count(calibration_source, source)
     built_report = None
     memory = terminal.enough_memory(
-        f"a batch of {batch[2]} frames",
+        f"a batch of {counted(batch[2], 'frame')}",
         "give a smaller --batch" if batch[2] > 1 else "give a smaller --image-size, or take a machine with more",
     )
     with terminal.interruptible(), memory, _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
             folded = ht.fold(model)
+            _check_attention(folded, batch)
             calibration = None
             if args.precision == "int8":
                 calibration, frames = _split(folded.image_size, calibration_source, source)
@@ -152,12 +155,12 @@ def run(args: argparse.Namespace) -> int:
                 frames = frames.expand(-1, 3, -1, -1)
                 calibration = None if calibration is None else calibration.expand(-1, 3, -1, -1)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
-        calibrated = "" if calibration is None else f", calibrated on {len(calibration)} frames"
+        calibrated = "" if calibration is None else f", calibrated on {counted(len(calibration), 'frame')}"
         with terminal.step(f"writing ONNX in {args.precision}{calibrated}"):
             options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
             options.update(channels=frames.shape[1], calibration=calibration)
             export_onnx(folded, graph, **options)
-        with terminal.step(f"checking against torch on {len(frames)} frames of {source.path}"):
+        with terminal.step(f"checking against torch on {counted(len(frames), 'frame')} of {source.path}"):
             report = check_onnx(folded, graph, frames)
         if report.passed and args.plugin:
             export_onnx(folded, graph, **options, plugin=True)
@@ -221,8 +224,8 @@ def run(args: argparse.Namespace) -> int:
     few = ""
     if calibration is not None:
         few = (
-            f" int8 was calibrated on {len(calibration)} frames and checked on {len(frames)} of {source.path}: both "
-            "should be like those that the model will see, and many."
+            f" int8 was calibrated on {counted(len(calibration), 'frame')} and checked on {len(frames)} of "
+            f"{source.path}: both should be like those that the model will see, and many."
         )
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
@@ -264,7 +267,7 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.format == "onnx" and output.suffix != ".onnx":
         other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
         named = "" if other is None else f", or name its format with --format {other}"
-        raise InputError(f"the output {output} must end in .onnx{named}")
+        raise InputError(f"the output {output} must be named NAME.onnx{named}")
     if args.format == "openvino" and output.suffix != ".xml":
         raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
     if args.format in ("tensorrt", "tensorrt-rtx") and output.suffix in (".onnx", ".xml"):
@@ -324,6 +327,25 @@ def _check_count(calibration: Source | None, source: Source) -> None:
         check_count((source.frame_count + 1) // 2)
 
 
+def _check_attention(folded: FoldedHTCLIP, batch: tuple[int, int, int]) -> None:
+    """Refuse images and batches whose attention does not fit into this machine's memory.
+
+    The exported file computes all scores of a block before their softmax, which torch does not.
+    """
+    from ht_kernels.deploy.onnx_run import FRAMES_AT_ONCE
+
+    (height, width), grid = folded.image_size, folded.grid
+    tokens, frames = folded.prefix_tokens + grid[0] * grid[1], batch[0] if batch[0] == batch[2] else FRAMES_AT_ONCE
+    heads = max(int(block.heads) for block in folded.blocks)  # type: ignore[arg-type]
+    needed, there = 4 * heads * tokens**2 * frames, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"images of {width}x{height} pixels are {tokens} tokens, whose attention takes {needed / 2**30:.0f} GiB in "
+            f"the exported file for {counted(frames, 'frame')}, and this machine has {there / 2**30:.0f}: give a "
+            "smaller --image-size" + (" or --batch" if frames > 1 else "")
+        )
+
+
 def _split(size: tuple[int, int], calibration: Source | None, source: Source) -> tuple[Tensor, Tensor]:
     """Frames to calibrate on, and others to check the export on; uint8 (B, 1, *size).
 
@@ -368,7 +390,8 @@ def _folder_beside(output: Path) -> Iterator[Path]:
         try:
             yield Path(name)
         except InputError as error:
-            hidden = re.escape(name) + "/.*?(?= cannot be )"  # a file that a user does not know
+            # A file that a user does not know: its name ends where a word does not belong to it.
+            hidden = re.escape(name) + r"/[^\s:,]*"
             raise InputError(re.sub(hidden, lambda _: str(output), str(error))) from error
         except OSError as error:
             raise InputError(f"the output {output} cannot be written: {why(error)}") from error
@@ -386,8 +409,8 @@ def _table(report: Report) -> list[str]:
         ("Dice, worst frame", report.dice_worst, None, ""),
         ("relative error of distances", report.distance_error, limits.distance, "at most"),
     ]
-    calibrated = f", calibrated on {report.calibration_frames} others" if report.calibration_frames else ""
-    title = f"{report.precision} in {report.runtime}, {report.frames} frames{calibrated}"
+    calibrated = f", calibrated on {counted(report.calibration_frames, 'other')}" if report.calibration_frames else ""
+    title = f"{report.precision} in {report.runtime}, {counted(report.frames, 'frame')}{calibrated}"
     lines = [f"{title:<36}{'measured':>12}   asked for"]
     for name, value, limit, direction in rows:
         if value is not None:

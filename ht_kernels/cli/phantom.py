@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ht_kernels.choices import LESIONS, SMALLEST_PHANTOM
+from ht_kernels.choices import LESIONS, PHANTOM_SIDES
 from ht_kernels.errors import InputError, did_you_mean
 from ht_kernels.files import claim, output_folder
 from ht_kernels.outputs import PHANTOMS, SETTINGS
 from ht_kernels.progress import Watch, watched
+from ht_kernels.words import counted
 
 from . import config, outputs, terminal
 
@@ -55,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     with terminal.interruptible(), output_folder(args.output, PHANTOMS) as folder, terminal.track() as watch:
         if args.clip:
             _write_clips(folder, phantoms, args.clip, watch)
-            what = "clips and their masks"
+            what = f"{counted(args.count, 'clip')} with masks"
         else:
             empty = _write_images(folder, phantoms, args.seed, args.header, watch)
-            what = "images, masks, labels, captions and splits"
+            what = f"{counted(args.count, 'image')} with masks, labels, captions and splits"
     config.write(args, args.output / SETTINGS)
-    print(f"wrote {args.count} {what} to {args.output}")
+    print(f"wrote {what} to {args.output}")
     if empty:
         print(f"no image is left for the splits {', '.join(empty)}: make 3 or more to train on them")
     return 0
@@ -73,8 +74,9 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f"{option} {value} was given, expected 1 or more")
     if args.seed < 0:
         raise InputError(f"--seed {args.seed} was given, expected 0 or more")
-    if args.size < SMALLEST_PHANTOM:
-        raise InputError(f"--size {args.size} was given, expected {SMALLEST_PHANTOM} or more pixels")
+    least, most = PHANTOM_SIDES
+    if not least <= args.size <= most:
+        raise InputError(f"--size {args.size} was given, expected {least} to {most} pixels")
     kinds = *LESIONS, "none"
     if args.kind is not None and args.kind not in kinds:
         meant = did_you_mean(args.kind, kinds)

@@ -11,6 +11,7 @@ from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import dataset
+from ht_kernels.words import counted
 
 from . import outputs, terminal
 
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     with terminal.interruptible(), terminal.track() as watch:
         report = _prepare(kind, source, args, watch)
     counts = ", ".join(f"{count} {split}" for split, count in report.splits.items())
-    print(f"{report.dataset}: {sum(report.splits.values())} images: {counts}")
+    print(f"{report.dataset}: {counted(sum(report.splits.values()), 'image')}: {counts}")
     for note in report.notes:
         print(note)
     _list("exact duplicates, the first of each pair left out", [" = ".join(pair) for pair in report.exact])

@@ -102,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     config.write(args, output / SETTINGS)
     terminal.warn(report["input"]["warnings"])
     print("\n".join(terminal.summary(report)))
-    results = "masks/" if stream.task == "segmentation" else "labels.csv"
-    print(f"wrote overlay.mp4, {results}, latency.png and report.json to {output}")
+    *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
+    print(f"wrote {', '.join(first)} and {last} to {output}")
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0

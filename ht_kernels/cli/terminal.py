@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError, out_of_memory, reason
 from ht_kernels.progress import Watch
+from ht_kernels.words import counted
 
 if TYPE_CHECKING:
     from ht_kernels.video import Shown
@@ -181,7 +182,7 @@ def progress(
     def count(frame: Shown) -> str:
         nonlocal shown, masked
         shown, masked = shown + 1, masked + (frame.mask is not None or frame.label is not None)
-        return f"{done} {masked} of {shown} frames shown"
+        return f"{done} {masked} of {counted(shown, 'frame')} shown"
 
     if _draws():
         from rich.console import Console
@@ -211,8 +212,8 @@ def summary(report: dict[str, Any]) -> list[str]:
     """The report of a stream in a few lines."""
     states = ", ".join(f"{count} {state}" for state, count in report["states"].items())
     lines = [
-        f"{report['frames']} frames ({states}), {report['with_mask']} of them with a mask, {report['fps']} frames per "
-        "second with reading and writing, "
+        f"{counted(report['frames'], 'frame')} ({states}), {report['with_mask']} of them with a mask, {report['fps']} "
+        "frames per second with reading and writing, "
         + (f"backend {report['backend']}" if report["backend"] else f"by {report['model']['runtime']}"),
         f"{'milliseconds':<14}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]

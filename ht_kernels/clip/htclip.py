@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.arguments import need_whole, whole
 from ht_kernels.choices import NORMALIZATIONS, TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
@@ -161,6 +162,11 @@ class HTCLIP(nn.Module):
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         contrastive = task == "contrastive"
+        if not isinstance(feature_layers, Iterable):
+            raise TypeError(f"feature_layers must be numbers of blocks, such as (3, 6, 9), got {feature_layers!r}")
+        num_classes, reduce_dim = need_whole("num_classes", num_classes), need_whole("reduce_dim", reduce_dim)
+        bottleneck = need_whole("bottleneck", bottleneck)
+        image_size = None if image_size is None else need_whole("image_size", image_size)
         if contrastive:
             num_classes, reduce_dim, feature_layers, class_names = 0, 0, (), None
         elif num_classes < 1 or reduce_dim < 1:
@@ -179,7 +185,7 @@ class HTCLIP(nn.Module):
         tower = find_tower(clip_model)
         if image_size is not None:
             resize(tower, image_size)
-        layers = tuple(feature_layers)
+        layers = tuple(need_whole("feature_layers", layer) for layer in feature_layers)
         increasing = layers and list(layers) == sorted(set(layers))
         if not contrastive and not (increasing and layers[0] >= 0 and layers[-1] < len(tower.blocks)):
             raise ValueError(
@@ -187,7 +193,9 @@ class HTCLIP(nn.Module):
                 f"{len(tower.blocks) - 1}), got {layers}"
             )
         if adapter_layers is not None and not isinstance(adapter_layers, int):
-            adapter_layers = tuple(adapter_layers)
+            one = whole(adapter_layers)
+            several = adapter_layers if isinstance(adapter_layers, Iterable) else ()
+            adapter_layers = tuple(need_whole("adapter_layers", i) for i in several) if one is None else one
         tokenizer = find_tokenizer(backbone) if contrastive else None  # before the backbone is changed
         # Heads are initialised before adapters, so that one seed gives the same heads for every kind of adapter.
         parts: dict[str, nn.Module] = {}
@@ -280,6 +288,7 @@ class HTCLIP(nn.Module):
             InputError: ``image_size`` is not a multiple of the patch size, or the adapters have a full or shared
                 spectral filter, which is bound to the patch grid.
         """
+        image_size = need_whole("image_size", image_size)
         if self.tower.image_size != (image_size, image_size):
             self.familiarity = None
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
@@ -417,6 +426,10 @@ class HTCLIP(nn.Module):
     def _pixels(self, images: Tensor) -> Tensor:
         """Check images, and return them as (B, 3, H, W) in the tower's dtype."""
         tower = self.tower
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images must be a tensor, got {type(images).__name__}: torch.from_numpy makes one of an array"
+            )
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
             height, width = tower.image_size
             raise ValueError(f"images must have shape (B, 1 or 3, {height}, {width}), got {tuple(images.shape)}")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.weights import SHIPPED
 
 from . import torchscript
 
@@ -43,8 +44,11 @@ def read_content(path: Path, what: str) -> Any:
     Raises:
         InputError: the file is missing, cannot be read, or holds something else; the message says what.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a {what}: name the file in it")
     if not path.is_file():
-        raise InputError(f"there is no {what} {path}")
+        shipped = f", or {path.stem}, whose weights come with the package" if path.stem in SHIPPED else ""
+        raise InputError(f"there is no {what} {path}: name one that exists{shipped}")
     try:
         with path.open("rb") as file:
             head = file.read(512)

@@ -149,7 +149,7 @@ def _check(
     if folded.position.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
     if path.suffix != ".onnx":
-        raise InputError(f"the output {path} must end in .onnx")
+        raise InputError(f"the output {path} must be named NAME.onnx")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output is not None and output not in RESULTS:

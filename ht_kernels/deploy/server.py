@@ -10,7 +10,7 @@ from ht_kernels.classes import names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 
-from .manifest import Manifest, read_manifest
+from .manifest import Manifest, manifest_of
 from .places import check_folder, manifest_path
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -38,7 +38,7 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
     """
     onnx, folder = Path(onnx), Path(folder)
     check_folder(folder)
-    manifest = read_manifest(manifest_path(onnx))
+    manifest = manifest_of(onnx)
     if manifest.kind != "onnx" or manifest.plugin:
         raise InputError(
             "Triton Inference Server runs the ONNX file with standard operators: export without the plugin"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.arguments import need_whole
 from ht_kernels.backends import torch_private
 from ht_kernels.choices import STARTS
 from ht_kernels.folding import FoldedAdapter, unfolded, weight_holders
@@ -66,6 +67,7 @@ class HTAdapter(PublishedAdapter):
             raise ValueError(f"unknown variant '{variant}', expected one of {', '.join(VARIANTS)}")
         if start not in STARTS:
             raise ValueError(f"unknown start '{start}', expected one of {', '.join(STARTS)}")
+        dim, bottleneck = need_whole("dim", dim), need_whole("bottleneck", bottleneck)
         published = VARIANTS[variant]
         if dim < 1 or bottleneck < (4 if published.noise else 1):
             raise ValueError(f"dim {dim} and bottleneck {bottleneck} are too small for variant '{variant}'")

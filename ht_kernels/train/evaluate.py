@@ -18,6 +18,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.outputs import EVALUATION
 from ht_kernels.progress import Watch, unwatched
+from ht_kernels.words import counted
 
 from .examples import Examples
 from .exported import Exported
@@ -32,7 +33,7 @@ from .metrics import (
     summarize,
     summarize_classes,
 )
-from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
+from .pictures import draw_confidence, draw_confusion, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
@@ -272,7 +273,7 @@ def _explained(each: Sequence[dict[str, Any]]) -> list[str]:
 
 def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     model = results["model"]
-    facts = [f"{results['images']} images", f"{len(results['left_out'])} left out as unusable"]
+    facts = [counted(results["images"], "image"), f"{len(results['left_out'])} left out as unusable"]
     rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results)]
     for picture in pictures:
         rows += ["", f"![{picture}]({picture})"]
@@ -288,8 +289,9 @@ def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]
         draw_recall(folder / "recall.png", rows)
         return ["recall.png"]
     if "probabilities" in rows[0]:
-        draw_roc(folder / "roc.png", rows)
-        return ["roc.png"]
+        draw_roc(folder / "roc.png", rows, names)
+        draw_confusion(folder / "confusion.png", rows, names)
+        return ["roc.png", "confusion.png"]
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
     middle = max(0, len(ranked) // 2 - 2)
     chosen = (

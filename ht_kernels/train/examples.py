@@ -16,6 +16,7 @@ from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationD
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
 from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.words import counted
 
 _WITHOUT_LESION = 10
 """One in this many phantoms has no lesion."""
@@ -47,7 +48,7 @@ class Examples:
         """Raise InputError if a target, a mask or a label, is none of ``classes`` classes."""
         largest = int(self.targets.max())
         if largest >= classes:
-            raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
+            raise InputError(f"the data has class {largest}, the model has {counted(classes, 'class')} from 0 on")
 
     def missing_classes(self, names: Sequence[str]) -> list[str]:
         """The ``names`` of classes 0, 1, ... that no pixel of any mask has."""

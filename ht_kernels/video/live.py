@@ -144,7 +144,9 @@ def _connect(address: str, kind: str) -> Any:
             address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise InputError(f"{shown} cannot be opened: {reason(error).replace(address, shown)}") from error
+        said = (getattr(error, "strerror", None) or reason(error)).replace(address, shown)
+        expected = "a V4L2 device, such as /dev/video0" if kind == "camera" else "an address that sends video now"
+        raise InputError(f"{shown} cannot be opened ({said}): name {expected}") from error
     if video_stream(container) is None:
         container.close()
         raise InputError(f"{shown} has no video stream")

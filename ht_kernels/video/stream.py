@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -145,6 +146,7 @@ class Stream:
 
     Raises:
         InputError: the model is for another task, a number is out of range, or another argument is none of those above.
+        TypeError: the model is neither a folded model nor a session.
     """
 
     def __init__(
@@ -194,7 +196,14 @@ class Stream:
         Raises:
             InputError: a file is damaged or empty, one of its frames is not uint8, the crop is not inside a frame, or
                 the stream ran before.
+            TypeError: ``source`` is the name of a file.
         """
+        if isinstance(source, (str, Path)) or not isinstance(source, (LiveSource, Iterable)):
+            came = f"the path {str(source)!r}" if isinstance(source, (str, Path)) else type(source).__name__
+            raise TypeError(
+                f"source must be a source or frames, got {came}: ht_kernels.video.open_source opens files, cameras and "
+                "addresses"
+            )
         if self._threads:
             raise InputError("this stream ran already, and a stream is for one run: make another for the next")
         self._source = source

@@ -57,14 +57,18 @@ def locate(checkpoint: str | Path) -> Path:
     A file that exists is meant by its path. Otherwise a word without a suffix is a name, and anything else is a path.
 
     Raises:
-        InputError: no weights ship under the name.
+        InputError: no weights ship under the name, or it is that of a folder.
     """
     path = Path(checkpoint)
-    if path.is_file() or path.suffix or path.name != str(checkpoint):
-        return path
-    if path.name not in SHIPPED:
+    if not path.is_file() and str(checkpoint) in SHIPPED:  # also where a folder has the name
+        return SHIPPED[str(checkpoint)]
+    if path.is_dir():
+        trained = path / "best.safetensors"
+        named = trained if trained.is_file() else "a file, such as the best.safetensors that ht-kernels train writes"
+        raise InputError(f"{path} is a folder, expected a checkpoint: name {named}")
+    if not path.is_file() and path.name == str(checkpoint) and not path.suffix:
         raise InputError(
             f"there is no file {path}, and no weights of this name come with the package: name a file, or one of "
             f"{', '.join(SHIPPED)}{did_you_mean(path.name, SHIPPED)}"
         )
-    return SHIPPED[path.name]
+    return path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from ht_kernels import cli
 from ht_kernels.bench import chart, measure, report, runner
@@ -99,6 +100,18 @@ def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(OSError, match="no space"):
         report.write([], LIMITS, tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_bars_are_shares_of_the_published_time_from_zero_on() -> None:
+    timing = {name: measure.Timing(s, 0.9 * s, 1.1 * s, 5, 1, ()) for name, s in (("eager", 0.004), ("ours", 0.001))}
+    results = [runner.Result(tiny(), timing, {}, LIMITS.floors(tiny()))]
+    axis = Figure().subplots()
+    chart._panel(axis, results)
+    assert axis.get_yscale() == "linear" and axis.get_ylim()[0] == 0
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx([1, 0.25])
+    assert [text.get_text() for text in axis.texts] == ["4.00 ms", "1.00 ms"]
+    (memory,), (arithmetic,) = ([line[0, 1] for line in lines.get_segments()] for lines in axis.collections[-2:])
+    assert memory == pytest.approx(96 / 1e10 / 0.004) and arithmetic == pytest.approx(1000 / 1e11 / 0.004)
 
 
 def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

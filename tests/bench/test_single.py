@@ -113,7 +113,7 @@ def test_the_choices_are_what_there_is() -> None:
             "--shape 2,10,24,8 --grid 3,3 --backend cpu --dtype fp16",
             "--backend cpu cannot run this adapter: it computes",
         ),
-        ("--shape 2,10,24,8 --grid 3,3 --threads 0", "--threads 0 was given, expected more than 0"),
+        ("--shape 2,10,24,8 --grid 3,3 --threads 0", "--threads 0 was given, expected a number above 0"),
         ("--shape 2,10,24,8 --grid 3,3 --seconds nan", "--seconds nan was given"),
         ("--shape 2,10,24,8 --grid 3,3 --only heads", "--only heads was given with --shape"),
         ("--stages", "--stages was given without --shape"),

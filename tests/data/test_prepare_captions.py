@@ -164,8 +164,8 @@ def test_images_with_the_same_pixels_are_one_with_all_captions(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: (s / "medpix_dataset.csv").unlink(), "there is none, expected one CSV file of filename,Caption"),
-        (lambda s: write(s / "other.csv", []), "there are medpix_dataset.csv, other.csv, expected one CSV file"),
+        (lambda s: (s / "medpix_dataset.csv").unlink(), "has no CSV file, expected one of filename,Caption"),
+        (lambda s: write(s / "other.csv", []), "several CSV files, medpix_dataset.csv, other.csv, expected one"),
         (lambda s: add(s, ("a.jpg", "words", "more")), "row 24: .* came, expected an image's name and a caption"),
         (
             lambda s: [p.unlink() for p in (s / "images").iterdir()],

@@ -142,7 +142,7 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
         ([str(checkpoint), *good, "--batch", "0"], "batch must be a number from 1 on"),
         ([str(checkpoint), *good, "--backbone", "ViT-B-61"], "did you mean ViT-B-16"),
         ([str(checkpoint), *good, "--frames", str(tmp_path / "missing")], "there is no file or folder"),
-        ([str(checkpoint), "--output", str(tmp_path / "model.pt"), "--frames", str(clip)], "must end in .onnx"),
+        ([str(checkpoint), "--output", str(tmp_path / "model.pt"), "--frames", str(clip)], "must be named NAME.onnx"),
         ([str(checkpoint), "--output", str(tmp_path / "no/model.onnx")], "cannot be written: No such file"),
         ([str(classifier), *good, "--result", "mask"], "a mask goes with segmentation"),
     ]:
@@ -152,14 +152,27 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
         assert names(tmp_path) == before, message
 
 
+def test_images_whose_attention_is_too_large_are_refused_before_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)
+    arguments = ["export", "phantom", "--output", str(tmp_path / "m.onnx"), "--image-size", "448"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert (
+        "images of 448x448 pixels are 785 tokens, whose attention takes 0 GiB in the exported file for 1 frame" in said
+    )
+    assert "give a smaller --image-size" in said and "writing ONNX" not in said and not names(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--output", "m.xml"], r"m\.xml must end in \.onnx, or name"),
+        (["--output", "m.xml"], r"m\.xml must be named NAME\.onnx, or name"),
         (["--output", ".", "--format", "triton-server"], "exists: name a new folder"),
         (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which is not installed"),
-        (["--output", "m.pt"], r"m\.pt must end in \.onnx"),
-        (["--output", "m.engine"], r"m\.engine must end in \.onnx, or name its format with --format tensorrt"),
+        (["--output", "m.pt"], r"m\.pt must be named NAME\.onnx"),
+        (["--output", "m.engine"], r"m\.engine must be named NAME\.onnx, or name its format with --format tensorrt"),
         (["--output", "m.onnx", "--format", "tensorrt"], r"m\.onnx must not end in \.onnx: NAME\.engine is usual"),
         (["--output", "a model", "--format", "triton-server"], "the folder's name 'a model' becomes the model's"),
         (["--output", "m", "--format", "triton-server", "--plugin"], "--plugin is for TensorRT"),

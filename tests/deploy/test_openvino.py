@@ -250,12 +250,18 @@ def test_a_cache_that_cannot_be_written(
     assert "its cache cannot be used: the cache" in caplog.text
 
 
+@pytest.fixture
+def export(whole_checkpoint: Path, clip: Path, tmp_path: Path) -> list[str]:
+    """A command that writes ``model.xml`` into the folder of the test."""
+    output = ["--output", str(tmp_path / "model.xml"), "--format", "openvino"]
+    return ["export", str(whole_checkpoint), *output, "--frames", str(clip)]
+
+
 def test_from_export_to_stream(
-    whole_checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    export: list[str], whole_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.xml"
-    arguments = ["--output", str(path), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(whole_checkpoint), *arguments]) == 0
+    clip, path = tmp_path / "clip.dcm", tmp_path / "model.xml"
+    assert main(export) == 0
     said = capsys.readouterr().out
     assert "fp32 in onnxruntime, 5 frames" in said and "fp32 in openvino, 5 frames" in said
     assert "model.bin, model.xml.json and model.xml.report.json" in said
@@ -272,11 +278,7 @@ def test_from_export_to_stream(
 
 
 def test_a_failed_gate(
-    whole_checkpoint: Path,
-    clip: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    export: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(graph: Path, path: Path) -> None:
         corrupt(graph, "blocks.5/mlp/last.weight", 1.5)
@@ -284,8 +286,7 @@ def test_a_failed_gate(
         build_ir(graph, path)
 
     monkeypatch.setattr("ht_kernels.deploy.openvino_file.build_ir", wrong)
-    arguments = ["--output", str(tmp_path / "model.xml"), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(whole_checkpoint), *arguments]) == 3
+    assert main(export) == 3
     assert "error arises in OpenVINO, while the same graph in ONNX passed" in capsys.readouterr().err
     assert names(tmp_path) == ["clip.dcm", "model.xml.report.failed.json"]
     report = json.loads((tmp_path / "model.xml.report.failed.json").read_text())

@@ -77,7 +77,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         write_repository(tmp_path / "model.onnx", tmp_path / "my model")
     with pytest.raises(InputError, match="exists: name a new folder"):
         write_repository(tmp_path / "model.onnx", tmp_path)
-    with pytest.raises(InputError, match=r"missing\.json cannot be read"):
+    with pytest.raises(InputError, match=r"there is no file .*missing\.onnx"):
         write_repository(tmp_path / "missing.onnx", tmp_path / "served")
     with pytest.raises(InputError, match="cannot be written: Not a directory"):
         (tmp_path / "file").write_text("")

@@ -56,7 +56,11 @@ def test_zero_shot(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     right = [int(row["label"]) == guess for row, guess in zip(rows, guesses, strict=True)]
     assert found["summary"]["accuracy"] == pytest.approx(sum(right) / len(right)) and found["images"] == len(rows)
     report = (tmp_path / "out/report.md").read_text()
-    assert "![roc.png]" in report and "Sentences for none: a none lesion; ultrasound of a none lesion" in report
+    assert (
+        "![roc.png]" in report
+        and "![confusion.png](confusion.png)" in report
+        and "Sentences for none: a none lesion; ultrasound of a none lesion" in report
+    )
     for words, expected in (
         (["--classes", "one"], "expected one of 0 (one)"),
         (["--templates", str(trained / "data/PHANTOM.sha256")], "expected a sentence with {} once"),

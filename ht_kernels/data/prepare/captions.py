@@ -105,8 +105,8 @@ def _table(source: Path) -> Path:
         raise InputError(f"there is no file or folder {source}; expected a table of captions, or a folder with one")
     tables = [path for path in visible(source) if path.suffix.lower() == ".csv"]
     if len(tables) != 1:
-        came = f"there are {', '.join(path.name for path in tables)}" if tables else "there is none"
-        raise InputError(f"{source}: {came}, expected one CSV file of filename,Caption; name the file itself instead")
+        came = f"several CSV files, {', '.join(path.name for path in tables)}" if tables else "no CSV file"
+        raise InputError(f"{source} has {came}, expected one of filename,Caption: name the file itself instead")
     return tables[0]
 
 
