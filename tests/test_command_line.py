@@ -91,6 +91,20 @@ def test_the_command_line_counts_more(tmp_path: Path) -> None:
     assert (args.precision, args.feature_layers, args.data) == ("no", [3, 6], Path("data"))
 
 
+def test_several_positional_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("files: [a.png, b.png]")
+    for words, expected in (
+        (["--config", str(path)], ["a.png", "b.png"]),
+        (["c.png", "--config", str(path)], ["c.png"]),
+    ):
+        several = parser.Parser(prog="several")
+        several.add_argument("files", nargs="+", type=Path)
+        config.add_argument(several)
+        words = config.with_config(words, several)
+        assert several.parse_args(words).files == [Path(name) for name in expected]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
