@@ -321,6 +321,8 @@ def _check_inputs(args: argparse.Namespace) -> None:
         if number is not None and number < least:
             raise InputError(f"{option} {number} was given, expected {least} or more")
     model_options.check_image_size(args)
+    if args.keep_adapters and args.start is not None:
+        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.keep_adapters and args.checkpoint is None:
         raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
     if args.checkpoint is not None:
@@ -398,8 +400,6 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
     torch.manual_seed(recipe.seed)
     if not args.keep_adapters:
         chosen["start"] = recipe.start
-    elif args.start is not None:
-        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.checkpoint is not None:
         with model_options.plain_warnings():
             return start_from(args.checkpoint, recipe.method, args.keep_adapters, new, **chosen)
