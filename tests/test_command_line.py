@@ -91,6 +91,20 @@ def test_the_command_line_counts_more(tmp_path: Path) -> None:
     assert (args.precision, args.feature_layers, args.data) == ("no", [3, 6], Path("data"))
 
 
+def test_several_positional_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("files: [a.png, b.png]")
+    for words, expected in (
+        (["--config", str(path)], ["a.png", "b.png"]),
+        (["c.png", "--config", str(path)], ["c.png"]),
+    ):
+        several = parser.Parser(prog="several")
+        several.add_argument("files", nargs="+", type=Path)
+        config.add_argument(several)
+        words = config.with_config(words, several)
+        assert several.parse_args(words).files == [Path(name) for name in expected]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -102,7 +116,7 @@ def test_the_command_line_counts_more(tmp_path: Path) -> None:
         ("config: other.yaml", "has 'config', which is no option"),
         ("- epochs", "expected lines of an option's name, a colon and its value"),
         ("epochs: [", "is no YAML file"),
-        ("a: &a [*a]", "has 'a', which is no option"),
+        ("epochs: &a [*a]", "is no YAML file"),
     ],
 )
 def test_a_file_of_options_that_does_not_fit(
@@ -111,7 +125,7 @@ def test_a_file_of_options_that_does_not_fit(
     path = tmp_path / "a.yaml"
     path.write_text(content)
     try:
-        status = main(["train", "--task", "segmentation", "--output", "run", "--config", str(path)])
+        status = main(["train", "--output", "run", "--config", str(path)])
     except SystemExit as ended:
         status = ended.code
     assert status == 2 and re.search(sentence.replace("?", r"\?"), capsys.readouterr().err)
@@ -139,7 +153,7 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 COMMAND = [sys.executable, "-c", "import ht_kernels_command; raise SystemExit(ht_kernels_command.main())"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["completion", "bash"]])

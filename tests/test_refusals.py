@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from helpers.layout import make_layout
 from ht_kernels.cli import COMMANDS
@@ -153,6 +154,7 @@ REFUSALS = {
     f"{EXPORT} --frames missing": "there is no file or folder missing",
     f"{EXPORT} --precision int8 --calibrate missing": "there is no file or folder missing",
     "convert missing.pt --output new.safetensors": "there is no checkpoint file missing.pt",
+    "inspect web.pt --output new": "web.pt cannot be read as a checkpoint file: it is a web page",
     "inspect missing.pt --output new": "there is no checkpoint file missing.pt",
     "inspect breast --frames missing --output new": "there is no file or folder missing",
     TRAIN: "no data was named",
@@ -184,7 +186,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     make_layout(folder / "data")
     (folder / "file").touch()
     (folder / "images").mkdir()
-    (folder / "published.pt").write_bytes(b"PK")
+    torch.save({"a": torch.zeros(1)}, folder / "published.pt")
+    (folder / "web.pt").write_text("<!doctype html>")
     import numpy as np
 
     write_dicom(folder / "clip.dcm", np.stack(frames()), FrameTime="40")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ht_kernels.errors import InputError
 
-_WITH_FREQUENCY = ("freq_enhanced", "hybrid")
-_WITH_NOISE = ("noise_aware", "hybrid")
+WITH_FREQUENCY = ("freq_enhanced", "hybrid")
+WITH_NOISE = ("noise_aware", "hybrid")
 
 
 def read_sizes(
@@ -25,9 +25,9 @@ def read_sizes(
             f"--grid {grid} has {height * width} patches and --shape {shape} only {tokens} tokens; expected "
             "N = H W and the prefix tokens"
         )
-    if spectral is not None and variant not in _WITH_FREQUENCY:
+    if spectral is not None and variant not in WITH_FREQUENCY:
         raise InputError(f"--spectral {spectral} needs --variant freq_enhanced or hybrid, got {variant}")
-    if bottleneck < 4 and variant in _WITH_NOISE:
+    if bottleneck < 4 and variant in WITH_NOISE:
         raise InputError(f"--shape {shape} has a bottleneck of {bottleneck}; --variant {variant} needs at least 4")
     return (batch, tokens, dim, bottleneck), (height, width)
 

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     for each in of_commands.values():
         for action in each._actions:
             if action.type is Path or action.dest == "input":
-                action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
+                kind = shtab.DIRECTORY if action.metavar in ("DIR", "DATA") else shtab.FILE
+                action.complete = kind  # type: ignore[attr-defined]
     print(shtab.complete(whole, args.shell))
     return 0

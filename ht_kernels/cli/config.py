@@ -58,6 +58,11 @@ def with_config(words: Sequence[str], parser: Parser) -> list[str]:
             continue
         if action.option_strings:
             added += _words(path, action, value)
+        elif action.nargs == "+":
+            values = value if isinstance(value, list) else [value]
+            convert = action.type if callable(action.type) else str
+            action.nargs, action.required = "*", False
+            action.default = [convert(_one(path, key, each)) for each in values]
         else:
             action.nargs, action.required, action.default = "?", False, _one(path, key, value)
     end = words.index("--") if "--" in words else len(words)
@@ -89,9 +94,10 @@ def _given(words: Sequence[str], parser: Parser) -> dict[str, Any]:
     probe._defaults.clear()
     for action in probe._actions:
         action.default, action.required = None, False
-        if not action.option_strings and action.nargs is None:
-            action.nargs = "?"
-    return {name: value for name, value in vars(probe.parse_known_args(words)[0]).items() if value is not None}
+        if not action.option_strings:
+            action.nargs = "*" if action.nargs == "+" else "?"
+    found = vars(probe.parse_known_args(words)[0])
+    return {name: value for name, value in found.items() if value is not None and value != []}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -258,11 +258,10 @@ def _check_output(args: argparse.Namespace) -> None:
     Without ``--overwrite`` it may not replace what an export wrote either.
     """
     output: Path = args.output
-    beside = [report_path(output), settings_path(output)]
     if args.format == "triton-server":
         check_folder(output)
         check_report_place(output)
-        claim_files([output, *beside], args.overwrite)
+        claim_files([output, report_path(output), settings_path(output)], args.overwrite)
         return
     if args.format == "onnx" and output.suffix != ".onnx":
         other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
@@ -273,7 +272,8 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.format in ("tensorrt", "tensorrt-rtx") and output.suffix in (".onnx", ".xml"):
         raise InputError(f"the output {output} must not end in {output.suffix}: NAME.engine is usual")
     check_place(output)
-    claim_files([*described_files(output), manifest_path(output), *beside], args.overwrite)
+    places = [*described_files(output), manifest_path(output), report_path(output), settings_path(output)]
+    claim_files(places, args.overwrite)
 
 
 def _check_int8(args: argparse.Namespace) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.choices import LARGEST_SIDE
 from ht_kernels.errors import InputError
+from ht_kernels.files import why
 from ht_kernels.weights import SHIPPED, locate
+from ht_kernels.weights.foreign import foreign
 
 from . import terminal
 
@@ -82,14 +84,21 @@ def check_image_size(args: argparse.Namespace) -> None:
 
 
 def check_checkpoint(checkpoint: Path) -> Path:
-    """The file of a checkpoint, which is there.
+    """The file of a checkpoint, which is there and may hold weights.
 
     Raises:
-        InputError: there is no such file, and no weights of this name come with the package.
+        InputError: there is no such file, no weights of this name come with the package, or it is something else.
     """
     path = locate(checkpoint)
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")
+    try:
+        with path.open("rb") as file:
+            problem = foreign(path, file.read(512))
+    except OSError as error:
+        problem = why(error)
+    if problem:
+        raise InputError(f"{path} cannot be read as a checkpoint file: {problem}")
     return path
 
 

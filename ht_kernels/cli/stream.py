@@ -64,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.video import LiveSource, open_source
     from ht_kernels.video.recording import check_output
 
-    import_package("av", "the overlay video needs PyAV", "av")
-    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
     source = open_source(args.input)
     name = "live" if isinstance(source, LiveSource) else source.path.stem or source.path.resolve().name
     output = args.output or Path(f"{name}-segmented")
@@ -81,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         import numpy as np
 
         crop.of(np.empty(source.size, dtype=np.uint8))
+    import_package("av", "the overlay video needs PyAV", "av")
+    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
     from ht_kernels.video import Stream, record
 
     with terminal.interruptible(), ExitStack() as stack:

@@ -190,7 +190,7 @@ def test_what_cannot_be_written_is_said_before_the_checkpoint_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert main(["export", "no checkpoint", *options]) == 2
+    assert main(["export", "breast", *options]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not names(tmp_path)
 

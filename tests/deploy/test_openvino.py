@@ -266,6 +266,7 @@ def test_from_export_to_stream(
     assert "fp32 in onnxruntime, 5 frames" in said and "fp32 in openvino, 5 frames" in said
     assert "model.bin, model.xml.json and model.xml.report.json" in said
     written = ["clip.dcm", "model.bin", "model.xml", "model.xml.json", "model.xml.report.json"]
+    written.append("model.xml.settings.yaml")
     assert names(tmp_path) == written
     report = json.loads((tmp_path / "model.xml.report.json").read_text())
     assert report["passed"] and report["ir"]["passed"] and report["ir"]["runtime"] == "openvino"
@@ -356,7 +357,7 @@ def test_without_openvino(
     with caplog.at_level(logging.WARNING, "ht_kernels"):
         assert main(stream) == 0
     assert "by onnxruntime" in capsys.readouterr().out and not caplog.records
-    assert main([*stream, "--runtime", "openvino"]) == 2
+    assert main([*stream, "--overwrite", "--runtime", "openvino"]) == 2
     assert "pip install openvino" in capsys.readouterr().err
     export = ["export", str(whole_checkpoint), "--format", "openvino", "--output", str(tmp_path / "model.xml")]
     assert main(export) == 2

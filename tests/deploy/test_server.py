@@ -67,7 +67,11 @@ def test_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"wrote {output}, its configuration and segment.report.json" in capsys.readouterr().out
     _, config = parsed(output)
     assert config.max_batch_size == 4 and (output / "labels.txt").read_text() == "background\nlesion\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["segment", "segment.report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "segment",
+        "segment.report.json",
+        "segment.settings.yaml",
+    ]
     assert main(arguments) == 2 and "exists: name a new folder" in capsys.readouterr().err
 
 

@@ -48,6 +48,7 @@ def test_the_command_takes_the_recipe_of_task_and_method(monkeypatch: pytest.Mon
         found.append(recipe)
         raise InputError("enough")
 
+    monkeypatch.setattr("ht_kernels.cli.train._check_inputs", lambda args: None)
     monkeypatch.setattr("ht_kernels.cli.train._data", stop)
     command = ["train", "--task", "segmentation", "DATA", "--dataset", "BUSI", "--output", "out"]
     command += ["--pretrained", "openai"]

@@ -200,7 +200,7 @@ def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest
         (["--keep-adapters"], "name it with --from"),
         ([*start, "--keep-adapters", "--variant", "baseline"], "leave one of them out"),
         ([*start, "--variant", "baseline", "--spectral", "full"], "needs an adapter with a gain"),
-        ([*start, "--variant", "magic"], "unknown variant 'magic'"),
+        ([*start, "--variant", "magic"], "--variant magic is unknown; expected one of baseline"),
         (["--from", str(tmp_path / "none")], "there is no checkpoint file"),
     ):
         assert main([*arguments, *more]) == 2

@@ -486,7 +486,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_options_are_checked_before_the_model_is_read(
     options: list[str], message: str, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["stream", str(clip), "--checkpoint", "none", *options]) == 2
+    assert main(["stream", str(clip), "--checkpoint", "breast", *options]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -35,6 +35,7 @@ def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "masks",
         "overlay.mp4",
         "report.json",
+        "settings.yaml",
     ]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["frames"] == 5 and report["weights"] == "untrained"
