@@ -173,9 +173,10 @@ def run(args: argparse.Namespace) -> int:
                 raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
             splits = read(model.config.image_size, watch)
     faults = rare_labels(splits["train"], names) if args.task == "classification" else []
-    train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
-    for split in ("val", "test"):
-        faults += same_pixels(train, splits[split], split) if split in splits else []
+    train, val = splits.pop("train").share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
+    for split, others in splits.items():
+        faults += same_pixels(train, others, split)
+    splits.clear()  # the test split takes memory, and is not looked at again
     has_tower = recipe.method not in BASELINES
     unfoldable = why_not_folded(model) if has_tower else "it has no tower"
     if has_tower:
