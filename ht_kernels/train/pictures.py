@@ -132,5 +132,7 @@ def _shade(number: int) -> tuple[float, float, float]:
 
 def _save(figure: Figure, path: Path, below: float = 0.0) -> None:
     """Write a figure as PNG, with so many inches left free below the axes."""
-    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
+    figure.tight_layout()
+    if below:
+        figure.subplots_adjust(bottom=figure.subplotpars.bottom + below / figure.get_figheight())
     path.write_bytes(png_bytes(figure))
