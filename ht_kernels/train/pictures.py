@@ -40,7 +40,7 @@ def draw_masks(
     legend = 0.3 * -(-len(drawn) // _NAMES_IN_A_ROW) if several else 0.0
     columns = min(4, len(chosen))
     height = -(-len(chosen) // columns)
-    figure = Figure((12, 3.2 * height + legend))
+    figure = Figure((12, 3.2 * height + legend), layout="constrained")
     grid = figure.subplots(height, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
@@ -60,8 +60,8 @@ def draw_masks(
     figure.suptitle(f"The worst, the middle and the best: {words}", fontsize=10)
     if legend:
         patches = [Patch(color=_shade(number), label=names[number]) for number in drawn]
-        figure.legend(handles=patches, loc="lower center", ncols=_NAMES_IN_A_ROW, fontsize=8, frameon=False)
-    _save(figure, path, legend)
+        figure.legend(handles=patches, loc="outside lower center", ncols=_NAMES_IN_A_ROW, fontsize=8, frameon=False)
+    _save(figure, path)
 
 
 def draw_confidence(path: Path, rows: Sequence[Row]) -> None:
@@ -130,9 +130,7 @@ def _shade(number: int) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
-def _save(figure: Figure, path: Path, below: float = 0.0) -> None:
-    """Write a figure as PNG, with so many inches left free below the axes."""
-    figure.tight_layout()
-    if below:
-        figure.subplots_adjust(bottom=figure.subplotpars.bottom + below / figure.get_figheight())
+def _save(figure: Figure, path: Path) -> None:
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     path.write_bytes(png_bytes(figure))
