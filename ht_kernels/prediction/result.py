@@ -51,12 +51,12 @@ class Prediction:
     file: Path | None
     index: int | None
     seconds: float
-    frame: Frame
+    frame: Frame = field(repr=False)
     task: str
     classes: tuple[str, ...]
     state: str
     note: str
-    mask: NDArray[np.uint8] | None
+    mask: NDArray[np.uint8] | None = field(repr=False)
     label: str | None
     confidence: float | None
     distance: float | None
