@@ -20,7 +20,7 @@ HELP = "segment or classify images, DICOM files and videos: masks, overlays and 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
+        "files", nargs="+", metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
     )
     parser.add_argument(
         "--weights",
@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     crop = running.read_crop(args.crop)
     model_options.check_image_size(args)
     check_output(args.output, args.overwrite)
-    files = find_files(args.files, args.output)
+    if "" in args.files:  # as a path it would be this folder
+        raise InputError("the name of an input is empty: name a file or a folder")
+    files = find_files([Path(name) for name in args.files], args.output)
     with terminal.interruptible():
         model, _ = running.open_model(args)
         predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)

@@ -189,6 +189,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
     for arguments, message in [
         ([str(tmp_path / "missing.png"), "--output", new], "there is no file or folder"),
         ([str(tmp_path / "empty"), "--output", new], "there is no image, DICOM file or video in"),
+        (["", "--output", new], "the name of an input is empty"),
         ([str(one), "--output", str(tmp_path / "full")], "is not empty: name another, or give --overwrite"),
         ([str(one), "--output", str(one)], "is a file, expected a folder"),
         ([str(one), "--output", str(tmp_path), "--overwrite"], "lies in the output"),

@@ -227,6 +227,9 @@ def test_what_is_saved(tmp_path: Path) -> None:
         assert np.array_equal(saved["probability"], result.probability) and saved["classes"].tolist()[1] == "class 1"
     Predictor(calibrated())(OTHER).save(tmp_path / "other", probability=True)
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["overlays"]
+    write_dicom(tmp_path / "1.2.840", KNOWN[None])
+    Predictor(mixed())(tmp_path / "1.2.840").save(tmp_path / "numbers")
+    assert (tmp_path / "numbers/masks/1.2.840.png").exists()
     first, second = Predictor(mixed()).frames([KNOWN, OTHER])
     second.save(tmp_path / "clip")
     assert (tmp_path / "clip/masks/image/00002.png").exists() and first.index == 0
