@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim
-from ht_kernels.outputs import PREDICTIONS
+from ht_kernels.outputs import PREDICTIONS, SETTINGS
 
-from . import model_options, outputs, running, terminal
+from . import config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.prediction import Prediction
@@ -25,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     came = parser.add_argument_group("inputs")
     to = parser.add_argument_group("outputs")
     model = parser.add_argument_group("model")
-    came.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
-    )
+    came.add_argument("files", nargs="+", metavar="FILE", help="an image, a DICOM file, a video, or a folder of these")
     to.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go")
     outputs.add_overwrite(to)
     to.add_argument(
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     running.check(args)
-    claim(args.output, PREDICTIONS, args.overwrite)
+    claim(args.output, (*PREDICTIONS, SETTINGS), args.overwrite)
 
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.inputs import find_files
@@ -57,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
     crop = running.read_crop(args.crop)
     check_output(args.output, args.overwrite)
-    files = find_files(args.files, args.output)
+    if "" in args.files:  # as a path it would be this folder
+        raise InputError("the name of an input is empty: name a file or a folder")
+    files = find_files([Path(name) for name in args.files], args.output)
     with terminal.interruptible():
         model, _ = running.open_model(args)
         predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             probability=args.probabilities,
             watch=_say,
         )
+    config.write(args, args.output / SETTINGS)
     terminal.warn(report["warnings"])
     states = Counter(row["state"] for row in report["images"])
     print(", ".join(f"{count} {state}" for state, count in states.items()))

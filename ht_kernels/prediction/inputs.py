@@ -50,7 +50,7 @@ def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
             raise InputError(f"the input {file} lies in the output {output}: name another folder for the output")
     common = commonpath([file.parent for file in found])
     whole = [file.relative_to(common) for file in found]
-    ways = [_without_ending(name) for _, name in found.values()], [_without_ending(name) for name in whole], whole
+    ways = [without_ending(name) for _, name in found.values()], [without_ending(name) for name in whole], whole
     names = next(way for way in ways if _are_apart(way))
     return {str(name): file for name, (file, _) in zip(names, found.values(), strict=True)}
 
@@ -78,7 +78,7 @@ def _has_dicom(path: Path) -> bool:
         return False
 
 
-def _without_ending(name: Path) -> Path:
+def without_ending(name: Path) -> Path:
     """A name without the suffix, if it is one: DICOM files may be named by numbers with points."""
     return name.with_suffix("") if name.suffix.lower() in _ENDINGS else name
 

@@ -46,6 +46,9 @@ def to_frame(image: Any) -> Frame:
         )
     low, high = float(image.min()), float(image.max())
     if not 0 <= low <= high <= 1:  # false for NaN, too
-        raise InputError(f"an array of {image.dtype} has values from {low:g} to {high:g}, expected 0 to 1")
+        raise InputError(
+            f"an array of {image.dtype} has values from {low:g} to {high:g}, expected 0 to 1: divide pixel values by "
+            "their white"
+        )
     frame: Frame = np.rint(image * 255).astype(np.uint8)
     return frame

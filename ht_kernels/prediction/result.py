@@ -21,6 +21,8 @@ from ht_kernels.packages import import_package
 from ht_kernels.video.overlay import Overlay, in_words
 from ht_kernels.video.sinks import save_mask
 
+from .inputs import without_ending
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -51,12 +53,12 @@ class Prediction:
     file: Path | None
     index: int | None
     seconds: float
-    frame: Frame
+    frame: Frame = field(repr=False)
     task: str
     classes: tuple[str, ...]
     state: str
     note: str
-    mask: NDArray[np.uint8] | None
+    mask: NDArray[np.uint8] | None = field(repr=False)
     label: str | None
     confidence: float | None
     distance: float | None
@@ -157,7 +159,7 @@ class Prediction:
             InputError: the folder cannot be written.
         """
         if name is None:
-            name = "image" if self.file is None else self.file.stem
+            name = "image" if self.file is None else without_ending(Path(self.file.name)).name
             name = name if self.index is None else f"{name}/{self.index + 1:05}"
         with output_folder(folder) as part:
             save_into(part, name, self, probability)

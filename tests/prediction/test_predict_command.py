@@ -16,7 +16,7 @@ from PIL import Image
 
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, frames, write_dicom, write_video
-from ht_kernels.cli import main, running
+from ht_kernels.cli import main, predict, running
 from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
 from ht_kernels.prediction import Predictor, writing
@@ -167,6 +167,16 @@ def test_a_disk_that_is_full_is_no_bad_input(models: dict[str, Any], tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png"]
 
 
+def test_an_interrupt_leaves_nothing(calls: list[Any], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "_say", interrupt)
+    one = save(tmp_path / "one.png")
+    assert main(["predict", str(one), "--weights", "segmentation", "--output", str(tmp_path / "out")]) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"] and "interrupted" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_said_before_a_model_is_opened(
     calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +189,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
     for arguments, message in [
         ([str(tmp_path / "missing.png"), "--output", new], "there is no file or folder"),
         ([str(tmp_path / "empty"), "--output", new], "there is no image, DICOM file or video in"),
+        (["", "--output", new], "the name of an input is empty"),
         ([str(one), "--output", str(tmp_path / "full")], "is not empty: name another, or give --overwrite"),
         ([str(one), "--output", str(one)], "is a file, expected a folder"),
         ([str(one), "--output", str(tmp_path), "--overwrite"], "lies in the output"),

@@ -28,6 +28,13 @@ def rgb(gray: np.ndarray) -> np.ndarray:
     return np.repeat(gray[..., None], 3, 2)
 
 
+def mixed() -> ht.deploy.FoldedHTCLIP:
+    """A model whose masks have several classes, and which cannot tell what is unfamiliar."""
+    model = calibrated()
+    model.familiarity = None
+    return model
+
+
 def same(ours: np.ndarray | None, theirs: np.ndarray | None) -> bool:
     return (ours is None) == (theirs is None) and (ours is None or np.array_equal(ours, theirs))
 
@@ -60,11 +67,13 @@ def test_a_prediction_is_what_a_stream_shows(
 
 
 def test_probabilities_are_those_of_the_mask() -> None:
-    result = Predictor(folded())(KNOWN)
+    model = mixed()
+    result = Predictor(model)(KNOWN)
+    assert len(np.unique(result.mask)) > 1
     probability = result.probability
     assert probability is not None and probability.dtype == np.float32 and probability.shape == (3, 48, 64)
     assert np.allclose(probability.sum(0), 1, atol=1e-6) and np.array_equal(probability.argmax(0), result.mask)
-    cropped = Predictor(folded(), crop=Box(8, 4, 30, 20))(KNOWN).probability
+    cropped = Predictor(model, crop=Box(8, 4, 30, 20))(KNOWN).probability
     assert cropped is not None
     assert (cropped[0, :4] == 1).all() and (cropped[1:, :4] == 0).all() and (cropped[0, 4:24, 8:38] < 1).any()
 
@@ -85,7 +94,7 @@ def test_what_is_withheld_of_an_unfamiliar_image() -> None:
 
 
 def test_one_image_or_a_list_in_every_form(tmp_path: Path) -> None:
-    model = folded()
+    model = mixed()
     predictor = Predictor(model)
     Image.fromarray(KNOWN).save(tmp_path / "image.png")
     one = write_dicom(tmp_path / "one.dcm", KNOWN[None])
@@ -117,14 +126,14 @@ def test_one_image_or_a_list_in_every_form(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_image(image: Any, error: type[Exception], message: str) -> None:
-    predictor = Predictor(folded())
+    predictor = Predictor(mixed())
     for inputs in (image, [KNOWN, image]):
         with pytest.raises(error, match=message):
             predictor(inputs)
 
 
 def test_a_clip_is_iterated_over(tmp_path: Path) -> None:
-    model = folded()
+    model = mixed()
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
     predictor = Predictor(model)
     shown = list(Stream(model).run(open_file(clip)))
@@ -139,6 +148,18 @@ def test_a_clip_is_iterated_over(tmp_path: Path) -> None:
     Image.fromarray(KNOWN).save(tmp_path / "folder/1.png")
     with pytest.raises(InputError, match="several frames"):
         predictor(tmp_path / "folder")
+
+
+def test_the_scan_that_a_dicom_file_declares_is_cropped(tmp_path: Path) -> None:
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack([KNOWN]), SequenceOfUltrasoundRegions=[region(10, 8, 49, 40)])
+    model = mixed()
+    expected = Predictor(model, crop=Box(10, 8, 40, 33))(KNOWN)
+    (shown,) = Stream(model, crop="auto").run(open_file(clip))
+    predictor = Predictor(model, crop="auto")
+    for ours in (predictor(clip), *predictor.frames(clip)):
+        assert np.array_equal(ours.mask, expected.mask) and np.array_equal(ours.mask, shown.mask)
+        assert ours.confidence == expected.confidence == shown.confidence
+    assert not np.array_equal(expected.mask, predictor(KNOWN).mask)
 
 
 def test_areas_are_in_pixels_and_where_a_dicom_file_has_a_scale_in_mm2(tmp_path: Path) -> None:
@@ -206,7 +227,10 @@ def test_what_is_saved(tmp_path: Path) -> None:
         assert np.array_equal(saved["probability"], result.probability) and saved["classes"].tolist()[1] == "class 1"
     Predictor(calibrated())(OTHER).save(tmp_path / "other", probability=True)
     assert [p.name for p in (tmp_path / "other").iterdir()] == ["overlays"]
-    first, second = Predictor(folded()).frames([KNOWN, OTHER])
+    write_dicom(tmp_path / "1.2.840", KNOWN[None])
+    Predictor(mixed())(tmp_path / "1.2.840").save(tmp_path / "numbers")
+    assert (tmp_path / "numbers/masks/1.2.840.png").exists()
+    first, second = Predictor(mixed()).frames([KNOWN, OTHER])
     second.save(tmp_path / "clip")
     assert (tmp_path / "clip/masks/image/00002.png").exists() and first.index == 0
 
@@ -246,7 +270,7 @@ def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_logits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Predictor(folded())
+    predictor = Predictor(mixed())
     answer = torch.full((1, 3, 4, 4), torch.nan), None
     monkeypatch.setattr(type(predictor._model), "__call__", lambda self, pixels: answer)
     with pytest.raises(InputError, match="logits are not finite"):
