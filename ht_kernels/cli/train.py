@@ -221,7 +221,9 @@ def _word(value: object) -> str:
 def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     _check_options(args, recipe)
+    fold = _fold(args)
     _check_inputs(args)
+    _check_start(args, recipe)
     try:
         from ht_kernels.deploy.folded import why_not_folded
         from ht_kernels.train import Trainer, prepare, read_groups, take_fold
@@ -229,7 +231,6 @@ def run(args: argparse.Namespace) -> int:
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
-    fold = _fold(args)
     of_start: list[str] = []
     with terminal.interruptible(), terminal.track() as watch:
         if args.task == "contrastive":
@@ -369,7 +370,6 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
         raise InputError(f"--classes names the classes of masks or labels, and {of}: leave it out")
     if args.phantoms is not None and args.skip_bad:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
-    _check_start(args, recipe)
 
 
 def _check_inputs(args: argparse.Namespace) -> None:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .baselines import Baseline, BaselineConfig, new_baseline
     from .calibration import calibrate
     from .examples import Examples, read_examples, simulate_examples
-    from .folds import Fold, read_groups, take_fold
+    from .fold import Fold
+    from .folds import read_groups, take_fold
     from .methods import prepare
     from .recipe import AUGMENTATIONS, METHODS, RATIOS, RECIPES, Recipe, named_recipe
     from .start import build, start_from
@@ -50,7 +51,7 @@ __getattr__, __dir__ = lazily(
         "Baseline": ".baselines",
         "BaselineConfig": ".baselines",
         "Examples": ".examples",
-        "Fold": ".folds",
+        "Fold": ".fold",
         "Outcome": ".trainer",
         "Recipe": ".recipe",
         "Trainer": ".trainer",

@@ -213,7 +213,7 @@ def test_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(masks["own_scan 0.png"], expected)
     assert np.array_equal(masks["own_scan 1.png"], disc(1) * 2) and not masks["own_scan 2.png"].any()
     assert masks["own_scan 5.png"].sum() == 10 * 15
-    assert main(command) == 0  # images lie below the file
+    assert main([*command, "--overwrite"]) == 0  # images lie below the file
 
 
 def test_coco_of_one_category_is_black_and_white(tmp_path: Path) -> None:

@@ -137,8 +137,9 @@ def test_split(shares: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for count, share in zip((len(found) for found in names(tmp_path).values()), shares.split("/"), strict=True):
         assert abs(count - 40 * int(share) / 100) <= 1
     first = names(tmp_path)
-    assert main([*command, str(tmp_path / "out"), "--split", shares]) == 0 and names(tmp_path) == first
-    assert main([*command, str(tmp_path / "out"), "--split", shares, "--seed", "5"]) == 0 and names(tmp_path) != first
+    again = [*command, str(tmp_path / "out"), "--overwrite", "--split", shares]
+    assert main(again) == 0 and names(tmp_path) == first
+    assert main([*again, "--seed", "5"]) == 0 and names(tmp_path) != first
 
 
 @pytest.mark.parametrize("text", ["70/30", "80/20/0", "70/20/20", "a/b/c", "70/15/15/0", "-10/60/50"])
@@ -382,6 +383,7 @@ def test_a_folder_for_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert set(data.labels) == {0, 1, 2}
         for name, label in zip(data.names, data.labels, strict=True):
             assert name.startswith(f"own_{('cyst', 'normal', 'solid')[label]}_")
+    command.append("--overwrite")
     assert main([*command, "--classes", "solid,cyst,normal"]) == 0
     assert "labels: 0 = solid, 1 = cyst, 2 = normal" in capsys.readouterr().out
     assert main([*command, "--classes", "solid,cyst"]) == 2

@@ -70,7 +70,18 @@ def test_folds_that_are_none(text: str) -> None:
     assert Fold.parse("4/5") == Fold(4, 5)
 
 
-TINY = ["--backbone", "timm/vit_tiny_patch16_224", "--reduce-dim", "8", "--epochs", "1", "--image-size", "32"]
+TINY = [
+    "--backbone",
+    "timm/vit_tiny_patch16_224",
+    "--method",
+    "all",
+    "--reduce-dim",
+    "8",
+    "--epochs",
+    "1",
+    "--image-size",
+    "32",
+]
 
 
 @pytest.mark.usefixtures("one_thread")

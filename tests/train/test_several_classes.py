@@ -174,9 +174,9 @@ def test_names_that_contradict_and_values_that_are_no_class(tmp_path: Path, caps
 def test_a_class_without_a_mask_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_several(tmp_path / "data", listed=False)
     assert main(command(root, "--classes", "background,cyst,vessel,bone,nerve", "--method", "heads")) == 0
-    said = capsys.readouterr().out
-    assert "no mask to train on has the class bone or nerve, so the model cannot learn it" in said
-    assert "bone in no mask, nerve in no mask\n" in said
+    said = capsys.readouterr()
+    assert "no mask to train on has the class bone or nerve, so the model cannot learn it" in said.err
+    assert "bone in no mask, nerve in no mask\n" in said.out
 
 
 def test_two_classes_have_the_names_that_were_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
