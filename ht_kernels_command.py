@@ -8,7 +8,6 @@ so the command does not start inside the package.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 
@@ -22,15 +21,19 @@ def main() -> int:
 
     In both, what the user's environment says counts more.
 
-    Returns the exit status of :func:`ht_kernels.cli.main`.
+    Returns the exit status of :func:`ht_kernels.cli.main`, or 130 when it was interrupted on the way there.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if not any(name in os.environ for name in _SETTINGS):
-        keep_memory()
-    from ht_kernels import cli
+    try:
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        if not any(name in os.environ for name in _SETTINGS):
+            keep_memory()
+        from ht_kernels import cli
 
-    return cli.main()
+        return cli.main()
+    except KeyboardInterrupt:  # before the command line itself could catch it
+        print("ht-kernels: interrupted", file=sys.stderr)
+        return 130
 
 
 def keep_memory() -> bool:
@@ -38,6 +41,8 @@ def keep_memory() -> bool:
 
     The process then holds on to the most memory that it had at a time.
     """
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False

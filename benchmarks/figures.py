@@ -1,14 +1,64 @@
-"""Writing the results of a benchmark: figures in JSON, and a table in Markdown beside them."""
+"""What benchmarks share: options, turns of several ways, and results as JSON with a table in Markdown beside it."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ht_kernels.environment import commit, describe
 from ht_kernels.files import make_folder, write_whole
+
+_LEAST = 3
+"""Rounds of :func:`rounds`, at least."""
+
+
+def options(module: str, about: str | None, seconds: float) -> argparse.ArgumentParser:
+    """A parser with ``--seconds`` and ``--output`` for the benchmark in ``benchmarks/MODULE.py``.
+
+    Args:
+        module: its name.
+        about: what it does, for ``--help``.
+        seconds: to time each row, by default.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=about)
+    parser.add_argument("--seconds", type=duration, default=seconds, help="to time each row (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
+    return parser
+
+
+def duration(text: str) -> float:
+    """The seconds of an option, from 0 on.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, expected a number of seconds from 0 on")
+    return seconds
+
+
+def rounds(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """The milliseconds of each call of ways that take turns for so many seconds, and at least three times."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # memory is allocated, and caches are filled
+    end, done = time.perf_counter() + seconds, 0
+    while done < _LEAST or time.perf_counter() < end:
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(1e3 * (time.perf_counter() - start))
+        done += 1
+    return times
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], table: Sequence[str], **facts: Any) -> None:

@@ -8,11 +8,8 @@ which nearly every cell holds an outline, the worst case of the kernel.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,16 +24,11 @@ from ht_kernels.functional import grid_to_mask
 SIZES = ((240, 320), (672, 896), (1080, 1920))
 CLASSES = (2, 4, 32)
 _GRID = 14
-_LEAST = 3
-"""Rounds that each row has at least."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.grid_to_mask", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.5, help="to time each row (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
-    args = parser.parse_args(argv)
+    args = figures.options("grid_to_mask", __doc__, seconds=1.5).parse_args(argv)
     rows: list[dict[str, Any]] = []
     every = torch.get_num_threads()
     try:
@@ -80,17 +72,8 @@ def measure(size: tuple[int, int], classes: int, seconds: float) -> dict[str, An
         "ours": lambda: grid_to_mask(logits, size),
         "ours_noise": lambda: grid_to_mask(noise, size),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
-        for way in ways.values():
-            way()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times["ours"]) < _LEAST:
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(torch.tensor(values).median()) for name, values in times.items()}
+        return {name: float(torch.tensor(times).median()) for name, times in figures.rounds(ways, seconds).items()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -6,11 +6,9 @@ alone and in float32, in inference and in forward with backward. The three ways 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,10 +43,8 @@ class Mona(BaselineAdapter):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mona", description=__doc__)
+    parser = figures.options("mona", __doc__, seconds=10)
     parser.add_argument("--batch", type=int, nargs="+", default=(1, 8), help="images of a call (default: 1 8)")
-    parser.add_argument("--seconds", type=float, default=10, help="to time each row (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []

@@ -7,12 +7,8 @@ them, as a frame does that was just decoded. Pillow has one thread.
 
 from __future__ import annotations
 
-import argparse
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,18 +22,11 @@ from ht_kernels.media.preprocess import by_pillow, preprocess
 _SIZES = ((240, 320), (672, 896), (768, 1024), (1080, 1920))
 FRAMES = tuple((*size, *channels) for size in _SIZES for channels in ((), (3,)))
 SIZE = 224, 224
-_LEAST = 3
-"""Rounds that each row has at least."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.preprocess", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="to time each row (default: %(default)s)")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
-    args = parser.parse_args(argv)
-    if not 0 <= args.seconds < math.inf:
-        parser.error(f"--seconds must be a number from 0 on, got {args.seconds:g}")
+    args = figures.options("preprocess", __doc__, seconds=3).parse_args(argv)
     rows: list[dict[str, Any]] = []
     every = torch.get_num_threads()
     try:
@@ -60,16 +49,7 @@ def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, A
         "pillow": lambda: by_pillow(frame, SIZE),
         "ours": lambda: preprocess(frame, SIZE, threads=threads),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["ours"]) < _LEAST:
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
+    return {name: float(np.quantile(times, 0.25)) for name, times in figures.rounds(ways, seconds).items()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.published_clone", description=__doc__)
     parser.add_argument("clone", type=Path, metavar="CLONE", help="a folder with the published code")
     parser.add_argument("--batch", type=int, nargs="+", default=(1, 8), help="images of a call (default: 1 8)")
-    parser.add_argument("--seconds", type=float, default=30, help="to time each pair (default: %(default)s)")
+    parser.add_argument("--seconds", type=figures.duration, default=30, help="to time each pair (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")
     args = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

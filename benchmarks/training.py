@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--batch", type=int, default=8, help="images of a step (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="to time each model (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=figures.duration, default=60, help="to time each model (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=200, help="to follow the loss (default: %(default)s)")
     parser.add_argument("--backbone", nargs="+", metavar="NAME", help=f"instead of {BACKBONE} and the {SHIPPED}")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="figures, in JSON")

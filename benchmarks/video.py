@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.video", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for video.json and video.md")
-    parser.add_argument("--seconds", type=float, default=28, help="of each run (default: %(default)s)")
+    parser.add_argument("--seconds", type=figures.duration, default=28, help="of each run (default: %(default)s)")
     parser.add_argument("--backbone", nargs="+", metavar="NAME", default=BACKBONES, help="default: %(default)s")
     args = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []

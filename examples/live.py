@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import ht_kernels as ht
-from ht_kernels.deploy.manifest import is_exported
+from ht_kernels.deploy.places import is_exported
 from ht_kernels.video.example import example_clip
 from ht_kernels.weights import PHANTOM
 

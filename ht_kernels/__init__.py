@@ -1,23 +1,21 @@
-"""Hybrid-tuning of CLIP for ultrasound, with fused kernels."""
+"""Hybrid-tuning of CLIP for ultrasound, with fused kernels.
+
+Everything is imported at its first use, torch too. The torch operators are registered when ``functional`` is imported.
+"""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import functional
-from .nn import HTAdapter
-from .ops.dispatch import available_backends, set_backend
+from .lazy import lazily
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from . import data, deploy, prediction, video
+    from . import data, deploy, functional, prediction, video
     from .clip import HTCLIP, accelerate, inject
-    from .deploy import FoldedHTCLIP, Session
-    from .prediction import Predictor
+    from .deploy import fold
+    from .nn import HTAdapter
+    from .ops.dispatch import available_backends, set_backend
+    from .prediction import Predictor, predict
 
 __version__ = "0.1.0"
 
@@ -38,31 +36,18 @@ __all__ = [
     "video",
 ]
 
-# These are imported at first use, because they need optional packages: open_clip, timm, Pillow or PyAV.
-_LAZY = {"HTCLIP": ".clip", "accelerate": ".clip", "inject": ".clip", "Predictor": ".prediction"}
-_LAZY |= dict.fromkeys(("data", "deploy", "prediction", "video"), "")
-
-
-def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
-    """Return the inference model of an HTCLIP; see :func:`ht_kernels.deploy.folded.fold`."""
-    from .deploy import folded
-
-    return folded.fold(model, dtype)
-
-
-def predict(model: str | Path | HTCLIP | FoldedHTCLIP | Session, inputs: Any, **options: Any) -> Any:
-    """Return ``Predictor(model, **options)(inputs)``; see :class:`ht_kernels.prediction.predictor.Predictor`.
-
-    A checkpoint or a file is loaded at each call: make a ``Predictor`` for several.
-    """
-    from .prediction import Predictor
-
-    return Predictor(model, **options)(inputs)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'ht_kernels' has no attribute {name!r}")
-    if not _LAZY[name]:
-        return importlib.import_module(f".{name}", __name__)
-    return getattr(importlib.import_module(_LAZY[name], __name__), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "HTCLIP": ".clip",
+        "HTAdapter": ".nn",
+        "Predictor": ".prediction",
+        "accelerate": ".clip",
+        "available_backends": ".ops.dispatch",
+        "fold": ".deploy",
+        "inject": ".clip",
+        "predict": ".prediction",
+        "set_backend": ".ops.dispatch",
+    },
+    ("data", "deploy", "functional", "prediction", "video"),
+)

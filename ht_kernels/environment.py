@@ -42,6 +42,10 @@ PACKAGES = (
 )
 
 
+_FOR_CUDA = {"tensorrt": ("_cu12", "_cu13"), "tensorrt_rtx": ("_cu12", "_cu13")}
+"""The endings of distributions that hold the package of that name for one version of CUDA."""
+
+
 def describe() -> dict[str, Any]:
     """Everything that this file finds out, as plain values that JSON can hold."""
     return {
@@ -62,11 +66,13 @@ def describe() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The installed version of a distribution, or of one of it for a CUDA version; None if it is not installed."""
+    for name in (package, *(package + ending for ending in _FOR_CUDA.get(package, ()))):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def commit() -> str | None:

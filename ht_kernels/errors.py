@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _NO_MEMORY = re.compile(
     r"out of memory|allocate memory|Failed to allocate|bad.?alloc(?:ation)?\b|Storage size calculation overflowed"
@@ -24,6 +25,15 @@ class BackendError(RuntimeError):
 def reason(error: BaseException) -> str:
     """The whole message of an error on one line, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A clause that names the known word most like another, such as "; did you mean BUSI?"; "" where there is none."""
+    import difflib
+
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, 1)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,27 +99,67 @@ def make_folder(path: Path) -> None:
 
 
 def check_output_folder(path: str | Path) -> None:
-    """Refuse a folder for outputs that is a file, or a folder that cannot be written.
+    """Refuse a folder for outputs that is a file, or cannot be written or made.
 
     Raises:
         InputError: it is.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"the output {path} is a file, expected a folder")
-    if path.is_dir() and not os.access(path, os.W_OK):
-        raise InputError(f"the output folder {path} cannot be written")
+    try:
+        if os.path.lexists(path) and not path.is_dir():
+            raise InputError(f"the output {path} is a file, expected a folder")
+        _try_to_write(next(place for place in (path, *path.absolute().parents) if os.path.lexists(place)))
+    except OSError as error:
+        raise InputError(f"the output folder {path} cannot be written: {why(error)}") from error
+
+
+def claim(folder: Path, names: Iterable[str], overwrite: bool = False) -> None:
+    """Refuse a folder for outputs that cannot be written, or that holds files which the outputs would replace.
+
+    Args:
+        folder: where the outputs go; it need not exist.
+        names: the files that will be written into it, as patterns of :meth:`pathlib.Path.glob`.
+        overwrite: whether such files may be replaced. Pass the names to :func:`output_folder`, which removes them.
+
+    Raises:
+        InputError: it is such a folder.
+    """
+    check_output_folder(folder)
+    _refuse(written(folder, names), overwrite)
+
+
+def claim_files(paths: Sequence[Path], overwrite: bool = False) -> None:
+    """Refuse files for outputs that cannot be written, or that are there; the first is the one that the user named.
+
+    Args:
+        paths: the files, all in one folder, which must exist.
+        overwrite: whether they may be replaced.
+
+    Raises:
+        InputError: they are such files.
+    """
+    try:
+        _try_to_write(paths[0].absolute().parent)
+    except OSError as error:
+        raise InputError(f"the output {paths[0]} cannot be written: {why(error)}") from error
+    _refuse([path for path in paths if os.path.lexists(path)], overwrite)
+
+
+def written(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What a folder holds that has one of these names, patterns of :meth:`pathlib.Path.glob`."""
+    return sorted({path for name in names for path in folder.glob(name)})
 
 
 @contextmanager
-def output_folder(path: str | Path, merge: bool = False) -> Iterator[Path]:
+def output_folder(path: str | Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
     """Write a folder whose content appears only when all of it is written.
 
     ``with output_folder(path) as folder:`` gives a hidden folder on the same disk: in the final folder if that
-    exists, which may be where another disk is mounted, otherwise beside it. When the block ends, the entries of the
-    hidden folder are moved to the final folder, where they replace entries of the same name; with ``merge``, folders in
-    it keep what is in them beside the new files. If the block raises, also by an interrupt, the hidden folder is
-    removed and the final folder does not change.
+    exists, which may be where another disk is mounted, otherwise beside it. When the block ends, the files of the
+    hidden folder are moved to the final folder, where they replace files of the same name. Files that are there and
+    have one of the names ``replaced``, patterns of :meth:`pathlib.Path.glob`, are removed first: results of an earlier
+    run do not stay beside new ones. Every other file stays. If the block raises, also by an interrupt, the hidden
+    folder is removed and the final folder does not change.
 
     Raises:
         InputError: ``path`` is a file or cannot be written, or the block raises an OSError.
@@ -128,13 +168,14 @@ def output_folder(path: str | Path, merge: bool = False) -> Iterator[Path]:
     check_output_folder(path)
     parent = path if path.is_dir() else path.absolute().parent
     try:
-        if not parent.exists():  # if it is a file, mkdtemp raises a clear error below
-            parent.mkdir(parents=True, exist_ok=True)
+        parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
         try:
             hidden.chmod(0o777 & ~_umask())
             yield hidden
-            _publish(hidden, path, merge)
+            for old in written(path, replaced):
+                old.unlink()
+            _publish(hidden, path)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
@@ -162,18 +203,30 @@ def png_bytes(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _publish(hidden: Path, path: Path, merge: bool) -> None:
+def _try_to_write(folder: Path) -> None:
+    """Make something in a folder, and remove it: the system knows better than the folder's permissions."""
+    os.rmdir(tempfile.mkdtemp(prefix=".ht-kernels-", dir=folder))
+
+
+def _refuse(there: Sequence[Path], overwrite: bool) -> None:
+    """Refuse to replace files unless that was asked for, and folders in any case."""
+    if folder := next((path for path in there if path.is_dir()), None):
+        raise InputError(f"{folder} is a folder, and a file of this name would be written: name another output")
+    if there and not overwrite:
+        more = f", and {len(there) - 1} more files that would be replaced" if len(there) > 1 else ""
+        raise InputError(f"{there[0]} is there already{more}: name another output, or replace it with --overwrite")
+
+
+def _publish(hidden: Path, path: Path) -> None:
     if not path.exists():
         hidden.rename(path)
         return
     for entry in sorted(hidden.iterdir()):
         target = path / entry.name
-        if merge and entry.is_dir() and target.is_dir():
-            _publish(entry, target, merge)
-            continue
-        if target.is_dir():
-            shutil.rmtree(target)
-        entry.replace(target)
+        if entry.is_dir() and target.is_dir():
+            _publish(entry, target)
+        else:
+            entry.replace(target)
 
 
 def _umask() -> int:

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import pair
 from .backends import reference
 from .backends.call import Layout
+from .choices import FORMS
 from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, Unfolded, fold, mask_pairs, radial_mask
 from .ops.adapter import adapter, adapter_again, adapter_unfolded
 from .ops.dispatch import asked_for
@@ -23,11 +25,18 @@ from .ops.grid_to_mask import grid_to_mask as mask_of_grid
 from .ops.spectral import spectral_filter as filter_images
 from .ops.step import takes as takes_step
 
+__all__ = [
+    "dynamic_depthwise",
+    "feature_pyramid",
+    "grid_to_mask",
+    "ht_adapter",
+    "ht_adapter_unfolded",
+    "spectral_filter",
+]
+
 _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LARGEST_SIDE = 2**24
 """The largest side of a mask, up to which every place is a float32."""
-FORMS = ("full", "shared", "radial")
-"""The forms of a spectral mask."""
 
 
 def ht_adapter(
@@ -73,7 +82,7 @@ def ht_adapter(
         height, width = grid
     except (TypeError, ValueError):
         raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
-    if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled():
+    if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
         out = adapter_again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
             return out
@@ -107,6 +116,7 @@ def ht_adapter_unfolded(
 
     Returns, raises: as :func:`ht_adapter`.
     """
+    _check_tensors(x=x)
     if not takes_step(x, weights):
         return ht_adapter(x, fold(weights, combine), grid, prefix_tokens, eps=eps, dropout=dropout)
     try:
@@ -176,11 +186,10 @@ def grid_to_mask(logits: Tensor, size: tuple[int, int], *, backend: str | None =
         shape = "(batch, 1 to 256 classes, height, width)"
         raise ValueError(f"logits must have shape {shape}, got {tuple(logits.shape)}")
     _check_floating("logits", logits)
-    sides = tuple(size) if isinstance(size, Sequence) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in sides):
+    sides = pair(size)
+    if sides is None or not all(1 <= side <= _LARGEST_SIDE for side in sides):
         raise ValueError(f"size must be (height, width), two whole numbers from 1 to {_LARGEST_SIDE}, got {size!r}")
-    height, width = sides
-    return mask_of_grid(logits, (height, width), asked_for(backend) if backend is not None else None)
+    return mask_of_grid(logits, sides, asked_for(backend) if backend is not None else None)
 
 
 def dynamic_depthwise(s: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
@@ -276,6 +285,8 @@ def _check(x: Tensor, up_weight: Tensor, mask: Tensor | None, grid: tuple[int, i
         raise ValueError(f"x must have shape (batch, tokens, dim), got {tuple(x.shape)}")
     _check_floating("x", x)
     height, width = grid
+    if isinstance(height, (float, str)) or isinstance(width, (float, str)) or isinstance(prefix_tokens, (float, str)):
+        raise TypeError(f"grid and prefix_tokens must be whole numbers, got {grid!r} and {prefix_tokens!r}")
     if height < 1 or width < 1 or prefix_tokens < 0:
         raise ValueError(f"grid must be positive and prefix_tokens not negative, got {grid} and {prefix_tokens}")
     if x.shape[1] != prefix_tokens + height * width:
@@ -346,6 +357,8 @@ def _check_filter(x: Tensor, mask: Tensor, form: str) -> None:
 
 
 def _check_folded(folded: FoldedAdapter, x: Tensor) -> None:
+    if not isinstance(folded, FoldedAdapter):
+        raise TypeError(f"folded must be a FoldedAdapter, got {type(folded).__name__}: adapter.folded() gives one")
     dim, bottleneck = folded.up_weight.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
@@ -389,3 +402,7 @@ def _check_level(index: int, level: FoldedLevel, x: Tensor) -> None:
             raise ValueError(f"levels[{index}].{name} must have shape {shape}, got {tuple(weight.shape)}")
         if weight.device != x.device:
             raise ValueError(f"levels[{index}].{name} is on {weight.device}, but features[{index}] is on {x.device}")
+
+
+def __dir__() -> list[str]:
+    return __all__

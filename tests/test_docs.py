@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import re
@@ -16,6 +15,9 @@ import pytest
 
 import ht_kernels
 from ht_kernels.cli import COMMANDS
+from ht_kernels.cli.parser import build
+from ht_kernels.published import VARIANTS
+from ht_kernels.video.stream import STAGES
 
 ROOT = Path(__file__).resolve()
 while not (ROOT / "pyproject.toml").exists():
@@ -101,6 +103,18 @@ def test_the_readme_says_of_speed_what_the_benchmarks_page_says() -> None:
         assert any(ratios <= set(re.findall(r"[\d.]+x", line)) for line in lines if line.startswith("|")), row
 
 
+def test_the_glossary_has_the_variants_and_the_stages() -> None:
+    """Each entry is a paragraph that begins with its word, of two sentences or three."""
+    entries = dict(
+        re.findall(r"^\*\*(\w[\w ]*)\*\*(.*?)(?=\n\n|\Z)", PAGES["docs/glossary.md"], re.MULTILINE | re.DOTALL)
+    )
+    assert {*VARIANTS, "adapter", "tower", "grid", "fold", "session", "gate"} <= entries.keys() and len(entries) > 20
+    assert all(stage in entries["stage"] for stage in STAGES)
+    for word, said in entries.items():
+        sentences = re.findall(r"[.:](?=\s+[A-Z`\[]|\s*$)", said.partition(":")[2])
+        assert 1 < len(sentences) <= 3, word
+
+
 def test_versions_agree() -> None:
     newest = re.search(r"^## \[([\d.]+)\]", PAGES["CHANGELOG.md"], re.MULTILINE)
     cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
@@ -175,7 +189,9 @@ def _problem_of(words: list[str]) -> str | None:
         if spec is None or spec.origin is None:
             return f"there is no module {rest[0]}"
         main = Path(spec.origin).with_name("__main__.py") if spec.submodule_search_locations else Path(spec.origin)
-        unknown = {option for option in options if f'"{option}"' not in main.read_text()}
+        source = main.read_text()
+        source += (ROOT / "benchmarks/figures.py").read_text() if "figures.options(" in source else ""
+        unknown = {option for option in options if f'"{option}"' not in source}
     elif tool == "pytest":
         paths = [word.partition("::")[0] for word in words[1:] if word.startswith(("tests/", "benchmarks/"))]
         unknown = {path for path in paths if not list(ROOT.glob(path))}
@@ -194,6 +210,5 @@ def _problem_of(words: list[str]) -> str | None:
 
 
 def _options(command: str) -> set[str]:
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"ht_kernels.cli.{command}").add_arguments(parser)
+    parser = build([command])[1][command]
     return {option for action in parser._actions for option in action.option_strings}

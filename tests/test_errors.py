@@ -57,7 +57,7 @@ def _too_much(*_: object, **__: object) -> None:
     ("command", "fails", "words"),
     [
         (
-            ["train", "--task", "segmentation", "--phantoms", "1", "--batch", "7", *TINY],
+            ["train", "--task", "segmentation", "--phantoms", "1", "--batch", "7", "--method", "all", *TINY],
             "ht_kernels.train.Trainer.run",
             ["a batch of 7 images", "smaller --batch", "--accumulate"],
         ),

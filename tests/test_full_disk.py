@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+from safetensors.torch import save_file
 
 import ht_kernels as ht
 from helpers.clips import TINY, frames, write_dicom
@@ -64,8 +66,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_layout(root / "data")
     download(root / "tn3k")
     write_dicom(root / "clip.dcm", np.stack(frames()))
-    model = ht.HTCLIP("timm/vit_tiny_patch16_224", image_size=IMAGE, bottleneck=8, reduce_dim=16, adapter_layers=1)
-    model.save(root / "model.safetensors")
+    name, weights = "vit_tiny_patch16_224", root / "tower.safetensors"
+    save_file(timm.create_model(name, num_classes=0).state_dict(), weights)
+    options = {"image_size": IMAGE, "bottleneck": 8, "reduce_dim": 16, "adapter_layers": 1}
+    ht.HTCLIP(f"timm/{name}", str(weights), **options).save(root / "model.safetensors")
     return root
 
 
@@ -117,7 +121,8 @@ def test_training(size: int, inputs: Path, tmp_path: Path) -> None:
     with room(size), pytest.raises(InputError, match=FULL):
         trainer(3).run()
     assert (tmp_path / "last.pt").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
+    written = {"best.safetensors", "last.pt", "log.csv", "curves.png", "tensorboard"}
+    assert {path.name for path in tmp_path.iterdir()} <= written
     assert trainer(2).run().epochs == 2
 
 
@@ -159,9 +164,9 @@ def test_a_folder_that_exists_keeps_what_is_in_it(tmp_path: Path) -> None:
     """The hidden folder lies in it, for it may be where another disk is mounted."""
     (tmp_path / "out/all").mkdir(parents=True)
     (tmp_path / "out/all/old").write_text("old")
-    for merge in (True, False):
-        with output_folder(tmp_path / "out", merge) as folder:
+    for replaced in ((), ("all/*",)):
+        with output_folder(tmp_path / "out", replaced) as folder:
             assert folder.parent == tmp_path / "out"
             (folder / "all").mkdir()
             (folder / "all/new").write_text("new")
-        assert tree(tmp_path) == ["out", "out/all", "out/all/new", *(["out/all/old"] if merge else [])]
+        assert tree(tmp_path) == ["out", "out/all", "out/all/new", *([] if replaced else ["out/all/old"])]

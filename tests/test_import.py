@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 import ht_kernels.cli
+from ht_kernels import choices, published
+from ht_kernels.bench import sizes
+from ht_kernels.data import layout, phantom
+from ht_kernels.errors import InputError
+
+LAZY = ("data", "deploy", "train", "video")
 
 LOG = """
 import os
@@ -28,6 +34,26 @@ import ht_kernels.deploy
 print([name for name in ("onnx", "onnxruntime", "openvino") if name in sys.modules])
 import ht_kernels.train
 print([name for name in ("monai", "tensorboard") if name in sys.modules])
+""",
+    "lazy": """
+import pickle, sys
+def loaded(name):
+    return name in [each for each in sys.modules if each.startswith("ht_kernels")]
+import ht_kernels as ht
+print(sorted(set(ht.__all__) - set(dir(ht))), loaded("ht_kernels.functional"), hasattr(ht, "nothing"))
+adapter = ht.HTAdapter(16, 8)
+print(loaded("ht_kernels.video"), ht.functional.__name__, ht.deploy.fold is ht.fold, ht.data.phantom.__name__)
+import torch
+print(torch.ops.ht_kernels.adapter.default.name())
+with open("adapter.pickle", "wb") as file:
+    pickle.dump(adapter, file)
+""",
+    "pickle": """
+import pickle
+with open("adapter.pickle", "rb") as file:
+    adapter = pickle.load(file)
+import torch
+print(adapter(torch.zeros(1, 5, 16), (2, 2)).shape)
 """,
     "without the core": """
 import sys
@@ -65,7 +91,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     subprocess.run(
         [sys.executable, "-c", FORK, *(folder / name for name in PROGRAMS)],
         env={**os.environ, **environment},
-        cwd=tempfile.gettempdir(),  # not the checkout, whose own ht_kernels would hide the installed one
+        cwd=folder,  # not the checkout, whose own ht_kernels would hide the installed one
         check=True,
     )
     return {name: (folder / f"{name}.said").read_text() for name in PROGRAMS}
@@ -73,6 +99,37 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_import_is_light(said: dict[str, str]) -> None:
     assert said["light"].split() == ["[]"] * 3
+
+
+def test_parts_are_imported_at_first_use(said: dict[str, str]) -> None:
+    first, second, operator = said["lazy"].splitlines()
+    assert first == "[] False False"
+    assert second == "False ht_kernels.functional True ht_kernels.data.phantom"
+    assert operator == "ht_kernels::adapter"
+
+
+def test_a_pickle_brings_its_modules(said: dict[str, str]) -> None:
+    """In a process that has imported nothing of ours."""
+    assert said["pickle"] == "torch.Size([1, 5, 16])\n"
+
+
+@pytest.mark.parametrize("package", ["ht_kernels", *(f"ht_kernels.{name}" for name in LAZY)])
+def test_every_public_name_has_its_place(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    assert [name for name in module.__all__ if getattr(module, name, None) is None] == []
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_choices_are_those_of_the_parts() -> None:
+    assert tuple(published.VARIANTS) == choices.VARIANTS
+    assert tuple(phantom.KINDS) == choices.LESIONS and layout.CLASSES["PHANTOM"] == phantom.LABELS
+    for name, variant in published.VARIANTS.items():
+        assert (name in sizes.WITH_FREQUENCY, name in sizes.WITH_NOISE) == (variant.frequency, variant.noise)
+    with pytest.raises(InputError, match="size is"):
+        phantom.Phantom(size=(choices.SMALLEST_PHANTOM - 1, 99))
+    phantom.Phantom(size=(choices.SMALLEST_PHANTOM, 99))
 
 
 def test_without_the_compiled_core(said: dict[str, str]) -> None:

@@ -128,3 +128,16 @@ def test_settings_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("HT_KERNELS_BACKEND", "reference")
     run()
     assert "HT_KERNELS_BACKEND=reference" in capsys.readouterr().out
+
+
+def test_a_package_for_one_version_of_cuda_is_that_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT comes as ``tensorrt_rtx``, which names one for a CUDA version, or as that one alone."""
+
+    def version(name: str) -> str:
+        if name in ("tensorrt_rtx_cu13", "numpy_cu13"):
+            return "1.2"
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert environment.version("tensorrt_rtx") == "1.2"
+    assert environment.version("tensorrt") is environment.version("numpy") is None

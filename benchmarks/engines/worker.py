@@ -6,6 +6,7 @@ with the seconds that each call took in so many of them. The first line that it 
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import sys
@@ -15,13 +16,16 @@ import numpy as np
 
 
 def main() -> None:
-    name, precision, model_name, frames_path, results_path = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines.worker", description=__doc__)
+    for argument in ("way", "precision", "model", "frames", "results"):
+        parser.add_argument(argument, metavar=argument.upper())
+    args = parser.parse_args()
     from .ways import WAYS, model, upsampled
 
-    way = next(way for way in WAYS if (way.name, way.precision) == (name, precision))
-    frames = np.load(frames_path)[:, None]
-    run, size = way.open(model(model_name)), frames.shape[-2:]
-    np.save(results_path, np.concatenate([upsampled(run(frame), size) for frame in frames]))
+    way = next(way for way in WAYS if (way.name, way.precision) == (args.way, args.precision))
+    frames = np.load(args.frames)[:, None]
+    run, size = way.open(model(args.model)), frames.shape[-2:]
+    np.save(args.results, np.concatenate([upsampled(run(frame), size) for frame in frames]))
     print(json.dumps([]), flush=True)
     following = itertools.cycle(frames)
     for line in sys.stdin:

@@ -131,42 +131,35 @@ HT_INLINE float sum(Vec v) {
 // Adds a vector into memory.
 HT_INLINE void accumulate(float* p, Vec v) { store(p, load(p) + v); }
 
+// The elements of two vectors with the numbers in `...`, which count those of `a` and go on with those of `b`.
+#if defined(__clang__)
+#define HT_SHUFFLE(Numbers, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define HT_SHUFFLE(Numbers, a, b, ...) __builtin_shuffle(a, b, Numbers{__VA_ARGS__})
+#endif
+#define HT_LOW_4 0, 4, 1, 5
+#define HT_HIGH_4 2, 6, 3, 7
+#define HT_LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+#define HT_HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+#define HT_LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HT_HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define HT_OF(half, lanes) HT_OF_(half, lanes)
+#define HT_OF_(half, lanes) half##lanes
+
 // Interleaves two vectors to a0 b0 a1 b1 ...: `low` gets the first half of these, `high` the second.
 HT_INLINE void interleave(Vec a, Vec b, Vec& low, Vec& high) {
-#if HT_LANES == 4
-#define HT_LOW 0, 4, 1, 5
-#define HT_HIGH 2, 6, 3, 7
-#elif HT_LANES == 8
-#define HT_LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HT_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define HT_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HT_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#endif
-#if defined(__clang__)
-  low = __builtin_shufflevector(a, b, HT_LOW);
-  high = __builtin_shufflevector(a, b, HT_HIGH);
-#else
-  low = __builtin_shuffle(a, b, Int{HT_LOW});
-  high = __builtin_shuffle(a, b, Int{HT_HIGH});
-#endif
-#undef HT_LOW
-#undef HT_HIGH
+  low = HT_SHUFFLE(Int, a, b, HT_OF(HT_LOW_, HT_LANES));
+  high = HT_SHUFFLE(Int, a, b, HT_OF(HT_HIGH_, HT_LANES));
 }
 
 HT_INLINE void interleave(Pixels a, Pixels b, Pixels& low, Pixels& high) {
-#define HT_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HT_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#if defined(__clang__)
-  low = __builtin_shufflevector(a, b, HT_LOW);
-  high = __builtin_shufflevector(a, b, HT_HIGH);
-#else
-  low = __builtin_shuffle(a, b, Pixels{HT_LOW});
-  high = __builtin_shuffle(a, b, Pixels{HT_HIGH});
-#endif
-#undef HT_LOW
-#undef HT_HIGH
+  low = HT_SHUFFLE(Pixels, a, b, HT_LOW_16);
+  high = HT_SHUFFLE(Pixels, a, b, HT_HIGH_16);
 }
+
+#undef HT_SHUFFLE
+#undef HT_OF
+#undef HT_OF_
 
 // kLanes bytes as integers. GCC converts such short vectors byte by byte, so the instructions are named where there are
 // any, and zeros are interleaved twice with four bytes.

@@ -108,6 +108,8 @@ def _medians(samples: NDArray[np.float64], generator: np.random.Generator) -> ND
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the results.json in it")
     try:
         document = json.loads(read_whole(path, "the results"))
     except ValueError as error:

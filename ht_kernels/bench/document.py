@@ -9,6 +9,7 @@ from typing import Any
 
 from ht_kernels import environment
 from ht_kernels.files import output_folder
+from ht_kernels.outputs import BENCH
 
 NAME = "results.json"
 
@@ -33,6 +34,6 @@ def write(document: dict[str, Any], directory: Path) -> Path:
     Raises:
         InputError: the folder or the file cannot be written.
     """
-    with output_folder(directory) as folder:
+    with output_folder(directory, BENCH) as folder:
         (folder / NAME).write_bytes(as_bytes(document))
     return directory / NAME

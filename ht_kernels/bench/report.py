@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels.files import output_folder
+from ht_kernels.outputs import BENCH
 
 from . import chart
 from .cases import IMPLEMENTATIONS, LABELS
@@ -45,7 +46,7 @@ def write(results: list[Result], limits: Limits, directory: Path) -> list[Path]:
         "results.json": as_bytes(document),
         "chart.png": chart.draw(results, document["environment"]),
     }
-    with output_folder(directory) as folder:
+    with output_folder(directory, BENCH) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
     return [directory / name for name in files]

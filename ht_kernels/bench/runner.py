@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ht_kernels.errors import reason
 from ht_kernels.ops.dispatch import available_backends
+from ht_kernels.progress import Watch, unwatched, watched
 
 from .cases import LABELS, Case
 from .measure import Timing, copy_bandwidth, float32_peak, interleave
@@ -65,7 +66,11 @@ class Result:
 
 
 def run(
-    cases: Collection[Case], names: Collection[str], seconds: float, say: Callable[[str], None]
+    cases: Sequence[Case],
+    names: Collection[str],
+    seconds: float,
+    say: Callable[[str], None],
+    watch: Watch = unwatched,
 ) -> tuple[list[Result], Limits]:
     """Measure the limits of the machine, and then every case.
 
@@ -74,6 +79,7 @@ def run(
         names: the implementations to time. ``compile`` is left out if torch.compile does not work.
         seconds: the time to spend on each case.
         say: receives a line of output for the limits and after each case.
+        watch: receives how many cases were timed.
     """
     limits = Limits.measure()
     say(f"threads: {torch.get_num_threads()}; backends: {', '.join(available_backends())}")
@@ -82,7 +88,7 @@ def run(
         say(f"torch.compile is left out, it does not work here: {why}")
         names = [name for name in names if name != "compile"]
     results = []
-    for case in cases:
+    for case in watched(cases, "timing", watch):
         result = run_case(case, names, seconds, limits)
         results.append(result)
         say(f"{case}: " + ", ".join(f"{LABELS[n]} {milliseconds(t.median)} ms" for n, t in result.timings.items()))

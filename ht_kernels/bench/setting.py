@@ -11,7 +11,8 @@ import torch
 from ht_kernels.backends.call import Case
 from ht_kernels.errors import InputError
 from ht_kernels.ops.dispatch import BACKENDS, choose
-from ht_kernels.published import VARIANTS
+
+from .sizes import read_sizes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -103,22 +104,10 @@ def read_setting(
     Raises:
         InputError: an option cannot be read, or does not fit the others.
     """
-    batch, tokens, dim, bottleneck = numbers("--shape", shape, "B,N,D,C", "8,197,768,64")
-    if grid is None:
-        raise InputError("--shape needs --grid H,W, the patch grid, such as --grid 14,14")
-    height, width = numbers("--grid", grid, "H,W", "14,14")
-    if tokens < height * width:
-        raise InputError(
-            f"--grid {grid} has {height * width} patches and --shape {shape} only {tokens} tokens; expected "
-            "N = H W and the prefix tokens"
-        )
-    if spectral is not None and not VARIANTS[variant].frequency:
-        raise InputError(f"--spectral {spectral} needs --variant freq_enhanced or hybrid, got {variant}")
-    if bottleneck < 4 and VARIANTS[variant].noise:
-        raise InputError(f"--shape {shape} has a bottleneck of {bottleneck}; --variant {variant} needs at least 4")
+    sizes, patches = read_sizes(shape, grid, variant, spectral)
     setting = Setting(
-        (batch, tokens, dim, bottleneck),
-        (height, width),
+        sizes,
+        patches,
         variant,
         spectral,
         dtype,
@@ -130,18 +119,6 @@ def read_setting(
         setting = replace(setting, backend=chosen)
     setting.device()
     return setting
-
-
-def numbers(option: str, text: str, form: str, example: str) -> list[int]:
-    """Read whole numbers of 1 or more, separated by commas, as many as ``form`` has letters.
-
-    Raises:
-        InputError: they are others; the message names the ``option``.
-    """
-    found = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
-    if len(found) != len(form.split(",")) or min(found) < 1:
-        raise InputError(f"{option} {text} was given, expected {form}, whole numbers of 1 or more, such as {example}")
-    return found
 
 
 def _devices() -> list[torch.device]:

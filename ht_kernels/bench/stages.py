@@ -21,6 +21,8 @@ from ht_kernels.backends import core, cpu
 from ht_kernels.backends.call import Layout
 from ht_kernels.folding import FoldedAdapter, on_grid
 
+from .measure import uncounted
+
 OUTSIDE = "outside"
 PROFILED_CALLS = 50
 GPU_STAGES = {
@@ -57,13 +59,11 @@ class StagedCall:
 
     def samples(self, count: int, calls: int) -> dict[str, list[float]]:
         """The means of the last ``count`` samples of ``calls`` calls each, for every stage that took any time."""
-        last = self.calls[-count * calls :]
-        found = {name: [call[name] for call in last] for name in last[0]}
-        return {
-            name: [sum(values[i : i + calls]) / calls for i in range(0, len(values), calls)]
-            for name, values in found.items()
-            if any(values)
-        }
+        made = uncounted(calls) + calls
+        last = self.calls[-count * made :]
+        samples = [last[end - calls : end] for end in range(made, len(last) + 1, made)]
+        found = {name: [sum(call[name] for call in sample) / calls for sample in samples] for name in last[0]}
+        return {name: values for name, values in found.items() if any(values)}
 
 
 def split(names: Sequence[str], threads: Sequence[Sequence[float]], took: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.deploy.fastest import fastest
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.source import Source
+from ht_kernels.progress import Watch, unwatched, watched
 from ht_kernels.video import Stream
 
 from .document import facts
@@ -37,12 +38,14 @@ _STALE = 10.0
 """The age in seconds from which masks are withheld. It is so large that none is, because the age itself is measured."""
 
 
-def run(sizes: Collection[tuple[int, int]], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    sizes: Sequence[tuple[int, int]], seconds: float, say: Callable[[str], None], watch: Watch = unwatched
+) -> dict[str, Any]:
     """Play a phantom of each size (height, width) for so many seconds, and return the document of the latencies."""
     torch.manual_seed(0)
     model = segmentation_model(BACKBONE)
     rows = []
-    for height, width in sizes:
+    for height, width in watched(sizes, "playing", watch):
         say(f"{height}x{width}: simulates {FRAMES} frames, then plays them for {seconds:g} s")
         report = play(model, phantom((height, width)), live=True, seconds=seconds)
         latencies = {name: report["latency_ms"].get(name) for name in AGES}  # None where no mask was made in time

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 from pathlib import Path
 
+from ht_kernels.bench.sizes import read_sizes
+from ht_kernels.choices import FORMS, VARIANTS
 from ht_kernels.errors import InputError
+from ht_kernels.files import claim, read_whole
+from ht_kernels.outputs import BENCH, SETTINGS
 
-from . import terminal
+from . import config, outputs, terminal
 
 _MOST_THREADS = 1024
 HELP = "time the adapter, the heads and the model against the published way, or one adapter by stage; compare two runs"
+EXAMPLE = "ht-kernels bench --quick --only adapter --output before"
 
 _OF_SHAPE = {"grid": None, "variant": "hybrid", "spectral": None, "dtype": "fp32", "backend": None, "stages": False}
 """The options that only go with --shape, and their defaults."""
@@ -25,22 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A", "B"), help="two results.json: ratios of B to A with intervals"
     )
+    one = parser.add_argument_group("one adapter")
+    run = parser.add_argument_group("runtime")
+    to = parser.add_argument_group("outputs")
     parser.add_argument("--only", choices=("adapter", "heads", "model"), help="one part instead of all three")
-    parser.add_argument("--grid", metavar="H,W", help="of --shape: the patch grid; other tokens are prefix tokens")
-    parser.add_argument("--variant", choices=("baseline", "noise_aware", "freq_enhanced", "hybrid"), help="of --shape")
-    parser.add_argument("--spectral", choices=("full", "shared", "radial"), help="of --shape: with a spectral filter")
-    parser.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of --shape: of the tokens")
-    parser.add_argument("--backend", choices=("cuda", "cpu", "triton", "reference"), help="of --shape")
-    parser.add_argument("--stages", action="store_true", help="of --shape: the time of every stage, too")
-    parser.add_argument("--threads", type=int, metavar="N", help="of --shape and --stream (default: torch's)")
-    parser.add_argument("--seconds", type=float, help="of each case, shape or size of frames (default: 10, quick 1)")
-    parser.add_argument(
+    one.add_argument("--grid", metavar="H,W", help="of --shape: the patch grid; other tokens are prefix tokens")
+    one.add_argument("--variant", choices=VARIANTS, help="of --shape (default: hybrid)")
+    one.add_argument("--spectral", choices=FORMS, help="of --shape: with a spectral filter")
+    one.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="of --shape: of the tokens (default: fp32)")
+    run.add_argument(
+        "--backend", choices=("cuda", "cpu", "triton", "reference"), help="of --shape (default: the best that is here)"
+    )
+    one.add_argument("--stages", action="store_true", help="of --shape: the time of every stage, too")
+    run.add_argument("--threads", type=int, metavar="N", help="of --shape and --stream (default: torch's)")
+    run.add_argument(
+        "--seconds", type=float, metavar="S", help="of each case, shape or size of frames (default: 10, quick 1)"
+    )
+    to.add_argument(
         "--output",
         type=Path,
         default=Path("ht-kernels-bench"),
         metavar="DIR",
         help="where results.json and chart.png go (default: %(default)s)",
     )
+    outputs.add_overwrite(to)
     parser.set_defaults(**_OF_SHAPE)
 
 
@@ -49,11 +63,10 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(*args.compare)
     seconds = args.seconds or (1.0 if args.quick else 10.0)
-    if args.shape:
-        return _shape(args, seconds)
-    if args.stream:
-        return _stream(args, seconds)
-    return _comparison(args, seconds)
+    measure = _shape if args.shape else _stream if args.stream else _comparison
+    status = measure(args, seconds)
+    config.write(args, args.output / SETTINGS)
+    return status
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -70,12 +83,16 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--seconds was given with --compare, which measures nothing")
     for name in ("threads", "seconds"):
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} {value:g} was given, expected more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name} {value:g} was given, expected a number above 0")
     if args.threads is not None and args.threads > _MOST_THREADS:
         raise InputError(f"--threads {args.threads} was given, expected at most {_MOST_THREADS}")
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError(f"--output {args.output} is a file, expected a directory")
+    if args.shape:
+        read_sizes(args.shape, args.grid, args.variant, args.spectral)
+    for path in args.compare or ():
+        read_whole(path, "the results")
+    if not args.compare:
+        claim(args.output, (*BENCH, SETTINGS), args.overwrite)
 
 
 def _comparison(args: argparse.Namespace, seconds: float) -> int:
@@ -86,7 +103,8 @@ def _comparison(args: argparse.Namespace, seconds: float) -> int:
 
     chosen = cases(args.only, batches=(1,) if args.quick else None)
     names = [name for name in IMPLEMENTATIONS if name != "compile" or not args.quick]
-    results, limits = runner.run(chosen, names, seconds, say=_say)
+    with terminal.track() as watch:
+        results, limits = runner.run(chosen, names, seconds, say=_say, watch=watch)
     print("\nMilliseconds per call, median:", *report.table(results), sep="\n")
     for path in report.write(results, limits, args.output):
         print(f"wrote {path}")
@@ -112,7 +130,8 @@ def _stream(args: argparse.Namespace, seconds: float) -> int:
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    found = stream.run(stream.SIZES, seconds, say=_say)
+    with terminal.track() as watch:
+        found = stream.run(stream.SIZES, seconds, say=_say, watch=watch)
     print("\nMilliseconds from frame to overlay:", *stream.table(found), sep="\n")
     print(f"wrote {document.write(found, args.output)}")
     return 0

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import claim_files
+from ht_kernels.weights import is_ours
 
-from . import model_options
+from . import model_options, outputs
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
 
 HELP = "turn a checkpoint of ours into one that the published code loads, or the other way round"
+EXAMPLE = "ht-kernels convert run/best.safetensors --output published.pth"
 
 _ENDING = ".safetensors"  # of files in our format
 _WIDTH = 768  # of the tokens that the published pyramid takes, except behind OpenAI's towers
@@ -23,41 +26,39 @@ _PACKAGES = {"timm": "timm", "open_clip": "open_clip", "openai": "OpenAI"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=model_options.CHECKPOINT)
-    parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="the file to write")
-    parser.add_argument(
+    to = parser.add_argument_group("outputs")
+    to.add_argument("--output", type=Path, metavar="FILE", required=True, help="the file to write")
+    outputs.add_overwrite(to)
+    to.add_argument(
         "--to",
         choices=["published", "ours"],
         help="the format to write (default: the one that CHECKPOINT does not have)",
     )
-    model_options.add_tower_arguments(parser)
+    model_options.add_tower_arguments(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.clip.checkpoint import kind
-    from ht_kernels.clip.published_checkpoint import check_layers, package, save_published
-    from ht_kernels.weights import locate
-
-    path = locate(args.checkpoint)
-    if path.exists() and args.output.exists() and args.output.samefile(path):
+    model_options.check_image_size(args)
+    path = model_options.check_checkpoint(args.checkpoint)
+    if args.output.exists() and args.output.samefile(path):
         raise InputError(f"{args.output} is the checkpoint itself, of which parts would be lost: name another output")
-    came = kind(path)
-    to = args.to or ("published" if came == "ours" else "ours")
+    claim_files([args.output], args.overwrite)
+    ours = is_ours(path)
+    to = args.to or ("published" if ours else "ours")
     if args.to is None and (args.output.suffix.lower() == _ENDING) == (to == "published"):
-        form = "in our format" if came == "ours" else "a published one"
+        form = "in our format" if ours else "a published one"
         raise InputError(
             f"{path} is {form}, and {args.output} has an ending of that format ({_ENDING} is ours): name the output by "
             "the format that it gets, or say --to published or --to ours"
         )
-    if came != "ours" and args.backbone is None:
+    if not ours and args.backbone is None:
         raise InputError(f"{path} is a published file, which does not name its vision tower: pass --backbone")
-    overrides: dict[str, Any] = {"task": "contrastive"} if came == "adapters" else {}
+    from ht_kernels.clip.checkpoint import kind
+    from ht_kernels.clip.published_checkpoint import check_layers, package, save_published
+
+    overrides: dict[str, Any] = {"task": "contrastive"} if kind(path) == "adapters" else {}
     model, _ = model_options.load_model(args, **overrides)
     if to == "ours":
-        if came != "ours" and not model.config.names_weights:
-            raise InputError(
-                f"{path} is for the trained tower that it was made on, and --backbone {args.backbone} alone has random "
-                "weights: pass --pretrained"
-            )
         model.save(args.output)
         print(f"wrote {args.output}")
         return 0

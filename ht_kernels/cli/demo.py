@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import terminal
+from ht_kernels.files import claim
+from ht_kernels.outputs import DEMO
+
+from . import outputs, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.demo.breast import Segmented
     from ht_kernels.demo.comparison import Comparison
 
 HELP = "segment breast images, a simulated and a real clip, then compare the published way with this one"
+EXAMPLE = "ht-kernels demo --output pictures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where results go (default: %(default)s)",
     )
+    outputs.add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    claim(args.output, DEMO, args.overwrite)
     import ht_kernels as ht
     from ht_kernels.clip import HTCLIP
     from ht_kernels.demo import breast, clips, comparison, sheet

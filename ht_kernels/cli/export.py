@@ -12,18 +12,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.deploy.batch import batch_range
+from ht_kernels.deploy.places import (
+    check_folder,
+    check_place,
+    check_report_place,
+    described_files,
+    failed_report_path,
+    manifest_path,
+    report_path,
+    settings_path,
+)
+from ht_kernels.deploy.results import check_result
 from ht_kernels.errors import InputError
-from ht_kernels.files import why
+from ht_kernels.files import claim_files, why
+from ht_kernels.weights import task_of
+from ht_kernels.words import counted
 
-from . import model_options, terminal
+from . import config, model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ht_kernels.deploy import FoldedHTCLIP
     from ht_kernels.deploy.gate import Report
     from ht_kernels.media.source import Source
 
 HELP = "write a checkpoint as ONNX, as an engine or for OpenVINO, checked against torch on real frames"
+EXAMPLE = "ht-kernels export breast --output breast.onnx --precision fp16 --batch 1:4:16"
 
 GATE_FAILED = 3
 """Exit status of an export that does not compute what torch does."""
@@ -33,13 +49,15 @@ _CALIBRATION = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    came = parser.add_argument_group("inputs")
+    to = parser.add_argument_group("outputs")
+    came.add_argument(
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
         help=model_options.CHECKPOINT,
     )
-    parser.add_argument(
+    to.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
@@ -47,42 +65,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to write: NAME.onnx for ONNX, NAME.xml for openvino, whose weights go into NAME.bin; for "
         "triton-server a new folder",
     )
-    parser.add_argument(
+    outputs.add_overwrite(to)
+    to.add_argument(
         "--format",
         choices=["onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server"],
         default="onnx",
         help="openvino writes OpenVINO's own format, tensorrt builds for the GPU that is here, triton-server makes a "
         "model repository with the ONNX file (default: %(default)s)",
     )
-    parser.add_argument(
+    to.add_argument(
         "--target",
         action="append",
         default=[],
         metavar="sm_NN",
         help="for tensorrt-rtx: compute capability of a GPU that the engine is for; may be given several times",
     )
-    parser.add_argument(
+    to.add_argument(
         "--plugin", action="store_true", help="for TensorRT: run adapters by our plugin instead of standard operators"
     )
-    parser.add_argument(
+    to.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16", "int8"],
         default="fp32",
         help="of matrix products; all else is computed in float32 (default: %(default)s)",
     )
-    parser.add_argument(
+    to.add_argument(
         "--batch",
         default="1",
         metavar="N|MIN:OPT:MAX",
         help="frames at once: a number, or a range with the usual number in the middle (default: %(default)s)",
     )
-    parser.add_argument(
+    to.add_argument(
         "--result",
         choices=["logits", "mask", "grid", "embeddings"],
         help="what the file gives: logits, as mask the class of each pixel, or as grid logits on the patch grid, which "
         "streams take; for a contrastive model embeddings of RGB images (default: what the model gives)",
     )
-    parser.add_argument(
+    came.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
@@ -90,47 +109,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"for int8 without --calibrate up to {2 * _FRAMES}, of which every other one calibrates (default: the clip "
         "that comes with pydicom)",
     )
-    parser.add_argument(
+    came.add_argument(
         "--calibrate",
         type=Path,
         metavar="SOURCE",
         help=f"for int8: up to {_CALIBRATION} frames like those that the file will see, such as training images; "
         "frames that are in --frames too are only checked on (default: every other frame of --frames)",
     )
-    model_options.add_tower_arguments(parser)
+    model_options.add_tower_arguments(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
-    import ht_kernels as ht
-    from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
-    from ht_kernels.deploy.manifest import described_files, failed_report_path, manifest_path, report_path
-    from ht_kernels.deploy.runtimes import runs_here
-    from ht_kernels.deploy.saturation import SATURATES, saturates
-    from ht_kernels.deploy.server import write_repository
-    from ht_kernels.media.opening import open_file
-    from ht_kernels.media.preprocess import sample_frames
-    from ht_kernels.video.example import example_clip
-
     output: Path = args.output
     as_onnx, as_ir, as_folder = (args.format == name for name in ("onnx", "openvino", "triton-server"))
     batch = _batch(args.batch)
     _check(args)
-    _check_output(args)
-    _check_int8(args)
-    _check_result(args)
-    calibration_source = open_file(args.calibrate) if args.calibrate else None
-    source = open_file(args.frames or example_clip())
+    calibration_source, source = _sources(args)
+    _check_packages(args)
+    import ht_kernels as ht
+    from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
+    from ht_kernels.deploy.runtimes import runs_here
+    from ht_kernels.deploy.saturation import SATURATES, saturates
+    from ht_kernels.deploy.server import write_repository
+    from ht_kernels.media.preprocess import sample_frames
+
     if args.precision == "int8":
         _check_count(calibration_source, source)
     built_report = None
     memory = terminal.enough_memory(
-        f"a batch of {batch[2]} frames",
+        f"a batch of {counted(batch[2], 'frame')}",
         "give a smaller --batch" if batch[2] > 1 else "give a smaller --image-size, or take a machine with more",
     )
     with terminal.interruptible(), memory, _folder_beside(output) as folder:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
             folded = ht.fold(model)
+            _check_attention(folded, batch)
             calibration = None
             if args.precision == "int8":
                 calibration, frames = _split(folded.image_size, calibration_source, source)
@@ -140,15 +154,13 @@ def run(args: argparse.Namespace) -> int:
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
                 calibration = None if calibration is None else calibration.expand(-1, 3, -1, -1)
-        if model.draws_tower:
-            print("The tower has random weights: name those it was trained on with --pretrained.", file=sys.stderr)
         file = graph = folder / (output.name if as_onnx else "model.onnx")
-        calibrated = "" if calibration is None else f", calibrated on {len(calibration)} frames"
+        calibrated = "" if calibration is None else f", calibrated on {counted(len(calibration), 'frame')}"
         with terminal.step(f"writing ONNX in {args.precision}{calibrated}"):
             options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
             options.update(channels=frames.shape[1], calibration=calibration)
             export_onnx(folded, graph, **options)
-        with terminal.step(f"checking against torch on {len(frames)} frames of {source.path}"):
+        with terminal.step(f"checking against torch on {counted(len(frames), 'frame')} of {source.path}"):
             report = check_onnx(folded, graph, frames)
         if report.passed and args.plugin:
             export_onnx(folded, graph, **options, plugin=True)
@@ -187,6 +199,7 @@ def run(args: argparse.Namespace) -> int:
             report.write(report_path(output), built_report)
             failed_report_path(output).unlink(missing_ok=True)
     if failed is None:
+        config.write(args, settings_path(output))
         beside = "its configuration" if as_folder else manifest_path(output).name
         if as_ir:
             beside = f"{output.with_suffix('.bin').name}, {beside}"
@@ -211,8 +224,8 @@ def run(args: argparse.Namespace) -> int:
     few = ""
     if calibration is not None:
         few = (
-            f" int8 was calibrated on {len(calibration)} frames and checked on {len(frames)} of {source.path}: both "
-            "should be like those that the model will see, and many."
+            f" int8 was calibrated on {counted(len(calibration), 'frame')} and checked on {len(frames)} of "
+            f"{source.path}: both should be like those that the model will see, and many."
         )
     print(
         f"ht-kernels export: the export does not compute what torch does: {'; '.join(failed.failures)}. The error "
@@ -223,12 +236,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together, and a machine without what every export needs."""
-    from ht_kernels.deploy.onnx import import_onnx
-    from ht_kernels.deploy.runtimes import import_onnxruntime
-
-    import_onnx()
-    import_onnxruntime()  # for the check
+    """Refuse options that do not go together, an output that would replace something, and a missing checkpoint."""
     model_options.check_image_size(args)
     if (args.format == "tensorrt-rtx") != bool(args.target):
         raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
@@ -236,50 +244,40 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
     if args.plugin and args.format == "triton-server":
         raise InputError("--plugin is for TensorRT, and the server runs adapters as standard operators: leave it out")
-
-
-def _check_result(args: argparse.Namespace) -> None:
-    """Refuse a result that the model does not give, as far as the head of its file says what it is for."""
-    from ht_kernels.clip.checkpoint import task_of
-    from ht_kernels.deploy.onnx import check_result
-    from ht_kernels.weights import locate
-
-    task = task_of(locate(args.checkpoint))
+    _check_int8(args)
+    _check_output(args)
+    path = model_options.check_checkpoint(args.checkpoint)
+    task = task_of(path)
     if args.result is not None and task is not None:
         check_result(args.result, task)
 
 
 def _check_output(args: argparse.Namespace) -> None:
-    """Refuse an output of another ending than its format's, or where it would replace what no export of it wrote."""
-    from ht_kernels.deploy.engine import import_runtime
-    from ht_kernels.deploy.manifest import check_place, check_report_place
-    from ht_kernels.deploy.openvino_runtime import import_openvino
-    from ht_kernels.deploy.server import check_folder
+    """Refuse an output of another ending than its format's, or where it would replace what no export of it wrote.
 
+    Without ``--overwrite`` it may not replace what an export wrote either.
+    """
     output: Path = args.output
     if args.format == "triton-server":
         check_folder(output)
         check_report_place(output)
+        claim_files([output, report_path(output), settings_path(output)], args.overwrite)
         return
     if args.format == "onnx" and output.suffix != ".onnx":
         other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
         named = "" if other is None else f", or name its format with --format {other}"
-        raise InputError(f"the output {output} must end in .onnx{named}")
-    if args.format == "openvino":
-        if output.suffix != ".xml":
-            raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
-        import_openvino()
-    elif args.format != "onnx":
-        if output.suffix in (".onnx", ".xml"):
-            raise InputError(f"the output {output} must not end in {output.suffix}: NAME.engine is usual")
-        import_runtime(args.format.replace("-", "_"))
+        raise InputError(f"the output {output} must be named NAME.onnx{named}")
+    if args.format == "openvino" and output.suffix != ".xml":
+        raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
+    if args.format in ("tensorrt", "tensorrt-rtx") and output.suffix in (".onnx", ".xml"):
+        raise InputError(f"the output {output} must not end in {output.suffix}: NAME.engine is usual")
     check_place(output)
+    places = [*described_files(output), manifest_path(output), report_path(output), settings_path(output)]
+    claim_files(places, args.overwrite)
 
 
 def _check_int8(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together, before the work."""
-    from ht_kernels.deploy.quantize import import_nncf
-
+    """Refuse options that do not go together with the precision."""
     if args.precision != "int8":
         if args.calibrate:
             raise InputError(f"--calibrate goes with --precision int8, and the precision is {args.precision}")
@@ -291,7 +289,32 @@ def _check_int8(args: argparse.Namespace) -> None:
             "--precision int8 needs frames like those that the file will see: name some, best training images, with "
             "--calibrate, or with --frames, of which half will calibrate"
         )
-    import_nncf()
+
+
+def _sources(args: argparse.Namespace) -> tuple[Source | None, Source]:
+    """Where frames to calibrate on come from, if they have a source of their own, and frames to check on."""
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.video.example import example_clip
+
+    return open_file(args.calibrate) if args.calibrate else None, open_file(args.frames or example_clip())
+
+
+def _check_packages(args: argparse.Namespace) -> None:
+    """Refuse a machine without what the export needs."""
+    from ht_kernels.deploy.engine import import_runtime
+    from ht_kernels.deploy.onnx import import_onnx
+    from ht_kernels.deploy.openvino_runtime import import_openvino
+    from ht_kernels.deploy.quantize import import_nncf
+    from ht_kernels.deploy.runtimes import import_onnxruntime
+
+    import_onnx()
+    import_onnxruntime()  # for the check
+    if args.format == "openvino":
+        import_openvino()
+    elif args.format in ("tensorrt", "tensorrt-rtx"):
+        import_runtime(args.format.replace("-", "_"))
+    if args.precision == "int8":
+        import_nncf()
 
 
 def _check_count(calibration: Source | None, source: Source) -> None:
@@ -302,6 +325,25 @@ def _check_count(calibration: Source | None, source: Source) -> None:
         check_count(calibration.frame_count)
     if calibration is None and source.frame_count is not None:
         check_count((source.frame_count + 1) // 2)
+
+
+def _check_attention(folded: FoldedHTCLIP, batch: tuple[int, int, int]) -> None:
+    """Refuse images and batches whose attention does not fit into this machine's memory.
+
+    The exported file computes all scores of a block before their softmax, which torch does not.
+    """
+    from ht_kernels.deploy.onnx_run import FRAMES_AT_ONCE
+
+    (height, width), grid = folded.image_size, folded.grid
+    tokens, frames = folded.prefix_tokens + grid[0] * grid[1], batch[0] if batch[0] == batch[2] else FRAMES_AT_ONCE
+    heads = max(int(block.heads) for block in folded.blocks)  # type: ignore[arg-type]
+    needed, there = 4 * heads * tokens**2 * frames, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"images of {width}x{height} pixels are {tokens} tokens, whose attention takes {needed / 2**30:.0f} GiB in "
+            f"the exported file for {counted(frames, 'frame')}, and this machine has {there / 2**30:.0f}: give a "
+            "smaller --image-size" + (" or --batch" if frames > 1 else "")
+        )
 
 
 def _split(size: tuple[int, int], calibration: Source | None, source: Source) -> tuple[Tensor, Tensor]:
@@ -330,8 +372,6 @@ def _split(size: tuple[int, int], calibration: Source | None, source: Source) ->
 
 
 def _batch(text: str) -> tuple[int, int, int]:
-    from ht_kernels.deploy.batch import batch_range
-
     if re.fullmatch(r"\d{1,6}", text, re.ASCII):
         return batch_range(int(text))
     if re.fullmatch(r"\d{1,6}:\d{1,6}:\d{1,6}", text, re.ASCII):
@@ -350,7 +390,8 @@ def _folder_beside(output: Path) -> Iterator[Path]:
         try:
             yield Path(name)
         except InputError as error:
-            hidden = re.escape(name) + "/.*?(?= cannot be )"  # a file that a user does not know
+            # A file that a user does not know: its name ends where a word does not belong to it.
+            hidden = re.escape(name) + r"/[^\s:,]*"
             raise InputError(re.sub(hidden, lambda _: str(output), str(error))) from error
         except OSError as error:
             raise InputError(f"the output {output} cannot be written: {why(error)}") from error
@@ -368,8 +409,8 @@ def _table(report: Report) -> list[str]:
         ("Dice, worst frame", report.dice_worst, None, ""),
         ("relative error of distances", report.distance_error, limits.distance, "at most"),
     ]
-    calibrated = f", calibrated on {report.calibration_frames} others" if report.calibration_frames else ""
-    title = f"{report.precision} in {report.runtime}, {report.frames} frames{calibrated}"
+    calibrated = f", calibrated on {counted(report.calibration_frames, 'other')}" if report.calibration_frames else ""
+    title = f"{report.precision} in {report.runtime}, {counted(report.frames, 'frame')}{calibrated}"
     lines = [f"{title:<36}{'measured':>12}   asked for"]
     for name, value, limit, direction in rows:
         if value is not None:

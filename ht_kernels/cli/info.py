@@ -6,7 +6,10 @@ import argparse
 import json
 from typing import Any
 
+from ht_kernels.words import counted
+
 HELP = "print versions, backends, what is missing and how to get it"
+EXAMPLE = "ht-kernels info --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +37,11 @@ def _facts() -> dict[str, Any]:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     cpu, core = facts["cpu"], facts["compiled_core"]
+    threads = counted(cpu["threads"], "thread")
     rows = [
         ("ht_kernels", f"{facts['ht_kernels']} in {facts['location']}"),
         ("Python", f"{facts['python']} on {facts['platform']}"),
-        ("CPU", f"{cpu['model']}, {cpu['cores']} cores, {cpu['threads']} threads, torch uses {cpu['torch_isa']}"),
+        ("CPU", f"{cpu['model']}, {counted(cpu['cores'], 'core')}, {threads}, torch uses {cpu['torch_isa']}"),
         *[("GPU", _gpu(gpu)) for gpu in facts["gpus"]],
         *([] if facts["gpus"] else [("GPU", "none that torch can use")]),
         ("compiled core", _core(core)),

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import model_options, terminal
+from ht_kernels.files import claim, output_folder
+from ht_kernels.outputs import INSPECTION
+
+from . import model_options, outputs, terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,42 +21,54 @@ if TYPE_CHECKING:
     from ht_kernels.nn import HTAdapter
 
 HELP = "draw a model's activation scales and what its adapters learned: filters, and the scales that images chose"
+EXAMPLE = "ht-kernels inspect breast --output pictures"
 _COLUMNS = 4
 _FRAMES = 16
-_SCALES = {"3x3": "#2a7f9e", "5x5": "#8aa63b", "7x7": "#c8501e"}
+_LEAST_CHANGE = 0.01
+"""The limit of the scale where no filter differs from 1."""
+
+_SCALES = {"3x3": "#0072b2", "5x5": "#e69f00", "7x7": "#882255"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    came = parser.add_argument_group("inputs")
+    came.add_argument(
         "checkpoint",
         type=Path,
         nargs="?",
         metavar="CHECKPOINT",
         help=f"{model_options.CHECKPOINT} (default: new adapters in the tower of --backbone)",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
-    )
-    parser.add_argument(
+    came.add_argument(
         "--frames",
         type=Path,
         metavar="SOURCE",
         help="images to run: a DICOM clip, a video, a folder of images, one image (default: the clip "
         "that comes with pydicom)",
     )
-    model_options.add_tower_arguments(parser)
+    to = parser.add_argument_group("outputs")
+    to.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="folder for the pictures; made if missing"
+    )
+    outputs.add_overwrite(to)
+    model_options.add_tower_arguments(parser.add_argument_group("model"))
 
 
 def run(args: argparse.Namespace) -> int:
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.video.example import example_clip
+
+    model_options.check_image_size(args)
+    if args.checkpoint is not None:
+        model_options.check_checkpoint(args.checkpoint)
+    claim(args.output, INSPECTION, args.overwrite)
+    source = open_file(args.frames or example_clip())
     from ht_kernels.clip.activations import activation_scales
     from ht_kernels.clip.injection import adapters
     from ht_kernels.deploy.folded import why_not_folded
-    from ht_kernels.files import output_folder, png_bytes
-    from ht_kernels.media.opening import open_file
+    from ht_kernels.files import png_bytes
     from ht_kernels.media.preprocess import sample_frames
-    from ht_kernels.video.example import example_clip
 
-    source = open_file(args.frames or example_clip())
     model, _ = model_options.load_model(args)
     found, unfoldable = adapters(model.tower), why_not_folded(model)
     frames = sample_frames(source, model.tower.image_size, _FRAMES)
@@ -67,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"The model cannot be folded, so noise weights are not drawn: {unfoldable}.", file=sys.stderr)
     elif any(adapter.noise for adapter in found.values()):
         pictures["noise_weights.png"] = _draw_noise_weights(noise_weights_of(model, frames))
-    with output_folder(args.output) as folder:
+    with output_folder(args.output, INSPECTION) as folder:
         for name, figure in pictures.items():
             (folder / name).write_bytes(png_bytes(figure))
     print(f"wrote {', '.join(pictures)} to {args.output}")
@@ -136,32 +151,55 @@ def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
 
 
 def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
-    """A panel per block: the magnitude of a spectral mask, averaged over channels, or the gain of each channel."""
+    """A panel per block: how far the gain of each channel, or the magnitude of a spectral mask, is from 1.
+
+    A new filter is 1 and changes nothing. All panels have one scale, symmetric about that.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    shown = {block: adapter for block, adapter in found.items() if adapter.frequency}
-    rows = -(-len(shown) // _COLUMNS)
-    figure = Figure(figsize=(3.2 * _COLUMNS, 3.0 * rows + 0.6), layout="constrained", dpi=120)
-    panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    spectral = next(iter(shown.values())).spectral
-    for axes, (block, adapter) in zip(panels, shown.items(), strict=False):
-        axes.set_title(f"block {block}", fontsize=9)
-        if adapter.spectral is None:
-            gain = adapter.get_parameter("adapter_conv.freq_filter").detach().float().cpu()
-            axes.bar(range(len(gain)), gain.numpy(), width=1.0, color="#c8501e")
-            axes.set_xlabel("channel", fontsize=8)
-            axes.set_ylabel("gain", fontsize=8)
+    changes = {block: change(adapter, grid) for block, adapter in found.items() if adapter.frequency}
+    spectral = next(adapter.spectral for adapter in found.values() if adapter.frequency)
+    limit = max(float(values.abs().max()) for values in changes.values()) or _LEAST_CHANGE
+    colors = ScalarMappable(Normalize(-limit, limit), "RdBu_r")  # which the colour-blind tell apart, too
+    columns = min(_COLUMNS, len(changes))
+    rows = -(-len(changes) // columns)
+    figure = Figure(figsize=(3.1 * columns + 1.2, 2.7 * rows + 0.8), layout="constrained", dpi=120)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for place, (axes, (block, values)) in enumerate(zip(panels, changes.items(), strict=False)):
+        axes.set_title(f"block {block}", fontsize=10)
+        axes.tick_params(labelsize=8)
+        if spectral is None:
+            axes.bar(range(len(values)), values.numpy(), width=1.0, color=colors.to_rgba(values.numpy()))
+            axes.axhline(0, color="black", linewidth=0.6)
+            axes.set_ylim(-1.05 * limit, 1.05 * limit)
+            axes.set_xlabel("channel", fontsize=9)
+            axes.spines[["top", "right"]].set_visible(False)
+            down = "gain less 1"
         else:
-            image = axes.imshow(magnitude(adapter, grid).numpy(), cmap="magma", extent=(-0.5, 0.5, 0.5, -0.5))
-            figure.colorbar(image, ax=axes, shrink=0.8)
-            axes.set_xlabel("cycles per patch, across", fontsize=8)
-            axes.set_ylabel("down", fontsize=8)
-        axes.tick_params(labelsize=7)
-    for axes in panels[len(shown) :]:
+            shown = (-0.5, 0.5, 0.5, -0.5)
+            axes.imshow(values.numpy(), cmap=colors.cmap, norm=colors.norm, extent=shown)
+            axes.set_xlabel("across, cycles per patch", fontsize=9)
+            down = "down, cycles per patch"
+        if place % columns == 0:
+            axes.set_ylabel(down, fontsize=9)
+    for axes in panels[len(changes) :]:
         axes.remove()
-    what = f"spectral filters ({spectral}): mean magnitude over channels" if spectral else "gains of the channels"
-    figure.suptitle(f"Learned {what}", fontsize=11)
+    what = "gain less 1" if spectral is None else "mean magnitude over channels, less 1"
+    figure.colorbar(colors, ax=panels[: len(changes)].tolist(), label=what, aspect=30)
+    kind = "gain of each channel" if spectral is None else f"spectral filters ({spectral})"
+    same = "; none has changed" if all(not values.any() for values in changes.values()) else ""
+    figure.suptitle(f"What training changed in the {kind}: 0 is a filter that changes nothing{same}", fontsize=11)
     return figure
+
+
+def change(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
+    """How far a frequency filter is from 1, which changes nothing: gains (C,), or a mask's mean magnitude (H, W)."""
+    if adapter.spectral is not None:
+        return magnitude(adapter, grid) - 1
+    gain: Tensor = adapter.get_parameter("adapter_conv.freq_filter").detach().float().cpu() - 1
+    return gain
 
 
 def magnitude(adapter: HTAdapter, grid: tuple[int, int]) -> Tensor:
@@ -193,7 +231,9 @@ def _draw_noise_weights(weights: dict[int, Tensor]) -> Figure:
         values = [weights[block][:, place].float().cpu().numpy() for block in blocks]
         axes.plot(blocks, [v.mean() for v in values], color=color, label=scale)
         for block, v in zip(blocks, values, strict=True):
-            axes.plot([block + 0.12 * (place - 1)] * len(v), v, ".", color=color, markersize=4, alpha=0.5)
+            axes.plot(
+                [block + 0.12 * (place - 1)] * len(v), v, ".", color=color, markersize=5, alpha=0.5, clip_on=False
+            )
     axes.axhline(1 / 3, color="black", linestyle="dotted", linewidth=1, label="equal weights")
     axes.set_xticks(blocks)
     axes.set_ylim(0, 1)

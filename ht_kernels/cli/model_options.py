@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ht_kernels.choices import LARGEST_SIDE
 from ht_kernels.errors import InputError
-from ht_kernels.weights import SHIPPED
+from ht_kernels.files import why
+from ht_kernels.weights import SHIPPED, locate
+from ht_kernels.weights.foreign import foreign
 
 from . import terminal
 
@@ -33,7 +36,7 @@ UNTRAINED = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, exported: bool = False) -> None:
+def add_arguments(parser: argparse._ActionsContainer, exported: bool = False) -> None:
     """Add ``--checkpoint`` and the options of the tower.
 
     With ``exported`` the help says that ``--checkpoint`` may also name a file of ``ht-kernels export``.
@@ -76,10 +79,27 @@ def check_image_size(args: argparse.Namespace) -> None:
     Raises:
         InputError: it is no size of an image.
     """
-    from ht_kernels.deploy.manifest import LARGEST_SIDE
-
     if args.image_size is not None and not 1 <= args.image_size <= LARGEST_SIDE:
         raise InputError(f"--image-size {args.image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
+
+
+def check_checkpoint(checkpoint: Path) -> Path:
+    """The file of a checkpoint, which is there and may hold weights.
+
+    Raises:
+        InputError: there is no such file, no weights of this name come with the package, or it is something else.
+    """
+    path = locate(checkpoint)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file {path}")
+    try:
+        with path.open("rb") as file:
+            problem = foreign(path, file.read(512))
+    except OSError as error:
+        problem = why(error)
+    if problem:
+        raise InputError(f"{path} cannot be read as a checkpoint file: {problem}")
+    return path
 
 
 @contextmanager

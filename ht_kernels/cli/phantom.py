@@ -6,31 +6,38 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ht_kernels.errors import InputError
+from ht_kernels.choices import LESIONS, PHANTOM_SIDES
+from ht_kernels.errors import InputError, did_you_mean
+from ht_kernels.files import claim, output_folder
+from ht_kernels.outputs import PHANTOMS, SETTINGS
+from ht_kernels.progress import Watch, watched
+from ht_kernels.words import counted
+
+from . import config, outputs, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.data.phantom import Phantom
 
 HELP = "simulate ultrasound images or clips with exact masks"
+EXAMPLE = "ht-kernels phantom --count 300 --output phantoms"
 
 _FPS = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
-    parser.add_argument(
+    to = parser.add_argument_group("outputs")
+    to.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that gets the images or clips")
+    outputs.add_overwrite(to)
+    what = parser.add_argument_group("phantoms")
+    what.add_argument(
         "--count", type=int, default=1, metavar="N", help="how many images or clips (default: %(default)s)"
     )
-    parser.add_argument("--clip", type=int, metavar="FRAMES", help="make moving clips of this length instead of images")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed gives the same images (default: %(default)s)"
-    )
-    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="height and width (default: 224)")
-    parser.add_argument(
-        "--kind", metavar="KIND", help="hypoechoic, hyperechoic, cystic, shadowing or none (default: any lesion)"
-    )
-    parser.add_argument("--sector", action="store_true", help="make sector scans instead of linear ones")
-    parser.add_argument(
+    what.add_argument("--clip", type=int, metavar="FRAMES", help="make moving clips of this length instead of images")
+    what.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: %(default)s)")
+    what.add_argument("--size", type=int, default=224, metavar="PIXELS", help="height and width (default: %(default)s)")
+    what.add_argument("--kind", metavar="KIND", help=f"{', '.join(LESIONS)} or none (default: any lesion)")
+    what.add_argument("--sector", action="store_true", help="make sector scans instead of linear ones")
+    what.add_argument(
         "--header",
         action="store_true",
         help="begin labels.csv with a header line, which the published code cannot read",
@@ -38,35 +45,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     from ht_kernels.data.phantom import draw_phantom
-    from ht_kernels.files import output_folder
 
-    for option, value in (("--count", args.count), ("--clip", args.clip)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} {value} was given, expected 1 or more")
-    if args.seed < 0:
-        raise InputError(f"--seed {args.seed} was given, expected 0 or more")
-    if args.output.is_dir() and any(args.output.iterdir()):
-        raise InputError(f"the output folder {args.output} is not empty; name a new one")
     phantoms: list[tuple[int, Phantom]] = []
     for i in range(args.count):
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
-    with output_folder(args.output) as folder:
+    with terminal.interruptible(), output_folder(args.output, PHANTOMS) as folder, terminal.track() as watch:
         if args.clip:
-            _write_clips(folder, phantoms, args.clip)
-            what = "clips and their masks"
+            _write_clips(folder, phantoms, args.clip, watch)
+            what = f"{counted(args.count, 'clip')} with masks"
         else:
-            empty = _write_images(folder, phantoms, args.seed, args.header)
-            what = "images, masks, labels, captions and splits"
-    print(f"wrote {args.count} {what} to {args.output}")
+            empty = _write_images(folder, phantoms, args.seed, args.header, watch)
+            what = f"{counted(args.count, 'image')} with masks, labels, captions and splits"
+    config.write(args, args.output / SETTINGS)
+    print(f"wrote {what} to {args.output}")
     if empty:
         print(f"no image is left for the splits {', '.join(empty)}: make 3 or more to train on them")
     return 0
 
 
-def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool) -> list[str]:
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be simulated or written, before the work."""
+    for option, value in (("--count", args.count), ("--clip", args.clip)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value} was given, expected 1 or more")
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed} was given, expected 0 or more")
+    least, most = PHANTOM_SIDES
+    if not least <= args.size <= most:
+        raise InputError(f"--size {args.size} was given, expected {least} to {most} pixels")
+    kinds = *LESIONS, "none"
+    if args.kind is not None and args.kind not in kinds:
+        meant = did_you_mean(args.kind, kinds)
+        raise InputError(f"--kind {args.kind} is unknown; expected one of {', '.join(kinds)}{meant}")
+    claim(args.output, (*PHANTOMS, SETTINGS), args.overwrite)
+
+
+def _write_images(
+    folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool, watch: Watch
+) -> list[str]:
     """Write a data set; returns the splits that got no image."""
     from ht_kernels.data.layout import SPLITS
     from ht_kernels.data.phantom import caption, simulate
@@ -75,7 +95,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
 
     labels: dict[str, int] = {}
     captions: dict[str, str] = {}
-    for i, (image_seed, phantom) in enumerate(phantoms):
+    for i, (image_seed, phantom) in enumerate(watched(phantoms, "simulating images", watch)):
         sample = simulate(phantom, image_seed)
         name = f"phantom_{sample.kind}_{i:05}.png"
         write_image(folder, name, sample.image, sample.mask)
@@ -86,7 +106,7 @@ def _write_images(folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, 
     return [split for split in SPLITS if split not in splits]
 
 
-def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int) -> None:
+def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int, watch: Watch) -> None:
     import numpy as np
 
     from ht_kernels.data.phantom import clip
@@ -99,4 +119,5 @@ def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int)
         for index, sample in enumerate(clip(phantom, seed, frames)):
             video.write(np.repeat(sample.image[..., None], 3, 2))
             masks.write(sample.mask, index)
+            watch("simulating frames", i * frames + index + 1, len(phantoms) * frames)
         video.close()

@@ -9,20 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
+from ht_kernels.outputs import SETTINGS
 
-from . import model_options, running, terminal
+from . import config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.prediction import Prediction
 
 HELP = "segment or classify images, DICOM files and videos: masks, overlays and tables of areas or probabilities"
+EXAMPLE = "ht-kernels predict images --weights breast --output predictions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
+    came = parser.add_argument_group("inputs")
+    to = parser.add_argument_group("outputs")
+    model = parser.add_argument_group("model")
+    came.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
     )
-    parser.add_argument(
+    to.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go")
+    outputs.add_overwrite(to)
+    to.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="for segmentation: also write the probability of each class and pixel, as NumPy files",
+    )
+    model.add_argument(
         "--weights",
         dest="checkpoint",
         type=Path,
@@ -30,28 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"{model_options.CHECKPOINT}; or a file of ht-kernels export",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier prediction in DIR")
-    parser.add_argument(
-        "--probabilities",
-        action="store_true",
-        help="for segmentation: also write the probability of each class and pixel, as NumPy files",
-    )
-    running.add_arguments(parser)
-    model_options.add_tower_arguments(parser)
+    model_options.add_tower_arguments(model)
+    running.add_arguments(parser.add_argument_group("frames and masks"), parser.add_argument_group("runtime"))
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.prediction import Predictor
-    from ht_kernels.prediction.inputs import find_files
-    from ht_kernels.prediction.writing import check_output, predict_files
+    from ht_kernels.prediction.inputs import check_output, find_files
 
     crop = running.read_crop(args.crop)
-    model_options.check_image_size(args)
+    running.check(args)
     check_output(args.output, args.overwrite)
-    if "" in args.files:  # as a path it would be this folder
-        raise InputError("the name of an input is empty: name a file or a folder")
-    files = find_files([Path(name) for name in args.files], args.output)
+    files = find_files(args.files, args.output)
+    from ht_kernels.prediction import Predictor
+    from ht_kernels.prediction.writing import predict_files
+
     with terminal.interruptible():
         model, _ = running.open_model(args)
         predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             probability=args.probabilities,
             watch=_say,
         )
+    config.write(args, args.output / SETTINGS)
     terminal.warn(report["warnings"])
     states = Counter(row["state"] for row in report["images"])
     print(", ".join(f"{count} {state}" for state, count in states.items()))

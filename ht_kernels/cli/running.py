@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from ht_kernels.errors import InputError
+from ht_kernels.weights import locate
 
 from . import model_options
 
@@ -15,36 +16,61 @@ if TYPE_CHECKING:
     from ht_kernels.media.frames import Box
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--crop``, ``--unfamiliar``, ``--runtime``, ``--device`` and ``--precision``."""
-    parser.add_argument(
+def add_arguments(how: argparse._ActionsContainer, runs: argparse._ActionsContainer) -> None:
+    """Add ``--crop`` and ``--unfamiliar``, and ``--runtime``, ``--device`` and ``--precision``, to two groups."""
+    how.add_argument(
         "--crop", metavar="auto|X,Y,W,H", help="what the model sees: the scan without text around it, or a box"
     )
-    parser.add_argument(
+    how.add_argument(
         "--unfamiliar",
         choices=("withhold", "outline"),
         default="withhold",
         help="what is drawn over frames that are unlike the training images, if the model can tell: nothing, or a red "
         "outline (default: %(default)s)",
     )
-    parser.add_argument(
+    runs.add_argument(
         "--runtime",
         choices=("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu"),
         help="what runs the model (default: the fastest that is here; for a checkpoint cuda_graph where there is a "
         "GPU, else openvino, onnxruntime or cpu)",
     )
-    parser.add_argument(
+    runs.add_argument(
         "--device",
         choices=("CPU", "GPU", "NPU"),
         help="with --runtime openvino: where it runs, GPU being Intel's (default: CPU)",
     )
-    parser.add_argument(
+    runs.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
         help="of tokens and matrices with --runtime cuda_graph, of matrix products with openvino, where the device "
         "computes in it (default: %(default)s)",
     )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options of the model that do not go together, and a checkpoint that is missing, before the work.
+
+    Raises:
+        InputError: they are such.
+    """
+    from ht_kernels.deploy.places import is_exported
+
+    model_options.check_image_size(args)
+    path = args.checkpoint and locate(args.checkpoint)
+    exported = path is not None and is_exported(path)
+    if path is not None and not exported:
+        model_options.check_checkpoint(args.checkpoint)
+    runtime = args.runtime or ("openvino" if args.device is not None else None)
+    if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino", None)):
+        raise InputError(
+            f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
+            "has its own precision, and the other runtimes compute fp32"
+        )
+    if args.device is not None and runtime != "openvino":
+        raise InputError(f"--device {args.device} goes with --runtime openvino, got {runtime}")
+    if exported and model_options.given(args, *model_options.TOWER):
+        raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
 
 
 def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
@@ -60,9 +86,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     from ht_kernels.deploy import Session
     from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.fastest import default_runtime, fastest
-    from ht_kernels.deploy.manifest import is_exported
     from ht_kernels.deploy.openvino_runtime import check_device
-    from ht_kernels.weights import locate
+    from ht_kernels.deploy.places import is_exported
 
     def show(phase: str) -> None:
         print(f"building an engine: {phase}", file=sys.stderr, flush=True)
@@ -74,15 +99,6 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     exported = path is not None and is_exported(path)
     if runtime is None and not exported:
         runtime = default_runtime(args.precision)
-    if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino")):
-        raise InputError(
-            f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
-            "has its own precision, and the other runtimes compute fp32"
-        )
-    if args.device is not None and runtime != "openvino":
-        raise InputError(f"--device {args.device} goes with --runtime openvino, got {runtime}")
-    if exported and model_options.given(args, *model_options.TOWER):
-        raise InputError(f"{path} has its tower in it: leave --backbone, --pretrained and --image-size out")
     if exported:
         return Session.open(path, runtime=runtime, device=args.device, progress=show), True
     if runtime == "cuda_graph":

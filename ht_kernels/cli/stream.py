@@ -9,73 +9,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import claim
+from ht_kernels.outputs import RECORDING, SETTINGS
 
-from . import model_options, running, terminal
+from . import config, model_options, outputs, running, terminal
 from .running import open_model
 
 if TYPE_CHECKING:
     from ht_kernels.video.view import View
 
 HELP = "segment or classify a clip or a live source: overlay video, masks, live view and a report of latencies"
+EXAMPLE = "ht-kernels stream exam.dcm --checkpoint breast --crop auto --output exam"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    came = parser.add_argument_group("inputs")
+    to = parser.add_argument_group("outputs")
+    how = parser.add_argument_group("frames and masks")
+    runs = parser.add_argument_group("runtime")
+    came.add_argument(
         "input",
         metavar="INPUT",
         help="a DICOM ultrasound clip, a video file, a folder of images, one image, a camera (/dev/video0) or an "
         "address (rtsp://...)",
     )
-    parser.add_argument(
+    to.add_argument(
         "--output", type=Path, metavar="DIR", help="where results go (default: INPUT's name with -segmented)"
     )
-    parser.add_argument("--live", action="store_true", help="play a file at its own speed, as a scanner would")
-    parser.add_argument(
+    outputs.add_overwrite(to)
+    came.add_argument("--live", action="store_true", help="play a file at its own speed, as a scanner would")
+    to.add_argument(
         "--view", metavar="[HOST:]PORT", help="show the overlay to browsers (without HOST: of this machine only)"
     )
-    parser.add_argument(
+    how.add_argument(
         "--stale",
         type=float,
         default=0.25,
         metavar="SECONDS",
         help="live: draw no mask older than this (default: %(default)s)",
     )
-    parser.add_argument(
+    how.add_argument(
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
-    parser.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
-    running.add_arguments(parser)
-    model_options.add_arguments(parser, exported=True)
+    to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
+    running.add_arguments(how, runs)
+    model_options.add_arguments(parser.add_argument_group("model"), exported=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
+    crop = running.read_crop(args.crop)
+    _check(args)
     from ht_kernels.media.frames import Box
     from ht_kernels.packages import import_package
-    from ht_kernels.video import LiveSource, Stream, open_source, record
-    from ht_kernels.video.dicom_seg import check_clip
+    from ht_kernels.video import LiveSource, open_source
     from ht_kernels.video.recording import check_output
-    from ht_kernels.video.smooth import Smoother
-    from ht_kernels.video.stream import check_stale
 
-    crop = running.read_crop(args.crop)
-    check_stale(args.stale)
-    if args.smooth is not None:
-        Smoother(args.smooth)
-    model_options.check_image_size(args)
-    import_package("av", "the overlay video needs PyAV", "av")
-    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
     source = open_source(args.input)
     name = "live" if isinstance(source, LiveSource) else source.path.stem or source.path.resolve().name
     output = args.output or Path(f"{name}-segmented")
     check_output(source, output)
+    claim(output, (*RECORDING, SETTINGS), args.overwrite)
     if args.dicom_seg and (source.kind != "dicom" or args.live):
         raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
     if args.dicom_seg:
+        from ht_kernels.video.dicom_seg import check_clip
+
         check_clip(Path(source.path))
     if isinstance(crop, Box):
+        import numpy as np
+
         crop.of(np.empty(source.size, dtype=np.uint8))
+    import_package("av", "the overlay video needs PyAV", "av")
+    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
+    from ht_kernels.video import Stream, record
+
     with terminal.interruptible(), ExitStack() as stack:
         view = open_view(args.view)
         if view is not None:
@@ -92,13 +99,26 @@ def run(args: argparse.Namespace) -> int:
         words = ("segmenting", "segmented") if stream.task == "segmentation" else ("classifying", "classified")
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count, *words) as watch:
             report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
+    config.write(args, output / SETTINGS)
     terminal.warn(report["input"]["warnings"])
     print("\n".join(terminal.summary(report)))
-    results = "masks/" if stream.task == "segmentation" else "labels.csv"
-    print(f"wrote overlay.mp4, {results}, latency.png and report.json to {output}")
+    *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
+    print(f"wrote {', '.join(first)} and {last} to {output}")
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that are out of range or do not go together, and a checkpoint that is missing, before the work."""
+    from ht_kernels.video.limits import check_stale, check_weight
+
+    check_stale(args.stale)
+    if args.smooth is not None:
+        check_weight(args.smooth)
+    if args.view is not None:
+        read_address(args.view)
+    running.check(args)
 
 
 def open_view(text: str | None) -> View | None:
@@ -111,7 +131,17 @@ def open_view(text: str | None) -> View | None:
 
     if text is None:
         return None
+    host, port = read_address(text)
+    return View(port, host)
+
+
+def read_address(text: str) -> tuple[str, int]:
+    """The host, by default this machine alone, and the port of ``[HOST:]PORT``.
+
+    Raises:
+        InputError: it is not that.
+    """
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
         raise InputError(f"--view is {text!r}, expected a port from 0 to 65535, such as 8080, or HOST:PORT")
-    return View(int(port), host or "127.0.0.1")
+    return host or "127.0.0.1", int(port)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.errors import InputError
+from ht_kernels.choices import FORMS, NORMALIZATIONS, VARIANTS
+from ht_kernels.errors import InputError, did_you_mean
+from ht_kernels.files import check_output_folder
+from ht_kernels.outputs import SETTINGS
+from ht_kernels.train.recipe import RECIPES, named_recipe
 
-from . import model_options, terminal
+from . import config, model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
-    from ht_kernels.train import Examples, Recipe, Trainer
+    from ht_kernels.progress import Watch
+    from ht_kernels.train import Examples, Fold, Recipe, Trainer
+
+    Splits = dict[str, Examples]
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
+EXAMPLE = "ht-kernels train --task segmentation data --dataset BUSI --backbone ViT-B-16 --output run"
 
 _VALIDATION_PHANTOMS = 200
 
@@ -40,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("data", type=Path, nargs="?", metavar="DATA", help="a folder in the published layout")
     data.add_argument("--dataset", metavar="NAME", help="a data set in DATA, such as BUSI")
+    data.add_argument(
+        "--classes",
+        metavar="NAME,NAME,...",
+        help="names of classes 0, 1, ..., for segmentation the background first; with three or more, masks hold these "
+        "numbers (default: those in classes.txt of the data set, or background,lesion)",
+    )
     data.add_argument("--phantoms", type=int, metavar="N", help="instead of DATA: simulate N phantoms to segment")
     data.add_argument(
         "--ratio",
@@ -49,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--shots", type=int, metavar="K", help="instead: K images of each class, or all of a smaller one, to classify"
+    )
+    data.add_argument(
+        "--fold",
+        metavar="K/N",
+        help="validate on fold K of N, counted from 0, of train and val together, and train on the others",
     )
     data.add_argument(
         "--skip-bad", action="store_true", help="report images that cannot be used, and go on without them"
@@ -73,13 +95,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="start from its tower, and from its heads where task and classes are the same; options of the model that "
-        f"are not given are its own; a file, {model_options.NAMES}",
+        help="start from its tower, from its heads where task and classes are the same, and, with --method ht or all, "
+        "from its adapters; options of the model that are not given are its own; a file, "
+        f"{model_options.NAMES}",
     )
     model.add_argument(
         "--keep-adapters",
         action="store_true",
-        help="with --from: start from its adapters too, which --method may freeze",
+        help="with --from: keep its adapters with a --method that freezes them, or give them a filter, --spectral",
+    )
+    model.add_argument(
+        "--new-adapters",
+        action="store_true",
+        help="with --from: start with new adapters in place of its own, as --variant, --spectral and --start do too",
     )
     model.add_argument("--variant", help="variant of the adapters (default: hybrid)")
     model.add_argument(
@@ -111,77 +139,174 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "weights); or a network without a tower: unet for segmentation, resnet for classification (resnet18, or that "
         "of --backbone; from --pretrained FILE or imagenet, else from random weights)",
     )
-    recipe.add_argument("--epochs", type=int)
-    recipe.add_argument("--batch", type=int, help="images of one step, of all processes together")
-    recipe.add_argument("--accumulate", type=int, metavar="N", help="compute each batch in N parts")
-    recipe.add_argument("--start", metavar="HOW", help="how new adapters start: published (random) or identity")
-    recipe.add_argument("--learning-rate", type=float, help="of heads, and of adapters unless they have their own")
-    recipe.add_argument("--adapter-learning-rate", type=float, help="of all that is trained inside the tower")
+    recipe.add_argument("--epochs", type=int, metavar="N", help=f"passes over the training split {_default('epochs')}")
     recipe.add_argument(
-        "--warmup", type=int, metavar="EPOCHS", help="epochs in which the learning rate rises, at most half"
+        "--batch", type=int, metavar="N", help=f"images of one step, of all processes together {_default('batch')}"
     )
-    recipe.add_argument("--clip", type=float, metavar="NORM", help="largest norm of the gradient")
-    recipe.add_argument("--average", type=float, metavar="DECAY", help="validate and save a moving average of weights")
-    recipe.add_argument("--validate-every", type=int, metavar="EPOCHS")
+    recipe.add_argument(
+        "--accumulate", type=int, metavar="N", help=f"compute each batch in N parts {_default('accumulate')}"
+    )
+    recipe.add_argument(
+        "--start", metavar="HOW", help=f"how new adapters start: published (random) or identity {_default('start')}"
+    )
+    recipe.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help=f"of heads, and of adapters unless they have their own {_default('learning_rate')}",
+    )
+    recipe.add_argument(
+        "--adapter-learning-rate",
+        type=float,
+        metavar="RATE",
+        help="of all that is trained inside the tower (default: --learning-rate; with --method full or last ones: "
+        f"{_tower_rates()})",
+    )
+    recipe.add_argument(
+        "--warmup",
+        type=int,
+        metavar="EPOCHS",
+        help=f"epochs in which the learning rate rises, at most half {_default('warmup')}",
+    )
+    recipe.add_argument("--clip", type=float, metavar="NORM", help=f"largest norm of the gradient {_default('clip')}")
+    recipe.add_argument(
+        "--average",
+        type=float,
+        metavar="DECAY",
+        help=f"validate and save a moving average of weights {_default('average')}",
+    )
+    recipe.add_argument(
+        "--validate-every", type=int, metavar="EPOCHS", help=f"epochs between validations {_default('validate_every')}"
+    )
     recipe.add_argument(
         "--patience",
         type=int,
         metavar="VALIDATIONS",
-        help="validations without a better one, before training stops",
+        help=f"validations without a better one, before training stops {_default('patience')}",
     )
     recipe.add_argument(
         "--augment",
         help="published (half of the images), weak (flips and crops, all images), light (weak, half of them), gray (no "
-        "flips, all images), ultrasound (gain, speckle, zoom) or none",
+        f"flips, all images), ultrasound (gain, speckle, zoom) or none {_default('augment')}",
     )
-    recipe.add_argument("--precision", help="mixed precision: no, bf16 or fp16")
-    recipe.add_argument("--seed", type=int)
+    recipe.add_argument("--precision", help=f"mixed precision: no, bf16 or fp16 {_default('precision')}")
+    recipe.add_argument(
+        "--seed", type=int, help=f"of initial weights, subset, order, augmentation and dropout {_default('seed')}"
+    )
+
+
+def _default(name: str) -> str:
+    """The values that the recipes have for an option, in brackets; for contrastive where they are others."""
+    words = [_values(name, task) for task in ("segmentation", "contrastive")]
+    return f"(default: {'; for contrastive '.join(dict.fromkeys(words))})"
+
+
+def _values(name: str, task: str) -> str:
+    values = {recipe: _word(getattr(named_recipe(recipe, task), name)) for recipe in reversed(RECIPES)}
+    if len(set(values.values())) == 1:
+        return values["ours"]
+    return ", ".join(f"{recipe} {value}" for recipe, value in values.items())
+
+
+def _tower_rates() -> str:
+    """The learning rates that the recipes have for a pretrained tower."""
+    rates = {recipe: named_recipe(recipe, "segmentation", "full").adapter_learning_rate for recipe in RECIPES}
+    return ", ".join(f"{recipe} {_word(rate)}" for recipe, rate in reversed(rates.items()))
+
+
+def _word(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def run(args: argparse.Namespace) -> int:
+    recipe = _recipe(args)
+    _check_options(args, recipe)
+    _check_inputs(args)
     try:
         from ht_kernels.deploy.folded import why_not_folded
-        from ht_kernels.train import Trainer, prepare
+        from ht_kernels.train import Trainer, prepare, read_groups, take_fold
+        from ht_kernels.train.faults import rare_labels, same_pixels
         from ht_kernels.train.recipe import BASELINES
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
-    recipe = _recipe(args)
-    _check_options(args, recipe)
-    if args.task == "contrastive":
-        model, train, val = _pairs(args, recipe)
-    else:
-        names, read = _data(args, recipe)
-        model = _model(args, recipe, task=args.task, num_classes=len(names), class_names=names)
-        if model.config.image_size is None:
-            raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
-        train, val = read(model.config.image_size)
-    train = train.share(recipe.ratio, recipe.seed, recipe.shots)
+    fold = _fold(args)
+    of_start: list[str] = []
+    with terminal.interruptible(), terminal.track() as watch:
+        if args.task == "contrastive":
+            model, splits = _pairs(args, recipe, of_start.append, watch)
+        else:
+            names, read = _data(args, recipe)
+            classes = {"num_classes": len(names), "class_names": names}
+            model = _model(args, recipe, of_start.append, task=args.task, **classes)
+            if model.config.image_size is None:
+                raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
+            splits = read(model.config.image_size, watch)
+    if fold is not None:
+        of_dataset = read_groups(args.data, args.task, args.dataset)
+        splits["train"], splits["val"] = take_fold(splits["train"], splits["val"], of_dataset, fold, recipe.seed)
+    faults = rare_labels(splits["train"], names) if args.task == "classification" else []
+    train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
+    if args.task == "segmentation" and (missing := train.missing_classes(names)):
+        faults.append(f"no mask to train on has the class {' or '.join(missing)}, so the model cannot learn it")
+    for split in ("val", "test"):
+        faults += same_pixels(train, splits[split], split) if split in splits else []
     has_tower = recipe.method not in BASELINES
     unfoldable = why_not_folded(model) if has_tower else "it has no tower"
     if has_tower:
         prepare(model, recipe.method, recipe.lora_dropout)
-    trainer = Trainer(model, recipe, train, val, args.output)
-    for name, why in {**train.bad, **val.bad}.items():
-        trainer.say(f"left out {name}: {why}")
-    if unfoldable:
-        trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
-    if has_tower and model.draws_tower and recipe.method not in ("full", "all"):
-        trainer.say("The tower has random weights, and is frozen: name trained ones with --pretrained.")
-    trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
     parts = "" if recipe.accumulate == 1 else f" in {recipe.accumulate} parts"
-    with terminal.enough_memory(
+    memory = terminal.enough_memory(
         f"a batch of {recipe.batch} images{parts}", "give a smaller --batch, or compute it in more parts, --accumulate"
-    ):
-        outcome = trainer.run()
+    )
+    with terminal.interruptible(), terminal.track() as watch:
+        trainer = Trainer(model, recipe, train, val, args.output, alarm=lambda line: terminal.warn([line]), watch=watch)
+        config.write(args, args.output / SETTINGS)
+        for name, why in {**train.bad, **val.bad}.items():
+            trainer.say(f"left out {name}: {why}")
+        for fault in faults:
+            trainer.warn(fault)
+        if unfoldable:
+            trainer.say(
+                f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}."
+            )
+        for line in of_start:
+            trainer.say(line)
+        trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
+        try:
+            with memory:
+                outcome = trainer.run()
+        except KeyboardInterrupt:
+            print(_how_to_go_on(trainer), file=sys.stderr)
+            raise
     score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
     score = "loss" if recipe.select == "loss" else score
+    of_classes = _of_classes(trainer, outcome.best_epoch)
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
-        f"{outcome.epochs}\nwrote best.safetensors, last.pt, log.csv and tensorboard/ to {args.output}"
+        f"{outcome.epochs}\n{of_classes}wrote best.safetensors, last.pt, log.csv, curves.png and tensorboard/ to "
+        f"{args.output}"
     )
     if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
     return 0
+
+
+def _how_to_go_on(trainer: Trainer) -> str:
+    """What an interrupted training has saved, and what goes on with it."""
+    if not trainer.saved:
+        return "No epoch has ended, so nothing is saved yet: the same command begins again."
+    return f"{trainer.saved} epochs are saved: the same command goes on from epoch {trainer.saved + 1}."
+
+
+def _of_classes(trainer: Trainer, epoch: int) -> str:
+    """A line with the Dice of each class in an epoch, where there are several; else nothing."""
+    rows = [row for row in trainer.rows if row["epoch"] == epoch]
+    found = {name: value for row in rows for name, value in row.items() if name.startswith("val_dice/")}
+    each = [
+        f"{name.partition('/')[2]} {'in no mask' if math.isnan(value) else f'{value:.4f}'}"
+        for name, value in found.items()
+    ]
+    return f"of each class: {', '.join(each)}\n" if each else ""
 
 
 def _calibrate(trainer: Trainer) -> str:
@@ -200,7 +325,7 @@ def _calibrate(trainer: Trainer) -> str:
 def _recipe(args: argparse.Namespace) -> Recipe:
     from dataclasses import fields, replace
 
-    from ht_kernels.train import Recipe, named_recipe
+    from ht_kernels.train import Recipe
 
     name = args.recipe or "ours"
     options = model_options.given(args, *(f.name for f in fields(Recipe) if hasattr(args, f.name)))
@@ -212,8 +337,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
     """Raise InputError if an option was given that the method, the task or the data do not use."""
-    from ht_kernels.train.methods import uses_adapters
-    from ht_kernels.train.recipe import BASELINES
+    from ht_kernels.train.recipe import BASELINES, uses_adapters
 
     method = recipe.method
     given = [name for name, value in model_options.given(args, *_OF_TOWERS).items() if value is not False]
@@ -239,70 +363,164 @@ def _check_options(args: argparse.Namespace, recipe: Recipe) -> None:
                 "--learning-rate beside --adapter-learning-rate is that of heads, and a contrastive model has none: "
                 "leave one of them out"
             )
+    if args.classes is not None and (args.task == "contrastive" or args.phantoms is not None):
+        of = "a contrastive model has none" if args.task == "contrastive" else "phantoms have background and lesion"
+        raise InputError(f"--classes names the classes of masks or labels, and {of}: leave it out")
     if args.phantoms is not None and args.skip_bad:
         raise InputError("--skip-bad is for images in files, and --phantoms simulates them: leave one of them out")
+    _check_start(args, recipe)
 
 
-def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int], list[Examples]]]:
-    """The names of the classes, and a function that reads images of a size: for training, and for validation.
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Refuse values, data, a checkpoint and an output that do not do, before torch and the model are loaded."""
+    from ht_kernels.data.expected import expected_layout
+    from ht_kernels.data.layout import split_names
+
+    for option, value, known in (
+        ("--variant", args.variant, VARIANTS),
+        ("--spectral", args.spectral, FORMS),
+        ("--normalization", args.normalization, NORMALIZATIONS),
+    ):
+        if value is not None and value not in known:
+            meant = did_you_mean(value, known)
+            raise InputError(f"{option} {value} is unknown; expected one of {', '.join(known)}{meant}")
+    for option, number, least in (
+        ("--reduce-dim", args.reduce_dim, 1),
+        ("--feature-layers", min(args.feature_layers or [0]), 0),
+        ("--phantoms", args.phantoms, 1),
+    ):
+        if number is not None and number < least:
+            raise InputError(f"{option} {number} was given, expected {least} or more")
+    model_options.check_image_size(args)
+    if args.checkpoint is not None:
+        model_options.check_checkpoint(args.checkpoint)
+    if args.phantoms is not None and args.task == "contrastive":
+        raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
+    if args.phantoms is not None and (args.data or args.dataset or args.task != "segmentation"):
+        raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
+    if args.phantoms is None:
+        if not (args.data and args.dataset):
+            raise InputError(
+                "no data was named: give DATA and --dataset, or --phantoms for simulated images"
+                + expected_layout(args.task)
+            )
+        for split in ("train", "val"):
+            split_names(args.data, args.task, args.dataset, split)
+    check_output_folder(args.output)
+
+
+def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Raise InputError if options of adapters contradict each other, or a tower of random weights would be frozen."""
+    from ht_kernels.clip.named_weights import names_weights
+    from ht_kernels.train.recipe import BASELINES, LAST, uses_adapters
+
+    method = recipe.method
+    if args.keep_adapters and args.start is not None:
+        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
+    if args.keep_adapters and args.new_adapters:
+        raise InputError("--keep-adapters and --new-adapters were both given: leave one of them out")
+    if args.new_adapters and not uses_adapters(method):
+        raise InputError(f"--new-adapters is for --method ht or all, and --method {method} makes none: leave it out")
+    for option, words in (("keep_adapters", "keeps those"), ("new_adapters", "is in place of those")):
+        if getattr(args, option) and args.checkpoint is None:
+            raise InputError(f"--{option.replace('_', '-')} {words} of a checkpoint: name it with --from")
+    if method in BASELINES or args.checkpoint is not None or names_weights(args.backbone, args.pretrained):
+        return
+    if args.task == "contrastive":
+        raise InputError(
+            "the CLIP model would have random weights, and its text tower is never trained: name trained weights with "
+            "--pretrained, or start from a trained checkpoint with --from"
+        )
+    if method not in ("full", "all"):
+        raise InputError(
+            f"the tower would have random weights, and --method {method} freezes "
+            f"{'most of it' if method in LAST else 'it'}: name trained weights with --pretrained, start from a trained "
+            "checkpoint with --from, or train the tower too with --method all (or full)"
+        )
+
+
+def _fold(args: argparse.Namespace) -> Fold | None:
+    from ht_kernels.train import Fold
+
+    if args.fold is not None and (args.phantoms is not None or args.task == "contrastive"):
+        raise InputError("--fold divides images in files, with masks or labels: leave it out")
+    return None if args.fold is None else Fold.parse(args.fold)
+
+
+def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int, Watch], Splits]]:
+    """The names of the classes, and a function that reads the images of each split in a size.
 
     Data that is missing is reported before a model is loaded.
     """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
-    from ht_kernels.train import read_examples
+    from ht_kernels.data.layout import chosen_class_names
+    from ht_kernels.data.overlap import check_splits
+    from ht_kernels.data.segmentation import check_two_values
 
-    lesion = "background", "lesion"
     if args.phantoms is not None:
-        if args.data or args.dataset or args.task != "segmentation":
-            raise InputError("--phantoms stands for DATA and --dataset, and is for --task segmentation")
-        if args.phantoms < 1:
-            raise InputError(f"--phantoms {args.phantoms} was given, expected 1 or more")
-        return lesion, lambda size: _simulate(args.phantoms, recipe.seed, size)
-    _need_data(args)
+        return ("background", "lesion"), lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
+    given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
+    chosen = chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
-    sets = [kind(args.data, args.dataset, split) for split in ("train", "val")]
-    names: tuple[str, ...] = getattr(sets[0], "classes", lesion)
+    sets = {split: kind(args.data, args.dataset, split, classes=chosen) for split in ("train", "val")}
+    check_splits(args.data, args.task, args.dataset)
+    names: tuple[str, ...] = sets["train"].classes
+    if args.task == "segmentation" and len(names) == 2:
+        check_two_values(
+            list(sets.values()),  # type: ignore[arg-type]
+            "If they are the numbers of classes, name all of these: with --classes background,NAME,NAME or a name a "
+            f"line in {args.data / 'segmentation' / args.dataset / 'classes.txt'}",
+        )
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
-    def read(size: int) -> list[Examples]:
-        for data in sets:
+    def read(size: int, watch: Watch) -> Splits:
+        for data in sets.values():
             data.image_size = size
-        return [read_examples(data, args.skip_bad) for data in sets]
+        return _read(args, sets, lambda: kind(args.data, args.dataset, "test", size, classes=chosen), watch)
 
     return names, read
 
 
-def _simulate(count: int, seed: int, size: int) -> list[Examples]:
+def _read(args: argparse.Namespace, sets: Mapping[str, Any], test: Callable[[], Any], watch: Watch) -> Splits:
+    """The images of each split. Those of the test split are there to be compared, as far as they can be used."""
+    from ht_kernels.train import read_examples
+
+    splits = {split: read_examples(data, args.skip_bad, watch) for split, data in sets.items()}
+    with suppress(InputError):
+        splits["test"] = read_examples(test(), True, watch)
+    return splits
+
+
+def _simulate(count: int, seed: int, size: int, watch: Watch) -> Splits:
     import os
 
     from ht_kernels.train import simulate_examples
 
-    counts, workers = (count, _VALIDATION_PHANTOMS), len(os.sched_getaffinity(0))
-    return [simulate_examples(n, seed + i, size, workers) for i, n in enumerate(counts)]
+    counts, workers = {"train": count, "val": _VALIDATION_PHANTOMS}, len(os.sched_getaffinity(0))
+    return {split: simulate_examples(n, seed + i, size, workers, watch) for i, (split, n) in enumerate(counts.items())}
 
 
-def _need_data(args: argparse.Namespace) -> None:
-    if not (args.data and args.dataset):
-        raise InputError("no data was named: give DATA and --dataset, or --phantoms for simulated images")
-
-
-def _pairs(args: argparse.Namespace, recipe: Recipe) -> tuple[HTCLIP, Examples, Examples]:
-    """The model, which knows what images go through, and images with captions for training and validation."""
+def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[HTCLIP, Splits]:
+    """The model, which knows what images go through, and the images with captions of each split."""
     from ht_kernels.data import CaptionDataset
-    from ht_kernels.train import read_examples
+    from ht_kernels.data.overlap import check_splits
 
-    if args.phantoms is not None:
-        raise InputError("--phantoms is for --task segmentation; ht-kernels phantom writes phantoms with captions")
-    _need_data(args)
-    model = _model(args, recipe, task=args.task)
-    sets = [CaptionDataset(args.data, args.dataset, split, model.preprocess) for split in ("train", "val")]
-    train, val = (read_examples(data, args.skip_bad) for data in sets)
-    return model, train, val
+    model = _model(args, recipe, say, task=args.task)
+
+    def open_split(split: str) -> CaptionDataset:
+        return CaptionDataset(args.data, args.dataset, split, model.preprocess)
+
+    sets = {split: open_split(split) for split in ("train", "val")}
+    check_splits(args.data, args.task, args.dataset)
+    return model, _read(args, sets, lambda: open_split("test"), watch)
 
 
-def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
-    """The model that training starts with: an HTCLIP, or the network of a method that has no tower."""
+def _model(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], **options: Any) -> Any:
+    """The model that training starts with: an HTCLIP, or the network of a method that has no tower.
+
+    ``say`` receives a sentence that says what is taken from a checkpoint.
+    """
     import torch
 
     from ht_kernels.train import build, new_baseline, start_from
@@ -317,13 +535,16 @@ def _model(args: argparse.Namespace, recipe: Recipe, **options: Any) -> Any:
     torch.manual_seed(recipe.seed)
     if not args.keep_adapters:
         chosen["start"] = recipe.start
-    elif args.start is not None:
-        raise InputError(f"--start {args.start} is for new adapters, and --keep-adapters keeps those of a checkpoint")
     if args.checkpoint is not None:
+        keep = True if args.keep_adapters else False if args.new_adapters or args.start is not None else None
         with model_options.plain_warnings():
-            return start_from(args.checkpoint, recipe.method, args.keep_adapters, new, **chosen)
-    if args.keep_adapters:
-        raise InputError("--keep-adapters keeps those of a checkpoint: name it with --from")
+            model = start_from(args.checkpoint, recipe.method, keep, new, say, **chosen)
+        if model.draws_tower:
+            raise InputError(
+                f"{args.checkpoint} holds no text tower, which would have random weights: name those of the CLIP model "
+                "with --pretrained"
+            )
+        return model
     if new is not None:
         chosen.setdefault("normalization", new)
     return build(recipe.method, **chosen)

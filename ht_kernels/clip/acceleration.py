@@ -112,6 +112,8 @@ def accelerate(model: nn.Module, heads: bool = True) -> AccelerateReport:
     Returns:
         The adapters and task models that were changed, and the modules that were not, with the reasons.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module of torch, got {type(model).__name__}")
     swapped: list[Swapped] = []
     left: list[Left] = []
     for name, module in model.named_modules():

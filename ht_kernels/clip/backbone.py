@@ -282,4 +282,6 @@ def _difference(model: nn.Module, state: dict[str, Tensor]) -> str:
 
 def _suggest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    if not close:
+        return ": take a name such as ViT-B-16, timm/vit_base_patch16_224 or hf-hub:ORG/REPO"
+    return f"; did you mean {' or '.join(close)}?"

@@ -2,9 +2,9 @@
 
 Our format is one safetensors file. It holds the adapters, the pyramid and the head under their state-dict names; a
 contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. A calibrated
-model also stores its ``familiarity``. The tower's weights are stored if they were trained or if :func:`save` was asked
-for them; otherwise a frozen tower takes no space. The metadata holds, under the key ``ht_kernels``, a JSON text with
-``format``, ``version`` and ``config``, the arguments of HTCLIP.
+model also stores its ``familiarity``. The tower's weights are stored if they were trained, if they are random, or if
+:func:`save` was asked for them; otherwise a frozen tower takes no space. The metadata holds, under the key
+``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP.
 
 No code in a checkpoint is executed: torch files are read with ``weights_only``.
 """
@@ -19,23 +19,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
-from ht_kernels.weights import locate
+from ht_kernels.weights import KEY, locate
 
 from .injection import adapters
+from .named_weights import names_weights
 from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:
     from .htclip import HTCLIP
 
 FORMAT = 1
-_KEY = "ht_kernels"
 BASELINE = "ht_kernels_baseline"
 """The key of the metadata in checkpoints of :class:`ht_kernels.train.Baseline`, which have no tower."""
 _ADAPTER_NAME = re.compile(r"(?:^|\.)(?:resblocks|blocks)\.(\d+)\.mona\.(?:clip_mona\.)?(.+)$")
@@ -52,7 +51,8 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
         model: the model.
         path: the file to write, a safetensors file.
         tower: write the weights of the frozen tower too, except for blocks that the task does not run. The file then
-            needs no other weights, and its configuration names none.
+            needs no other weights, and its configuration names none. Random weights (``model.draws_tower``) are written
+            in any case, because nothing else has them.
         dtype: the type of the tensors in the file, such as ``torch.float16``; None for their own. What tells familiar
             images keeps its own type. :func:`load` makes a model of the tower's usual type in either case.
 
@@ -70,14 +70,14 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": config}
     # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
     # several blocks share.
-    kept = (_run(model) if tower else {}) | trained(model)
+    kept = (_run(model) if tower or model.draws_tower else {}) | trained(model)
     tensors = {
         name: t.detach()
         .to("cpu", None if name.startswith(_FAMILIARITY) else dtype)
         .clone(memory_format=torch.contiguous_format)
         for name, t in kept.items()
     }
-    write_whole(Path(path), to_bytes(tensors, metadata={_KEY: json.dumps(header)}), "the checkpoint")
+    write_whole(Path(path), to_bytes(tensors, metadata={KEY: json.dumps(header)}), "the checkpoint")
 
 
 def kind(path: Path) -> str:
@@ -91,15 +91,6 @@ def kind(path: Path) -> str:
         return "ours"
     parts, _ = _published_parts(path, content)
     return "published" if "reduces" in parts else "adapters"
-
-
-def task_of(path: Path) -> str | None:
-    """The task that the head of a checkpoint in our format names; None where it names none. No tensor is read."""
-    try:
-        config = json.loads((read_metadata(path) or {})[_KEY])["config"]
-        return str(config["task"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
-        return None  # :func:`load` says what is wrong
 
 
 def load(path: str | Path, **overrides: Any) -> HTCLIP:
@@ -121,7 +112,8 @@ def load(path: str | Path, **overrides: Any) -> HTCLIP:
 
     Raises:
         InputError: no weights ship under the name; or the file is missing, damaged or of another format, holds code, or
-            does not fit the model.
+            does not fit the model; or the weights of its tower are neither in it nor named, so that they would be drawn
+            at random.
     """
     path = locate(path)
     content = read_content(path, "checkpoint file")
@@ -167,16 +159,16 @@ def _load_ours(
             f"{path} holds a UNet or ResNet that was trained as a baseline: ht-kernels evaluate takes it, and all else "
             "needs a model with a tower"
         )
-    if _KEY not in metadata:
+    if KEY not in metadata:
         raise InputError(
             f"{path} is a safetensors file of something else: expected a checkpoint written by HTCLIP.save, with "
-            f"'{_KEY}' in its metadata"
+            f"'{KEY}' in its metadata"
         )
     try:
-        header = json.loads(metadata[_KEY])
+        header = json.loads(metadata[KEY])
         form, config = header["format"], dict(header["config"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: its '{_KEY}' metadata is not what HTCLIP.save writes") from error
+        raise InputError(f"{path} is damaged: its '{KEY}' metadata is not what HTCLIP.save writes") from error
     if form != FORMAT:
         raise InputError(f"{path} has checkpoint format {form}, and this version reads format {FORMAT}")
     # Compare the configuration with the tensors before building, so that a damaged number cannot build a huge model.
@@ -204,6 +196,9 @@ def _load_ours(
     if any(name.startswith(_FAMILIARITY) for name in tensors):
         model.familiarity = _like_that_of(path, model, tensors)
     _fill(path, model, tensors)
+    if model.draws_tower and not model.tower_names() <= tensors.keys():
+        raise InputError(_drawn(path, config["backbone"]))
+    model.draws_tower = False
     if model.familiarity is not None:
         _check_familiarity(path, model.familiarity)
         if size not in (None, model.config.image_size):
@@ -265,12 +260,14 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
     config: dict[str, Any] = {"normalization": "published", **_read(path, content, overrides.get("task")), **overrides}
     if not groups:
         config.setdefault("adapter_layers", ())
-    if "backbone" not in config:
-        warnings.warn(
-            f"{path.name} does not name its vision tower, so ViT-B-16 with random weights is used; pass backbone= and "
-            "pretrained= of the tower that it was trained on",
-            stacklevel=4,
+    backbone = config.get("backbone")
+    if backbone is None:
+        raise InputError(
+            f"{path} does not name its vision tower: pass --backbone and --pretrained (in Python backbone= and "
+            "pretrained=) of the tower that it was trained on"
         )
+    if isinstance(backbone, str) and not names_weights(backbone, config.get("pretrained")):
+        raise InputError(_drawn(path, backbone))
     model = _build(path, config)
     headless = model.config.task == "contrastive"
     if not (parts or headless):
@@ -286,6 +283,15 @@ def _load_published(path: Path, content: Any, overrides: dict[str, Any]) -> HTCL
             tensors.update({f"{part}.{name}": tensor for name, tensor in parts[part].items()})
     _fill(path, model, tensors, heads=bool(parts) and not headless)
     return model
+
+
+def _drawn(path: Path, backbone: str) -> str:
+    """A sentence that refuses a checkpoint whose tower is neither in it nor named."""
+    return (
+        f"{path} does not hold the weights of its vision tower, and {backbone} alone has random weights: pass "
+        "--pretrained (in Python pretrained=) with the weights that it was trained on; random ones are lost, and then "
+        "it has to be trained again"
+    )
 
 
 def _published_parts(path: Path, content: Any) -> tuple[dict[Any, Any], bool]:

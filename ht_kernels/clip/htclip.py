@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.arguments import need_whole, whole
+from ht_kernels.choices import NORMALIZATIONS, TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
@@ -19,6 +21,7 @@ from ht_kernels.nn.familiarity import pooled
 
 from .backbone import load_backbone
 from .injection import adapters, inject, resize
+from .named_weights import names_weights
 from .text import Preprocessing, Tokenizer, find_preprocessing, find_tokenizer
 from .towers import find_tower
 
@@ -29,10 +32,6 @@ NOT_CALIBRATED = (
     "the model cannot say how far an image is from those it was trained on: calibrate it with "
     "ht_kernels.train.calibrate, and export it again if this is an exported file"
 )
-TASKS = ("segmentation", "classification", "contrastive")
-NORMALIZATIONS = ("clip", "published")
-"""What a model does to pixels in [0, 1]: ``clip`` subtracts the CLIP model's mean and divides by its standard
-deviation, and ``published`` passes them on as they are, as the published code does for every task."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class HTCLIPConfig:
 
     ``backbone`` is None if the caller passed a module. ``image_size`` is the tower's image size, or None if the images
     are not square. For a contrastive model, which has no head, ``num_classes`` and ``reduce_dim`` are 0 and
-    ``feature_layers`` is empty. ``normalization`` is one of :data:`NORMALIZATIONS`.
+    ``feature_layers`` is empty. ``normalization`` is one of :data:`ht_kernels.choices.NORMALIZATIONS`.
     """
 
     backbone: str | None
@@ -60,8 +59,8 @@ class HTCLIPConfig:
 
     @property
     def names_weights(self) -> bool:
-        """Whether the tower's trained weights are named: by ``pretrained``, or by a backbone that comes with them."""
-        return bool(self.pretrained) or ":" in (self.backbone or "")
+        """Whether the tower's weights are named, as :func:`ht_kernels.clip.named_weights.names_weights` says."""
+        return names_weights(self.backbone, self.pretrained)
 
 
 class PartCount(NamedTuple):
@@ -97,6 +96,9 @@ class HTCLIP(nn.Module):
     :meth:`with_distance` returns; :func:`ht_kernels.train.calibration.calibrate` sets it. It fits the weights that it
     was made with: after further training, calibrate again or set it to None.
 
+    ``draws_tower`` says that the tower's weights are random: its backbone is a name that comes with no weights, and
+    neither ``pretrained`` nor a checkpoint gave any. :meth:`save` then stores the tower too.
+
     State-dict names are the published ones: ``clip_model.*.mona.*``, ``reduces.{l}``, ``blocks.{l}``,
     ``seg_head.1``, ``cls_head.*``.
 
@@ -121,7 +123,7 @@ class HTCLIP(nn.Module):
         spectral: the form of the adapters' spectral filter, as for :func:`ht_kernels.inject`.
         start: how new adapters start, as for :func:`ht_kernels.inject`. It is not part of the configuration, because a
             trained model does not depend on it.
-        normalization: one of :data:`NORMALIZATIONS`; None for the task's own: ``clip`` for ``contrastive``, and for the
+        normalization: one of clip and published; None for the task's own: ``clip`` for ``contrastive``, and for the
             other tasks ``published``, the only one that they have. Adapters fit the one that they were trained with.
 
     Raises:
@@ -137,6 +139,7 @@ class HTCLIP(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     familiarity: Familiarity | None
+    draws_tower: bool
 
     def __init__(
         self,
@@ -159,6 +162,11 @@ class HTCLIP(nn.Module):
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         contrastive = task == "contrastive"
+        if not isinstance(feature_layers, Iterable):
+            raise TypeError(f"feature_layers must be numbers of blocks, such as (3, 6, 9), got {feature_layers!r}")
+        num_classes, reduce_dim = need_whole("num_classes", num_classes), need_whole("reduce_dim", reduce_dim)
+        bottleneck = need_whole("bottleneck", bottleneck)
+        image_size = None if image_size is None else need_whole("image_size", image_size)
         if contrastive:
             num_classes, reduce_dim, feature_layers, class_names = 0, 0, (), None
         elif num_classes < 1 or reduce_dim < 1:
@@ -177,7 +185,7 @@ class HTCLIP(nn.Module):
         tower = find_tower(clip_model)
         if image_size is not None:
             resize(tower, image_size)
-        layers = tuple(feature_layers)
+        layers = tuple(need_whole("feature_layers", layer) for layer in feature_layers)
         increasing = layers and list(layers) == sorted(set(layers))
         if not contrastive and not (increasing and layers[0] >= 0 and layers[-1] < len(tower.blocks)):
             raise ValueError(
@@ -185,7 +193,9 @@ class HTCLIP(nn.Module):
                 f"{len(tower.blocks) - 1}), got {layers}"
             )
         if adapter_layers is not None and not isinstance(adapter_layers, int):
-            adapter_layers = tuple(adapter_layers)
+            one = whole(adapter_layers)
+            several = adapter_layers if isinstance(adapter_layers, Iterable) else ()
+            adapter_layers = tuple(need_whole("adapter_layers", i) for i in several) if one is None else one
         tokenizer = find_tokenizer(backbone) if contrastive else None  # before the backbone is changed
         # Heads are initialised before adapters, so that one seed gives the same heads for every kind of adapter.
         parts: dict[str, nn.Module] = {}
@@ -240,6 +250,8 @@ class HTCLIP(nn.Module):
             spectral=spectral,
             normalization=normalization,
         )
+        # Random weights cannot be found again by their name, so checkpoints hold them.
+        self.draws_tower = isinstance(backbone, str) and not self.config.names_weights
         like = tower.patch_embedding.weight
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         for part in self._trainable_parts():
@@ -276,6 +288,7 @@ class HTCLIP(nn.Module):
             InputError: ``image_size`` is not a multiple of the patch size, or the adapters have a full or shared
                 spectral filter, which is bound to the patch grid.
         """
+        image_size = need_whole("image_size", image_size)
         if self.tower.image_size != (image_size, image_size):
             self.familiarity = None
         shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
@@ -341,10 +354,23 @@ class HTCLIP(nn.Module):
         """Whether the tower's weights came from the model's own checkpoint, which has those of the blocks it runs."""
         return not self.config.names_weights and any(".mona." not in name for name in self.from_file)
 
-    @property
-    def draws_tower(self) -> bool:
-        """Whether the tower is made by its name alone, so that its weights are random."""
-        return bool(self.config.backbone) and not self.config.names_weights and not self.holds_tower
+    def tower_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the vision tower that the task uses, by name, without those of adapters."""
+        tower, visual = self.tower, self.tower.visual
+        if self.config.task == "contrastive":
+            clip_model: Any = self.clip_model
+            used = set(clip_model.visual.parameters())
+        else:
+            used = {p for name, p in visual.named_parameters(recurse=False) if name not in ("proj", "mask_token")}
+            for part in (tower.patch_embedding, tower.pre_norm, *tower.blocks[: self.depth]):
+                used |= set(part.parameters())
+        return {name: p for name, p in self.named_parameters() if p in used and ".mona." not in name}
+
+    def tower_names(self) -> set[str]:
+        """The names of the tower's weights that the task uses; for ``contrastive`` those of the text tower too."""
+        if self.config.task != "contrastive":
+            return set(self.tower_parameters())
+        return {name for name in self.state_dict() if name.startswith("clip_model.") and ".mona." not in name}
 
     @property
     def depth(self) -> int:
@@ -400,6 +426,10 @@ class HTCLIP(nn.Module):
     def _pixels(self, images: Tensor) -> Tensor:
         """Check images, and return them as (B, 3, H, W) in the tower's dtype."""
         tower = self.tower
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images must be a tensor, got {type(images).__name__}: torch.from_numpy makes one of an array"
+            )
         if images.dim() != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != tower.image_size:
             height, width = tower.image_size
             raise ValueError(f"images must have shape (B, 1 or 3, {height}, {width}), got {tuple(images.shape)}")

@@ -224,10 +224,8 @@ def check_size(size: int, patch: tuple[int, int]) -> None:
     step = math.lcm(*patch)
     if size < 1 or size % step:
         near = sorted({max(size // step, 1) * step, max(size // step + 1, 1) * step})
-        raise InputError(
-            f"images of {size}x{size} pixels do not divide into patches of {patch[0]}x{patch[1]}; the sizes near it "
-            f"that do are {' and '.join(map(str, near))}"
-        )
+        sizes = f"the sizes near it that do are {near[0]} and {near[1]}" if near[1:] else f"the nearest is {near[0]}"
+        raise InputError(f"images of {size}x{size} pixels do not divide into patches of {patch[0]}x{patch[1]}; {sizes}")
 
 
 def _check_timm(trunk: Any) -> None:

@@ -8,11 +8,9 @@ Of a TorchScript archive only the tensors are read.
 from __future__ import annotations
 
 import argparse
-import codecs
 import datetime
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -22,6 +20,8 @@ import torch
 from torch import Tensor
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.weights import SHIPPED
+from ht_kernels.weights.foreign import foreign
 
 from . import torchscript
 
@@ -43,14 +43,17 @@ def read_content(path: Path, what: str) -> Any:
     Raises:
         InputError: the file is missing, cannot be read, or holds something else; the message says what.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a {what}: name the file in it")
     if not path.is_file():
-        raise InputError(f"there is no {what} {path}")
+        shipped = f", or {path.stem}, whose weights come with the package" if path.stem in SHIPPED else ""
+        raise InputError(f"there is no {what} {path}: name one that exists{shipped}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    problem = _foreign(path, head)
+    problem = foreign(path, head)
     try:
         if not problem:
             if is_safetensors(head):
@@ -135,54 +138,6 @@ def outline(content: Any) -> str:
         return f"a {type(content).__name__}"
     names = [str(name) for name in content]
     return f"{', '.join(names[:5])}{' and so on' if len(names) > 5 else ''}" if names else "nothing"
-
-
-def _foreign(path: Path, head: bytes) -> str:
-    """What a file is that holds no weights, in words; "" if it may hold some."""
-    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    if not head:
-        return "it is empty"
-    if text.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS and not the file that it stands for: run git lfs pull"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "it is a web page: the download failed, or needs a login"
-    if head.startswith(b"\x89HDF"):
-        return "it is an HDF5 file; convert the weights to safetensors"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")) or head[257:262] == b"ustar":
-        return "it is a packed archive: unpack it first"
-    if head.startswith(b"\x93NUMPY"):
-        return "it is an array of NumPy; convert the weights to safetensors"
-    if head.startswith(b"PK"):
-        return _foreign_archive(path)
-    if head.startswith(b"\x08") and b"\x12" in head[:4]:
-        return "it is an ONNX file, which cannot be turned back into a checkpoint"
-    return "it is a text, not weights" if _is_text(head) else ""
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether the first bytes of a file are of a text in UTF-8; the last character may be cut."""
-    text = codecs.getincrementaldecoder("utf-8")()
-    try:
-        return all(c.isprintable() or c in "\t\r\n\ufeff" for c in text.decode(head))
-    except UnicodeDecodeError:
-        return False
-
-
-def _foreign_archive(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except Exception:  # zipfile raises different exceptions for different damage
-        return "it is cut off or damaged; the download may be incomplete"
-    if not any(entry.filename.endswith("data.pkl") for entry in entries):
-        numpy = any(entry.filename.endswith(".npy") for entry in entries)
-        return "it is an archive of NumPy" if numpy else "it is a ZIP archive of other files: unpack it first"
-    data = [entry for entry in entries if "/data" in entry.filename]
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in data):
-        return "its tensors are compressed, which torch does not do"
-    if sum(entry.file_size for entry in data) > path.stat().st_size:
-        return "its tensors are said to be larger than the file"
-    return ""
 
 
 def _problem(error: Exception) -> str:

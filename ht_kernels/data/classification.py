@@ -11,12 +11,8 @@ from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import image_path, read_gray, read_labels, split_names, to_input
+from .layout import CLASSES, class_names, image_path, read_gray, read_labels, split_names, to_input
 from .names import find, key
-from .phantom.config import LABELS
-
-CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": LABELS}
-"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
 
 
 class ClassificationDataset(Dataset[tuple[Tensor, int]]):
@@ -27,8 +23,9 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         name: the data set, such as BUSI; see :data:`ht_kernels.data.layout.DATASETS`.
         split: train, val or test.
         image_size: S.
-        classes: names of the labels 0, 1, ...; by default those of :data:`CLASSES`. Where no names are known any label
-            below :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
+        classes: names of the labels 0, 1, ...; by default those in ``classes.txt`` of the data set, or of
+            :data:`ht_kernels.data.layout.CLASSES`. Where no names are known any label below
+            :data:`ht_kernels.data.layout.MOST_CLASSES` is accepted.
         preprocess: makes a tensor of an image, which is made gray as published, and given as RGB: such as
             :meth:`ht_kernels.HTCLIP.preprocess` of a contrastive model; by default the published resizing.
 
@@ -55,7 +52,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         self.root, self.image_size, self.preprocess = Path(root), image_size, preprocess
         self.names = split_names(self.root, "classification", name, split)
         path = self.root / "classification" / name / "labels.csv"
-        known = tuple(classes) if classes is not None else CLASSES.get(name)
+        known = tuple(classes) if classes is not None else class_names(self.root, "classification", name)
+        known = known or CLASSES.get(name)
         labels = read_labels(path, known)
         for image in self.names:
             if key(image) not in labels:

@@ -2,8 +2,10 @@
 
 all/images/NAME.png  all/masks/NAME.png          the mask of an image has its name
 segmentation/DATASET/train.txt val.txt test.txt  names of images, one a line
+segmentation/DATASET/classes.txt                 may be there: a name a line, for classes 0, 1, ...
 classification/DATASET/labels.csv                image,label; labels count from 0
 classification/DATASET/train.txt val.txt test.txt
+classification/DATASET/classes.txt               may be there, for labels
 contrastive/DATASET/captions.csv                 image,caption; an image may have several
 contrastive/DATASET/train.txt val.txt test.txt
 
@@ -15,25 +17,33 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from ht_kernels.errors import InputError, reason
+from ht_kernels.choices import LESIONS, TASKS
+from ht_kernels.errors import InputError, did_you_mean, reason
+from ht_kernels.media.class_mask import MOST, read_class_mask
 from ht_kernels.media.mask import read_mask
 from ht_kernels.media.opening import is_hidden, read_image
-from ht_kernels.media.preprocess import preprocess
 
+from .expected import expected_layout
 from .names import key, on_disk, visible
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DATASETS = ("BUSI", "DDTI", "TN3K", "Prostate", "LN-INT", "LN-EXT")
 """The data sets of the publication; any other folder of the same layout does as well."""
 
+CLASSES = {"BUSI": ("benign", "malignant"), "PHANTOM": ("none", *LESIONS)}
+"""Names of the labels of data sets whose publications give them, and of what ``ht-kernels phantom`` writes."""
+
 SPLITS = ("train", "val", "test")
-TASKS = ("segmentation", "classification", "contrastive")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 """Endings of the images in downloads, in lower case."""
@@ -67,11 +77,30 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
         raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)} or all")
     folder = root / task / dataset
     if not folder.is_dir():
-        found = [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
-        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data; see ht-kernels prepare"
-        raise InputError(f"there is no folder {folder}: {there}")
+        found = _datasets(root, task)
+        there = f"there are {', '.join(found)}" if found else f"{root} holds no {task} data{expected_layout(task)}"
+        raise InputError(f"there is no folder {folder}: {there}{did_you_mean(dataset, found)}")
     seen: set[str] = set()
     return [name for part in (SPLITS if split == "all" else (split,)) for name in _listed(folder / f"{part}.txt", seen)]
+
+
+def check_dataset(root: Path, dataset: str) -> None:
+    """Refuse a data set that a folder has for no task.
+
+    Raises:
+        InputError: it has none of this name.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; expected one in the published layout, see ht-kernels prepare")
+    if not any((root / task / dataset).is_dir() for task in TASKS):
+        found = sorted({name for task in TASKS for name in _datasets(root, task)})
+        there = f"there are {', '.join(found)}" if found else f"{root} holds none; see ht-kernels prepare"
+        raise InputError(f"there is no data set {dataset} in {root}: {there}{did_you_mean(dataset, found)}")
+
+
+def _datasets(root: Path, task: str) -> list[str]:
+    """The names of the data sets that a folder has for a task."""
+    return [path.name for path in visible(root / task) if path.is_dir()] if (root / task).is_dir() else []
 
 
 def _listed(path: Path, seen: set[str]) -> list[str]:
@@ -88,6 +117,64 @@ def _listed(path: Path, seen: set[str]) -> list[str]:
             raise InputError(f"{path} names {name}, a hidden file that is no image; take its line out")
         seen.add(key(name))
     return names
+
+
+def class_names(root: Path, task: str, dataset: str) -> tuple[str, ...] | None:
+    """The names of classes 0, 1, ... from ``classes.txt`` of a data set, or None where it has no such file.
+
+    Raises:
+        InputError: the file cannot be read, or its lines are no names of classes; see :func:`check_class_names`.
+    """
+    path = root / task / dataset / "classes.txt"
+    if not path.exists():
+        return None
+    names = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+    check_class_names(names, task, str(path))
+    return names
+
+
+def check_class_names(names: Sequence[str], task: str, said_by: str) -> None:
+    """Raise InputError unless names are those of classes: two or more, all different, none empty.
+
+    A segmentation has at most :data:`ht_kernels.media.class_mask.MOST` classes, a classification
+    :data:`MOST_CLASSES`. ``said_by`` is what the names come from, for the message.
+    """
+    most = MOST if task == "segmentation" else MOST_CLASSES
+    if not 2 <= len(names) <= most:
+        first = ", the background first" if task == "segmentation" else ""
+        came = f"{len(names)} class{'' if len(names) == 1 else 'es'}"
+        raise InputError(f"{said_by} names {came}, expected 2 to {most}{first}")
+    for number, name in enumerate(names):
+        if not name:
+            raise InputError(f"{said_by} has an empty name for class {number}, expected a name for each class")
+        if not name.isprintable():
+            raise InputError(f"{said_by} names class {number} {name!r}, expected characters that can be printed")
+        if name in names[:number]:
+            raise InputError(
+                f"{said_by} names class {names.index(name)} and class {number} {name}, expected another name for each"
+            )
+
+
+def chosen_class_names(
+    root: Path, task: str, dataset: str, given: Sequence[str] | None, said_by: str
+) -> tuple[str, ...] | None:
+    """The names of classes that were given, or those in ``classes.txt`` of a data set; None where there are neither.
+
+    ``said_by`` is what the names that were given come from, for the message.
+
+    Raises:
+        InputError: they contradict each other, or are no names of classes.
+    """
+    known = class_names(root, task, dataset)
+    if given is None:
+        return known
+    check_class_names(given, task, said_by)
+    if known is not None and known != tuple(given):
+        raise InputError(
+            f"{said_by} names the classes {', '.join(given)}, and {root / task / dataset / 'classes.txt'} says "
+            f"{', '.join(known)}: leave one out, or make them the same"
+        )
+    return tuple(given)
 
 
 def read_labels(path: Path, classes: tuple[str, ...] | None) -> dict[str, int]:
@@ -183,16 +270,20 @@ def read_rgb(path: Path) -> Image.Image:
     return read_image(path).convert("RGB")
 
 
-def read_mask_of(path: Path, image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The mask of an image whose (width, height) is ``size``, as (height, width) uint8, 0 or 1.
+def read_mask_of(
+    path: Path, image: Path, size: tuple[int, int], classes: Sequence[str] = ("background", "lesion")
+) -> NDArray[np.uint8]:
+    """The mask of an image whose (width, height) is ``size``, as (height, width) uint8: the class of each pixel.
+
+    A mask of two classes has any two values; the values of one of more are the numbers of ``classes``.
 
     Raises:
         InputError: the mask is missing, damaged, of another size, or its values are no mask; see
-            :mod:`ht_kernels.media.mask`.
+            :mod:`ht_kernels.media.mask` and :mod:`ht_kernels.media.class_mask`.
     """
     if not path.is_file():
         raise InputError(f"the mask {path} of {image} is missing")
-    mask = read_mask(path)
+    mask = read_mask(path) if len(classes) == 2 else read_class_mask(path, classes)
     came, expected = (f"{width}x{height}" for height, width in (mask.shape, size[::-1]))
     if came != expected:
         raise InputError(f"the mask {path} is {came} pixels, but its image {image} is {expected}; expected the same")
@@ -205,6 +296,8 @@ def to_input(image: Image.Image, size: int) -> Tensor:
     As published: resized by :func:`ht_kernels.media.preprocess.preprocess`, repeated to 3 channels, no mean and
     standard deviation.
     """
+    from ht_kernels.media.preprocess import preprocess
+
     pixels = preprocess(np.asarray(image), (size, size))[0]
     return pixels.float().div_(255).expand(3, -1, -1).contiguous()
 

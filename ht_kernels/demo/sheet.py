@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from ht_kernels.class_colors import COLORS
 from ht_kernels.media.frames import Frame
 from ht_kernels.video import Shown
-from ht_kernels.video.overlay import COLORS
 from ht_kernels.video.stream import STAGES
 
 from .breast import CREDIT, Segmented

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .folded import FoldedHTCLIP, fold
-from .graph import GraphRunner
+from ht_kernels.lazy import lazily
 
 if TYPE_CHECKING:
     from .engine import build_engine
+    from .folded import FoldedHTCLIP, fold
     from .gate import check_onnx, check_session
+    from .graph import GraphRunner
     from .manifest import read_manifest
     from .onnx import export_onnx
     from .openvino_file import build_ir
@@ -29,18 +29,18 @@ __all__ = [
     "read_manifest",
 ]
 
-_LAZY = {
-    "Session": ".session",
-    "build_engine": ".engine",
-    "build_ir": ".openvino_file",
-    "check_onnx": ".gate",
-    "check_session": ".gate",
-    "export_onnx": ".onnx",
-    "read_manifest": ".manifest",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'ht_kernels.deploy' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name], __name__), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "FoldedHTCLIP": ".folded",
+        "GraphRunner": ".graph",
+        "Session": ".session",
+        "build_engine": ".engine",
+        "build_ir": ".openvino_file",
+        "check_onnx": ".gate",
+        "check_session": ".gate",
+        "export_onnx": ".onnx",
+        "fold": ".folded",
+        "read_manifest": ".manifest",
+    },
+)

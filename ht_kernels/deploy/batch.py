@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ht_kernels.arguments import whole
 from ht_kernels.errors import InputError
 
 LARGEST_BATCH = 4096
@@ -16,9 +17,12 @@ def batch_range(batch: Any) -> tuple[int, int, int]:
     Raises:
         InputError: ``batch`` is neither, or above :data:`LARGEST_BATCH`.
     """
-    batches = batch if isinstance(batch, tuple) else (batch,) * 3
-    if len(batches) != 3 or any(type(b) is not int for b in batches) or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise InputError(f"batch must be a number from 1 on, or three in ascending order (min, opt, max), got {batch}")
+    found = [whole(b) for b in (batch if isinstance(batch, (tuple, list)) else (batch,) * 3)]
+    batches = [b for b in found if b is not None]
+    if len(found) != 3 or len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
+        raise InputError(
+            f"batch must be a number from 1 on, or three in ascending order (min, opt, max), got {batch!r}"
+        )
     if batches[2] > LARGEST_BATCH:
         raise InputError(f"batch must be at most {LARGEST_BATCH} frames, got {batches[2]}")
-    return batches
+    return batches[0], batches[1], batches[2]

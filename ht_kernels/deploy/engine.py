@@ -19,7 +19,8 @@ from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import write_whole
 from ht_kernels.packages import import_package
 
-from .manifest import Manifest, check_place, manifest_path, read_manifest, sha256, write_manifest
+from .manifest import Manifest, manifest_of, sha256, write_manifest
+from .places import check_place
 
 RUNTIMES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 """The name of each runtime in messages, by the name of its Python package."""
@@ -65,7 +66,7 @@ def build_engine(
     capabilities = [_capability(trt, target) for target in targets]
     if runtime == "tensorrt_rtx" and not capabilities:
         raise InputError(f"an engine needs at least one target, such as sm_86; there are {_known(trt)}")
-    manifest = read_manifest(manifest_path(onnx))
+    manifest = manifest_of(onnx)
     if manifest.plugin:
         load_plugin(trt, runtime)
     logger = trt.Logger(trt.Logger.ERROR)
@@ -113,7 +114,10 @@ def gpu_target() -> str:
         BackendError: there is no GPU.
     """
     if not torch.cuda.is_available():
-        raise BackendError("there is no NVIDIA GPU")
+        raise BackendError(
+            "there is no NVIDIA GPU that torch can use: take a machine with one, its driver and a torch for CUDA, or a "
+            "runtime that needs none, which are openvino, onnxruntime and cpu"
+        )
     major, minor = torch.cuda.get_device_capability()
     return f"sm_{major}{minor}"
 

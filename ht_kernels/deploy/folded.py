@@ -7,12 +7,14 @@ blocks whose output the task does not use.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ht_kernels.arguments import pair
 from ht_kernels.backends.call import Case
 from ht_kernels.classes import classes_of
 from ht_kernels.clip.htclip import HTCLIP, NOT_CALIBRATED
@@ -33,6 +35,9 @@ from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
 
 from .pooled import Pooled
+
+_TOO_BRIGHT = 16.0
+"""A pixel of frames in [0, 1] is never so large, also where they were resized or normalized; one of 0 to 255 is."""
 
 
 class FoldedHTCLIP(nn.Module):
@@ -133,7 +138,8 @@ class FoldedHTCLIP(nn.Module):
         """Compute the logits or embeddings of frames, as the class describes.
 
         Raises:
-            InputError: ``frames`` has a wrong shape, is empty, or has a value that is not finite.
+            InputError: ``frames`` has a wrong shape, is empty, or has a value that is not finite or, in floating point,
+                far above 1.
             TypeError: ``frames`` is neither uint8 nor floating point.
             ValueError: ``frames`` is on another device, or ``output_size`` is given for a task other than segmentation.
         """
@@ -233,6 +239,9 @@ class FoldedHTCLIP(nn.Module):
             raise InputError(NOT_CALIBRATED)
         if output_size is not None and self.config.task != "segmentation":
             raise ValueError(f"output_size goes with segmentation, got {output_size} for {self.config.task}")
+        sides = None if output_size is None else pair(output_size)
+        if output_size is not None and (sides is None or min(sides) < 1):
+            raise ValueError(f"output_size must be (height, width), two whole numbers from 1 on, got {output_size!r}")
         if not isinstance(frames, Tensor):
             raise TypeError(
                 f"frames must be a tensor, got {type(frames).__name__}: torch.from_numpy makes one of an array"
@@ -247,8 +256,16 @@ class FoldedHTCLIP(nn.Module):
         if not frames.is_floating_point():
             raise TypeError(f"frames must be uint8 or floating point, got {frames.dtype}")
         # torch.compile and torch.export cannot keep a check that depends on values.
-        if not torch.compiler.is_compiling() and not frames.isfinite().all():
+        if torch.compiler.is_compiling():
+            return
+        low, high = torch.stack(frames.detach().aminmax()).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise InputError("frames has values that are not finite (NaN or infinity)")
+        if high > _TOO_BRIGHT:
+            raise InputError(
+                f"frames has values up to {high:g}, expected 0 to 1 in floating point: divide by 255, or pass them as "
+                "uint8"
+            )
 
 
 @torch.no_grad()

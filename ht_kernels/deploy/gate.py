@@ -155,6 +155,7 @@ def check_onnx(folded: FoldedHTCLIP, path: str | Path, frames: Tensor, threshold
             or the frames do not fit.
     """
     onnx = import_package("onnx", "the check needs onnx", "onnx onnxruntime")
+    folded.check(frames)
     content = read_whole(Path(path), "the file")
     try:
         model = onnx.load_from_string(content)

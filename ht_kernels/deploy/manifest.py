@@ -12,20 +12,16 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import ht_kernels
 from ht_kernels import environment
+from ht_kernels.choices import LARGEST_SIDE, RESULTS_OF
 from ht_kernels.errors import InputError
 from ht_kernels.files import read_whole, write_whole
 from ht_kernels.nn import DistanceScale
 
 from .batch import LARGEST_BATCH
 from .folded import FoldedHTCLIP
+from .places import described_files, manifest_path
 
 FORMAT = 1
-LARGEST_SIDE = 8192
-"""The largest side in pixels of the images that a file takes."""
-
-RESULTS_OF = {"segmentation": ("logits", "mask", "grid"), "classification": ("logits",), "contrastive": ("embeddings",)}
-"""The results of files by task, the usual one first."""
-
 DISTANCE = "distance"
 """The name of the second output of a file whose model is calibrated: the distances (B,) float32."""
 
@@ -94,82 +90,6 @@ class Manifest:
         """The name, shape and type of each output of the file, in its order."""
         result = self.output_name, self.output_shape, self.output_type
         return [result] if self.familiarity is None else [result, (DISTANCE, self.output_shape[:1], "float32")]
-
-
-def manifest_path(path: Path) -> Path:
-    """The path of a file's manifest: ``model.json`` for ``model.onnx``, ``model.engine.json`` for ``model.engine``."""
-    return _stem(path).with_name(f"{_stem(path).name}.json")
-
-
-def is_exported(path: Path) -> bool:
-    """Whether a file is an exported model rather than a checkpoint. Only names are looked at, no file is read."""
-    return path.suffix in (".onnx", ".xml") or (path.name != "" and manifest_path(path).is_file())
-
-
-def described_files(path: Path) -> list[Path]:
-    """The files that the manifest of ``path`` describes: the file itself, and the weights of an IR, ``NAME.bin``."""
-    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-
-
-def report_path(path: Path) -> Path:
-    """The path of the gate's report on a file: ``model.report.json`` or ``model.engine.report.json``."""
-    return _stem(path).with_name(f"{_stem(path).name}.report.json")
-
-
-def failed_report_path(path: Path) -> Path:
-    """The path of the gate's report on a file that was not written: ``model.report.failed.json``.
-
-    It is another than :func:`report_path`, for an earlier export of the same name may be there, with its report.
-    """
-    return report_path(path).with_suffix(".failed.json")
-
-
-def check_place(path: Path) -> None:
-    """Refuse to write an exported file where it, its manifest or its report would replace what no export of it wrote.
-
-    Raises:
-        InputError: it would.
-    """
-    manifest = manifest_path(path)
-    if manifest.exists() and _values(manifest).get("file") != path.name:
-        raise InputError(
-            f"{manifest} is there already and is not the manifest of an earlier {path.name}, and the export would "
-            "replace it: name another output, or move that file away"
-        )
-    for part in described_files(path):
-        if part.exists() and not manifest.exists():
-            raise InputError(
-                f"{part} is there already without a manifest {manifest.name}, so no export wrote it, and the export "
-                "would replace it: name another output, or move that file away"
-            )
-    check_report_place(path)
-
-
-def check_report_place(path: Path) -> None:
-    """Refuse to write the gate's report on a file where it would replace what is no such report.
-
-    Raises:
-        InputError: it would.
-    """
-    for report in (report_path(path), failed_report_path(path)):
-        if report.exists() and "thresholds" not in _values(report):
-            raise InputError(
-                f"{report} is there already and is not the report of an export, which would replace it: name another "
-                "output, or move that file away"
-            )
-
-
-def _values(path: Path) -> dict[str, Any]:
-    """The values of a JSON file; none if it is something else."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _stem(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix == ".onnx" else path
 
 
 def sha256(content: bytes) -> str:

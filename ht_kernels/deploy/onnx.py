@@ -15,8 +15,10 @@ from ht_kernels.packages import import_package
 
 from .batch import batch_range
 from .folded import FoldedHTCLIP
-from .manifest import RESULTS_OF, Manifest, check_place, describe, write_manifest
+from .manifest import Manifest, describe, write_manifest
+from .places import check_place
 from .quantize import check_count, import_nncf, quantize, why_unlike
+from .results import check_result
 
 _log = logging.getLogger("ht_kernels")
 
@@ -147,7 +149,7 @@ def _check(
     if folded.position.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
     if path.suffix != ".onnx":
-        raise InputError(f"the output {path} must end in .onnx")
+        raise InputError(f"the output {path} must be named NAME.onnx")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if output is not None and output not in RESULTS:
@@ -159,20 +161,6 @@ def _check(
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     return batch_range(batch)
-
-
-def check_result(output: str, task: str) -> None:
-    """Refuse a result that models for a task do not give.
-
-    Raises:
-        InputError: it is one.
-    """
-    if output in RESULTS_OF[task]:
-        return
-    own = RESULTS_OF[task][0]
-    if output in ("grid", "mask"):
-        raise InputError(f"a {output} goes with segmentation, and the model is for {task}: export its {own}")
-    raise InputError(f"this model, for {task}, gives {own}, and {output} were asked for")
 
 
 def _check_calibration(

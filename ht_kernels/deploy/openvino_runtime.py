@@ -87,7 +87,10 @@ def check_device(device: str, precision: str) -> None:
     core = _core()
     found = core.available_devices
     if not any(name.split(".")[0] == device for name in found):  # of two GPUs the names are GPU.0 and GPU.1
-        raise BackendError(f"OpenVINO finds no {device} here: it finds {', '.join(found) or 'no device at all'}")
+        raise BackendError(
+            f"OpenVINO finds no {device} here: it finds {', '.join(found) or 'no device at all'}. Name one of these, "
+            f"or, if the machine has an Intel {device}, install its driver"
+        )
     capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     if _CAPABILITIES[precision] not in capabilities:
         able = " and ".join(name for name, capability in _CAPABILITIES.items() if capability in capabilities)

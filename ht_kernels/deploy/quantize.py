@@ -97,9 +97,9 @@ def check_count(frames: int) -> None:
     """
     if frames < LEAST:
         raise InputError(
-            f"int8 needs at least {LEAST} frames to calibrate on, beside those to check the export on, and {frames} "
-            "were given: one frame in nine goes beyond the largest activations of eight others, and more where they "
-            "are fewer"
+            f"int8 needs at least {LEAST} frames to calibrate on, beside those to check the export on, and there were "
+            f"{frames}: one frame in nine goes beyond the largest activations of eight others, and more where they "
+            "are fewer. Name more of them"
         )
 
 

@@ -60,7 +60,8 @@ def check_engine(manifest: Manifest) -> None:
     """
     found, wanted = environment.version(manifest.kind), manifest.versions.get(manifest.kind)
     if found is None:
-        raise InputError(f"{manifest.file} needs {manifest.kind} {wanted}: pip install {manifest.kind}")
+        pip = manifest.kind.replace("_", "-")
+        raise InputError(f"{manifest.file} needs {manifest.kind} {wanted}: pip install {pip}=={wanted}")
     if found != wanted:
         raise InputError(f"{manifest.file} was built by {manifest.kind} {wanted}, and {found} is here: build it again")
     target = gpu_target()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from ht_kernels.classes import names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 
-from .manifest import Manifest, manifest_path, read_manifest
+from .manifest import Manifest, manifest_of
+from .places import check_folder, manifest_path
 
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 _DELAY = 2000
@@ -38,7 +38,7 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
     """
     onnx, folder = Path(onnx), Path(folder)
     check_folder(folder)
-    manifest = read_manifest(manifest_path(onnx))
+    manifest = manifest_of(onnx)
     if manifest.kind != "onnx" or manifest.plugin:
         raise InputError(
             "Triton Inference Server runs the ONNX file with standard operators: export without the plugin"
@@ -52,20 +52,6 @@ def write_repository(onnx: str | Path, folder: str | Path) -> Path:
             names = names_of(manifest.num_classes, manifest.class_names)
             (hidden / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return folder
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder to write that exists, or whose name cannot be a model's.
-
-    Raises:
-        InputError: it is such a folder.
-    """
-    if folder.exists():
-        raise InputError(f"the output {folder} exists: name a new folder")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder.name):
-        raise InputError(
-            f"the folder's name {folder.name!r} becomes the model's: use letters, digits, '.', '_' and '-'"
-        )
 
 
 def configuration(manifest: Manifest, name: str) -> str:

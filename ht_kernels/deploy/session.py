@@ -22,8 +22,9 @@ from .batch import batch_range
 from .cache import cached
 from .engine import gpu_target
 from .folded import FoldedHTCLIP
-from .manifest import Manifest, described_files, is_exported, manifest_of, read_manifest, sha256_of_files
+from .manifest import Manifest, manifest_of, read_manifest, sha256_of_files
 from .openvino_runtime import DEVICES, OpenVinoRuntime, check_device
+from .places import described_files, is_exported
 from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here, why_not_here
 from .saturation import SATURATES, saturates
 

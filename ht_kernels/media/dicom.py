@@ -8,6 +8,7 @@ from typing import Any
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.packages import import_package
+from ht_kernels.words import counted
 
 from .dicom_decode import frames_of
 from .dicom_display import Display, with_groups
@@ -50,7 +51,8 @@ def open_dicom(path: Path) -> Source:
     except Exception as error:  # pydicom raises errors of any kind on a damaged file
         raise InputError(f"{path} is a DICOM file that cannot be read: {reason(error)}") from error
     size = rows, columns
-    return Source(path, "dicom", count, fps, size, lambda: _decode(path, count, times), scan, notes, pixel_mm2)
+    names = (path.name,) if count == 1 else None
+    return Source(path, "dicom", count, fps, size, lambda: _decode(path, count, times), scan, notes, pixel_mm2, names)
 
 
 def _check_kind(path: Path, dataset: Any) -> None:
@@ -75,14 +77,15 @@ def _why_none(dataset: Any) -> str:
 
 def _notes(path: Path, declared: int | None, count: int, whole: bool) -> list[str]:
     """What is amiss with the number of frames."""
+    frames = counted(count, "frame")
     if declared is None or declared < 1:
         unsaid = f"{path} does not say how many frames it has: {count} were counted in its pixel data"
         notes = [unsaid] if count > 1 else []
     elif count < declared:
         return [f"{path} ends after {count} of {declared} frames: the file is truncated, or NumberOfFrames is wrong"]
     else:
-        notes = [f"{path} has {count} frames, and not {declared} as it says"] if count > declared else []
-    return notes if whole else [*notes, f"{path} is truncated: it ends inside its pixel data, after {count} frames"]
+        notes = [f"{path} has {frames}, and not {declared} as it says"] if count > declared else []
+    return notes if whole else [*notes, f"{path} is truncated: it ends inside its pixel data, after {frames}"]
 
 
 def _decode(path: Path, count: int, times: list[float] | None) -> Iterator[tuple[float | None, Frame]]:

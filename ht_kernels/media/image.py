@@ -89,7 +89,8 @@ def open_image(path: Path) -> Source:
         count, seconds = count + 1, seconds + (shown_for or 0.0)
     assert size is not None
     fps = plausible_rate(count / seconds) if count > 1 and seconds else None
-    return Source(path, "image", count if count > 1 else None, fps, size, lambda: decode_image(path))
+    names = (path.name,) if count == 1 else None
+    return Source(path, "image", count if count > 1 else None, fps, size, lambda: decode_image(path), names=names)
 
 
 def decode_image(path: Path) -> Iterator[tuple[float | None, Frame]]:

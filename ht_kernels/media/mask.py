@@ -12,7 +12,7 @@ a coloured pixel is that of its brightest channel. Nothing is dithered, unlike i
   and inside.
 - The orientation in the file (EXIF) is applied, as it is to images.
 - Other values are refused, because nothing says what they mean: several gray levels or colours, photographs,
-  gradients, values without black.
+  gradients, values without black. Masks of several classes are read by :mod:`ht_kernels.media.class_mask`.
 
 The limits were chosen on 446 masks and images of BUSI, at most 320 pixels wide. The masks were written as JPEG of
 quality 10, 15 to 95, reduced 2, 4 and 8 times, enlarged again, and blurred (Gauss, 2 pixels). None was refused but for
@@ -35,6 +35,7 @@ from PIL import Image
 
 from ht_kernels.errors import InputError, reason
 
+from .class_mask import MOST
 from .image import has_white_at_zero, is_image, opened, upright, white_of
 from .opening import read_image
 
@@ -48,8 +49,6 @@ _OTHER_COLOUR = 0.002
 """The share of a mask that may have another colour than most pixels inside."""
 _FEW = 4
 """A picture of so few values was not compressed or resized, so that each of them means something."""
-_SMALL = 16
-"""Whole numbers are numbers of classes, if all are below this."""
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -96,7 +95,7 @@ def _check_levels(gray: NDArray[Any], marked: NDArray[np.bool_], level: float) -
     said = f"has the values {_listed(found)}" if few else f"has {len(found)} values from {found[0]:g} to {found[-1]:g}"
     if marked.all():
         raise InputError(f"{said}, and none is black")
-    if len(found) > 2 and found[-1] < _SMALL and np.issubdtype(gray.dtype, np.integer):
+    if len(found) > 2 and found[-1] < MOST and np.issubdtype(gray.dtype, np.integer):
         raise InputError(said)
     inside, every = np.count_nonzero(marked), gray.size
     between = np.count_nonzero((gray > level / 4) & (gray < level * 3 / 4))
@@ -104,7 +103,7 @@ def _check_levels(gray: NDArray[Any], marked: NDArray[np.bool_], level: float) -
         raise InputError(f"{said}, and {between / every:.0%} of its pixels are neither black nor bright")
     near = 0 if few else level / 16
     values, black = gray.astype(np.float64), float(np.median(gray[~marked]))
-    third = np.count_nonzero(_flat(gray) & (abs(values - black) > near) & (abs(values - level) > near))
+    third = np.count_nonzero(flat(gray) & (abs(values - black) > near) & (abs(values - level) > near))
     if third > (_FEW_THIRD_TO_INSIDE if few else _THIRD_TO_INSIDE) * inside:
         raise InputError(f"{said}, and {third / every:.1%} of its pixels lie in areas of a third value")
 
@@ -121,7 +120,7 @@ def _listed(values: NDArray[Any]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
+def flat(gray: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether the eight neighbours of a pixel have its value; false at the border."""
     flat = np.zeros(gray.shape, bool)
     rows = (gray[:, 1:-1] == gray[:, :-2]) & (gray[:, 1:-1] == gray[:, 2:])
@@ -135,7 +134,7 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         with opened(path) as image:
             pictures = getattr(image, "n_frames", 1)
-            values = _values(image)
+            values = values_of(image)
     except Exception as error:  # Pillow raises errors of any kind on a damaged file
         raise InputError(f"{path} cannot be read as an image: {reason(error)}") from error
     if pictures > 1:
@@ -143,7 +142,7 @@ def _read(path: Path) -> NDArray[Any]:
     return values
 
 
-def _values(image: Image.Image) -> NDArray[Any]:
+def values_of(image: Image.Image) -> NDArray[Any]:
     turned = upright(image)
     if turned.mode.startswith("I") or turned.mode == "F":
         values = np.asarray(turned)

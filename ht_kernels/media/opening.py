@@ -87,7 +87,8 @@ def _open_folder(path: Path) -> Source:
             yield None, next(decode_image(file))[1]
 
     _, first = next(decode())
-    return Source(path, "images", len(files), None, (first.shape[0], first.shape[1]), decode)
+    size, names = (first.shape[0], first.shape[1]), tuple(file.name for file in files)
+    return Source(path, "images", len(files), None, size, decode, names=names)
 
 
 def _is_shown(path: Path) -> bool:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ht_kernels.arguments import pair, whole
 from ht_kernels.backends import core, cpu
 from ht_kernels.errors import InputError
 
@@ -19,6 +20,10 @@ RESIZING = "bicubic with antialiasing, aspect ratio not kept"
 """How a frame is resized, in words."""
 
 _LARGEST_SIDE = 2**20
+_MOST_PIXELS = 2**28
+"""Of the result, and of the frame at its width: far more than any model takes, and a quarter of a gigabyte."""
+
+_MOST_THREADS = 1024
 
 
 def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = None) -> Tensor:
@@ -33,20 +38,24 @@ def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = Non
     Args:
         frame: the frame.
         size: (height, width) of the result.
-        threads: how many the core may use; by default as many as torch does.
+        threads: how many the core may use, from 1 to 1024; by default as many as torch does.
 
     Raises:
-        InputError: the frame is empty, or has another shape or dtype, or a side of it or of the result is not from 1 to
-            2**20 pixels long.
+        InputError: the frame is empty, or has another shape or dtype; a side of it or of the result is not from 1 to
+            2**20 pixels long; the result, or the frame at the width of the result, has more than 2**28 pixels; or
+            ``threads`` is out of range.
     """
-    _check(frame, size)
+    height, width = _check(frame, size)
+    used = whole(torch.get_num_threads() if threads is None else threads)
+    if used is None or not 1 <= used <= _MOST_THREADS:
+        raise InputError(f"threads must be a whole number from 1 to {_MOST_THREADS}, got {threads!r}")
     if core.missing:
-        return by_pillow(frame, size)
+        return by_pillow(frame, (height, width))
     whole_pixels = (3, 1) if frame.ndim == 3 else (1,)
     if frame.strides[1:] != whole_pixels:
         frame = np.ascontiguousarray(frame)
-    pixels = torch.empty((1, 1, *size), dtype=torch.uint8, device="cpu")
-    cpu.preprocess(frame, pixels, torch.get_num_threads() if threads is None else threads)
+    pixels = torch.empty((1, 1, height, width), dtype=torch.uint8, device="cpu")
+    cpu.preprocess(frame, pixels, used)
     return pixels
 
 
@@ -70,13 +79,21 @@ def sample_frames(source: Source, size: tuple[int, int], count: int) -> Tensor:
     return torch.cat([preprocess(frame, size) for frame in chosen])
 
 
-def _check(frame: Frame, size: tuple[int, int]) -> None:
-    """Check what the core trusts."""
+def _check(frame: Frame, size: tuple[int, int]) -> tuple[int, int]:
+    """Check what the core trusts; returns the size as two ints of Python."""
     if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (3,)):
-        raise InputError(f"a frame has shape {np.shape(frame)}, expected an array (H, W) or (H, W, 3)")
+        what = f"shape {np.shape(frame)}" if isinstance(frame, np.ndarray) else f"the type {type(frame).__name__}"
+        raise InputError(f"a frame has {what}, expected an array (H, W) or (H, W, 3)")
     if frame.dtype != np.uint8:
         raise InputError(f"a frame has dtype {frame.dtype}, expected uint8 with values 0 to 255")
     if not all(1 <= side <= _LARGEST_SIDE for side in frame.shape[:2]):
         raise InputError(f"a frame has shape {frame.shape}, expected sides of 1 to {_LARGEST_SIDE} pixels")
-    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in size):
+    sides = pair(size)
+    if sides is None or not all(1 <= side <= _LARGEST_SIDE for side in sides):
         raise InputError(f"size must be (height, width), two whole numbers from 1 to {_LARGEST_SIDE}, got {size!r}")
+    if max(frame.shape[0], sides[0]) * sides[1] > _MOST_PIXELS:
+        raise InputError(
+            f"a frame of {frame.shape[1]}x{frame.shape[0]} pixels was to be resized to {sides[1]}x{sides[0]}, which "
+            f"takes more than {_MOST_PIXELS} pixels: take a smaller size"
+        )
+    return sides

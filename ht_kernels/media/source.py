@@ -36,6 +36,7 @@ class Source:
         warnings: what is amiss in the file although frames can be had, a sentence each. Opening finds some of it, and
             the latest iteration the rest.
         pixel_mm2: the area of a pixel in mm², where a DICOM file says one for the whole scan; else None.
+        names: of pictures, one or a folder of them, the name of each frame's file; None for a clip.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Source:
     scan: Box | None = None
     warnings: list[str] = field(default_factory=list)
     pixel_mm2: float | None = None
+    names: tuple[str, ...] | None = None
     _known: int = field(init=False, repr=False, compare=False)  # how many of the warnings opening found
 
     def __post_init__(self) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.arguments import need_whole
 from ht_kernels.backends import torch_private
+from ht_kernels.choices import STARTS
 from ht_kernels.folding import FoldedAdapter, unfolded, weight_holders
 from ht_kernels.functional import ht_adapter, ht_adapter_unfolded
 from ht_kernels.ops.fold import fold_adapter
@@ -17,9 +19,6 @@ from ht_kernels.published import VARIANTS, MultiScale, PublishedAdapter
 
 from .inside import Inside, kinds
 from .spectral import SpectralFilter
-
-STARTS = ("published", "identity")
-"""How the parameters of a new adapter start; :class:`HTAdapter` describes them."""
 
 
 class HTAdapter(PublishedAdapter):
@@ -68,6 +67,7 @@ class HTAdapter(PublishedAdapter):
             raise ValueError(f"unknown variant '{variant}', expected one of {', '.join(VARIANTS)}")
         if start not in STARTS:
             raise ValueError(f"unknown start '{start}', expected one of {', '.join(STARTS)}")
+        dim, bottleneck = need_whole("dim", dim), need_whole("bottleneck", bottleneck)
         published = VARIANTS[variant]
         if dim < 1 or bottleneck < (4 if published.noise else 1):
             raise ValueError(f"dim {dim} and bottleneck {bottleneck} are too small for variant '{variant}'")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 DIRECTIONS = 32
 """The largest number of directions whose variance is stored. Of a few hundred images, more would be mostly noise."""
@@ -119,8 +120,8 @@ class Familiarity(nn.Module):
                 raise ValueError(f"{name} features must have shape (N, {train.shape[-1]}), got {tuple(features.shape)}")
             if len(features) < FEWEST:
                 raise InputError(
-                    f"the distance from the training images cannot be calibrated with {len(features)} {name} images: "
-                    f"at least {FEWEST} are needed"
+                    f"the distance from the training images cannot be calibrated with "
+                    f"{counted(len(features), f'{name} image')}: at least {FEWEST} are needed"
                 )
             if not features.isfinite().all():
                 raise InputError(f"the model's features of some {name} images are not finite numbers")

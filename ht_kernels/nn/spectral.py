@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ht_kernels.choices import FORMS
 from ht_kernels.folding import mask_pairs
-from ht_kernels.functional import FORMS, spectral_filter
+from ht_kernels.functional import spectral_filter
 
 RADIAL_BINS = 16
 """The number of values of a radial curve: about twice the 8 frequencies per side of a 14x14 grid."""

@@ -16,7 +16,7 @@ from ht_kernels import folding
 from ht_kernels.backends import core, torch_private
 from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults
 
-from . import dispatch
+from . import dispatch, saved
 
 
 def fold_adapter(adapter: nn.Module) -> FoldedAdapter:
@@ -88,33 +88,6 @@ def is_plain(t: Tensor) -> bool:
     return type(t) in (Tensor, nn.Parameter) and t.dtype is torch.float32 and t.is_cpu and t.is_contiguous()
 
 
-def save(ctx: Any, *tensors: Tensor | None) -> None:
-    """Save tensors for the backward pass, where :func:`saved` gives them back."""
-    ctx.save_for_backward(*tensors)
-    ctx.kinds = tuple(map(_kind, tensors))
-
-
-def saved(ctx: Any) -> tuple[Tensor | None, ...]:
-    """The tensors that :func:`save` was given, for a core that trusts their shapes. Their strides may be others.
-
-    Raises:
-        RuntimeError: one has another shape, dtype or device than in the forward pass. Autograd does not notice that
-            after an assignment to ``parameter.data``, and hooks of saved tensors may give back what they like.
-    """
-    tensors: tuple[Tensor | None, ...] = ctx.saved_tensors
-    for kind, t in zip(ctx.kinds, tensors, strict=True):
-        if _kind(t) != kind:
-            raise RuntimeError(
-                f"a tensor that the backward pass needs was {kind} in the forward pass and is {_kind(t)} now; change "
-                "parameters behind the backward pass, and let hooks of saved tensors give back what they were given"
-            )
-    return tensors
-
-
-def _kind(t: Tensor | None) -> tuple[tuple[int, ...], torch.dtype, torch.device] | None:
-    return None if t is None else (t.shape, t.dtype, t.device)
-
-
 def contiguous(tensors: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
     """The tensors as the compiled core reads weights and their gradients."""
     return tuple(None if t is None else t.contiguous() for t in tensors)
@@ -127,12 +100,12 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, masked: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = FoldParts(*given)  # type: ignore[arg-type]
         ctx.masked = masked
-        save(ctx, *parts)
+        saved.save(ctx, *parts)
         return parts.down_weight.detach(), *combine_in_core(parts, masked)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        parts = FoldParts(*contiguous(saved(ctx)))  # type: ignore[arg-type]
+        parts = FoldParts(*contiguous(saved.give_back(ctx)))  # type: ignore[arg-type]
         if torch.is_grad_enabled():  # with create_graph
             return None, *torch_gradients(parts, ctx.masked, grads)
         down_weight, *results = contiguous(grads)

@@ -17,7 +17,7 @@ from ht_kernels.backends import reference, torch_private
 from ht_kernels.backends.call import Case, Layout, Training, unit_stride
 from ht_kernels.folding import OPTIONAL, FoldedAdapter, on_grid
 
-from . import dispatch
+from . import dispatch, saved
 from .prepared import weights_dtype
 
 _COUNT = len(FoldedAdapter._fields)
@@ -186,7 +186,7 @@ class _Adapter(torch.autograd.Function):
         folded, training, layout, (_, _, ctx.backend, _) = _unpack(rest)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*state)
-        ctx.save_for_backward(x, *folded, *state, training.keep, training.seed)
+        saved.save(ctx, x, *folded, *state, training.keep, training.seed)
         ctx.constants = training.dropout, training.dtype, *layout
         return out, *state
 
@@ -195,8 +195,8 @@ class _Adapter(torch.autograd.Function):
         needed = ctx.needs_input_grad
         if grad_out is None:
             return (None,) * len(needed)
-        x, *saved = ctx.saved_tensors
-        folded, state, (keep, seed) = FoldedAdapter(*saved[:_COUNT]), saved[_COUNT : _COUNT + 3], saved[_COUNT + 3 :]
+        x, *kept = saved.give_back(ctx)
+        folded, state, (keep, seed) = FoldedAdapter(*kept[:_COUNT]), kept[_COUNT : _COUNT + 3], kept[_COUNT + 3 :]
         training, layout = Training(keep, seed, *ctx.constants[:2]), Layout(*ctx.constants[2:])
         grads = backward(ctx.backend, grad_out, x, folded, state, training, layout, needed[0])
         wanted = [g if n else None for g, n in zip(grads, needed, strict=False)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ht_kernels.backends import reference
 from ht_kernels.backends.call import FilterCase
 
-from . import dispatch
+from . import dispatch, saved
 
 _library: Any = torch.library.Library("ht_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("spectral_filter(Tensor x, Tensor mask, str backend) -> Tensor")
@@ -54,11 +54,11 @@ def _empty(like: Tensor) -> Tensor:
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor) -> None:
     *tensors, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    saved.save(ctx, *tensors)
 
 
 def _backward_formula(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-    grads = torch.ops.ht_kernels.spectral_filter_backward.default(grad_out, *ctx.saved_tensors, ctx.backend)
+    grads = torch.ops.ht_kernels.spectral_filter_backward.default(grad_out, *saved.give_back(ctx), ctx.backend)
     grad_x, grad_mask = (g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False))
     return grad_x, grad_mask, None
 

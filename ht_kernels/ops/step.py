@@ -17,7 +17,7 @@ from ht_kernels.backends import cpu, torch_private
 from ht_kernels.backends.call import Layout, Training
 from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults, Unfolded, mask_on_grid
 
-from . import fold, operators
+from . import fold, operators, saved
 
 _OTHERS = tuple(name for name in FoldedAdapter._fields if name not in ("down_weight", *FoldResults._fields))
 """The folded weights that are published ones."""
@@ -80,7 +80,7 @@ class _Step(torch.autograd.Function):
         out, state = cpu.fold_and_forward(fold.sizes(parts), parts, others, x, layout, training)
         ctx.layout, ctx.constants = layout, training[2:]
         ctx.set_materialize_grads(False)
-        fold.save(ctx, x, training.keep, state, *weights)
+        saved.save(ctx, x, training.keep, state, *weights)
         return out
 
     @staticmethod
@@ -88,9 +88,8 @@ class _Step(torch.autograd.Function):
         needed = ctx.needs_input_grad
         if grad_out is None:
             return (None,) * len(needed)
-        x, keep, state, *saved = fold.saved(ctx)
-        assert x is not None and state is not None, "both were saved"
-        weights = fold.contiguous(saved)
+        x, keep, state, *rest = saved.give_back(ctx)
+        weights = fold.contiguous(rest)
         if torch.is_grad_enabled() or torch_private.is_watched(grad_out):
             training = Training(keep, None, *ctx.constants)
             found = _observed_backward(grad_out, x, training, state, weights, ctx.layout, needed[0])

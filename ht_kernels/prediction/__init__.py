@@ -5,7 +5,16 @@ files into a folder. What a stream shows of a frame of a file is what a predicti
 :class:`ht_kernels.video.model.FrameModel`.
 """
 
-from .predictor import Predictor
-from .result import Prediction
+from __future__ import annotations
 
-__all__ = ["Prediction", "Predictor"]
+from typing import TYPE_CHECKING
+
+from ht_kernels.lazy import lazily
+
+if TYPE_CHECKING:
+    from .predictor import Predictor, predict
+    from .result import Prediction
+
+__all__ = ["Prediction", "Predictor", "predict"]
+
+__getattr__, __dir__ = lazily(__name__, {"Prediction": ".result", "Predictor": ".predictor", "predict": ".predictor"})

@@ -14,7 +14,7 @@ from PIL import Image
 from ht_kernels.clip import HTCLIP
 from ht_kernels.deploy import FoldedHTCLIP, Session, fold
 from ht_kernels.deploy.fastest import fastest
-from ht_kernels.deploy.manifest import is_exported
+from ht_kernels.deploy.places import is_exported
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.opening import open_file
@@ -174,6 +174,14 @@ class Predictor:
             _box=box,
             _doubtful=doubtful,
         )
+
+
+def predict(model: str | Path | HTCLIP | FoldedHTCLIP | Session, inputs: Any, **options: Any) -> Any:
+    """Return ``Predictor(model, **options)(inputs)``.
+
+    A checkpoint or a file is loaded at each call: make a ``Predictor`` for several.
+    """
+    return Predictor(model, **options)(inputs)
 
 
 def is_clip(source: Source) -> bool:

@@ -12,16 +12,14 @@ from typing import Any
 
 from ht_kernels import environment
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, csv_bytes, output_folder, utf8
+from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
+from ht_kernels.outputs import PREDICTIONS
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
 from .predictor import Predictor, is_clip
 from .result import Prediction, place, save_into, save_probability
-
-_WRITTEN = ("overlays", "masks", "probabilities", "predictions.csv", "predictions.json")
-"""What :func:`predict_files` writes into its folder."""
 
 
 class _Unusable(Exception):
@@ -67,7 +65,7 @@ def predict_files(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
-    with output_folder(output) as folder:
+    with output_folder(output, PREDICTIONS) as folder:
         for name, path in files.items():
             try:
                 source = _open(path)
@@ -82,39 +80,7 @@ def predict_files(
         report = _report(predictor, weights, rows, failed, warnings)
         (folder / "predictions.csv").write_bytes(csv_bytes(rows))
         (folder / "predictions.json").write_bytes(utf8(json.dumps(report, indent=2) + "\n"))
-        _clear(Path(output), {entry.name for entry in folder.iterdir()})
     return report
-
-
-def check_output(output: str | Path, overwrite: bool) -> None:
-    """Refuse an output folder that is not empty, or with ``overwrite`` one that holds what no prediction wrote.
-
-    Only what would be replaced is looked at: other files may lie there.
-
-    Raises:
-        InputError: it is one of these, or cannot be written.
-    """
-    folder = Path(output)
-    check_output_folder(folder)
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"the output folder {folder} is not empty: name another, or give --overwrite to replace the results of an "
-            "earlier prediction in it"
-        )
-    there = [folder / name for name in _WRITTEN if (folder / name).exists()]
-    if there and not (folder / "predictions.json").is_file():
-        raise InputError(
-            f"{there[0]} is there already, and no prediction wrote it, as there is no predictions.json beside it: name "
-            "another folder for the output"
-        )
-
-
-def _clear(folder: Path, new: set[str]) -> None:
-    """Remove what an earlier call wrote and this one did not."""
-    for name in _WRITTEN:
-        path = folder / name
-        if name not in new and path.is_dir():
-            shutil.rmtree(path)
 
 
 def _remove_clip(folder: Path, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.classes import class_count
+from ht_kernels.classes import names_of
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
+from ht_kernels.outputs import EVALUATION
+from ht_kernels.progress import Watch, unwatched
+from ht_kernels.words import counted
 
 from .examples import Examples
 from .exported import Exported
-from .metrics import NAMES, Row, conventions, counts, embed_texts, predict_with_signals, score, summarize
-from .pictures import draw_confidence, draw_masks, draw_recall, draw_roc
+from .metrics import (
+    NAMES,
+    Row,
+    conventions,
+    counts,
+    embed_texts,
+    predict_with_signals,
+    score,
+    summarize,
+    summarize_classes,
+)
+from .pictures import draw_confidence, draw_confusion, draw_masks, draw_recall, draw_roc
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
@@ -42,7 +55,12 @@ Prompts = Mapping[str, Sequence[str]]
 
 
 def evaluate(
-    model: Any, examples: Examples, output: Path, title: str, prompts: Prompts | None = None
+    model: Any,
+    examples: Examples,
+    output: Path,
+    title: str,
+    prompts: Prompts | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Run a model on examples, and write report.md, results.json, results.csv and pictures.
 
@@ -54,13 +72,16 @@ def evaluate(
         title: the title of the report: which model was evaluated on which data.
         prompts: words for zero-shot classification by a contrastive model, whose examples then need labels. Without
             them, a contrastive model is evaluated on retrieval: of captions by images, and of images by captions.
+        watch: receives how many images were run, and then how many were measured.
 
     Returns:
         The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
         segmentation also ``image_size`` in pixels, and ``lesions``, ``missed``, ``without_lesion`` and ``false_alarms``
-        of :func:`ht_kernels.train.metrics.counts`; for zero-shot classification also ``prompts``. The ``summary`` is
-        that of :func:`ht_kernels.train.metrics.summarize` or :func:`ht_kernels.train.retrieval.recalls`; for a
-        calibrated model it has ``unfamiliar``, the share of images that are beyond its limit.
+        of :func:`ht_kernels.train.metrics.counts`, and for three or more classes ``classes``, what
+        :func:`ht_kernels.train.metrics.summarize_classes` returns; for zero-shot classification also ``prompts``. The
+        ``summary`` is that of :func:`ht_kernels.train.metrics.summarize` or
+        :func:`ht_kernels.train.retrieval.recalls`; for a calibrated model it has ``unfamiliar``, the share of images
+        that are beyond its limit.
 
     Raises:
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
@@ -68,7 +89,9 @@ def evaluate(
     """
     model = Exported(model) if isinstance(model, Session) else model
     size = model.config.image_size
-    classes = len(prompts) if prompts else class_count(model.config.num_classes)
+    names = tuple(prompts) if prompts else names_of(model.config.num_classes, model.config.class_names)
+    classes = len(names)
+    several = names if model.config.task == "segmentation" and classes > 2 else ()
     captions = model.config.task == "contrastive" and not prompts
     if size is not None and examples.images.shape[-1] != size:
         raise InputError(f"the images are {examples.images.shape[-1]} pixels wide, the model takes {size}")
@@ -77,15 +100,19 @@ def evaluate(
     if not captions:
         examples.check_classes(classes)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    indices = range(len(examples))
-    predictions, signals = predict_with_signals(model, examples, indices, BATCH, device)
+    parts = [range(len(examples))[i : i + BATCH] for i in range(0, len(examples), BATCH)]
+    run = [predict_with_signals(model, examples, part, BATCH, device) for part in _counted_in(parts, "running", watch)]
+    predictions = torch.cat([some for some, _ in run])
+    signals = [signal for _, of_some in run for signal in of_some]
     if prompts:
         predictions = class_probabilities(predictions, embed_classes(model, prompts).cpu())
     if captions:
         found = ranks(predictions, embed_texts(model, examples.texts).cpu(), examples.targets)
         rows, summary = _rank_rows(examples, *found), recalls(*found)
     else:
-        rows = score(examples, indices, predictions, classes)
+        rows = []
+        for part in _counted_in(parts, "measuring", watch):
+            rows += score(examples, part, predictions[part.start : part.stop], classes, names=several)
         summary = summarize(rows)
         rows = [row | signal for row, signal in zip(rows, signals, strict=True)]
     if model.familiarity is not None:
@@ -100,21 +127,34 @@ def evaluate(
     }
     if model.config.task == "segmentation":
         results |= {"image_size": examples.images.shape[-1], **counts(rows)}
+    if several:
+        results["classes"] = summarize_classes(rows, several)
     if prompts:
         results["prompts"] = dict(prompts)
-    with output_folder(output) as folder:
-        pictures = _draw(folder, examples, predictions, rows)
+    with output_folder(output, EVALUATION) as folder:
+        pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
 
 
+def _counted_in(parts: Sequence[range], words: str, watch: Watch) -> Iterator[range]:
+    """The parts of the images, of which each is done when the next one is asked for."""
+    for part in parts:
+        yield part
+        watch(f"{words} images", part.stop, parts[-1].stop)
+
+
 def evaluate_all(
-    model: Any, sets: Mapping[str, tuple[Examples, Prompts | None]], output: Path, title: str
+    model: Any,
+    sets: Mapping[str, tuple[Examples, Prompts | None]],
+    output: Path,
+    title: str,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Run :func:`evaluate` on several data sets, each into a folder of its name, and write a table of all results.
 
     Args:
-        model, output, title: as for :func:`evaluate`.
+        model, output, title, watch: as for :func:`evaluate`.
         sets: the examples and prompts of each data set, by its name.
 
     Returns:
@@ -124,13 +164,13 @@ def evaluate_all(
         InputError: as for :func:`evaluate`.
     """
     each = {
-        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts)
+        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts, watch)
         for name, (examples, prompts) in sets.items()
     }
     results = {"title": title, "datasets": each}
     rows = [{"dataset": name, "images": one["images"], **_counts(one), **one["summary"]} for name, one in each.items()]
     links = [f"- [{name}]({name}/report.md)" for name in each]
-    with output_folder(output) as folder:
+    with output_folder(output, EVALUATION) as folder:
         _write(folder, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
     return results
 
@@ -143,7 +183,7 @@ def lines_of_all(results: dict[str, Any]) -> list[str]:
     each = results["datasets"]
     counted = _counted(list(each.values()))
     names = list(dict.fromkeys(n for one in each.values() for n in one["summary"] if not n.endswith("_std")))
-    headings = ["images", *(_NAMES.get(name, name) for name in names), *counted]
+    headings = ["images", *map(score_name, names), *counted]
     table = [f"| | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
     for place, (name, one) in enumerate(each.items()):
         cells = [_spread(one["summary"], n) for n in names]
@@ -155,18 +195,43 @@ def lines_of_all(results: dict[str, Any]) -> list[str]:
 def lines(results: dict[str, Any]) -> list[str]:
     """The lines of a Markdown table of the summary.
 
-    For masks it has rows for what was missed and for false alarms, and a sentence below that explains the headings.
+    For masks it has rows for what was missed and for false alarms, and a sentence below that explains the headings; for
+    several classes also a table with a row for each.
     """
     summary = results["summary"]
     table = ["| | mean | standard deviation |", "|---|--:|--:|"] if "dice" in summary else ["| | |", "|---|--:|"]
     for name, value in summary.items():
         if name.endswith("_std"):
             continue
-        cells = [_NAMES.get(name, name), _number(value)]
+        cells = [score_name(name), _number(value)]
         cells += [_number(summary[name + "_std"])] if name + "_std" in summary else []
         table.append(f"| {' | '.join(cells)} |")
     table += [f"| {heading} | {cell} | |" for heading, (cell,) in _counted([results]).items()]
-    return [*table, *_explained([results])]
+    return [*table, *_of_classes(results), *_explained([results])]
+
+
+def _of_classes(results: dict[str, Any]) -> list[str]:
+    """The lines of a table with a row for each of several classes and a column, mean ± deviation, per score."""
+    classes: dict[str, dict[str, float]] = results.get("classes", {})
+    if not classes:
+        return []
+    headings = [*NAMES.values(), "nothing found", "false alarms"]
+    table = ["", f"| class | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
+    for name, one in classes.items():
+        cells = [_spread(one, score) for score in NAMES]
+        cells += [f"{one['missed']} of {one['lesions']}", f"{one['false_alarms']} of {one['without_lesion']} images"]
+        table.append(f"| {_cell(name)} | {' | '.join(cells)} |")
+    return table
+
+
+def _cell(text: str) -> str:
+    """A text as it stands in a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def score_name(name: str) -> str:
+    """What a score of a summary is called in tables."""
+    return _NAMES.get(name, name)
 
 
 def _number(value: float) -> str:
@@ -208,7 +273,7 @@ def _explained(each: Sequence[dict[str, Any]]) -> list[str]:
 
 def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     model = results["model"]
-    facts = [f"{results['images']} images", f"{len(results['left_out'])} left out as unusable"]
+    facts = [counted(results["images"], "image"), f"{len(results['left_out'])} left out as unusable"]
     rows = [f"# {results['title']}", "", "; ".join(facts) + ".", "", *lines(results)]
     for picture in pictures:
         rows += ["", f"![{picture}]({picture})"]
@@ -219,19 +284,20 @@ def _report(results: dict[str, Any], pictures: Sequence[str]) -> str:
     return "\n".join(rows).rstrip() + "\n"
 
 
-def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]) -> list[str]:
+def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row], names: Sequence[str]) -> list[str]:
     if "rank" in rows[0]:
         draw_recall(folder / "recall.png", rows)
         return ["recall.png"]
     if "probabilities" in rows[0]:
-        draw_roc(folder / "roc.png", rows)
-        return ["roc.png"]
+        draw_roc(folder / "roc.png", rows, names)
+        draw_confusion(folder / "confusion.png", rows, names)
+        return ["roc.png", "confusion.png"]
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
     middle = max(0, len(ranked) // 2 - 2)
     chosen = (
         list(dict.fromkeys([*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]])) or list(range(len(rows)))[:4]
     )
-    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen)
+    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen, names)
     shown = [row for row in rows if math.isfinite(row["dice"]) and math.isfinite(row["confidence"])]
     if not shown:
         return ["overlays.png"]

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
+from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.words import counted
 
 _WITHOUT_LESION = 10
 """One in this many phantoms has no lesion."""
@@ -46,7 +48,12 @@ class Examples:
         """Raise InputError if a target, a mask or a label, is none of ``classes`` classes."""
         largest = int(self.targets.max())
         if largest >= classes:
-            raise InputError(f"the data has class {largest}, the model has {classes} classes from 0 on")
+            raise InputError(f"the data has class {largest}, the model has {counted(classes, 'class')} from 0 on")
+
+    def missing_classes(self, names: Sequence[str]) -> list[str]:
+        """The ``names`` of classes 0, 1, ... that no pixel of any mask has."""
+        there = torch.bincount(self.targets.flatten(), minlength=len(names))
+        return [name for name, count in zip(names, there.tolist(), strict=True) if not count]
 
     def share(self, percent: int, seed: int, shots: int | None = None) -> Examples:
         """A random subset for few-shot training, as published.
@@ -79,9 +86,11 @@ class Examples:
 
 
 def read_examples(
-    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset, skip_bad: bool = False
+    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset,
+    skip_bad: bool = False,
+    watch: Watch = unwatched,
 ) -> Examples:
-    """Read a whole data set.
+    """Read a whole data set. ``watch`` receives how many images were read.
 
     Raises:
         InputError: a file is missing or damaged; the message names it. With ``skip_bad``, such files are left out, and
@@ -92,7 +101,7 @@ def read_examples(
     names, bad = [], {}
     texts: dict[str, int] = {}
     rgb = getattr(dataset, "preprocess", None) is not None
-    for i, name in enumerate(dataset.names):
+    for i, name in enumerate(watched(dataset.names, "reading images", watch)):
         try:
             image, target = dataset[i]
         except InputError as error:
@@ -113,10 +122,19 @@ def read_examples(
     return Examples(torch.stack(images), together, tuple(names), bad, tuple(texts))
 
 
-def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0) -> Examples:
-    """Simulate ``count`` phantoms and their masks, with all kinds of lesions and scans; every tenth has no lesion."""
+def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0, watch: Watch = unwatched) -> Examples:
+    """Simulate ``count`` phantoms and their masks, with all kinds of lesions and scans; every tenth has no lesion.
+
+    ``watch`` receives how many were simulated.
+    """
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(_Phantoms(count, seed, size), 16, num_workers=workers)
-    images, masks = zip(*loader, strict=True)
+    images, masks = [], []
+    done = 0
+    for some, of_some in loader:
+        images.append(some)
+        masks.append(of_some)
+        done += len(some)
+        watch("simulating phantoms", done, count)
     return Examples(torch.cat(images), torch.cat(masks), tuple(f"phantom {i} of seed {seed}" for i in range(count)), {})
 
 

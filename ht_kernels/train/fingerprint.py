@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,21 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
             is_hash = not name.startswith(("the option ", "the model's "))
             return f"{name} changed" if is_hash else f"{name} was {then.get(name)} and is {value} now"
     return None
+
+
+def used_in_training(checkpoint: Path, examples: Examples) -> str | None:
+    """For which split of its training the examples were, train or val, as ``last.pt`` beside a checkpoint says.
+
+    None where there is no such file, or the examples are none of the splits: a part of one is not found.
+    """
+    try:
+        state = torch.load(checkpoint.parent / "last.pt", map_location="cpu", weights_only=True, mmap=True)
+        made_of = dict(state["made_of"])
+    except Exception:  # missing, damaged, or of something else
+        return None
+    now = hash_examples(examples)
+    splits = {"the training data": "train", "the validation data": "val"}
+    return next((split for name, split in splits.items() if made_of.get(name) == now), None)
 
 
 def hash_examples(examples: Examples) -> str:

@@ -7,19 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 from ht_kernels.clip import HTCLIP
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 
 from .lora import add_lora, merge_lora
-from .recipe import BASELINES, LAST
-
-
-def uses_adapters(method: str) -> bool:
-    """Whether the model of a method has HT adapters. The other methods are baselines without adapters."""
-    return method in ("ht", "all")
+from .recipe import BASELINES, LAST, uses_adapters
 
 
 def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:
@@ -54,7 +47,7 @@ def prepare(model: HTCLIP, method: str, lora_dropout: float = 0.0) -> None:
         for block in model.tower.blocks[model.depth - LAST[method] : model.depth]:
             block.requires_grad_(True)
     elif method in ("full", "all"):
-        for parameter in _tower_parameters(model):
+        for parameter in model.tower_parameters().values():
             parameter.requires_grad_(True)
     for i, adapter in adapters(model.tower).items():
         adapter.requires_grad_(uses_adapters(method) and i < model.depth)
@@ -83,15 +76,3 @@ def text_tower_in_training(model: HTCLIP) -> Iterator[None]:
     finally:
         for part in parts:
             part.eval()
-
-
-def _tower_parameters(model: HTCLIP) -> Iterator[nn.Parameter]:
-    """The parameters of the vision tower that the task uses."""
-    tower, visual = model.tower, model.tower.visual
-    if model.config.task == "contrastive":
-        clip_model: Any = model.clip_model
-        yield from clip_model.visual.parameters()
-        return
-    yield from (p for name, p in visual.named_parameters(recurse=False) if name not in ("proj", "mask_token"))
-    for part in (tower.patch_embedding, tower.pre_norm, *tower.blocks[: model.depth]):
-        yield from part.parameters()

@@ -107,7 +107,12 @@ def embed_texts(model: HTCLIP, texts: Sequence[str]) -> Tensor:
 
 
 def score(
-    examples: Examples, indices: Sequence[int], predictions: Tensor, classes: int, surfaces: bool = True
+    examples: Examples,
+    indices: Sequence[int],
+    predictions: Tensor,
+    classes: int,
+    surfaces: bool = True,
+    names: Sequence[str] = (),
 ) -> list[Row]:
     """Return a row for each of the examples at ``indices``, whose predictions are of ``classes`` classes.
 
@@ -121,6 +126,10 @@ def score(
       out classes that were missed, and are nan if none is left;
     - with ``surfaces``, ``hd95_all`` and ``asd_all``, the same with each missed class counted as the diagonal of the
       image: see :func:`count_misses`.
+
+    With ``names`` of the classes, background first, a row also has each of the scores of a class alone, such as
+    ``dice/vessel``, nan where it is not in the true mask, and whether it is in the true mask and in the prediction,
+    ``lesion/vessel`` and ``predicted/vessel``. :func:`summarize_classes` reads these.
     """
     from monai.metrics import compute_iou  # type: ignore[attr-defined]
 
@@ -141,6 +150,10 @@ def score(
         for name, value in values.items():
             kept = value[present & value.isfinite()]
             row[name] = float(kept.mean()) if len(kept) else float("nan")
+            of_classes = torch.where(present & value.isfinite(), value, torch.nan).tolist()
+            row |= {f"{name}/{of}": number for of, number in zip(names[1:], of_classes, strict=False)}
+        for of, there, guessed in zip(names[1:], present.tolist(), found.tolist(), strict=False):
+            row |= {f"lesion/{of}": there, f"predicted/{of}": guessed}
         row["predicted"] = bool((prediction > 0).any())
         rows.append(row | {"lesions": int(present.sum()), "missed": int((present & ~found).sum())})
     return rows
@@ -217,6 +230,24 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
             summary[name] = float(values.mean()) if len(values) else float("nan")
             summary[f"{name}_std"] = float(values.std()) if len(values) else float("nan")
     return summary
+
+
+def summarize_classes(rows: Sequence[Row], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Summarize the scores of each class of the foreground that rows of :func:`score` have, by the name of the class.
+
+    Returns:
+        For each class what :func:`summarize` returns of masks, of the images that have it; and as :func:`counts` of
+        them ``lesions``, ``missed``, ``without_lesion`` and ``false_alarms``, those of the class alone.
+    """
+    summaries: dict[str, dict[str, float]] = {}
+    for name in names[1:]:
+        alone: list[Row] = []
+        for row in rows:
+            there, guessed = row[f"lesion/{name}"], row[f"predicted/{name}"]
+            scores = {score: row[f"{score}/{name}"] for score in NAMES if f"{score}/{name}" in row}
+            alone.append(scores | {"lesions": int(there), "missed": int(there and not guessed), "predicted": guessed})
+        summaries[name] = summarize(alone) | counts(alone)
+    return summaries
 
 
 def _summarize_labels(rows: Sequence[Row]) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ht_kernels.choices import STARTS
 from ht_kernels.errors import InputError
-from ht_kernels.nn.adapter import STARTS
 
 LAST = {"last3": 3, "last6": 6, "last9": 9}
 """The methods that train the last blocks of the tower, and how many blocks each one trains."""
@@ -121,6 +121,7 @@ class Recipe:
             ("validate_offset", 0),
             ("patience", 1),
             ("shots", 1),
+            ("seed", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -242,3 +243,8 @@ def named_recipe(name: str, task: str, method: str = "ht") -> Recipe:
     if method not in ("full", *LAST):
         return recipe
     return replace(recipe, learning_rate=rate) if contrastive else replace(recipe, adapter_learning_rate=rate)
+
+
+def uses_adapters(method: str) -> bool:
+    """Whether the model of a method has HT adapters. The other methods are baselines without adapters."""
+    return method in ("ht", "all")

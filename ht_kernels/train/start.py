@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run
 
 from .fingerprint import hash_tensors
-from .methods import uses_adapters
+from .recipe import uses_adapters
 
+Say = Callable[[str], None]
 _OF_ADAPTERS = ("variant", "bottleneck")
 
 _OF_HEADS = ("reduce_dim", "feature_layers")
@@ -34,7 +36,12 @@ def build(method: str, **options: Any) -> HTCLIP:
 
 
 def start_from(
-    path: Path, method: str, keep_adapters: bool = False, new_normalization: str | None = None, **options: Any
+    path: Path,
+    method: str,
+    keep_adapters: bool | None = False,
+    new_normalization: str | None = None,
+    say: Say = lambda _: None,
+    **options: Any,
 ) -> HTCLIP:
     """Make a model with weights from a checkpoint: the tower, the heads that fit and, if asked for, the adapters.
 
@@ -45,9 +52,11 @@ def start_from(
         path: a checkpoint, as for :meth:`ht_kernels.HTCLIP.from_checkpoint`.
         method: one of :data:`ht_kernels.train.METHODS`.
         keep_adapters: take the adapters from the checkpoint. If ``spectral`` is given, it replaces their gain by a
-            spectral filter.
+            spectral filter. None takes them if the checkpoint has adapters, the method uses adapters, and ``variant``,
+            ``bottleneck`` and ``spectral`` are theirs as far as they are given; ``start`` is then not used.
         new_normalization: the ``normalization`` of new adapters for another task than that of the checkpoint, unless
             ``options`` name it; None for that of HTCLIP.
+        say: receives a sentence that says what is taken from the checkpoint, and what is new.
         options: arguments of HTCLIP; by default, the values of the checkpoint. If ``variant`` is given, adapters have a
             spectral filter only if ``spectral`` is given too.
 
@@ -62,17 +71,27 @@ def start_from(
     size = options.get("image_size")
     form = {"spectral": options.get("spectral")} if {"spectral", "variant"} & options.keys() else {}
     source = HTCLIP.from_checkpoint(path, **tower, **(form if keep_adapters else {}))
+    if keep_adapters is None:
+        asked = {name: options[name] for name in _OF_ADAPTERS if name in options} | form
+        same = all(getattr(source.config, name) == value for name, value in asked.items())
+        keep_adapters = uses_adapters(method) and bool(adapters(source.tower)) and same
+        if keep_adapters:
+            form = {}
+            options = {name: value for name, value in options.items() if name not in (*asked, "start")}
     if keep_adapters and not adapters(source.tower):
-        raise InputError(f"{path} has no adapters that could be kept: start with new ones, without --keep-adapters")
+        raise InputError(f"{path} has no adapters that could be kept: start with new ones, --new-adapters")
     task, own = options.get("task", source.config.task), source.config.normalization
     wanted = options.get("normalization", own if task == "contrastive" else "published")
     if keep_adapters and wanted != own:
         raise InputError(
             f"the adapters of {path} were trained with the normalization {own}, and would be fed with {wanted}: "
-            "name the same with --normalization if the task has it, or start with new adapters, without --keep-adapters"
+            "name the same with --normalization if the task has it, or start with new adapters, --new-adapters"
         )
     if size is not None and keep_adapters:
-        source.resize(size)
+        try:
+            source.resize(size)
+        except InputError as error:
+            raise InputError(f"{error}; or start with new adapters, --new-adapters") from error
     elif size is not None and source.tower.image_size != (size, size):
         source.tower.resize(size)  # without the adapters, whose filters may be bound to a grid: new ones replace them
     missing = () if source.config.feature_layers else _OF_HEADS
@@ -96,7 +115,29 @@ def start_from(
     model.load_state_dict(taken, strict=False)
     model.started_from = hash_tensors(taken)
     model.from_file, model.resampled = source.from_file, source.resampled
+    model.draws_tower = model.draws_tower and not model.tower_names() <= taken.keys()
+    say(_start(path, source, model, taken, keep_adapters))
     return model
+
+
+def _start(path: Path, source: HTCLIP, model: HTCLIP, taken: Mapping[str, Any], kept: bool) -> str:
+    """A sentence that says what a model takes from a checkpoint, what of it is new, and whether adapters are lost."""
+    parts, new = ["tower", *(["adapters"] if kept else [])], []
+    if model.config.task != "contrastive":
+        pyramid = any(name.startswith("reduces.") for name in taken)
+        head = any(name.startswith(("seg_head.", "cls_head.")) for name in taken)
+        parts += ["heads"] if head else ["pyramid"] if pyramid else []
+        new += [] if head else ["a new head"] if pyramid else ["new heads"]
+    new += ["new adapters"] if adapters(model.tower) and not kept else []
+    words = [f"starts from {path}: its {_joined(parts)}"]
+    words += [_joined(new)] if new else []
+    if adapters(source.tower) and not kept:
+        words.append(f"those of {path} are left out" if adapters(model.tower) else "its adapters are left out")
+    return "; ".join(words)
+
+
+def _joined(words: list[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 def _make(**config: Any) -> HTCLIP:

@@ -20,9 +20,10 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.backends import cpu
-from ht_kernels.classes import class_count, classes_of
+from ht_kernels.classes import class_count, classes_of, names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
+from ht_kernels.progress import Watch, unwatched
 
 from . import contrast
 from .augment import augment
@@ -31,9 +32,9 @@ from .events import EventLog
 from .examples import Examples
 from .fingerprint import difference, fingerprint
 from .losses import info_nce, loss_for
-from .methods import merged, text_tower_in_training, uses_adapters
-from .metrics import SCORES, embed_texts, predict, score, summarize
-from .recipe import Recipe
+from .methods import merged, text_tower_in_training
+from .metrics import SCORES, embed_texts, predict, score, summarize, summarize_classes
+from .recipe import Recipe, uses_adapters
 from .retrieval import ranks, recalls
 
 Say = Callable[[str], None]
@@ -56,7 +57,8 @@ class Outcome:
 
 
 class Trainer:
-    """Trains a model by a recipe, and writes ``best.safetensors``, ``last.pt``, ``log.csv`` and TensorBoard events.
+    """Trains a model by a recipe, and writes ``best.safetensors``, ``last.pt``, ``log.csv``, ``curves.png`` and
+    TensorBoard events.
 
     A batch is drawn once for all processes and then split among them. The random numbers that augment an image and
     choose its caption depend only on the seed, the epoch and the image's index. So the number of processes,
@@ -71,6 +73,12 @@ class Trainer:
         output: the folder for the results. If it holds a ``last.pt``, that run is resumed; the recipe may then have
             other ``epochs`` and another ``patience``, and nothing else may differ.
         say: receives each line of output for the user, on the main process.
+        alarm: receives what is amiss, on the main process; None for ``say``. It is also in ``log.csv``, under
+            ``remarks`` of the epoch.
+        watch: receives after each batch how many images of all epochs were trained on, on the main process.
+
+    Attributes:
+        saved: the number of epochs that ``last.pt`` has, 0 if there is none.
 
     Raises:
         InputError: ``last.pt`` is damaged, or belongs to another recipe, model or data (the message says which); a
@@ -80,7 +88,15 @@ class Trainer:
     """
 
     def __init__(
-        self, model: Any, recipe: Recipe, train: Examples, val: Examples, output: Path, say: Say = print
+        self,
+        model: Any,
+        recipe: Recipe,
+        train: Examples,
+        val: Examples,
+        output: Path,
+        say: Say = print,
+        alarm: Say | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         self.model, self.recipe, self.train, self.val, self.output = model, recipe, train, val, output
         if model.config.task != "contrastive":
@@ -94,9 +110,15 @@ class Trainer:
             )
         self.accelerator = _accelerator(recipe.precision)
         extract_model_from_parallel(model, keep_fp32_wrapper=False)  # an earlier training left its precision there
-        self.say: Say = say if self.accelerator.is_main_process else lambda _: None
+        main = self.accelerator.is_main_process
+        self.say: Say = say if main else lambda _: None
+        self._alarm: Say = (alarm or say) if main else lambda _: None
+        self._watch: Watch = watch if main else unwatched
+        self._remarks: list[str] = []
         if recipe.precision == "bf16" and self.accelerator.device.type == "cpu" and (reason := cpu.bfloat16_reason()):
             self.say(f"precision bf16 on this CPU: {reason}; training may be faster without")
+        if getattr(model, "draws_tower", False):  # a baseline has no tower
+            self.say("The tower starts with random weights, so the checkpoint holds the whole tower.")
         self.contrastive = model.config.task == "contrastive"
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(self._groups(), betas=recipe.betas, weight_decay=recipe.weight_decay)
@@ -112,7 +134,7 @@ class Trainer:
         self.average = None if recipe.average is None else Average(averaged, recipe.average)
         self.found_foreground = False
         self.events: EventLog | None = None
-        self.epoch = self.step = self.waited = 0
+        self.epoch = self.step = self.waited = self.saved = 0
         self.best, self.best_epoch = math.inf if recipe.select == "loss" else -1.0, 0
         self.rows: list[dict[str, Any]] = []
         make_folder(output)
@@ -126,7 +148,7 @@ class Trainer:
             InputError: the loss is not finite, where the message names the images of the batch; or a file cannot be
                 written.
         """
-        while self.epoch < self.recipe.epochs and self.waited < self.recipe.patience:
+        while not self._ended:
             start = time.perf_counter()
             row: dict[str, Any] = {"epoch": self.epoch + 1, "loss": self._train_epoch()}
             row["seconds"] = time.perf_counter() - start
@@ -135,10 +157,31 @@ class Trainer:
             self.epoch += 1
             if self.recipe.validates(self.epoch):
                 row |= self._validate()
+            self._warn_of_background()
+            if self._ended:
+                self._warn_of_nothing()
+            if self._remarks:
+                row["remarks"] = "; ".join(self._remarks)
+                self._remarks.clear()
             self.rows.append(row)
             self._record(row)
-            self._warn_of_background()
+        if self.rows and self.accelerator.is_main_process:
+            write_whole(self.output / "curves.png", self._curves(), "the picture of the curves")
         return Outcome(self.epoch, self.best, self.best_epoch)
+
+    def warn(self, sentence: str) -> None:
+        """Say what is amiss, and keep it for the log, in the row of the epoch."""
+        self._alarm(sentence)
+        self._remarks.append(sentence)
+
+    @property
+    def _ended(self) -> bool:
+        return self.epoch >= self.recipe.epochs or self.waited >= self.recipe.patience
+
+    @property
+    def _score(self) -> str:
+        """The score of the validation split that the best epoch is chosen by."""
+        return "loss" if self.recipe.select == "loss" else SCORES[self.model.config.task]
 
     def _train_epoch(self) -> float:
         """Train for one epoch, and return the mean loss."""
@@ -154,6 +197,9 @@ class Trainer:
             batch = order[first : first + recipe.batch]
             total += self._train_batch(batch) * len(batch)
             self.step += 1
+            done = first + len(batch)
+            words = f"epoch {self.epoch + 1} of {recipe.epochs}, loss {total / done:.4g}"
+            self._watch(words, self.epoch * len(order) + done, recipe.epochs * len(order))
         return total / len(order)
 
     @property
@@ -284,7 +330,7 @@ class Trainer:
         with nullcontext() if self.average is None else self.average.in_place():
             summary = self._scores()
             by_loss = self.recipe.select == "loss"
-            value = summary["loss" if by_loss else SCORES[self.model.config.task]]
+            value = summary[self._score]
             self.waited += 1
             if value < self.best if by_loss else value > self.best:
                 self.best, self.best_epoch, self.waited = value, self.epoch, 0
@@ -303,8 +349,12 @@ class Trainer:
             texts = embed_texts(self.model, self.val.texts).cpu()
             loss = self._contrastive_loss(images, texts[self.val.targets[:, 0]])
             return {"loss": loss, **recalls(*ranks(images, texts, self.val.targets))}
-        classes = class_count(self.model.config.num_classes)
-        return summarize(gather_object(score(self.val, mine, predictions, classes, surfaces=False)))
+        config = self.model.config
+        classes = names_of(config.num_classes, config.class_names)
+        several = classes if config.task == "segmentation" and len(classes) > 2 else ()
+        rows = gather_object(score(self.val, mine, predictions, len(classes), surfaces=False, names=several))
+        alone = summarize_classes(rows, several)
+        return summarize(rows) | {f"dice/{name}": scores["dice"] for name, scores in alone.items()}
 
     def _contrastive_loss(self, images: Tensor, texts: Tensor) -> float:
         """The mean loss of the validation images and the first captions of each, among as many as in training."""
@@ -323,20 +373,46 @@ class Trainer:
         recipe = self.recipe
         advice = ["--start identity"] if uses_adapters(recipe.method) and recipe.start != "identity" else []
         advice += [] if recipe.warmup else ["--warmup 2"]
-        self.say(
+        self.warn(
             f"epoch {self.epoch}: every pixel of every training image was predicted as background. If that does not "
             "end after a few epochs, start again in another folder with "
             f"{' and '.join([*advice, f'a lower --learning-rate than {recipe.learning_rate:g}'])}"
         )
 
+    def _warn_of_nothing(self) -> None:
+        """Say so if the score of the validation split was 0 after every epoch."""
+        if self._score == "loss" or self.best > 0:
+            return
+        found = {
+            "segmentation": "the model found nothing: no pixel of a lesion of the validation split, after any epoch",
+            "classification": "the model found nothing: no image of the validation split was classified rightly",
+            "contrastive": "the model found nothing: no image of the validation split found its caption, or was found",
+        }[self.model.config.task]
+        recipe = self.recipe
+        advice = ["--start identity"] if uses_adapters(recipe.method) and recipe.start != "identity" else []
+        self.warn(
+            f"{found}. Look whether masks, labels and images belong together; then try, in another folder, "
+            f"{', '.join([*advice, 'trained weights of the tower'])}, more --epochs than {recipe.epochs}, or another "
+            f"--learning-rate than {recipe.learning_rate:g}"
+        )
+
+    def _curves(self) -> bytes:
+        """The picture of the losses and the scores of all epochs."""
+        from .pictures import draw_curves  # needs matplotlib, which training does without
+
+        title = f"{self.output.resolve().name}: {self.recipe.method}, {len(self.train)} images to train on"
+        return draw_curves(self.rows, self._score, self.best_epoch, title)
+
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        words = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        # The scores of single classes, up to 31, are in the log alone.
+        numbers = {name: value for name, value in row.items() if name != "remarks" and "/" not in name}
+        words = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "epoch")
         self.say(f"epoch {row['epoch']} of {self.recipe.epochs}: {words}")
         if self.events is None:
             self.events = EventLog(self.output / "tensorboard", first=row["epoch"])
-        self.events.add(row["epoch"], row)
+        self.events.add(row["epoch"], numbers)
         write_whole(self.output / "log.csv", csv_bytes(self.rows), "the log")
         state = {
             "made_of": self.made_of,
@@ -350,6 +426,7 @@ class Trainer:
         content = io.BytesIO()
         torch.save(state, content)
         write_whole(self.output / "last.pt", content.getvalue(), "the state of the training")
+        self.saved = self.epoch
 
     def _resume(self, path: Path) -> None:
         try:
@@ -371,7 +448,7 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.waited, self.best, self.best_epoch = state["progress"]
-        self.rows = state["rows"]
+        self.rows, self.saved = state["rows"], self.epoch
         self.say(f"resumed after epoch {self.epoch}")
         if self.waited >= self.recipe.patience:
             self.say(f"validations without a better score: {self.waited}; with more --patience it goes on")

@@ -4,11 +4,30 @@
 and ``live`` are where frames come from; ``overlay``, ``sinks``, ``view`` and ``dicom_seg`` are where results go.
 """
 
-from ht_kernels.media.source import Source
+from __future__ import annotations
 
-from .live import LiveSource
-from .recording import record
-from .sources import open_source
-from .stream import Shown, Stream
+from typing import TYPE_CHECKING
+
+from ht_kernels.lazy import lazily
+
+if TYPE_CHECKING:
+    from ht_kernels.media.source import Source
+
+    from .live import LiveSource
+    from .recording import record
+    from .sources import open_source
+    from .stream import Shown, Stream
 
 __all__ = ["LiveSource", "Shown", "Source", "Stream", "open_source", "record"]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "LiveSource": ".live",
+        "Shown": ".stream",
+        "Source": "ht_kernels.media.source",
+        "Stream": ".stream",
+        "open_source": ".sources",
+        "record": ".recording",
+    },
+)

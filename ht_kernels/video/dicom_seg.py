@@ -47,7 +47,9 @@ def write_segmentation(
         clip: the DICOM file whose frames were segmented.
         masks: (H, W) class indices for each frame of the clip, or None where there is no valid mask; that frame of the
             Segmentation stays empty.
-        class_names: background first.
+        class_names: background first. They become the labels of the segments, up to 64 characters, with a slash for a
+            backslash, which separates values in DICOM. One class beside the background is coded as a lesion; of
+            several nothing is known but the name, so each has a private code for it, and is a spatial concept.
 
     Raises:
         InputError: highdicom is not installed, or the clip lacks what a Segmentation must refer to, or has another
@@ -102,18 +104,22 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
 
+    labels = [name.replace("\\", "/")[:64] for name in class_names[1:]]
+    concept, structure = codes.SCT.SpatialAndRelationalConcept, codes.SCT.MorphologicallyAbnormalStructure
     descriptions = [
         SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],  # DICOM allows 64 characters
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Lesion,
+            segment_label=label,
+            segmented_property_category=structure if len(labels) == 1 else concept,
+            segmented_property_type=codes.SCT.Lesion
+            if len(labels) == 1
+            else highdicom.sr.CodedConcept(f"class{number}", "99HTKERNELS", label),
             algorithm_type="AUTOMATIC",
             algorithm_identification=highdicom.AlgorithmIdentificationSequence(
                 name="ht_kernels", version=ht_kernels.__version__, family=codes.DCM.ArtificialIntelligence
             ),
         )
-        for number, name in enumerate(class_names[1:], 1)
+        for number, label in enumerate(labels, 1)
     ]
     return Segmentation(
         source_images=[dataset],

@@ -49,7 +49,7 @@ class LiveSource:
 
     def __init__(self, address: str, kind: str, container: Any) -> None:
         stream = video_stream(container)
-        self.path, self.kind = _without_password(address), kind
+        self.path, self.kind = without_password(address), kind
         self.fps = video_rate(stream)
         self.size = stream.height, stream.width
         self.reconnects, self.drops, self.damaged = 0, 0, 0
@@ -130,7 +130,7 @@ def open_live(address: str) -> LiveSource:
 
 def _connect(address: str, kind: str) -> Any:
     av = import_package("av", "cameras and addresses need PyAV", "av")
-    shown = _without_password(address)
+    shown = without_password(address)
     options = {"flags": "low_delay"}
     if kind == "camera" or address.startswith(_STREAMED):
         # Not for a file at an address: FFmpeg would lose the packets that show it the format, and the only keyframe.
@@ -144,14 +144,16 @@ def _connect(address: str, kind: str) -> Any:
             address, format="v4l2" if kind == "camera" else None, options=options, timeout=(_OPEN_TIMEOUT, STALL)
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise InputError(f"{shown} cannot be opened: {reason(error).replace(address, shown)}") from error
+        said = (getattr(error, "strerror", None) or reason(error)).replace(address, shown)
+        expected = "a V4L2 device, such as /dev/video0" if kind == "camera" else "an address that sends video now"
+        raise InputError(f"{shown} cannot be opened ({said}): name {expected}") from error
     if video_stream(container) is None:
         container.close()
         raise InputError(f"{shown} has no video stream")
     return container
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
     scheme, separator, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else address

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.classes import names_of, probabilities_of
+from ht_kernels.clip import HTCLIP
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
 from ht_kernels.errors import InputError
@@ -32,7 +33,8 @@ class FrameModel:
             for segmentation best on the patch grid.
 
     Raises:
-        InputError: the model is something else.
+        InputError: the model is for another task, or the session takes or gives something else.
+        TypeError: the model is neither a folded model nor a session.
 
     Attributes:
         task: ``segmentation`` or ``classification``.
@@ -42,6 +44,12 @@ class FrameModel:
     """
 
     def __init__(self, model: FoldedHTCLIP | Session) -> None:
+        if not isinstance(model, (FoldedHTCLIP, Session)):
+            made = "it" if isinstance(model, HTCLIP) else "HTCLIP.from_checkpoint(...)"
+            raise TypeError(
+                f"model must be a folded model or a session, got {type(model).__name__}: ht_kernels.fold makes a "
+                f"folded model of {made}"
+            )
         task, count, names = _facts(model)
         self._shrink: tuple[Tensor, Tensor] | None = None
         if task not in ("segmentation", "classification"):
@@ -53,11 +61,7 @@ class FrameModel:
         if isinstance(model, Session):
             if segments and model.output == "logits":
                 self._shrink = _shrinking(model)
-            if model.output not in ("logits", "grid") or model.frame_shape[0] != 1 or model.batch[0] != 1:
-                raise InputError(
-                    "frames need a session that gives logits of one gray frame: export it with --result "
-                    f"{'grid' if segments else 'logits'}"
-                )
+            _check_session(model, "grid" if segments else "logits")
             self.size: tuple[int, int] = model.frame_shape[1:]
         else:
             self.size = model.image_size
@@ -160,6 +164,27 @@ class FrameModel:
         runtime = "cpu" if self._graphs is None else "cuda_graph"
         device = str(self.model.position.device)
         return {**config, "frame_size": list(self.size), "runtime": runtime, "device": device}
+
+
+def _check_session(session: Session, result: str) -> None:
+    """Raise InputError unless a session takes one gray frame and gives logits; ``result`` is that to export."""
+    low, _, high = session.batch
+    if session.output not in ("logits", "grid"):
+        raise InputError(
+            f"frames need a session that gives logits, and this one gives a {session.output}: export it with "
+            f"--result {result}"
+        )
+    if session.frame_shape[0] != 1:
+        raise InputError(
+            f"frames need a session that takes gray frames, and this one takes frames of {session.frame_shape[0]} "
+            "channels: export the model with one channel"
+        )
+    if low != 1:
+        several = str(low) if low == high else f"{low} to {high}"
+        raise InputError(
+            f"a stream gives one frame at a time, and this session takes {several} at once: export or open the model "
+            "with a batch of 1, or of a range that begins with 1, such as --batch 1:4:16"
+        )
 
 
 def _shrinking(session: Session) -> tuple[Tensor, Tensor] | None:

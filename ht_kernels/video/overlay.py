@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Box, Frame
-
-COLORS = ((0, 0, 0), (0, 200, 180), (255, 170, 0), (230, 80, 160), (90, 140, 255), (160, 220, 60), (220, 220, 220))
-"""RGB of each class. Class 0, the background, is not drawn; the others are colours that gray tissue does not have."""
 
 _SHIFT = 2
 """A pixel inside a mask has 1 / 2^2 of its class's colour and keeps the rest of its own, to one of 256 levels."""
@@ -31,37 +29,36 @@ _DOUBTFUL = (255, 50, 50)
 
 
 class Overlay:
-    """Draws masks over frames.
+    """Draws masks over frames, in the colours of :mod:`ht_kernels.class_colors`.
 
     Args:
-        class_names: names for the legend, background first; None for no legend.
+        class_names: names for the legend, background first; None for no legend. Of two classes the legend is always
+            there; of more it has the classes that are in the mask, so that it covers no more of the frame than it must.
     """
 
     def __init__(self, class_names: Sequence[str] | None = None) -> None:
-        self._colors = np.array([COLORS[0], *[COLORS[1 + i % (len(COLORS) - 1)] for i in range(255)]], dtype=np.uint8)
+        self._colors = np.array([color_of(number) for number in range(256)], dtype=np.uint8)
         self._class_names = class_names
-        self._legend: Frame | None = None
 
     def __call__(self, frame: Frame, mask: NDArray[np.uint8]) -> Frame:
         """The frame in RGB (H, W, 3) with the mask (H, W) of class indices over it."""
         rgb = to_rgb(frame)
         box = _box(mask)
+        found: set[int] = set()
         if box is not None:
             frame, mask, inside = box.of(frame), box.of(mask), box.of(rgb)
             rows = max(1, _STRIP // box.width)
             for top in range(0, box.height, rows):
                 strip = slice(top, top + rows)
                 edge = _edge(mask[max(0, top - 1) : top + rows + 1])[min(1, top) :][:rows]
-                self._draw_strip(frame[strip], mask[strip], edge, inside[strip])
-        if self._class_names is not None:
-            legend = self._draw_legend(rgb.shape[0])
+                found |= self._draw_strip(frame[strip], mask[strip], edge, inside[strip])
+        names = self._class_names or ()
+        listed = (1,) if len(names) == 2 else tuple(label for label in sorted(found) if label < len(names))
+        if listed:
+            legend = _legend(tuple((label, names[label]) for label in listed), rgb.shape[0], rgb.shape[1])
             height, width = min(legend.shape[0], rgb.shape[0]), min(legend.shape[1], rgb.shape[1])
             rgb[:height, :width] = np.maximum(rgb[:height, :width] >> 2, legend[:height, :width])
         return rgb
-
-    def color_of(self, label: int) -> tuple[int, ...]:
-        """RGB of a class."""
-        return tuple(self._colors[label].tolist())
 
     def draw(
         self,
@@ -100,14 +97,19 @@ class Overlay:
             box.of(rgb)[_edge(box.of(mask))] = _DOUBTFUL
         return rgb
 
-    def _draw_strip(self, frame: Frame, mask: NDArray[np.uint8], edge: NDArray[np.bool_], rgb: Frame) -> None:
-        """Write a part of a frame with its mask and the mask's outline over it into the same part of an RGB frame."""
+    def _draw_strip(self, frame: Frame, mask: NDArray[np.uint8], edge: NDArray[np.bool_], rgb: Frame) -> set[int]:
+        """Write a part of a frame with its mask and the mask's outline over it into the same part of an RGB frame.
+
+        Returns the classes of the foreground that are there.
+        """
+        found = set()
         inside = _all_bits(mask > 0)
         gray = _keep(frame, inside) if frame.ndim == 2 else None
         planes = [_keep(frame[..., c], inside) if gray is None else gray.copy() for c in range(3)]
         for label in range(1, int(mask.max()) + 1):
             here = _all_bits(mask == label)
             if here.any():
+                found.add(label)
                 for plane, level in zip(planes, self._colors[label] >> _SHIFT, strict=True):
                     plane += here & level
         places = np.flatnonzero(edge)
@@ -115,22 +117,7 @@ class Overlay:
         for c, plane in enumerate(planes):
             plane.put(places, colors[:, c])
             rgb[..., c] = plane
-
-    def _draw_legend(self, frame_height: int) -> Frame:
-        if self._legend is None:
-            assert self._class_names is not None
-            size = max(10, frame_height // 28)
-            font = ImageFont.load_default(size)
-            rows = [(self._colors[1 + i], name) for i, name in enumerate(self._class_names[1:])]
-            width = int(max(font.getlength(name) for _, name in rows)) + 2 * size + size // 2
-            image = Image.new("RGB", (width, int(len(rows) * 1.5 * size) + size // 2))
-            draw = ImageDraw.Draw(image)
-            for i, (color, name) in enumerate(rows):
-                top = int((i + 0.25) * 1.5 * size)
-                draw.rectangle((size // 2, top, size // 2 + size, top + size), fill=tuple(int(c) for c in color))
-                draw.text((2 * size, top + size // 2), name, fill=(255, 255, 255), font=font, anchor="lm")
-            self._legend = np.asarray(image)
-        return self._legend
+        return found
 
 
 def to_rgb(frame: Frame) -> Frame:
@@ -175,6 +162,30 @@ def _label(size: int, text: str, color: tuple[int, int, int], ground: tuple[int,
     label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), ground)
     ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=color, font=font, anchor="lm")
     return np.asarray(label)
+
+
+@lru_cache(maxsize=64)
+def _legend(rows: tuple[tuple[int, str], ...], frame_height: int, frame_width: int) -> Frame:
+    """The names of classes, given with their numbers, and their colours, (H, W, 3), in columns that fit into a frame.
+
+    Where not all fit, the last row says how many are left out.
+    """
+    size = max(10, frame_height // 28)
+    font = ImageFont.load_default(size)
+    most = max(1, int(frame_height / (1.5 * size)) - 2)  # two lines stay free for the state of a stream
+    width = int(max(font.getlength(name) for _, name in rows)) + 2 * size + size // 2
+    columns = max(1, min(-(-len(rows) // most), frame_width // width))
+    if len(rows) > columns * most:
+        kept = columns * most - 1
+        rows = (*rows[:kept], (0, f"and {len(rows) - kept} more"))
+    deep = min(most, len(rows))
+    image = Image.new("RGB", (columns * width, int(deep * 1.5 * size) + size // 2))
+    draw = ImageDraw.Draw(image)
+    for i, (number, name) in enumerate(rows):
+        left, top = i // deep * width, int((i % deep + 0.25) * 1.5 * size)
+        draw.rectangle((left + size // 2, top, left + size // 2 + size, top + size), fill=color_of(number))
+        draw.text((left + 2 * size, top + size // 2), name, fill=(255, 255, 255), font=font, anchor="lm")
+    return np.asarray(image)
 
 
 def _box(mask: NDArray[np.uint8]) -> Box | None:

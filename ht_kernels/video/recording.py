@@ -1,26 +1,26 @@
-"""The application: a stream over a source, written into a folder as a video, masks and a report."""
+"""The application: a stream over a source, written into a folder as a video or pictures, masks and a report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ht_kernels import environment
+from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, output_folder
+from ht_kernels.files import check_output_folder, output_folder, written
 from ht_kernels.media.source import USUAL_FPS, Source
+from ht_kernels.outputs import RECORDING
 
-from .dicom_seg import write_segmentation
 from .live import LiveSource
-from .sinks import LabelSink, MaskSink, VideoSink
-from .stream import Shown, Stream
-from .view import View
 
-_WRITTEN = ("masks", "labels.csv", "overlay.mp4", "latency.png", "report.json", "segmentation.dcm")
+if TYPE_CHECKING:
+    from .stream import Shown, Stream
+    from .view import View
+
+_FILES = ("overlay.mp4", "overlays", "masks", "labels.csv", "latency.png", "report.json", "segmentation.dcm")
 """What :func:`record` writes into its folder."""
 
 
@@ -36,10 +36,13 @@ def record(
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
 
-    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask, or for classification
-    ``labels.csv`` with a row for each frame, ``latency.png`` and ``report.json``. They appear when the stream ends or
-    is stopped, and not at all when an exception ends it. A frame that is shown several times, with newer masks, is
-    written as it was shown last.
+    The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask (``00001.png`` for frame 0),
+    or for classification ``labels.csv`` with a row for each frame, ``latency.png`` and ``report.json``. Of pictures,
+    which are one image or a folder of them, there is no video: ``overlays/`` has a PNG of each picture in its own size,
+    and these and the masks have the names of the pictures.
+
+    All appears when the stream ends or is stopped, and nothing when an exception ends it. A frame that is shown several
+    times, with newer masks, is written as it was shown last. What an earlier stream wrote into the folder is replaced.
 
     Args:
         source: what to read.
@@ -56,20 +59,33 @@ def record(
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from . import chart  # needs matplotlib, which the rest of this package does not
+    from .dicom_seg import write_segmentation
+    from .sinks import LabelSink, MaskSink, PictureSink, VideoSink
+    from .stream import Stream
 
+    if not isinstance(source, (Source, LiveSource)):
+        raise TypeError(f"source must be what ht_kernels.video.open_source gives, got {type(source).__name__}")
+    if not isinstance(stream, Stream):
+        raise TypeError(f"stream must be a Stream, got {type(stream).__name__}: ht_kernels.video.Stream(model) is one")
     if dicom_seg and (source.kind != "dicom" or stream.live):
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
     check_output(source, output)
-    with output_folder(output) as folder:
-        video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS)
-        masks = MaskSink(folder / "masks") if stream.task == "segmentation" else None
+    names = _names(source)
+    with output_folder(output, (*RECORDING, *_pictures(_read_report(Path(output) / "report.json")))) as folder:
+        video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS) if names is None else None
+        pictures = None if names is None else PictureSink(folder / "overlays", names)
+        masks = MaskSink(folder / "masks", names) if stream.task == "segmentation" else None
         labels = LabelSink(folder / "labels.csv", stream.class_names) if masks is None else None
         segmented: list[Any] = []
+        legend = [(name, color_of(i)) for i, name in enumerate(stream.class_names[1:], 1)] if masks is not None else []
 
         def write(shown: Shown) -> None:
-            video.write(shown.overlay, shown.seconds)
+            if video is not None:
+                video.write(shown.overlay, shown.seconds)
+            if pictures is not None:
+                pictures.write(shown.overlay, shown.index)
             if masks is not None and shown.mask is not None:
                 masks.write(shown.mask, shown.index)
             if labels is not None:
@@ -83,14 +99,15 @@ def record(
         try:
             for shown in stream.run(source):
                 if view is not None:
-                    view.write(shown.overlay)
+                    view.write(shown.overlay, _told(shown), legend)
                 if before is not None and not shown.replaces(before):
                     write(before)
                 before = shown
             if before is not None:
                 write(before)
         finally:
-            video.close()
+            if video is not None:
+                video.close()
             if labels is not None:
                 labels.close()
         report = _report(source, stream, weights)
@@ -99,6 +116,8 @@ def record(
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
         (folder / "latency.png").write_bytes(chart.draw(report))
+        report["files"] = [name for name in _FILES if name == "report.json" or (folder / name).exists()]
+        report["pictures"] = names
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -112,29 +131,62 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
     folder = Path(output)
     check_output_folder(folder)
     if isinstance(source, Source):
-        came = source.path.resolve()
-        places = {folder.resolve(), *((folder / name).resolve() for name in _WRITTEN)}
-        if came in places or came.is_relative_to((folder / "masks").resolve()):
+        came, place = source.path.resolve(), folder.resolve()
+        if came == place or any(came.is_relative_to(place / name) for name in _FILES):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
-    there = [folder / name for name in _WRITTEN if (folder / name).exists()]
-    if there and not _is_report(folder / "report.json"):
+    there = written(folder, (*RECORDING, "masks/*", "overlays/*"))
+    if there and not _read_report(folder / "report.json"):
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
             "another folder for the output"
         )
 
 
-def _is_report(path: Path) -> bool:
-    """Whether a file is the report of a stream."""
+def _names(source: Source | LiveSource) -> list[str] | None:
+    """The names of a source's pictures, without endings unless two would be the same; None for a clip."""
+    if isinstance(source, LiveSource) or source.names is None:
+        return None
+    stems = [Path(name).stem for name in source.names]
+    return stems if len(set(stems)) == len(stems) else list(source.names)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """The report of an earlier stream; empty if the file is none, or is missing."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and "latency_ms" in values
+        return {}
+    return values if isinstance(values, dict) and "latency_ms" in values else {}
+
+
+def _pictures(report: dict[str, Any]) -> list[str]:
+    """The files of the pictures that an earlier stream wrote, as patterns of :meth:`pathlib.Path.glob`."""
+    names = report.get("pictures")
+    if not isinstance(names, list):
+        return []
+    return [f"{kind}/{escape(str(name))}.png" for kind in ("overlays", "masks") for name in names]
+
+
+def _told(shown: Shown) -> dict[str, str]:
+    """What the live view says beside a frame."""
+    told = {
+        "state": f"{shown.state}: {shown.note}" if shown.note else shown.state,
+        "latency": f"{1e3 * shown.age:.0f} ms from decoding the frame to this picture",
+        "frame": f"{shown.index + 1}, at {shown.seconds:.1f} s",
+    }
+    if shown.confidence is not None:
+        told["confidence"] = f"{shown.confidence:.2f} (near the outline of the mask, from 0 to 1)"
+    if shown.distance is not None:
+        told["distance"] = f"{shown.distance:.2f} from the training images"
+    return told
 
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:
     """What was read, what came of it and how long it took, and what computed it."""
+    import torch
+
+    from ht_kernels import environment
+
     facts = environment.describe()
     return {
         "input": {

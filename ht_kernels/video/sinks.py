@@ -1,4 +1,4 @@
-"""Where results go: an H.264 video, indexed PNG masks, and a table of labels."""
+"""Where results go: an H.264 video or PNG pictures, indexed PNG masks, and a table of labels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
 from ht_kernels.packages import import_package
-
-from .overlay import COLORS
 
 _TICKS = 90_000
 """Units of time in a second of a video."""
@@ -109,26 +108,44 @@ class VideoSink:
             raise
 
 
-class MaskSink:
-    """Writes a PNG for each frame into a new folder, ``00001.png`` for frame 0.
+class PictureSink:
+    """Writes a PNG for each frame into a new folder.
 
-    Pixel values are class indices, and a palette shows them in the colours of the overlay.
+    Args:
+        folder: the folder, which is made.
+        names: of the files, without ``.png``, by the numbers of the frames; None for ``00001`` for frame 0 and so on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
         folder.mkdir()
-        self._folder = folder
+        self._folder, self._names = folder, names
 
-    def write(self, mask: NDArray[np.uint8], index: int) -> None:
-        """Write the mask (H, W) of class indices of frame ``index``."""
-        save_mask(mask, self._folder / f"{index + 1:05}.png")
+    def write(self, frame: Frame, index: int) -> None:
+        """Write frame ``index``, (H, W) or (H, W, 3) uint8."""
+        self._save(Image.fromarray(frame), index)
+
+    def _save(self, image: Image.Image, index: int) -> None:
+        name = f"{index + 1:05}" if self._names is None else self._names[index]
+        image.save(self._folder / f"{name}.png", compress_level=1)
+
+
+class MaskSink(PictureSink):
+    """Writes masks (H, W) uint8: pixel values are class indices, shown in the colours of the overlay by a palette."""
+
+    def write(self, frame: Frame, index: int) -> None:
+        """Write the mask of frame ``index``."""
+        self._save(_indexed(frame), index)
 
 
 def save_mask(mask: NDArray[np.uint8], path: Path) -> None:
     """Write the mask (H, W) of class indices as PNG, with the palette that :class:`MaskSink` describes."""
+    _indexed(mask).save(path, compress_level=1)
+
+
+def _indexed(mask: NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(mask)
-    image.putpalette([channel for color in COLORS for channel in color])
-    image.save(path, compress_level=1)
+    image.putpalette([channel for number in range(256) for channel in color_of(number)])
+    return image
 
 
 class LabelSink:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ht_kernels.classes import log_probabilities_of
-from ht_kernels.errors import InputError
+
+from .limits import check_weight
 
 SCENE_CUT = 30.0
 """Frames whose pixels, 0 to 255, differ by more on average show different scenes. Moving speckle differs less."""
@@ -25,8 +26,7 @@ class Smoother:
     """
 
     def __init__(self, weight: float) -> None:
-        if not 0 < weight <= 1:
-            raise InputError(f"the smoothing weight must be above 0 and at most 1, got {weight:g}")
+        check_weight(weight)
         # The logarithms of the shares of the average so far and of the new frame.
         self._past, self._new = math.log1p(-weight) if weight < 1 else -math.inf, math.log(weight)
         self._average: Tensor | None = None

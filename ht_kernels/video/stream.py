@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from ht_kernels.media.source import Source
 from .channel import Channel, Closed
 from .crop import AutoCrop, check_crop
 from .latency import Histogram
+from .limits import check_stale
 from .live import LiveSource
 from .model import FrameModel
 from .overlay import Overlay, check_unfamiliar, in_words
@@ -144,6 +146,7 @@ class Stream:
 
     Raises:
         InputError: the model is for another task, a number is out of range, or another argument is none of those above.
+        TypeError: the model is neither a folded model nor a session.
     """
 
     def __init__(
@@ -193,7 +196,14 @@ class Stream:
         Raises:
             InputError: a file is damaged or empty, one of its frames is not uint8, the crop is not inside a frame, or
                 the stream ran before.
+            TypeError: ``source`` is the name of a file.
         """
+        if isinstance(source, (str, Path)) or not isinstance(source, (LiveSource, Iterable)):
+            came = f"the path {str(source)!r}" if isinstance(source, (str, Path)) else type(source).__name__
+            raise TypeError(
+                f"source must be a source or frames, got {came}: ht_kernels.video.open_source opens files, cameras and "
+                "addresses"
+            )
         if self._threads:
             raise InputError("this stream ran already, and a stream is for one run: make another for the next")
         self._source = source
@@ -248,7 +258,8 @@ class Stream:
         """Frames, rates, states, drops, the part of the last frame that the model saw, and latencies in milliseconds.
 
         A frame that was shown several times counts once, with the state that it was shown with last. Only ``no signal``
-        counts each time that it was shown, for it stands over a frame that was shown before.
+        counts each time that it was shown, for it stands over a frame that was shown before. ``with_mask`` is how many
+        of the frames were shown with a mask.
 
         ``drops`` of a live source are frames: ``decode`` and ``overlay`` those that a newer one replaced before they
         were drawn, ``sink`` those that were drawn and not taken by the caller, and ``model`` those that the model did
@@ -279,6 +290,7 @@ class Stream:
             "masks_per_second": round(self._masks / self._seconds, 2) if self._seconds else None,
             "live": self.live,
             "states": dict(+self._states),
+            "with_mask": self._states["ok"] + self._states["late"],
             "failure": self._failure,
             "familiarity": self._familiarity(),
             "confidence": self._confidences.summary(50, 5),
@@ -531,12 +543,6 @@ class Stream:
             label,
             probabilities,
         )
-
-
-def check_stale(seconds: float) -> None:
-    """Raise InputError unless masks may be that old."""
-    if not seconds > 0:
-        raise InputError(f"the age from which a mask is stale must be above 0 seconds, got {seconds:g}")
 
 
 def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[float, Frame]]:

@@ -1,9 +1,17 @@
-"""A live view for a browser: MJPEG over HTTP, on loopback unless another address is asked for."""
+"""A live view for a browser: MJPEG over HTTP, on loopback unless another address is asked for.
+
+Beside the picture the page says what the stream says of it, and what the colours mean. It asks for that twice a second,
+and so also notices when the server is gone: a frozen image must not look live.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,25 +20,49 @@ from PIL import Image
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Frame
 
-_PAGE = b"""<!doctype html><meta charset="utf-8"><title>ht_kernels</title>
+_PAGE = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>ht_kernels: live view</title>
+<meta name="viewport" content="width=device-width">
 <style>
-body{margin:0;background:#000}
-img{display:block;margin:auto;width:100vw;height:100vh;object-fit:contain}
-p{display:none;position:fixed;top:0;width:100%;margin:0;padding:.6em 0;font:20px sans-serif;text-align:center}
+body{margin:0;background:#000;color:#eee;font:16px/1.4 sans-serif;display:flex;height:100vh}
+main{flex:1;min-width:0;position:relative}
+img{width:100%;height:100%;object-fit:contain}
+aside{flex:none;width:17em;box-sizing:border-box;padding:1em;background:#181818;overflow-y:auto}
+dt{color:#aaa;font-size:.85em}
+dd{margin:0 0 .7em}
+ul{list-style:none;margin:0;padding:0}
+i{display:inline-block;width:.9em;height:.9em;margin-right:.5em;border:1px solid #888}
+p{display:none;position:absolute;top:0;left:0;right:0;margin:0;padding:.6em 0;font-size:20px;text-align:center}
 .lost p{display:block;color:#ffd278;background:#280000}
-.lost img{opacity:.4}
+.lost img,.lost aside{opacity:.4}
+@media(max-aspect-ratio:1/1){body{flex-direction:column}aside{width:auto;max-height:40vh}}
 </style>
-<body><img src="/stream" alt="live view"><p>connection lost: this is the last image</p>
+<main><img src="/stream" alt="live view"><p role="alert">connection lost: this is the last image</p></main>
+<aside><dl></dl><ul aria-label="legend"></ul></aside>
 <script>
-const state = document.body.classList
-const lose = () => state.add("lost")
-const find = () => state.contains("lost") && location.reload()
-setInterval(() => fetch("/").then(find, lose), 1000)
+const body = document.body, list = document.querySelector("dl"), legend = document.querySelector("ul")
+const element = (name, text) => Object.assign(document.createElement(name), {textContent: text})
+const colored = ([name, color]) => {
+  const entry = element("li", name), box = element("i", "")
+  box.style.background = color
+  entry.prepend(box)
+  return entry
+}
+const show = told => {
+  if (body.classList.contains("lost")) return location.reload()
+  const lines = Object.entries(told.facts)
+  list.replaceChildren(...lines.flatMap(([name, text]) => [element("dt", name), element("dd", text)]))
+  legend.replaceChildren(...told.legend.map(colored))
+}
+const ask = () => fetch("/state").then(answer => answer.json()).then(show, () => body.classList.add("lost"))
+ask()
+setInterval(ask, 500)
 </script>
 """
-"""The page asks every second whether the server still answers, because a frozen image must not look live."""
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
+
+_LAST = 30
+"""Frames whose times give the rate that is shown."""
 
 
 class View:
@@ -61,20 +93,38 @@ class View:
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except (OSError, OverflowError) as error:
-            raise InputError(f"the live view cannot listen on {host}:{port}: {error}; choose another port") from error
+            raise InputError(
+                f"the live view cannot listen on {host}:{port} ({error}): name another port, or an address of this "
+                "machine"
+            ) from error
         self._server.daemon_threads = True
         self._only_local = host in ("127.0.0.1", "localhost")
         self.address = f"http://{host}:{self._server.server_address[1]}/"
         self._changed = threading.Condition()
         self._frame: Frame | None = None
+        self._told: tuple[Mapping[str, str], Sequence[tuple[str, tuple[int, int, int]]]] = ({}, ())
+        self._times: deque[float] = deque(maxlen=_LAST)
         self._number = 0
         self._closed = False
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def write(self, frame: Frame) -> None:
-        """Show a frame (H, W, 3) uint8 RGB; it is compressed only when a browser looks."""
+    def write(
+        self,
+        frame: Frame,
+        facts: Mapping[str, str] | None = None,
+        legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    ) -> None:
+        """Show a frame; it is compressed only when a browser looks.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            facts: what to say beside it, by name.
+            legend: names and RGB colours of the classes in it.
+        """
         with self._changed:
             self._frame, self._number = frame, self._number + 1
+            self._told = facts or {}, legend
+            self._times.append(time.monotonic())
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -90,15 +140,22 @@ class View:
         if self._only_local and request.headers.get("Host", "").rsplit(":", 1)[0] not in _LOCAL:
             request.send_error(403)
         elif request.path == "/":
-            request.send_response(200)
-            request.send_header("Content-Type", "text/html")
-            request.send_header("Content-Length", str(len(_PAGE)))
-            request.end_headers()
-            request.wfile.write(_PAGE)
+            _reply(request, "text/html", _PAGE)
+        elif request.path == "/state":
+            _reply(request, "application/json", json.dumps(self._state()).encode())
         elif request.path == "/stream":
             self._send(request)
         else:
             request.send_error(404)
+
+    def _state(self) -> dict[str, Any]:
+        """What the page says beside the picture."""
+        with self._changed:
+            (facts, legend), times = self._told, list(self._times)
+        said = dict(facts)
+        if len(times) > 1:
+            said["rate"] = f"{(len(times) - 1) / max(times[-1] - times[0], 1e-9):.1f} pictures per second"
+        return {"facts": said, "legend": [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in legend]}
 
     def _send(self, request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -121,3 +178,12 @@ class View:
                 request.wfile.write(jpeg + b"\r\n")
             except OSError:
                 return  # the browser went away
+
+
+def _reply(request: BaseHTTPRequestHandler, kind: str, content: bytes) -> None:
+    request.send_response(200)
+    request.send_header("Content-Type", kind)
+    request.send_header("Content-Length", str(len(content)))
+    request.send_header("Cache-Control", "no-store")
+    request.end_headers()
+    request.wfile.write(content)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from ht_kernels import cli
 from ht_kernels.bench import chart, measure, report, runner
 from ht_kernels.bench.cases import Case, cases
 from ht_kernels.bench.compare import compare
@@ -20,9 +22,7 @@ LIMITS = runner.Limits(bandwidth=1e10, flops=1e11)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
-    return parser.parse_args(arguments)
+    return cli.parse(["bench", *arguments])
 
 
 def tiny(error: float = 0.0) -> Case:
@@ -43,6 +43,14 @@ def test_calls_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warm_up == list("aabbcc")
     assert timed == list("abc") * measure.MIN_SAMPLES
     assert {(t.samples, t.calls) for t in timings.values()} == {(measure.MIN_SAMPLES, 1)}
+
+
+def test_a_short_call_is_made_once_more_before_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_time", lambda call, repeats, on_gpu: [call() for _ in range(repeats)] and 0.003)
+    made: list[int] = []
+    timing = measure.interleave({"a": lambda: made.append(1)}, seconds=0.0)["a"]
+    assert (timing.samples, timing.calls) == (measure.MIN_SAMPLES, 2)
+    assert len(made) == 2 + measure.MIN_SAMPLES * (1 + 2)
 
 
 def test_median_and_quartiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +102,18 @@ def test_files_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+def test_bars_are_shares_of_the_published_time_from_zero_on() -> None:
+    timing = {name: measure.Timing(s, 0.9 * s, 1.1 * s, 5, 1, ()) for name, s in (("eager", 0.004), ("ours", 0.001))}
+    results = [runner.Result(tiny(), timing, {}, LIMITS.floors(tiny()))]
+    axis = Figure().subplots()
+    chart._panel(axis, results)
+    assert axis.get_yscale() == "linear" and axis.get_ylim()[0] == 0
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx([1, 0.25])
+    assert [text.get_text() for text in axis.texts] == ["4.00 ms", "1.00 ms"]
+    (memory,), (arithmetic,) = ([line[0, 1] for line in lines.get_segments()] for lines in axis.collections[-2:])
+    assert memory == pytest.approx(96 / 1e10 / 0.004) and arithmetic == pytest.approx(1000 / 1e11 / 0.004)
+
+
 def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MAX_SAMPLES", measure.MIN_SAMPLES)
     monkeypatch.setattr(measure, "SAMPLE_SECONDS", 0.0)
@@ -120,6 +140,6 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
 def test_output_must_be_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "taken"
     file.write_text("mine")
-    with pytest.raises(InputError, match="is a file, expected a directory"):
+    with pytest.raises(InputError, match="is a file, expected a folder"):
         bench.run(parse("--output", str(file)))
     assert file.read_text() == "mine"

@@ -11,8 +11,8 @@ import torch
 
 from ht_kernels.bench import measure, single
 from ht_kernels.bench.setting import DTYPES, read_setting
+from ht_kernels.choices import FORMS
 from ht_kernels.cli import bench, main
-from ht_kernels.functional import FORMS
 from ht_kernels.ops.dispatch import BACKENDS, choices
 from ht_kernels.published import VARIANTS
 
@@ -40,7 +40,7 @@ def test_a_run_with_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str], s
     before = torch.get_num_threads(), choices.asked
     document = run(tmp_path, *options)
     assert (torch.get_num_threads(), choices.asked) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "settings.yaml"]
     assert document["form"] == "adapter" and document["backend"] == "cpu" and document["threads"] == 1
     assert document["shape"] == {
         "batch": 2, "tokens": 10, "dim": 24, "bottleneck": 8, "grid": [3, 3], "prefix_tokens": 1,
@@ -70,7 +70,7 @@ def test_a_run_with_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str], s
 
     again = str(document["command"]).split()
     assert again[:2] == ["ht-kernels", "bench"]
-    assert {(row["call"], row["stage"]) for row in run(tmp_path, *again[2:])["rows"]} == set(rows)
+    assert {(row["call"], row["stage"]) for row in run(tmp_path, *again[2:], "--overwrite")["rows"]} == set(rows)
 
 
 @pytest.mark.usefixtures("quick")
@@ -113,7 +113,7 @@ def test_the_choices_are_what_there_is() -> None:
             "--shape 2,10,24,8 --grid 3,3 --backend cpu --dtype fp16",
             "--backend cpu cannot run this adapter: it computes",
         ),
-        ("--shape 2,10,24,8 --grid 3,3 --threads 0", "--threads 0 was given, expected more than 0"),
+        ("--shape 2,10,24,8 --grid 3,3 --threads 0", "--threads 0 was given, expected a number above 0"),
         ("--shape 2,10,24,8 --grid 3,3 --seconds nan", "--seconds nan was given"),
         ("--shape 2,10,24,8 --grid 3,3 --only heads", "--only heads was given with --shape"),
         ("--stages", "--stages was given without --shape"),

@@ -141,7 +141,7 @@ def test_bad_labels(root: Path, labels: str, message: str) -> None:
 def test_what_is_not_there(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder .*segmentation/TN3K: there are BUSI"):
         SegmentationDataset(root, "TN3K", "train")
-    with pytest.raises(InputError, match="holds no classification data; see ht-kernels prepare"):
+    with pytest.raises(InputError, match=r"holds no classification data\nexpected\n  DATA/all/images/NAME.png\n"):
         ClassificationDataset(tmp_path / "elsewhere", "BUSI", "train")
     with pytest.raises(InputError, match="split 'valid' is unknown; expected one of train, val, test"):
         SegmentationDataset(root, "BUSI", "valid")

@@ -353,8 +353,8 @@ def test_command_writes_tables_as_the_published_code_reads_them(
 def test_command_writes_clips(tmp_path: Path) -> None:
     command = ["phantom", "--clip", "4", "--kind", "cystic", "--size", "64", "--output", str(tmp_path / "out")]
     assert main(command) == 0
-    (folder,) = (tmp_path / "out").iterdir()
-    assert folder.name == "phantom_cystic_00000"
+    folder, settings = sorted((tmp_path / "out").iterdir())
+    assert settings.name == "settings.yaml" and folder.name == "phantom_cystic_00000"
     with av.open(folder / "clip.mp4") as container:
         assert container.streams.video[0].frames == 4
     masks = [np.asarray(Image.open(path)) for path in sorted((folder / "masks").iterdir())]
@@ -363,14 +363,14 @@ def test_command_writes_clips(tmp_path: Path) -> None:
 
 def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine").write_text("")
+    (tmp_path / "full/PHANTOM.sha256").write_text("")
     for arguments, message in [
         (["--count", "0"], "--count 0 was given, expected 1 or more"),
         (["--clip", "0"], "--clip 0 was given, expected 1 or more"),
         (["--seed", "-1"], "--seed -1 was given, expected 0 or more"),
-        (["--kind", "tumour"], "lesion kind 'tumour' is unknown"),
-        (["--size", "4"], "size is (4, 4)"),
-        (["--output", str(tmp_path / "full")], "is not empty"),
+        (["--kind", "tumour"], "--kind tumour is unknown; expected one of hypoechoic"),
+        (["--size", "4"], "--size 4 was given, expected 8 or more"),
+        (["--output", str(tmp_path / "full")], "PHANTOM.sha256 is there already"),
     ]:
         assert main(["phantom", "--output", str(tmp_path / "out"), *arguments]) == 2
         assert message in capsys.readouterr().err

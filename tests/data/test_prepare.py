@@ -281,7 +281,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "there is no folder" in capsys.readouterr().err
     source = make_busi(tmp_path / "in")
     assert main([*command, str(source), "--output", str(tmp_path / "file")]) == 2
-    assert "is not a folder that can be written" in capsys.readouterr().err
+    assert "is a file, expected a folder" in capsys.readouterr().err
     with pytest.raises(InputError, match="'lidc' is unknown; expected one of busi, tn3k, ddti"):
         prepare("lidc", source, tmp_path / "out")
     few = tmp_path / "few"

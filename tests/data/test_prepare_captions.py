@@ -164,8 +164,8 @@ def test_images_with_the_same_pixels_are_one_with_all_captions(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: (s / "medpix_dataset.csv").unlink(), "there is none, expected one CSV file of filename,Caption"),
-        (lambda s: write(s / "other.csv", []), "there are medpix_dataset.csv, other.csv, expected one CSV file"),
+        (lambda s: (s / "medpix_dataset.csv").unlink(), "has no CSV file, expected one of filename,Caption"),
+        (lambda s: write(s / "other.csv", []), "several CSV files, medpix_dataset.csv, other.csv, expected one"),
         (lambda s: add(s, ("a.jpg", "words", "more")), "row 24: .* came, expected an image's name and a caption"),
         (
             lambda s: [p.unlink() for p in (s / "images").iterdir()],
@@ -196,10 +196,10 @@ def test_bad_tables(damage: Callable[[Path], object], message: str, tmp_path: Pa
 def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = str(make(tmp_path / "in")), ["--output", str(tmp_path / "out")]
     for words, expected in (
-        (["--dataset", "captions"], "needs a name for the data set: give it with --name"),
+        (["--dataset", "captions"], "captions need a name for the data set: give it with --name"),
         (["--dataset", "captions", "--name", "a/b"], "the name 'a/b' of the data set came, expected letters"),
-        (["--dataset", "captions", "--name", "MedPix", "--header"], "--header is for labels.csv"),
-        (["--dataset", "busi", "--name", "MedPix"], "--name is for --dataset captions, and busi has a name"),
+        (["--dataset", "captions", "--name", "MedPix", "--header"], "--header is for folder, "),
+        (["--dataset", "busi", "--name", "MedPix"], "--name is for folder, captions; busi does not take it"),
     ):
         assert main(["prepare", source, *words, *output]) == 2
         assert expected in capsys.readouterr().err

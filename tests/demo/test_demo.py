@@ -173,4 +173,4 @@ def test_the_demo_replaces_nothing_that_no_stream_wrote(tmp_path: Path, capsys: 
     (tmp_path / "report.json").write_text("{}")
     assert main(["demo", "--output", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    assert "report.json is there already, and no stream wrote it" in captured.err and captured.out == ""
+    assert "report.json is there already: name another output" in captured.err and captured.out == ""

@@ -16,7 +16,8 @@ from helpers.exports import corrupt, names
 from ht_kernels.cli import main
 from ht_kernels.deploy import gate, read_manifest
 from ht_kernels.deploy import onnx as onnx_export
-from ht_kernels.deploy.manifest import Manifest, manifest_path, sha256, write_manifest
+from ht_kernels.deploy.manifest import Manifest, sha256, write_manifest
+from ht_kernels.deploy.places import manifest_path
 from ht_kernels.deploy.runtimes import OnnxRuntime
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,9 +27,9 @@ def test_export(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--precision", "fp16"]
     assert main([*arguments, "--format", "onnx", "--batch", "1:2:4"]) == 0
     said = capsys.readouterr()
-    assert "checking against torch on 16 frames" in said.err and "random weights" in said.err
+    assert "checking against torch on 16 frames" in said.err and "random weights" not in said.err
     assert "fp16 in onnxruntime, 16 frames" in said.out and "Dice, mean" in said.out and "wrote" in said.out
-    assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json"]
+    assert names(tmp_path) == ["model.json", "model.onnx", "model.report.json", "model.settings.yaml"]
     manifest = read_manifest(tmp_path / "model.json")
     assert manifest.batch == (1, 2, 4) and manifest.class_names == ("background", "lesion")
     report = json.loads((tmp_path / "model.report.json").read_text())
@@ -105,7 +106,13 @@ def test_an_engine_for_this_gpu_is_run(
         assert names(tmp_path) == ["clip.dcm", written] and not report["engine"]["passed"]
     else:
         assert status == 0 and "fp32 in tensorrt, 5 frames" in said.out and report["engine"]["passed"]
-        assert names(tmp_path) == ["clip.dcm", "model.engine", "model.engine.json", written]
+        assert names(tmp_path) == [
+            "clip.dcm",
+            "model.engine",
+            "model.engine.json",
+            written,
+            "model.engine.settings.yaml",
+        ]
 
 
 def test_an_interrupt_leaves_nothing(
@@ -135,7 +142,7 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
         ([str(checkpoint), *good, "--batch", "0"], "batch must be a number from 1 on"),
         ([str(checkpoint), *good, "--backbone", "ViT-B-61"], "did you mean ViT-B-16"),
         ([str(checkpoint), *good, "--frames", str(tmp_path / "missing")], "there is no file or folder"),
-        ([str(checkpoint), "--output", str(tmp_path / "model.pt"), "--frames", str(clip)], "must end in .onnx"),
+        ([str(checkpoint), "--output", str(tmp_path / "model.pt"), "--frames", str(clip)], "must be named NAME.onnx"),
         ([str(checkpoint), "--output", str(tmp_path / "no/model.onnx")], "cannot be written: No such file"),
         ([str(classifier), *good, "--result", "mask"], "a mask goes with segmentation"),
     ]:
@@ -145,14 +152,27 @@ def test_bad_input(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.
         assert names(tmp_path) == before, message
 
 
+def test_images_whose_attention_is_too_large_are_refused_before_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)
+    arguments = ["export", "phantom", "--output", str(tmp_path / "m.onnx"), "--image-size", "448"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert (
+        "images of 448x448 pixels are 785 tokens, whose attention takes 0 GiB in the exported file for 1 frame" in said
+    )
+    assert "give a smaller --image-size" in said and "writing ONNX" not in said and not names(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--output", "m.xml"], r"m\.xml must end in \.onnx, or name"),
+        (["--output", "m.xml"], r"m\.xml must be named NAME\.onnx, or name"),
         (["--output", ".", "--format", "triton-server"], "exists: name a new folder"),
         (["--output", "m.engine", "--format", "tensorrt"], "engines need TensorRT, which is not installed"),
-        (["--output", "m.pt"], r"m\.pt must end in \.onnx"),
-        (["--output", "m.engine"], r"m\.engine must end in \.onnx, or name its format with --format tensorrt"),
+        (["--output", "m.pt"], r"m\.pt must be named NAME\.onnx"),
+        (["--output", "m.engine"], r"m\.engine must be named NAME\.onnx, or name its format with --format tensorrt"),
         (["--output", "m.onnx", "--format", "tensorrt"], r"m\.onnx must not end in \.onnx: NAME\.engine is usual"),
         (["--output", "a model", "--format", "triton-server"], "the folder's name 'a model' becomes the model's"),
         (["--output", "m", "--format", "triton-server", "--plugin"], "--plugin is for TensorRT"),
@@ -170,7 +190,7 @@ def test_what_cannot_be_written_is_said_before_the_checkpoint_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert main(["export", "no checkpoint", *options]) == 2
+    assert main(["export", "breast", *options]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not names(tmp_path)
 
@@ -223,12 +243,13 @@ def test_a_failed_export_leaves_an_earlier_one_as_it_was(
     """And one that succeeds replaces it, with the report of the failure."""
     arguments = ["export", str(checkpoint), "--output", str(tmp_path / "model.onnx"), "--frames", str(clip)]
     assert main(arguments) == 0
-    written = ["model.json", "model.onnx", "model.report.json"]
+    arguments.append("--overwrite")
+    written = ["model.json", "model.onnx", "model.report.json", "model.settings.yaml"]
     before = {name: (tmp_path / name).read_bytes() for name in written}
     with monkeypatch.context() as patch:
         patch.setattr(gate, "THRESHOLDS", {"fp32": dataclasses.replace(gate.THRESHOLDS["fp32"], relative=0.0)})
         assert main(arguments) == 3
-    assert names(tmp_path) == ["clip.dcm", "model.json", "model.onnx", "model.report.failed.json", "model.report.json"]
+    assert names(tmp_path) == sorted(["clip.dcm", *written, "model.report.failed.json"])
     assert {name: (tmp_path / name).read_bytes() for name in written} == before
     assert main([*arguments, "--precision", "fp16"]) == 0
     assert names(tmp_path) == ["clip.dcm", *written] and read_manifest(tmp_path / "model.json").precision == "fp16"

@@ -396,7 +396,7 @@ def test_wrong_models_and_paths(tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(TypeError, match=r"fold without dtype, precision= rounds it"):
         export_onnx(fold(model, torch.float16), tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=r"must end in \.onnx"):
+    with pytest.raises(InputError, match=r"must be named NAME\.onnx"):
         export_onnx(fold(model), tmp_path / "model.pt")
     with pytest.raises(InputError, match="No such file or directory"):
         export_onnx(fold(model), tmp_path / "missing" / "model.onnx")

@@ -250,16 +250,23 @@ def test_a_cache_that_cannot_be_written(
     assert "its cache cannot be used: the cache" in caplog.text
 
 
+@pytest.fixture
+def export(whole_checkpoint: Path, clip: Path, tmp_path: Path) -> list[str]:
+    """A command that writes ``model.xml`` into the folder of the test."""
+    output = ["--output", str(tmp_path / "model.xml"), "--format", "openvino"]
+    return ["export", str(whole_checkpoint), *output, "--frames", str(clip)]
+
+
 def test_from_export_to_stream(
-    whole_checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    export: list[str], whole_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.xml"
-    arguments = ["--output", str(path), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(whole_checkpoint), *arguments]) == 0
+    clip, path = tmp_path / "clip.dcm", tmp_path / "model.xml"
+    assert main(export) == 0
     said = capsys.readouterr().out
     assert "fp32 in onnxruntime, 5 frames" in said and "fp32 in openvino, 5 frames" in said
     assert "model.bin, model.xml.json and model.xml.report.json" in said
     written = ["clip.dcm", "model.bin", "model.xml", "model.xml.json", "model.xml.report.json"]
+    written.append("model.xml.settings.yaml")
     assert names(tmp_path) == written
     report = json.loads((tmp_path / "model.xml.report.json").read_text())
     assert report["passed"] and report["ir"]["passed"] and report["ir"]["runtime"] == "openvino"
@@ -272,11 +279,7 @@ def test_from_export_to_stream(
 
 
 def test_a_failed_gate(
-    whole_checkpoint: Path,
-    clip: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    export: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(graph: Path, path: Path) -> None:
         corrupt(graph, "blocks.5/mlp/last.weight", 1.5)
@@ -284,8 +287,7 @@ def test_a_failed_gate(
         build_ir(graph, path)
 
     monkeypatch.setattr("ht_kernels.deploy.openvino_file.build_ir", wrong)
-    arguments = ["--output", str(tmp_path / "model.xml"), "--format", "openvino", "--frames", str(clip)]
-    assert main(["export", str(whole_checkpoint), *arguments]) == 3
+    assert main(export) == 3
     assert "error arises in OpenVINO, while the same graph in ONNX passed" in capsys.readouterr().err
     assert names(tmp_path) == ["clip.dcm", "model.xml.report.failed.json"]
     report = json.loads((tmp_path / "model.xml.report.failed.json").read_text())
@@ -355,7 +357,7 @@ def test_without_openvino(
     with caplog.at_level(logging.WARNING, "ht_kernels"):
         assert main(stream) == 0
     assert "by onnxruntime" in capsys.readouterr().out and not caplog.records
-    assert main([*stream, "--runtime", "openvino"]) == 2
+    assert main([*stream, "--overwrite", "--runtime", "openvino"]) == 2
     assert "pip install openvino" in capsys.readouterr().err
     export = ["export", str(whole_checkpoint), "--format", "openvino", "--output", str(tmp_path / "model.xml")]
     assert main(export) == 2

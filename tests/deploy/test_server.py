@@ -67,7 +67,11 @@ def test_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"wrote {output}, its configuration and segment.report.json" in capsys.readouterr().out
     _, config = parsed(output)
     assert config.max_batch_size == 4 and (output / "labels.txt").read_text() == "background\nlesion\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["segment", "segment.report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "segment",
+        "segment.report.json",
+        "segment.settings.yaml",
+    ]
     assert main(arguments) == 2 and "exists: name a new folder" in capsys.readouterr().err
 
 
@@ -77,7 +81,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         write_repository(tmp_path / "model.onnx", tmp_path / "my model")
     with pytest.raises(InputError, match="exists: name a new folder"):
         write_repository(tmp_path / "model.onnx", tmp_path)
-    with pytest.raises(InputError, match=r"missing\.json cannot be read"):
+    with pytest.raises(InputError, match=r"there is no file .*missing\.onnx"):
         write_repository(tmp_path / "missing.onnx", tmp_path / "served")
     with pytest.raises(InputError, match="cannot be written: Not a directory"):
         (tmp_path / "file").write_text("")

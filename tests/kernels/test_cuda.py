@@ -28,8 +28,9 @@ from helpers.small_towers import shake
 from ht_kernels.backends import core, cuda, gpu, reference, torch_private
 from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.backends.cuda import architecture_reason
+from ht_kernels.choices import FORMS
 from ht_kernels.folding import FoldedAdapter, cast_matrices, fold_adapter, mask_pairs, on_grid, radial_mask
-from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
+from ht_kernels.functional import ht_adapter, spectral_filter
 from ht_kernels.ops import dispatch
 from ht_kernels.ops.dispatch import BACKENDS
 from ht_kernels.published import VARIANTS

@@ -193,3 +193,10 @@ def test_the_reasons_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert can_mask(MaskCase(gpu, torch.float32)) is None
     assert "logits are torch.float16" in str(can_mask(MaskCase(gpu, torch.float16)))
     assert "it runs on an NVIDIA GPU" in str(can_mask(MaskCase(torch.device("cpu"), torch.float32)))
+
+
+def test_sizes_of_numpy() -> None:
+    logits = torch.randn(1, 3, 2, 2)
+    expected = grid_to_mask(logits, (6, 7))
+    for size in ((np.int64(6), np.int32(7)), np.array([6, 7]), torch.tensor([6, 7])):
+        assert torch.equal(grid_to_mask(logits, size), expected)

@@ -14,9 +14,10 @@ import ht_kernels as ht
 from helpers.adapters import random_adapter, relative_error, run_adapter
 from helpers.spectral import by_fft, oracle, random_mask, results, run_oracle, spectral_adapter
 from ht_kernels.backends.call import Case, FilterCase
+from ht_kernels.choices import FORMS
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter, fourier_matrices, on_grid, radial_mask
-from ht_kernels.functional import FORMS, ht_adapter, spectral_filter
+from ht_kernels.functional import ht_adapter, spectral_filter
 from ht_kernels.nn import SpectralFilter
 from ht_kernels.ops import dispatch
 

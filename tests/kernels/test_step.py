@@ -15,7 +15,7 @@ import ht_kernels as ht
 from helpers.small_towers import shake
 from ht_kernels.backends import core
 from ht_kernels.folding import adapter_weights, unfolded
-from ht_kernels.functional import ht_adapter, ht_adapter_unfolded
+from ht_kernels.functional import ht_adapter, ht_adapter_unfolded, spectral_filter
 from ht_kernels.nn import HTAdapter
 from ht_kernels.ops.fold import fold_adapter
 from ht_kernels.published import VARIANTS
@@ -185,6 +185,22 @@ def test_a_weight_of_another_shape_in_the_backward_never_reaches_the_kernels(
     adapter.norm.weight.data = torch.ones(3)
     with pytest.raises(RuntimeError, match=r"\(\[37\]\).* in the forward pass and is .*\(\[3\]\)"):
         out.sum().backward()
+
+
+def test_a_folded_weight_of_another_shape_in_the_backward_never_reaches_the_kernels() -> None:
+    folded = new().folded().map(lambda t: t.detach().clone().requires_grad_())
+    out = ht_adapter(tokens(), folded, GRID)
+    folded.up_weight.data = torch.ones(3, 2)
+    with pytest.raises(RuntimeError, match=r"\(\[37, 12\]\).* in the forward pass and is .*\(\[3, 2\]\)"):
+        out.sum().backward()
+
+
+def test_hooks_that_give_another_shape_never_reach_the_filter() -> None:
+    image, mask = torch.randn(2, 12, *GRID), torch.ones(12, GRID[0], GRID[1] // 2 + 1, dtype=torch.complex64)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t[:1]):
+        out = spectral_filter(image, mask.requires_grad_())
+    with pytest.raises(RuntimeError, match="in the forward pass and is"):
+        out.abs().sum().backward()
 
 
 def test_hooks_that_give_another_dtype_back_are_refused() -> None:

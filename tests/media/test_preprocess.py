@@ -127,6 +127,31 @@ def test_what_is_no_frame(missing: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         preprocess(np.zeros((0, 4), np.uint8), (8, 8))
     with pytest.raises(InputError, match="a frame has dtype float32, expected uint8"):
         preprocess(np.zeros((4, 4), np.float32), (8, 8))  # type: ignore[arg-type]
-    for size in ((0, 8), (8, -1), (8,), (8, 2.0), (8, 2**21)):
+    with pytest.raises(InputError, match=r"a frame has the type list, expected an array \(H, W\)"):
+        preprocess([[0, 1]], (8, 8))  # type: ignore[arg-type]
+    for size in ((0, 8), (8, -1), (8,), (8, 2.0), (8, 2**21), 4, None, "44", (True, 4)):
         with pytest.raises(InputError, match=r"size must be .* two whole numbers from 1 to 1048576, got"):
             preprocess(np.zeros((4, 4), np.uint8), size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_sizes_of_numpy_and_wrong_numbers_of_threads(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing:
+        monkeypatch.setattr(core, "missing", "it was not built")
+    frame = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    expected = preprocess(frame, (4, 5))
+    for size in ((np.int64(4), np.uint8(5)), np.array([4, 5]), [4, 5], torch.tensor([4, 5])):
+        assert torch.equal(preprocess(frame, size, threads=np.int64(1)), expected)  # type: ignore[arg-type]
+    for threads in (0, -1, 10**9, 1.5, "2", True):
+        with pytest.raises(InputError, match=f"threads must be a whole number from 1 to 1024, got {threads!r}"):
+            preprocess(frame, (4, 5), threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_sizes_that_would_fill_the_memory(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing:
+        monkeypatch.setattr(core, "missing", "it was not built")
+    with pytest.raises(InputError, match=r"of 8x6 pixels was to be resized to 1048576x1048576, .* take a smaller size"):
+        preprocess(np.zeros((6, 8), np.uint8), (2**20, 2**20))
+    with pytest.raises(InputError, match="of 1x1024 pixels was to be resized to 1048576x1"):
+        preprocess(np.zeros((1024, 1), np.uint8), (1, 2**20))

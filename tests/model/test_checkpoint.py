@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,11 +163,15 @@ def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch:
     assert path.stat().st_mode & 0o777 == 0o600 and path.read_bytes() != before
 
 
-def test_a_published_file_without_its_tower_warns(tmp_path: Path) -> None:
-    model = ht.HTCLIP("ViT-B-16", bottleneck=8, adapter_layers=1)
+def test_a_published_file_without_its_tower_is_refused(tmp_path: Path) -> None:
+    model = ht.HTCLIP("timm/vit_tiny_patch16_224", bottleneck=8, adapter_layers=1)
     torch.save(to_published(model), tmp_path / "published.pth")
-    with pytest.warns(UserWarning, match="does not name its vision tower, so ViT-B-16 with random weights"):
-        loaded = ht.HTCLIP.from_checkpoint(tmp_path / "published.pth")
+    with pytest.raises(InputError, match="does not name its vision tower: pass --backbone and --pretrained"):
+        ht.HTCLIP.from_checkpoint(tmp_path / "published.pth")
+    with pytest.raises(InputError, match="timm/vit_tiny_patch16_224 alone has random weights: pass --pretrained"):
+        ht.HTCLIP.from_checkpoint(tmp_path / "published.pth", backbone="timm/vit_tiny_patch16_224")
+    tower = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    loaded = ht.HTCLIP.from_checkpoint(tmp_path / "published.pth", backbone=tower)
     assert loaded.config.feature_layers == (3, 6, 9)
 
 

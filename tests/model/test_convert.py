@@ -17,13 +17,13 @@ from helpers.gpu_random import random_numbers_of_a_gpu
 from helpers.published_stand_in import FORMS, TaskModel, build
 from helpers.small_models import calibrated, small_model
 from helpers.small_towers import shake, small_clip, small_tower
+from ht_kernels.choices import FORMS as SPECTRAL
 from ht_kernels.cli import main
 from ht_kernels.clip.backbone import load_backbone
 from ht_kernels.clip.checkpoint import kind
 from ht_kernels.clip.injection import adapters
 from ht_kernels.clip.published_checkpoint import save_published, to_published
 from ht_kernels.errors import InputError
-from ht_kernels.functional import FORMS as SPECTRAL
 from ht_kernels.published import VARIANTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -288,7 +288,7 @@ def test_what_the_command_refuses(tmp_path: Path, weights: Path, capsys: pytest.
         "there is no checkpoint file": [str(tmp_path / "none.pth")],
     }.items():
         out.write_bytes(before)
-        assert main(["convert", *arguments, "--output", str(out)]) == 2, words
+        assert main(["convert", *arguments, "--output", str(out), "--overwrite"]) == 2, words
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1 and said[0].startswith("ht-kernels convert: ") and words in said[0], said
         assert out.read_bytes() == before

@@ -243,3 +243,34 @@ def test_function_and_submodule_share_a_name():
     assert ht_kernels.fold is fold and callable(fold)
     assert fold_adapter.__module__ == "ht_kernels.folding"
     assert isinstance(fold(small_model("open_clip")), FoldedHTCLIP)
+
+
+def test_arrays_and_bright_pixels_are_refused_in_words() -> None:
+    """A NumPy array in place of a tensor, and floating-point pixels of 0 to 255 in place of 0 to 1."""
+    model = small_model()
+    folded, frames = fold(model), gray_frames(model)
+    adapter = ht_kernels.HTAdapter(16, 8)
+    tokens = torch.randn(1, 5, 16)
+    for call in (
+        lambda: model(frames.numpy()),
+        lambda: model.features(frames.numpy()),
+        lambda: folded(frames.numpy()),
+        lambda: adapter(tokens.numpy(), (2, 2)),
+        lambda: adapter.eval()(tokens.numpy(), (2, 2)),
+    ):
+        with pytest.raises(TypeError, match=r"must be a tensor, got ndarray: torch\..* makes one of an array"):
+            call()
+    with torch.no_grad():
+        for _ in range(2):  # the second call knows the layout of the first
+            adapter(tokens, (2, 2))
+        with pytest.raises(TypeError, match="x must be a tensor, got ndarray"):
+            adapter(tokens.numpy(), (2, 2))
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        with pytest.raises(InputError, match=r"values up to 25\d, expected 0 to 1 in floating point: divide by 255"):
+            folded(frames.to(dtype))
+        folded(frames.to(dtype) / 255)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        wrong = frames / 255
+        wrong[0, 0, 3, 3] = value
+        with pytest.raises(InputError, match="not finite"):
+            folded(wrong)

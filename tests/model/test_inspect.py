@@ -11,7 +11,7 @@ import ht_kernels as ht
 from helpers.small_models import gray_frames, small_model
 from helpers.small_towers import shake, small_tower
 from ht_kernels.cli import main
-from ht_kernels.cli.inspect import magnitude, noise_weights_of
+from ht_kernels.cli.inspect import _draw_filters, change, magnitude, noise_weights_of
 from ht_kernels.clip.activations import activation_scales
 from ht_kernels.clip.injection import adapters
 from ht_kernels.nn import HTAdapter
@@ -51,6 +51,24 @@ def test_noise_weights_are_those_of_the_published_estimator() -> None:
     assert got and got.keys() <= found.keys()
     for block, weights in got.items():
         torch.testing.assert_close(weights, found[block], rtol=0, atol=1e-9)
+
+
+def test_filters_are_shown_by_how_far_they_are_from_one() -> None:
+    """In colours and on an axis that are symmetric about it."""
+    found = {block: ht.HTAdapter(16, 4, "freq_enhanced") for block in (0, 3)}
+    assert not change(found[0], (2, 2)).any()
+    assert "none has changed" in _draw_filters(found, (2, 2)).get_suptitle()
+    found[0].get_parameter("adapter_conv.freq_filter").data += torch.tensor([0.1, 0, -0.4, 0])
+    figure = _draw_filters(found, (2, 2))
+    first, second, scale = figure.axes
+    assert [bar.get_height() for bar in first.patches] == pytest.approx([0.1, 0, -0.4, 0], abs=1e-6)
+    assert first.get_ylim() == second.get_ylim() == pytest.approx((-0.42, 0.42))
+    assert scale.get_ylim() == pytest.approx((-0.4, 0.4)) and "changed" not in figure.get_suptitle()[20:]
+    spectral = {0: ht.HTAdapter(16, 4, "freq_enhanced", "full", grid=(4, 6))}
+    spectral[0].get_parameter("adapter_conv.spectral.mask").data.mul_(1.5)
+    drawn = _draw_filters(spectral, (4, 6)).axes[0].images[0]
+    assert drawn.get_array().shape == (4, 6) and float(drawn.get_array().max()) == pytest.approx(0.5)
+    assert drawn.get_clim() == pytest.approx((-0.5, 0.5))
 
 
 @pytest.mark.parametrize("spectral", [None, "full"])

@@ -12,9 +12,9 @@ from helpers.adapters import relative_error
 from helpers.exports import error, run, some_frames
 from helpers.small_models import small_model
 from helpers.small_towers import TOWERS, small_tower
+from ht_kernels.choices import FORMS
 from ht_kernels.deploy import export_onnx
 from ht_kernels.errors import InputError
-from ht_kernels.functional import FORMS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS = (0, 1, 3)  # the last one: every adapter then has gradients

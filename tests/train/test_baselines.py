@@ -39,7 +39,8 @@ def test_train_and_evaluate_and_what_needs_a_tower(
     best = str(output / "best.safetensors")
     assert main(command("train", root, method, output)) == 0
     assert "cannot be folded, exported or streamed: it has no tower" in capsys.readouterr().out
-    assert {path.name for path in output.iterdir()} == {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
+    written = {"best.safetensors", "last.pt", "log.csv", "curves.png", "settings.yaml", "tensorboard"}
+    assert {path.name for path in output.iterdir()} == written
     assert main(command("evaluate", root, method, output, "--output", str(tmp_path / "test"))) == 0
     results = json.loads((tmp_path / "test/results.json").read_text())
     assert results["images"] == 3

@@ -15,7 +15,7 @@ from helpers.layout import make_layout
 from helpers.small_models import small_model
 from helpers.small_towers import IMAGE
 from ht_kernels.cli import main
-from ht_kernels.train import Examples, calibrate
+from ht_kernels.train import Examples, calibrate, pictures
 from ht_kernels.train import evaluate as evaluation
 from ht_kernels.train.evaluate import evaluate, evaluate_all, lines
 from ht_kernels.train.metrics import counts, score, summarize
@@ -139,6 +139,30 @@ def test_figures_of_labels() -> None:
         for label, p in ((1, 0.9), (1, 0.4), (0, 0.6), (0, 0.1))
     ]
     assert summarize(rows) == pytest.approx({"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "auc": 0.75})
+
+
+def test_the_area_below_a_roc_is_that_of_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where images have equal probabilities; the legend has it, and the confusion matrix the counts."""
+    generator = np.random.default_rng(0)
+    labels, scores = generator.integers(0, 2, 40), generator.integers(0, 6, 40) / 5
+    rows = [{"label": int(label), "probabilities": [1 - p, p]} for label, p in zip(labels, scores, strict=True)]
+    alarms, hits = pictures.roc(labels == 1, scores)
+    assert (alarms[0], hits[0], alarms[-1], hits[-1]) == (0, 0, 1, 1)
+    area = ((hits[1:] + hits[:-1]) / 2 * np.diff(alarms)).sum()
+    assert area == pytest.approx(summarize(rows)["auc"], abs=1e-6)
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    pictures.draw_roc(tmp_path / "roc.png", rows, ("benign", "malignant"))
+    pictures.draw_confusion(tmp_path / "confusion.png", rows, ("benign", "malignant"))
+    curve, matrix = (figure.axes[0] for figure in drawn)
+    assert f"malignant: AUC {area:.3f}" in [text.get_text() for text in curve.get_legend().get_texts()]
+    assert curve.get_title() == "ROC of 40 images: malignant against benign"
+    expected = [[int(((labels == i) & ((scores > 0.5) == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+    assert [text.get_text() for text in matrix.texts] == [str(count) for row in expected for count in row]
+    assert [text.get_text() for text in matrix.get_yticklabels()] == ["benign", "malignant"]
+    pictures.draw_roc(tmp_path / "roc.png", [{"label": 2, "probabilities": [0.2, 0.3, 0.5]}], ("a", "b", "c"))
+    legend = [text.get_text() for text in drawn[-1].axes[0].get_legend().get_texts()]
+    assert legend[1:] == [f"{name}: no AUC, as one of the two never occurs" for name in "abc"]
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ def test_zero_shot(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     templates = tmp_path / "templates.txt"
     templates.write_text("a {} lesion\n\nultrasound of a {} lesion\n")
     command = ["evaluate", best, data, "--dataset", "PHANTOM", "--split", "train", "--output", str(tmp_path / "out")]
+    command.append("--overwrite")
     assert main([*command, "--templates", str(templates)]) == 0
     assert "| accuracy |" in capsys.readouterr().out
     found = results(tmp_path / "out")
@@ -56,7 +57,11 @@ def test_zero_shot(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     right = [int(row["label"]) == guess for row, guess in zip(rows, guesses, strict=True)]
     assert found["summary"]["accuracy"] == pytest.approx(sum(right) / len(right)) and found["images"] == len(rows)
     report = (tmp_path / "out/report.md").read_text()
-    assert "![roc.png]" in report and "Sentences for none: a none lesion; ultrasound of a none lesion" in report
+    assert (
+        "![roc.png]" in report
+        and "![confusion.png](confusion.png)" in report
+        and "Sentences for none: a none lesion; ultrasound of a none lesion" in report
+    )
     for words, expected in (
         (["--classes", "one"], "expected one of 0 (one)"),
         (["--templates", str(trained / "data/PHANTOM.sha256")], "expected a sentence with {} once"),
@@ -85,6 +90,7 @@ def test_retrieval(trained: Path, tmp_path: Path) -> None:
 def test_clip_as_it_is(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = f"local-dir:{trained / 'clip'}"
     command = ["evaluate", "clip", str(trained / "data"), "--dataset", "PHANTOM", "--output", str(tmp_path / "out")]
+    command.append("--overwrite")
     assert main([*command, "--backbone", place, "--retrieval"]) == 0
     found = results(tmp_path / "out")
     assert found["title"] == f"CLIP as it is ({place}) on PHANTOM, test split"
@@ -166,6 +172,7 @@ def test_sentences_for_each_class(trained: Path, tmp_path: Path, capsys: pytest.
     path, best = tmp_path / "prompts.txt", trained / "run/best.safetensors"
     path.write_text("benign: an oval mass, well-defined\nmalignant: spiculated margins\nbenign: a simple cyst\n")
     command = ["evaluate", str(best), str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    command.append("--overwrite")
     assert main([*command, "--templates", str(path), "--split", "all"]) == 0
     prompts = {"benign": ["an oval mass, well-defined", "a simple cyst"], "malignant": ["spiculated margins"]}
     found = results(tmp_path / "out")

@@ -76,7 +76,7 @@ def test_labels_by_hand(tmp_path: Path) -> None:
     results = evaluate(model, data, tmp_path, "by hand")
     assert results["summary"]["accuracy"] == pytest.approx(float(right.float().mean()))
     assert results["summary"]["auc"] == pytest.approx(float(pairs.float().mean()))
-    assert (tmp_path / "roc.png").exists()
+    assert (tmp_path / "roc.png").exists() and (tmp_path / "confusion.png").exists()
 
 
 def test_classes_that_the_model_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

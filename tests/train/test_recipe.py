@@ -48,8 +48,10 @@ def test_the_command_takes_the_recipe_of_task_and_method(monkeypatch: pytest.Mon
         found.append(recipe)
         raise InputError("enough")
 
+    monkeypatch.setattr("ht_kernels.cli.train._check_inputs", lambda args: None)
     monkeypatch.setattr("ht_kernels.cli.train._data", stop)
     command = ["train", "--task", "segmentation", "DATA", "--dataset", "BUSI", "--output", "out"]
+    command += ["--pretrained", "openai"]
     for more in ([], ["--recipe", "published", "--method", "last6"], ["--method", "full", "--batch", "2"]):
         assert main([*command, *more]) == 2
     ours = named_recipe("ours", "segmentation")

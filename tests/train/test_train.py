@@ -46,7 +46,7 @@ def test_only_what_the_method_says_changes(method: str, task: str, tmp_path: Pat
         expected, got = model.eval()(images), merged(model, method).eval()(images)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"best.safetensors", "last.pt", "log.csv", "tensorboard"}
+    assert names == {"best.safetensors", "last.pt", "log.csv", "curves.png", "tensorboard"}
 
 
 @pytest.mark.parametrize("steadied", [{}, {"average": 0.9, "clip": 1.0, "adapter_learning_rate": 1e-3, "warmup": 1}])
@@ -200,7 +200,7 @@ def test_options_that_do_not_go_with_a_checkpoint(tmp_path: Path, capsys: pytest
         (["--keep-adapters"], "name it with --from"),
         ([*start, "--keep-adapters", "--variant", "baseline"], "leave one of them out"),
         ([*start, "--variant", "baseline", "--spectral", "full"], "needs an adapter with a gain"),
-        ([*start, "--variant", "magic"], "unknown variant 'magic'"),
+        ([*start, "--variant", "magic"], "--variant magic is unknown; expected one of baseline"),
         (["--from", str(tmp_path / "none")], "there is no checkpoint file"),
     ):
         assert main([*arguments, *more]) == 2
@@ -211,9 +211,11 @@ def test_warnings_about_a_checkpoint_are_plain_lines(tmp_path: Path, capsys: pyt
     root, small = make_layout(tmp_path / "data"), {"image_size": 64, "feature_layers": (0, 1), "bottleneck": 8}
     model = build_model("ht", backbone="timm/vit_tiny_patch16_224", reduce_dim=16, **small)
     torch.save(to_published(model)["mona"], tmp_path / "mona.pth")
+    save_file(timm.create_model("vit_tiny_patch16_224", img_size=64).state_dict(), tmp_path / "tower.safetensors")
     (root / "all/images" / (root / "segmentation/BUSI/train.txt").read_text().split()[0]).write_bytes(b"none")
     where = [str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out"), "--image-size", "64"]
-    start = ["--from", str(tmp_path / "mona.pth"), "--backbone", "timm/vit_tiny_patch16_224"]
+    tower = ["--backbone", "timm/vit_tiny_patch16_224", "--pretrained", str(tmp_path / "tower.safetensors")]
+    start = ["--from", str(tmp_path / "mona.pth"), *tower]
     assert main(["train", "--task", "segmentation", *where, *start]) == 2
     assert capsys.readouterr().err.startswith("warning: mona.pth holds adapters only: the heads are untrained\n")
 
@@ -379,7 +381,7 @@ def test_training_says_first_that_a_tower_cannot_be_folded(
     monkeypatch.setattr("ht_kernels.clip.htclip.load_backbone", parallel)
     root = make_layout(tmp_path / "data")
     where = [str(root), "--dataset", "BUSI", "--output", str(tmp_path / "out"), "--feature-layers", "0", "1"]
-    assert main(["train", "--task", "segmentation", *where, "--epochs", "1"]) == 0
+    assert main(["train", "--task", "segmentation", *where, "--epochs", "1", "--pretrained", "some"]) == 0
     said = capsys.readouterr()
     text = said.out + said.err
     assert 0 <= text.index("cannot be folded, exported or streamed: block 0 of the tower (Par") < text.index("epoch")

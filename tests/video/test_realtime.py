@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -17,20 +19,22 @@ import pytest
 import torch
 from pydicom.uid import JPEGBaseline8Bit
 
+import ht_kernels as ht
 from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.dicom import compressed, jpeg
+from helpers.small_towers import small_tower
 from ht_kernels.classes import probabilities_of
-from ht_kernels.cli import main
+from ht_kernels.cli import main, terminal
 from ht_kernels.cli.terminal import summary
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, Session, export_onnx
 from ht_kernels.errors import InputError
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.video import LiveSource, Source, Stream, open_source, record
+from ht_kernels.video import LiveSource, Source, Stream, chart, open_source, record
 from ht_kernels.video.channel import Channel, Closed
 from ht_kernels.video.latency import Histogram
 from ht_kernels.video.smooth import Smoother
-from ht_kernels.video.stream import Shown, _Item
+from ht_kernels.video.stream import STAGES, Shown, _Item
 from ht_kernels.video.view import View
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
@@ -168,6 +172,41 @@ def test_a_stream_is_for_one_run() -> None:
     list(stream.run(frames(1)))
     with pytest.raises(InputError, match="this stream ran already"):
         list(stream.run(frames(1)))
+
+
+def test_arguments_of_a_stream_that_are_none() -> None:
+    model = folded()
+    for wrong, words in [
+        ({"stale": "a"}, "stale must be above 0 seconds, got 'a'"),
+        ({"stale": None}, "stale must be above 0 seconds, got None"),
+        ({"smooth": "x"}, "at most 1, got 'x'"),
+        ({"smooth": float("nan")}, "at most 1, got nan"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            Stream(model, **wrong)
+    Stream(model, stale=np.float32(0.5), smooth=np.float64(0.5))
+    for wrong, words in [
+        ("x", "got str: ht_kernels.fold makes a folded model of HTCLIP.from_checkpoint"),
+        (3, "got int"),
+    ]:
+        with pytest.raises(TypeError, match=f"model must be a folded model or a session, {words}"):
+            Stream(wrong)
+    unfolded = ht.HTCLIP(small_tower("timm"), bottleneck=8, reduce_dim=16, feature_layers=(0, 2))
+    with pytest.raises(TypeError, match=r"got HTCLIP: ht_kernels.fold makes a folded model of it"):
+        Stream(unfolded)
+    with pytest.raises(TypeError, match=r"got the path 'a\.mp4': ht_kernels\.video\.open_source opens it"):
+        next(Stream(model).run("a.mp4"))
+
+
+def test_a_session_that_does_not_fit_a_clip_says_what_of_it(tmp_path: Path) -> None:
+    model = folded()
+    with pytest.raises(InputError, match=r"this session takes 2 to 4 at once: .* with a batch of 1"):
+        Stream(Session.open(model, runtime="cpu", batch=(2, 2, 4)))
+    with pytest.raises(InputError, match=r"this session takes 4 at once: .* with a batch of 1"):
+        Stream(Session.open(model, runtime="cpu", batch=np.int64(4)))
+    export_onnx(model, tmp_path / "rgb.onnx", channels=3)
+    with pytest.raises(InputError, match="this one takes frames of 3 channels"):
+        Stream(Session.open(tmp_path / "rgb.onnx", runtime="onnxruntime"))
 
 
 @pytest.mark.parametrize("crop", [(0, 0, 5, 5), "whole"])
@@ -373,10 +412,38 @@ def test_the_view() -> None:
     with urllib.request.urlopen(f"{view.address}stream") as live:
         view.write(np.zeros((20, 30, 3), np.uint8))
         assert b"--frame" in live.read(20)
-    request = urllib.request.Request(view.address, headers={"Host": "elsewhere.example"})
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request)
+    for path in ("", "state", "stream"):
+        request = urllib.request.Request(view.address + path, headers={"Host": "elsewhere.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
     view.close()
+
+
+def state_of(view: View) -> dict:
+    with urllib.request.urlopen(f"{view.address}state") as state:
+        return json.load(state)
+
+
+def test_the_view_says_what_the_stream_says(tmp_path: Path) -> None:
+    """Latency and state of the newest frame, how often one comes, and the colours of the classes."""
+    view, model = View(0), folded()
+    assert state_of(view) == {"facts": {}, "legend": []}
+    said: list[dict] = []
+    source = open_source(write_video(tmp_path / "a.mp4"))
+    record(source, Stream(model), tmp_path / "out", view=view, watch=lambda shown: said.append(state_of(view)))
+    view.close()
+    facts = said[-1]["facts"]
+    assert re.fullmatch(r"\d+ ms from decoding the frame to this picture", facts["latency"])
+    assert (facts["state"], facts["frame"]) == ("ok", "5, at 0.2 s") and facts["rate"].endswith("pictures per second")
+    assert said[-1]["legend"] == [["class 1", "#00c8b4"], ["class 2", "#ffaa00"]]
+
+
+def test_the_chart_of_latencies_says_what_every_row_is() -> None:
+    for stream in (Stream(folded()), Stream(folded(), live=True)):
+        assert stream._latencies.keys() == chart._MEANINGS.keys()
+        list(stream.run(frames(3)))
+        assert chart.draw(stream.report()).startswith(b"\x89PNG")
+    assert tuple(chart._MEANINGS)[: chart._STAGES] == STAGES
 
 
 def test_histogram() -> None:
@@ -419,5 +486,30 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_options_are_checked_before_the_model_is_read(
     options: list[str], message: str, clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["stream", str(clip), "--checkpoint", "none", *options]) == 2
+    assert main(["stream", str(clip), "--checkpoint", "breast", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_frames_that_were_shown_without_a_mask_are_not_called_segmented(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All masks are older than 1 ns. Progress counts what is shown, and of a live source not every frame is."""
+    stream = Stream(folded(), live=True, stale=1e-9)
+    shown: dict[int, Shown] = {}
+    for frame in stream.run(frames(3) * 3):
+        shown[frame.index] = frame
+    report = stream.report()
+    assert report["frames"] == len(shown) > 0 and report["with_mask"] == 0
+    with terminal.progress(150) as watch:
+        for i in range(100):
+            watch(dataclasses.replace(next(iter(shown.values())), index=i))
+        watch(dataclasses.replace(next(iter(shown.values())), index=149, mask=np.zeros((2, 2), np.uint8)))
+    assert capsys.readouterr().err.splitlines() == [
+        "segmented 0 of 100 frames shown, 150 in all",
+        "segmented 1 of 101 frames shown, 150 in all",
+    ]
+    lines = summary(report)
+    assert "0 of them with a mask" in lines[0] and "No frame was shown with a mask" in lines
+    whole = Stream(folded())
+    list(whole.run(frames(2)))
+    assert whole.report()["with_mask"] == 2 and "No frame was shown with a mask" not in summary(whole.report())

@@ -73,8 +73,53 @@ def test_what_no_stream_wrote_is_not_replaced(tmp_path: Path) -> None:
     assert expert.is_file() and len(list(images.iterdir())) == 2
     for _ in range(2):
         record(open_source(images), Stream(folded()), tmp_path / "out")
+    for name in ("overlays", "overlays/0.png", "masks"):
+        with pytest.raises(InputError, match="would replace the input"):
+            record(open_source(tmp_path / "out" / name), model, tmp_path / "out")
+    video = tmp_path / "out" / "overlay.mp4"
+    record(open_source(write_video(tmp_path / "a.mp4")), Stream(folded()), tmp_path / "out")
     with pytest.raises(InputError, match="would replace the input"):
-        record(open_source(tmp_path / "out" / "overlay.mp4"), model, tmp_path / "out")
+        record(open_source(video), model, tmp_path / "out")
+
+
+def test_pictures_keep_their_names_and_sizes(tmp_path: Path) -> None:
+    """A folder of images and one image give a PNG each in place of a video, in which they would be of one size."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    sizes = {"left.png": (48, 64), "right.jpg": (30, 90), "10.bmp": (64, 48)}
+    for name, size in sizes.items():
+        Image.fromarray(frames(1, *size)[0]).save(folder / name)
+    out = tmp_path / "out"
+    record(open_source(write_video(tmp_path / "a.mp4")), Stream(folded()), out)
+    report = record(open_source(folder), Stream(folded()), out)
+    assert report["files"] == ["overlays", "masks", "latency.png", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(report["files"])  # no video of the earlier stream
+    for name, (height, width) in sizes.items():
+        for kind in ("overlays", "masks"):
+            with Image.open(out / kind / f"{Path(name).stem}.png") as picture:
+                assert picture.size == (width, height)
+    assert len(list((out / "masks").iterdir())) == 3
+    Image.fromarray(frames(1)[0]).save(folder / "left.tif")  # two of one name
+    record(open_source(folder), Stream(folded()), out)
+    names = {"left.png.png", "left.tif.png", "right.jpg.png", "10.bmp.png"}
+    assert {path.name for path in (out / "masks").iterdir()} == names
+    for one in (folder / "right.jpg", write_dicom(tmp_path / "still.dcm", np.stack(frames(1)))):
+        record(open_source(one), Stream(folded()), out)
+        for kind in ("overlays", "masks"):
+            assert [path.name for path in (out / kind).iterdir()] == [f"{one.stem}.png"]
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """Only what the report of an earlier stream says that it wrote is removed."""
+    out = tmp_path / "out"
+    record(open_source(write_video(tmp_path / "a.mp4")), Stream(folded()), out)
+    report = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps(report | {"files": ["../a.mp4", "latency.png", 3]}))
+    (out / "notes.txt").write_text("mine")
+    Image.fromarray(frames(1)[0]).save(tmp_path / "a.png")
+    record(open_source(tmp_path / "a.png"), Stream(folded()), out)
+    assert {"notes.txt", "overlay.mp4", "overlays"} <= {path.name for path in out.iterdir()}
+    assert (tmp_path / "a.mp4").exists()
 
 
 @pytest.mark.parametrize("name", ["overlay.mp4", "latency.png", "report.json", "segmentation.dcm"])

@@ -35,6 +35,7 @@ def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "masks",
         "overlay.mp4",
         "report.json",
+        "settings.yaml",
     ]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["frames"] == 5 and report["weights"] == "untrained"
@@ -48,7 +49,9 @@ def test_stream(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert mask.size == (64, 48)
 
 
-def test_other_inputs_and_the_default_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_inputs_and_the_default_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(Path("a video.mp4"), 3)
     Path("folder").mkdir()
@@ -59,8 +62,12 @@ def test_other_inputs_and_the_default_output(tmp_path: Path, monkeypatch: pytest
         assert main(["stream", name, *TINY]) == 0
         output = Path(f"{Path(name).stem}-segmented")
         assert len(list((output / "masks").iterdir())) == count
-    with Image.open("folder-segmented/masks/00003.png") as mask:
-        assert mask.size == (30, 20)
+        assert (output / "overlay.mp4").exists() == (name == "a video.mp4")
+        what = "overlay.mp4" if name == "a video.mp4" else "overlays/"
+        assert f"wrote {what}, masks/, latency.png and report.json to {output}" in capsys.readouterr().out
+    for kind in ("masks", "overlays"):
+        with Image.open(f"folder-segmented/{kind}/2.png") as mask:
+            assert mask.size == (30, 20)
 
 
 def test_a_checkpoint(checkpoint: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,15 @@ def test_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         return draw(self, item, of, state, note)
 
     monkeypatch.setattr(ht.video.stream.Stream, "_draw", watch)
-    arguments = ["stream", str(clip), "--checkpoint", "x", "--output", str(tmp_path / "out"), "--unfamiliar", "outline"]
+    arguments = [
+        "stream",
+        str(clip),
+        "--checkpoint",
+        "phantom",
+        "--output",
+        str(tmp_path / "out"),
+        "--unfamiliar",
+        "outline",
+    ]
     assert main(arguments) == 0
     assert seen[1].startswith("outline only: ") and "1 unfamiliar" in capsys.readouterr().out

@@ -17,11 +17,12 @@ from pydicom.data import get_testdata_file
 import ht_kernels as ht
 from helpers.clips import folded, frames, write_dicom, write_video
 from helpers.small_towers import small_clip
+from ht_kernels.class_colors import COLORS
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.video import Stream, open_source, overlay
-from ht_kernels.video.overlay import COLORS, Overlay
+from ht_kernels.video.overlay import Overlay
 from ht_kernels.video.sinks import MaskSink
 from ht_kernels.video.stream import STAGES
 

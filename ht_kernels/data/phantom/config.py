@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ht_kernels.arguments import pair
 from ht_kernels.errors import InputError
 
 from .scan import LinearScan, SectorScan
@@ -136,8 +137,9 @@ class Phantom:
     def __post_init__(self) -> None:
         if self.kind not in LABELS:
             raise InputError(f"lesion kind {self.kind!r} is unknown; expected one of {', '.join(LABELS)}")
-        if min(self.size) < 8:
-            raise InputError(f"size is {self.size}, expected a height and a width of 8 pixels or more")
+        sides = pair(self.size)
+        if sides is None or min(sides) < 8:
+            raise InputError(f"size is {self.size!r}, expected a height and a width of 8 pixels or more")
         if self.looks < 1:
             raise InputError(f"looks is {self.looks}, expected 1 or more")
         _positive(self, "frequency", "cycles", "f_number", "focus", "focal_zone", "dynamic_range")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ht_kernels.arguments import whole
 from ht_kernels.errors import InputError
 
 from .config import KINDS, Interference, Phantom
@@ -84,8 +85,8 @@ class PhantomDataset(Dataset[tuple[Tensor, Tensor, int]]):
     def __init__(
         self, length: int, seed: int = 0, phantom: Phantom | None = None, size: tuple[int, int] = (224, 224)
     ) -> None:
-        if length < 1:
-            raise InputError(f"a dataset of {length} phantoms was asked for, expected 1 or more")
+        if (whole(length) or 0) < 1:
+            raise InputError(f"a dataset of {length!r} phantoms was asked for, expected 1 or more")
         self.length, self.seed, self.phantom, self.size = length, seed, phantom, size
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ht_kernels.arguments import whole
 from ht_kernels.errors import InputError
 
 from .config import LABELS, Phantom
@@ -59,8 +60,8 @@ def clip(config: Phantom, seed: int, frames: int) -> list[Sample]:
     Raises:
         InputError: fewer than one frame was asked for.
     """
-    if frames < 1:
-        raise InputError(f"a clip of {frames} frames was asked for, expected 1 or more")
+    if (whole(frames) or 0) < 1:
+        raise InputError(f"a clip of {frames!r} frames was asked for, expected 1 or more")
     return list(islice(_frames(config, seed), frames))
 
 

@@ -1,30 +1,38 @@
-"""Public downloads into the published layout: masks merged, duplicates found, splits that keep groups together."""
+"""Public downloads and one's own images into the published layout: duplicates found, splits that keep groups whole."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ht_kernels.errors import InputError
-from ht_kernels.files import output_folder
+from ht_kernels.progress import Watch, unwatched
 
-from ..layout import SPLITS, read_gray
-from ..names import key, text_of
 from . import busi, ddti, tn3k
 from .captions import prepare_captions
-from .duplicates import difference_hash, near_duplicates, pixel_hash
-from .item import Download, Item, Unusable
+from .coco import read_coco
+from .folder import read_folder
+from .lay_out import lay_out
+from .nnunet import read_nnunet
+from .own import Own
 from .report import Report
-from .splits import Groups, split_groups
-from .write import check_output, write_checksums, write_image, write_splits
+from .splits import SHARES_OF_OWN
+from .table import read_table
+from .write import check_name, check_output
 
-__all__ = ["READERS", "Report", "prepare", "prepare_captions"]
+__all__ = ["READERS", "Own", "Report", "prepare", "prepare_captions", "prepare_own"]
 
 READERS = {"busi": busi.read, "tn3k": tn3k.read, "ddti": ddti.read}
 
 
-def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0, header: bool = False) -> Report:
+def prepare(
+    dataset: str,
+    source: str | Path,
+    output: str | Path,
+    seed: int = 0,
+    header: bool = False,
+    watch: Watch = unwatched,
+) -> Report:
     """Turn a download into the published layout.
 
     Other data sets in the output folder stay. The new one appears complete or not at all. Images and masks become gray
@@ -36,6 +44,7 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
         output: the folder that gets ``all``, ``segmentation`` and, where there are labels, ``classification``.
         seed: of the splits that the download does not prescribe.
         header: begin ``labels.csv`` with the line ``image,label``, which the published code cannot read.
+        watch: receives how many images were read, and then how many were written.
 
     Raises:
         InputError: the download is not what was expected, a file is damaged, nothing is left for a split, or the
@@ -47,81 +56,52 @@ def prepare(dataset: str, source: str | Path, output: str | Path, seed: int = 0,
     if not source.is_dir():
         raise InputError(f"there is no folder {source}; expected the unpacked download of {dataset}")
     check_output(output)
-    download = READERS[dataset](source)
-    report = Report(download.dataset, {}, left_out=download.left_out)
-    _check_names(download)
-    items, groups = _grouped(download, report)
-    if not items:
-        raise InputError(f"{source} has no image that can be used{report.first_left_out()}")
-    splits = _splits(items, groups, seed, report)
-    report.count(splits, groups, source)
-    labels = {item.name: item.label for item in items if item.label is not None and item.name in splits}
-    with output_folder(output, merge=True) as folder:
-        for item in items:
-            if item.name in splits:
-                image = read_gray(item.image)
-                write_image(folder, item.name, np.array(image), item.mask(item.image, image.size))
-        write_splits(folder, download.dataset, splits, labels, header=header)
-        report.checksums = output / write_checksums(folder, download.dataset, list(splits)).name
-    return report
+    return lay_out(READERS[dataset](source), source, output, seed, header, watch=watch)
 
 
-def _check_names(download: Download) -> None:
-    seen: dict[str, Path] = {}
-    for item in download.items:
-        other = seen.setdefault(key(item.name), item.image)
-        if other is not item.image:
-            raise InputError(f"{other} and {item.image} would both become {item.name}; rename or remove one")
+def prepare_own(
+    own: Own,
+    output: str | Path,
+    images: str | Path | None = None,
+    masks: str | Path | None = None,
+    labels: str | Path | None = None,
+    table: str | Path | None = None,
+    nnunet: str | Path | None = None,
+    coco: str | Path | None = None,
+    seed: int = 0,
+    header: bool = False,
+    shares: Mapping[str, float] = SHARES_OF_OWN,
+    watch: Watch = unwatched,
+) -> Report:
+    """Turn one's own images with masks, labels or both into the published layout.
 
+    Args:
+        own: the name of the data set, its classes and its patients.
+        output: the folder that gets ``all``, and ``segmentation`` and ``classification``.
+        images, masks, labels: as for :func:`ht_kernels.data.prepare.folder.read_folder`.
+        table: in their place, a table as for :func:`ht_kernels.data.prepare.table.read_table`.
+        nnunet: in their place, a folder in nnU-Net's layout; see :mod:`ht_kernels.data.prepare.nnunet`.
+        coco: a file of COCO's instances, with ``images`` or beside them; see :mod:`ht_kernels.data.prepare.coco`.
+        seed: of the splits.
+        header: begin ``labels.csv`` with the line ``image,label``, which the published code cannot read.
+        shares: of the splits, which add up to 1.
+        watch: receives how many images were read, and then how many were written.
 
-def _grouped(download: Download, report: Report) -> tuple[list[Item], list[int]]:
-    """The items that can be used, without exact duplicates, and the group of each.
-
-    A group joins a patient's images and near duplicates.
+    Raises:
+        InputError: something is missing, damaged or does not fit, nothing is left for a split, or the output is no
+            folder or cannot be written. Nothing is written then.
     """
-    kept: dict[str, Item] = {}
-    hashes = []
-    # Of images with the same pixels the first is kept, and those of the download's own test split come first.
-    for item in sorted(download.items, key=lambda item: item.split != "test"):
-        image = read_gray(item.image)
-        try:
-            item.mask(item.image, image.size)  # before anything is written
-        except Unusable as why:
-            report.left_out[text_of(item.image)] = str(why)
-            continue
-        original = kept.setdefault(pixel_hash(image), item)
-        if original is item:
-            hashes.append(difference_hash(image))
-        else:
-            report.exact.append((item.name, original.name))
-            report.left_out[item.name] = f"the same pixels as {original.name}"
-    items = list(kept.values())
-    groups = Groups(len(items))
-    first: dict[str, int] = {}
-    for i, item in enumerate(items):
-        groups.join(i, first.setdefault(item.group, i))
-    for i, j in near_duplicates(hashes) if hashes else []:
-        groups.join(i, j)
-        report.near.append((items[i].name, items[j].name))
-    return items, [groups.find(i) for i in range(len(items))]
-
-
-def _splits(items: list[Item], groups: list[int], seed: int, report: Report) -> dict[str, str]:
-    """The split of each image by name; prescribed splits are kept.
-
-    Where a prescribed image lies in a later split (val, test) than others of its group, those others are left out, so
-    that nothing is tested on that resembles what was trained on.
-    """
-    drawn = split_groups(groups, [item.label for item in items], seed)
-    held_out: dict[int, str] = {}
-    for item, group in zip(items, groups, strict=True):
-        if item.split is not None:
-            held_out[group] = max(item.split, held_out.get(group, "train"), key=SPLITS.index)
-    splits = {}
-    for item, group, split in zip(items, groups, drawn, strict=True):
-        wanted = item.split or (split if split != "test" or not held_out else "train")
-        if wanted == held_out.get(group, wanted):
-            splits[item.name] = wanted
-        else:
-            report.left_out[item.name] = f"nearly the same as an image of the {held_out[group]} split"
-    return splits
+    check_name(own.name)
+    check_output(Path(output))
+    if table is not None:
+        download, source = read_table(own, Path(table)), Path(table)
+    elif nnunet is not None:
+        download, source = read_nnunet(own, Path(nnunet)), Path(nnunet)
+    elif coco is not None:
+        download, source = read_coco(own, Path(coco), None if images is None else Path(images)), Path(coco)
+    elif images is not None:
+        paths = (None if path is None else Path(path) for path in (masks, labels))
+        download, source = read_folder(own, Path(images), *paths), Path(images)
+    else:
+        raise InputError("no images were named: give their folder with --images, or a table of them with --table")
+    return lay_out(download, source, Path(output), seed, header, shares, watch)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ht_kernels.errors import InputError
 
-from ..classification import CLASSES
-from ..layout import read_mask_of
+from ..layout import CLASSES, read_mask_of
 from ..names import text_of, visible
 from .item import Download, Item
 

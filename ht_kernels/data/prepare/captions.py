@@ -6,27 +6,30 @@ caption. A name may have folders, and images of the same name in two folders sta
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
+from ht_kernels.progress import Watch, unwatched, watched
 
 from ..layout import IMAGE_SUFFIXES, image_path, read_pairs, read_rgb
 from ..names import key, text_of, visible
 from .duplicates import difference_hash, near_duplicates, pixel_hash
+from .found import files_below
 from .report import Report
 from .splits import Groups, split_groups
-from .write import check_output, write_captions, write_checksums
+from .write import check_name, check_output, write_captions, write_checksums, write_groups
 
-_NAME = re.compile(r"[\w-]+")
 _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
 
 
-def prepare_captions(source: str | Path, name: str, output: str | Path, seed: int = 0) -> Report:
+def prepare_captions(
+    source: str | Path, name: str, output: str | Path, seed: int = 0, watch: Watch = unwatched
+) -> Report:
     """Turn a table of captions and its images into the published layout.
 
     Images are copied as they are, under the name of the data set, their folders and their own name. Of images with the
@@ -39,6 +42,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
         name: the data set's name in the layout, such as MedPix: letters, digits, - and _.
         output: the folder that gets ``all`` and ``contrastive``.
         seed: of the splits.
+        watch: receives how many images were read, and then how many were written.
 
     Raises:
         InputError: there is no such table or several, a row is no pair, two names of the table mean the same file, no
@@ -46,8 +50,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
             written then.
     """
     source, output = Path(source), Path(output)
-    if not _NAME.fullmatch(name):
-        raise InputError(f"the name {name!r} of the data set came, expected letters, digits, - and _, such as MedPix")
+    check_name(name)
     table = _table(source)
     check_output(output)
     report = Report(name, {})
@@ -57,7 +60,7 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
     hashes = []
     first: dict[str, str] = {}
     words: dict[str, dict[str, None]] = {}
-    for path, found in captions.items():
+    for path, found in watched(list(captions.items()), "reading images", watch):
         try:
             image = read_rgb(path)
         except InputError as error:
@@ -83,13 +86,15 @@ def prepare_captions(source: str | Path, name: str, output: str | Path, seed: in
     of_images = [groups.find(i) for i in range(len(names))]
     splits = dict(zip(names, split_groups(of_images, [None] * len(names), seed), strict=True))
     report.count(splits, of_images, table)
-    with output_folder(output, merge=True) as folder:
-        for new, path in kept.items():
+    with output_folder(output, outputs.dataset(name)) as folder:
+        for new, path in watched(list(kept.items()), "writing images", watch):
             target = image_path(folder, new)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         write_captions(folder, name, splits, words)
-        report.checksums = output / write_checksums(folder, name, names, masks=False).name
+        together = {new: names[group] for new, group in zip(names, of_images, strict=True)}
+        write_groups(folder / "contrastive" / name, together)
+        report.checksums = output / write_checksums(folder, name, names, masked=()).name
     return report
 
 
@@ -100,8 +105,8 @@ def _table(source: Path) -> Path:
         raise InputError(f"there is no file or folder {source}; expected a table of captions, or a folder with one")
     tables = [path for path in visible(source) if path.suffix.lower() == ".csv"]
     if len(tables) != 1:
-        came = f"there are {', '.join(path.name for path in tables)}" if tables else "there is none"
-        raise InputError(f"{source}: {came}, expected one CSV file of filename,Caption; name the file itself instead")
+        came = f"several CSV files, {', '.join(path.name for path in tables)}" if tables else "no CSV file"
+        raise InputError(f"{source} has {came}, expected one of filename,Caption: name the file itself instead")
     return tables[0]
 
 
@@ -131,19 +136,12 @@ def _captions_of_files(table: Path, report: Report) -> dict[Path, dict[str, None
 
 
 def _places(folder: Path) -> dict[str, dict[_Place, Path]]:
-    """The images below a folder by their place, for each name; a link to a folder above itself is skipped."""
+    """The images below a folder by their place, for each name."""
     places: dict[str, dict[_Place, Path]] = {}
-    folders: list[tuple[Path, _Place, tuple[Path, ...]]] = [(folder, (), (folder.resolve(),))]
-    while folders:
-        parent, above, within = folders.pop()
-        for path in visible(parent):
-            place = (*above, key(text_of(path)))
-            if path.is_dir():
-                real = path.resolve()
-                if real not in within:
-                    folders.append((path, place, (*within, real)))
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                places.setdefault(place[-1], {})[place] = path
+    for folders, path in files_below(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            place = tuple(map(key, (*folders, text_of(path))))
+            places.setdefault(place[-1], {})[place] = path
     return places
 
 

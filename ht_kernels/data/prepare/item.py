@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = Callable[[Path, tuple[int, int]], NDArray[np.uint8]]
-"""From the image's path and (width, height) to its mask, (height, width) uint8, 0 or 1; may raise Unusable."""
+"""From the image's path and (width, height) to its mask, (height, width) uint8, numbers of classes; may raise Unusable.
+"""
 
 
 class Unusable(Exception):
@@ -24,7 +25,7 @@ class Item:
     Attributes:
         name: of the file in the layout, as text; see :mod:`ht_kernels.data.names`.
         image: where it lies in the download.
-        mask: reads or draws its mask.
+        mask: reads or draws its mask; None for an image that only has a label.
         label: 0, 1, ... or None where the download has none.
         group: images of one group, such as those of a patient, stay in one split.
         split: the split that the download itself prescribes, or None.
@@ -32,7 +33,7 @@ class Item:
 
     name: str
     image: Path
-    mask: Mask
+    mask: Mask | None
     label: int | None
     group: str
     split: str | None = None
@@ -40,16 +41,20 @@ class Item:
 
 @dataclass
 class Download:
-    """What was found in a download.
+    """What was found in a download, or in a user's folder.
 
     Attributes:
         dataset: its name in the layout.
         items: its images.
         left_out: for each image left out, why.
-        classes: names of the labels.
+        classes: names of the labels; empty where they are not known.
+        mask_classes: names of the classes in masks, the background first; empty for a lesion without a name.
+        notes: what the user should know about how it was read, a sentence each.
     """
 
     dataset: str
     items: list[Item]
     left_out: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    mask_classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)

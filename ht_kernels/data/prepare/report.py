@@ -23,6 +23,7 @@ class Report:
         near: pairs of images that look nearly the same; they share a split.
         left_out: for each image left out, why; also for each row of a table of captions.
         checksums: the file of checksums.
+        notes: what the user should know about how it was read, a sentence each.
     """
 
     dataset: str
@@ -31,6 +32,7 @@ class Report:
     near: list[tuple[str, str]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     checksums: Path = Path()
+    notes: list[str] = field(default_factory=list)
 
     def count(self, splits: Mapping[str, str], groups: Sequence[int], source: Path) -> None:
         """Count the images of each split.
@@ -49,7 +51,8 @@ class Report:
             if not count:
                 raise InputError(
                     f"{source}: {len(groups)} images leave the {split} split empty; those of one patient and those "
-                    f"that look alike were kept together, in {len(set(groups))} groups: add other images"
+                    f"that look alike were kept together, in {len(set(groups))} groups, and the three splits need "
+                    f"{len(SPLITS)} or more (with labels, of one label): add other images"
                 )
 
     def first_left_out(self) -> str:

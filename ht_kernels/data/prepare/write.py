@@ -6,24 +6,33 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 
-from ..layout import SPLITS, TASKS, image_path, mask_path
+from ..layout import SPLITS, image_path, mask_path
 from ..names import visible
 
+_NAME = re.compile(r"[\w-]+")
 
-def write_image(root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
-    """Write an image (H, W) uint8, and its mask (H, W) uint8, 0 or 1, in black and white."""
-    for path, pixels in ((image_path(root, name), image), (mask_path(root, name), mask * np.uint8(255))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+
+def write_image(
+    root: Path, name: str, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, classes: int = 2
+) -> None:
+    """Write an image (H, W) uint8 and, if it has one, its mask (H, W) uint8 of numbers of classes.
+
+    A mask of two classes is written in black and white, and one of more with the numbers of classes as its values.
+    """
+    _write_picture(image_path(root, name), image)
+    if mask is not None:
+        _write_picture(mask_path(root, name), mask * np.uint8(255) if classes == 2 else mask)
 
 
 def write_splits(
@@ -33,6 +42,7 @@ def write_splits(
     labels: Mapping[str, int],
     captions: Mapping[str, str] | None = None,
     header: bool = False,
+    masked: Mapping[str, str] | None = None,
 ) -> None:
     """Write the lists of names, and the labels and captions where there are any.
 
@@ -46,11 +56,14 @@ def write_splits(
         labels: label by name; empty for none.
         captions: caption by name.
         header: begin ``labels.csv`` with the line ``image,label``.
+        masked: split by name of the images that have masks; by default all.
     """
-    _write_lists(root / "segmentation" / dataset, splits)
+    masked = splits if masked is None else masked
+    if masked:
+        _write_lists(root / "segmentation" / dataset, masked)
     if labels:
         folder = root / "classification" / dataset
-        _write_lists(folder, splits)
+        _write_lists(folder, {name: split for name, split in splits.items() if name in labels})
         _write_table(folder / "labels.csv", labels.items(), ("image", "label") if header else None)
     if captions:
         write_captions(root, dataset, splits, {name: (caption,) for name, caption in captions.items()})
@@ -71,18 +84,36 @@ def write_captions(root: Path, dataset: str, splits: Mapping[str, str], captions
     _write_table(folder / "captions.csv", rows, ("filename", "Caption"))
 
 
+def write_classes(folder: Path, names: Sequence[str]) -> None:
+    """Write ``classes.txt`` beside the lists: a name a line, whose number from 0 is the class."""
+    _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+
+
+def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
+    """Write ``groups.csv`` beside the lists: ``image,group``; folds keep the images of a group together."""
+    _write_table(folder / "groups.csv", groups.items(), ("image", "group"))
+
+
+def check_name(name: str) -> None:
+    """Raise InputError if a data set cannot have this name in the layout."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"the name {name!r} of the data set came, expected letters, digits, - and _, such as MedPix")
+
+
 def check_output(output: Path) -> None:
     """Raise InputError if an output is there and is no folder that can be written."""
     if output.exists() and not (output.is_dir() and os.access(output, os.W_OK)):
         raise InputError(f"the output {output} is not a folder that can be written")
 
 
-def write_checksums(root: Path, dataset: str, names: Sequence[str], masks: bool = True) -> Path:
+def write_checksums(root: Path, dataset: str, names: Sequence[str], masked: Container[str] | None = None) -> Path:
     """Write the SHA256 of every file of a data set, as ``sha256sum --check`` reads them; returns the file written.
 
-    Without ``masks`` the images have none.
+    ``masked`` holds the names of the images that have masks; by default all have.
     """
-    files = [path(root, name) for name in names for path in ((image_path, mask_path) if masks else (image_path,))]
+    files: list[Path] = []
+    for name in names:
+        files += [image_path(root, name), *([mask_path(root, name)] if masked is None or name in masked else [])]
     files += [path for task in TASKS if (root / task / dataset).is_dir() for path in visible(root / task / dataset)]
     target = root / f"{dataset}.sha256"
     digests = [hashlib.sha256(path.read_bytes()).hexdigest().encode() for path in files]
@@ -95,6 +126,11 @@ def _write_lists(folder: Path, splits: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         _write(folder / f"{split}.txt", "".join(f"{name}\n" for name, where in splits.items() if where == split))
+
+
+def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 def _write_table(path: Path, rows: Iterable[tuple[str, object]], header: tuple[str, str] | None) -> None:

@@ -1,0 +1,30 @@
+"""Packages whose parts are imported at their first use, so that a command line can answer before torch is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def lazily(
+    package: str, places: Mapping[str, str], submodules: Iterable[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The functions ``__getattr__`` and ``__dir__`` of a package (PEP 562).
+
+    Args:
+        package: its ``__name__``.
+        places: the public names that modules of the package define, each with its module, such as ``.clip``.
+        submodules: those that ``dir`` shows. Every submodule is imported when it is first asked for.
+    """
+    shown = sorted({*places, *submodules})
+
+    def get(name: str) -> Any:
+        if name in places:
+            return getattr(importlib.import_module(places[name], package), name)
+        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
+            return importlib.import_module(f".{name}", package)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get, lambda: shown

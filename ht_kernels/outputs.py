@@ -1,0 +1,67 @@
+"""The files that results consist of, as patterns of :meth:`pathlib.Path.glob` in the output folder.
+
+A command refuses a folder that holds such a file (:func:`ht_kernels.files.claim`), and with ``--overwrite`` replaces
+these files and no others.
+"""
+
+from __future__ import annotations
+
+from glob import escape
+
+from ht_kernels.choices import LESIONS, TASKS
+
+SETTINGS = "settings.yaml"
+"""The options of the command, as ``--config`` takes them."""
+
+RECORDING = (
+    "overlay.mp4",
+    "masks/[0-9][0-9][0-9][0-9][0-9]*.png",
+    "labels.csv",
+    "latency.png",
+    "report.json",
+    "segmentation.dcm",
+)
+"""Of a stream over a source."""
+
+PREDICTIONS = (
+    "predictions.csv",
+    "predictions.json",
+    "overlays/**/*.png",
+    "overlays/**/*.mp4",
+    "masks/**/*.png",
+    "probabilities/**/*.npz",
+)
+"""Of predictions, under the names of the inputs."""
+
+DEMO = ("contact_sheet.png", *RECORDING)
+
+EVALUATION = ("report.md", "results.json", "results.csv", "overlays.png", "confidence.png", "roc.png", "recall.png")
+"""Of one data set; of several there is such a folder for each, and a table of all."""
+
+FOLDS = ("folds.md", "folds.csv")
+"""Of several evaluations together."""
+
+BENCH = ("results.json", "chart.png")
+
+INSPECTION = ("activations.png", "filters.png", "noise_weights.png")
+
+
+def dataset(name: str) -> tuple[str, ...]:
+    """The tables of a data set in the published layout. Its images lie among those of others."""
+    tables = [f"{task}/{escape(name)}/*" for task in TASKS]
+    return (*tables, f"{escape(name)}.sha256")
+
+
+PHANTOMS = (
+    *dataset("PHANTOM"),
+    *(f"all/{kind}/phantom_{lesion}_[0-9]*.png" for kind in ("images", "masks") for lesion in (*LESIONS, "none")),
+    "phantom_*/clip.mp4",
+    "phantom_*/masks/[0-9][0-9][0-9][0-9][0-9]*.png",
+)
+"""Of simulated phantoms, as a data set or as clips."""
+
+
+def evaluations(names: list[str]) -> tuple[str, ...]:
+    """Of an evaluation of these data sets."""
+    each = [f"{escape(name)}/{file}" for name in names for file in EVALUATION] if len(names) > 1 else []
+    return (*EVALUATION, *each)

@@ -1,0 +1,135 @@
+"""One rule for outputs: nothing is replaced unless asked for, and then all that a command writes and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.clips import folded, frames, write_dicom
+from ht_kernels import outputs
+from ht_kernels.cli import main
+from ht_kernels.errors import InputError
+from ht_kernels.files import claim, claim_files, output_folder
+from ht_kernels.video import Stream, open_source, record
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_a_claim(tmp_path: Path) -> None:
+    """New and foreign folders are taken; one with results only to overwrite them."""
+    names = ("report.json", "masks/[0-9]*.png")
+    claim(tmp_path / "new/deep", names)
+    assert tree(tmp_path) == [] and not (tmp_path / "new").exists()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/expert.png").touch()
+    claim(tmp_path, names)
+    (tmp_path / "masks/00001.png").touch()
+    (tmp_path / "report.json").touch()
+    with pytest.raises(InputError, match=r"00001.png is there already, and 1 more .* replace it with --overwrite"):
+        claim(tmp_path, names)
+    claim(tmp_path, names, overwrite=True)
+    assert tree(tmp_path) == ["masks/00001.png", "masks/expert.png", "report.json"]
+    with output_folder(tmp_path, names) as folder:
+        (folder / "masks").mkdir()
+        (folder / "masks/00002.png").touch()
+    assert tree(tmp_path) == ["masks/00002.png", "masks/expert.png"]
+
+
+def test_results_stay_where_new_ones_fail(tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    with pytest.raises(KeyboardInterrupt), output_folder(tmp_path, ["report.json"]):
+        raise KeyboardInterrupt
+    assert tree(tmp_path) == ["report.json"]
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    (tmp_path / "report.json/mine").touch()
+    with pytest.raises(InputError, match=r"report\.json is a folder, and a file of this name would be written"):
+        claim(tmp_path, ["report.json"], overwrite=True)
+    with pytest.raises(InputError, match="cannot be written: Is a directory"), output_folder(tmp_path) as folder:
+        (folder / "report.json").touch()
+    assert tree(tmp_path) == ["report.json/mine"]
+
+
+def test_claimed_files(tmp_path: Path) -> None:
+    files = [tmp_path / "a.onnx", tmp_path / "a.json"]
+    claim_files(files)
+    files[1].touch()
+    with pytest.raises(InputError, match=r"a\.json is there already: name another output"):
+        claim_files(files)
+    claim_files(files, overwrite=True)
+    with pytest.raises(InputError, match=r"no/a\.onnx cannot be written: No such file"):
+        claim_files([tmp_path / "no/a.onnx"])
+
+
+@pytest.mark.parametrize(
+    ("command", "there"),
+    [
+        (["demo"], "contact_sheet.png"),
+        (["bench"], "chart.png"),
+        (["bench"], "settings.yaml"),
+        (["stream", "clip.dcm", "--checkpoint", "breast"], "settings.yaml"),
+        (["inspect", "breast"], "filters.png"),
+        (["evaluate", "breast", "--phantoms", "1"], "report.md"),
+        (["evaluate", "breast", "data", "--dataset", "BUSI", "TN3K"], "TN3K/report.md"),
+        (["phantom"], "segmentation/PHANTOM/train.txt"),
+        (["phantom"], "phantom_none_00000/clip.mp4"),
+        (["prepare", "in", "--dataset", "busi"], "segmentation/BUSI/train.txt"),
+        (["prepare", "in", "--dataset", "captions", "--name", "Med"], "contrastive/Med/captions.csv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_command_refuses_results_that_are_there(
+    command: list[str], there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of that name may be a user's own."""
+    monkeypatch.chdir(tmp_path)
+    write_dicom(tmp_path / "clip.dcm", np.stack(frames()), FrameTime="40")
+    for name in ("BUSI", "TN3K"):
+        (tmp_path / "data/segmentation" / name).mkdir(parents=True)
+        (tmp_path / "data/segmentation" / name / "test.txt").write_text("a.png")
+    mine = tmp_path / "out" / there
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    before = tree(tmp_path)
+    assert main([*command, "--output", "out"]) == 2
+    said = capsys.readouterr().err
+    assert f"out/{there} is there already" in said and "--overwrite" in said
+    assert tree(tmp_path) == before and mine.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_recording_leaves_nothing_of_another_clip(tmp_path: Path) -> None:
+    """A segmentation and masks of a longer clip go; a file of the user beside them stays."""
+    long, short = (write_dicom(tmp_path / f"{n}.dcm", np.stack(frames()[:n]), FrameTime="40") for n in (5, 2))
+    out = tmp_path / "out"
+    record(open_source(long), Stream(folded()), out)
+    (out / "segmentation.dcm").touch()
+    (out / "masks/notes.txt").touch()
+    assert len(list((out / "masks").glob("*.png"))) == 5
+    record(open_source(short), Stream(folded()), out)
+    assert tree(out) == [
+        "latency.png", "masks/00001.png", "masks/00002.png", "masks/notes.txt", "overlay.mp4", "report.json",
+    ]  # fmt: skip
+
+
+def test_phantoms_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Fewer images after more leave none of the others, and another data set stays."""
+    command = ["phantom", "--size", "16", "--output", str(tmp_path)]
+    assert main([*command, "--count", "4"]) == 0
+    mine = tmp_path / "all/images/mine.png"
+    mine.touch()
+    assert main([*command, "--count", "1"]) == 2
+    assert main([*command, "--count", "1", "--overwrite"]) == 0
+    assert len(list((tmp_path / "all/images").iterdir())) == 2 and mine.exists()
+    assert len((tmp_path / "PHANTOM.sha256").read_text().splitlines()) == len(tree(tmp_path)) - 3
+
+
+def test_names_of_data_sets_are_no_patterns() -> None:
+    assert f"{'[*]'}/report.md" not in outputs.evaluations(["a*", "b"])
+    assert "a[*]/report.md" in outputs.evaluations(["a*", "b"]) and outputs.dataset("a*")[-1] == "a[*].sha256"
