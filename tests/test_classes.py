@@ -29,6 +29,13 @@ def test_the_larger_of_two_logits_wins_and_the_first_of_equal_ones() -> None:
     assert classes_of(logits).dtype == torch.uint8
 
 
+@pytest.mark.parametrize("count", [3, 8, 32])
+def test_the_first_of_several_equal_logits_wins(count: int) -> None:
+    logits = torch.randint(0, 3, (2, count, 40, 50), generator=torch.Generator().manual_seed(0)).float()
+    first = (logits == logits.amax(1, keepdim=True)).int().cumsum(1).eq(0).sum(1)
+    assert torch.equal(classes_of(logits), first.to(torch.uint8))
+
+
 def test_more_classes_than_a_byte_holds() -> None:
     assert classes_of(torch.eye(300)[[299, 255]]).tolist() == [299, 255]
 

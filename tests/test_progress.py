@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import sys
@@ -154,3 +155,22 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     for output, expected in (("file", "is a file, expected a"), ("file/out/in", "Not a directory")):
         assert main([command, *words[command], "--output", str(tmp_path / output)]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_one_process_of_a_training_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with terminal.track() as watch:
+        watch("reading", 2, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_that_is_closed_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the words about it go into the same pipe."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert main(["info"]) == 2

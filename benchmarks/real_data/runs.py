@@ -142,6 +142,7 @@ def finished(output: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _curve(log: Path) -> list[dict[str, float]]:
-    """The rows of a training's log, without the cells that are empty."""
+    """The numbers of a training's log, without the cells that are empty."""
     with log.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    return [{name: float(value) for name, value in row.items() if value and name != "remarks"} for row in rows]

@@ -69,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.files import png_bytes
     from ht_kernels.media.preprocess import sample_frames
 
-    model, _ = model_options.load_model(args)
+    model, trained = model_options.load_model(args)
+    if not trained:
+        tower = "the tower has random weights" if model.draws_tower else "the tower is not tuned"
+        print(f"No checkpoint was named: the adapters are new, and {tower}.", file=sys.stderr)
     found, unfoldable = adapters(model.tower), why_not_folded(model)
     frames = sample_frames(source, model.tower.image_size, _FRAMES)
     terminal.warn(source.warnings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError, out_of_memory, reason
-from ht_kernels.progress import Watch
+from ht_kernels.progress import Watch, unwatched
 from ht_kernels.words import counted
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def track() -> Iterator[Watch]:
     In a terminal that is a moving bar. Otherwise it is a line at the end of each piece of work, and before that one
     every :data:`_INTERVAL` seconds.
     """
+    if os.environ.get("RANK", "0") != "0":  # of several processes of one training the first speaks
+        yield unwatched
+        return
     if not _draws():
         yield _Lines()
         return

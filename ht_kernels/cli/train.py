@@ -245,11 +245,12 @@ def run(args: argparse.Namespace) -> int:
         of_dataset = read_groups(args.data, args.task, args.dataset)
         splits["train"], splits["val"] = take_fold(splits["train"], splits["val"], of_dataset, fold, recipe.seed)
     faults = rare_labels(splits["train"], names) if args.task == "classification" else []
-    train, val = splits["train"].share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
+    train, val = splits.pop("train").share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
     if args.task == "segmentation" and (missing := train.missing_classes(names)):
         faults.append(f"no mask to train on has the class {' or '.join(missing)}, so the model cannot learn it")
-    for split in ("val", "test"):
-        faults += same_pixels(train, splits[split], split) if split in splits else []
+    for split, others in splits.items():
+        faults += same_pixels(train, others, split)
+    splits.clear()  # the test split takes memory, and is not looked at again
     has_tower = recipe.method not in BASELINES
     unfoldable = why_not_folded(model) if has_tower else "it has no tower"
     if has_tower:

@@ -133,6 +133,8 @@ def _start(path: Path, source: HTCLIP, model: HTCLIP, taken: Mapping[str, Any], 
     words += [_joined(new)] if new else []
     if adapters(source.tower) and not kept:
         words.append(f"those of {path} are left out" if adapters(model.tower) else "its adapters are left out")
+    bare = [str(block) for block in range(model.depth) if block not in adapters(model.tower)]
+    words += [f"no adapters behind the blocks {', '.join(bare)}"] if kept and bare else []
     return "; ".join(words)
 
 

@@ -102,7 +102,7 @@ class Overlay:
 
         Returns the classes of the foreground that are there.
         """
-        found = set()
+        found: set[int] = set()
         inside = _all_bits(mask > 0)
         gray = _keep(frame, inside) if frame.ndim == 2 else None
         planes = [_keep(frame[..., c], inside) if gray is None else gray.copy() for c in range(3)]

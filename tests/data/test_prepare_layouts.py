@@ -164,6 +164,8 @@ def test_a_polygon_holds_the_pixels_whose_centres_it_holds() -> None:
     triangle = decode([[0, 0, 39.8, 0, 0, 39.8]], SIZE)
     assert np.array_equal(triangle, rows + columns < 39.8)
     assert np.array_equal(decode([[2, 3, 10, 3, 10, 7, 2, 7], [0, 0, 39.8, 0, 0, 39.8]], SIZE), box | triangle)
+    between = decode([[2.4, 3.4, 10.6, 3.4, 10.6, 7.4, 2.4, 7.4]], SIZE)
+    assert between[3:7, 2:11].all() and between.sum() == 36
     outside = decode([[-5, -5, 100, -5, 100, 100, -5, 100]], SIZE)
     assert outside.all()
 

@@ -258,6 +258,17 @@ def test_masks_of_several_classes(values: object, said: str, tmp_path: Path) -> 
             run(tmp_path, classes=classes)
 
 
+def test_a_second_preparation_leaves_no_table_of_the_first(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "labels.csv").write_text("".join(f"{i}.png,{i % 2}\n" for i in range(1, COUNT + 1)))
+    run(tmp_path, classes=("background", "cyst"), labels=tmp_path / "labels.csv")
+    other = tmp_path / "out/segmentation/own/notes.txt"
+    other.write_text("mine")
+    run(tmp_path)
+    assert not (tmp_path / "out/segmentation/own/classes.txt").exists() and other.exists()
+    assert list((tmp_path / "out/classification/own").iterdir()) == []
+
+
 def test_values_of_two_classes_in_different_masks_are_not_one_lesion(tmp_path: Path) -> None:
     make(tmp_path)
     save(tmp_path / "b/5.png", disc(5) * np.uint8(128))

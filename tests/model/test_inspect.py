@@ -91,7 +91,9 @@ def test_models_without_filters_and_without_a_checkpoint(tmp_path: Path, capsys:
     tower = ["--backbone", "timm/vit_tiny_patch16_224", "--image-size", "64"]
     for name, given in {"baseline": [str(tmp_path / "model.safetensors")], "new": tower}.items():
         assert main(["inspect", *given, "--output", str(tmp_path / name)]) == 0
-        assert "behind block 1" in capsys.readouterr().out and (tmp_path / name / "activations.png").exists()
+        said = capsys.readouterr()
+        assert "behind block 1" in said.out and (tmp_path / name / "activations.png").exists()
+        assert ("the tower has random weights" in said.err) == (name == "new")
     assert [path.name for path in (tmp_path / "baseline").iterdir()] == ["activations.png"]
     assert main(["inspect", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()

@@ -55,6 +55,7 @@ SAID = {
     ("--method", "heads"): ("its tower and heads; its adapters are left out", None),
     ("--method", "heads", "--keep-adapters"): ("its tower, adapters and heads", True),
     ("--reduce-dim", "8"): ("its tower and adapters; new heads", True),
+    ("--feature-layers", "1", "3"): ("its tower and adapters; new heads; no adapters behind the blocks 2, 3", True),
 }
 
 

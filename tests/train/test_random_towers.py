@@ -207,10 +207,15 @@ def test_an_export_of_a_file_with_its_tower_warns_of_nothing(
     assert "random" not in capsys.readouterr().err
 
 
-def test_a_text_tower_that_no_checkpoint_holds_is_drawn(small_open_clip: str, tmp_path: Path) -> None:
+def test_a_text_tower_that_no_checkpoint_holds_is_drawn(
+    small_open_clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A segmentation model holds the vision tower alone."""
     model = build("all", backbone=small_open_clip, **SMALL | {"feature_layers": (0, 3)})
     model.save(tmp_path / "model.safetensors")
     assert not start_from(tmp_path / "model.safetensors", "ht", reduce_dim=8).draws_tower
     assert start_from(tmp_path / "model.safetensors", "ht", task="contrastive").draws_tower
+    where = [str(tmp_path / "none"), "--dataset", "A", "--output", str(tmp_path / "out"), "--new-adapters"]
+    assert main(["train", "--task", "contrastive", *where, "--from", str(tmp_path / "model.safetensors")]) == 2
+    assert "holds no text tower, which would have random weights" in capsys.readouterr().err
     assert not start_from(PHANTOM, "ht").draws_tower

@@ -18,7 +18,15 @@ from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .item import Download, Item, Unusable
 from .report import Report
 from .splits import SHARES, Groups, split_groups
-from .write import check_output, write_checksums, write_classes, write_groups, write_image, write_splits
+from .write import (
+    check_output,
+    remove_stale,
+    write_checksums,
+    write_classes,
+    write_groups,
+    write_image,
+    write_splits,
+)
 
 
 def lay_out(
@@ -73,6 +81,7 @@ def lay_out(
             if names and classes:
                 write_classes(folder / task / download.dataset, classes)
         report.checksums = output / write_checksums(folder, download.dataset, list(splits), masked).name
+        remove_stale(folder, output, download.dataset)
     return report
 
 
