@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim
-from ht_kernels.outputs import PREDICTIONS, SETTINGS
+from ht_kernels.outputs import SETTINGS
 
 from . import config, model_options, outputs, running, terminal
 
@@ -25,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     came = parser.add_argument_group("inputs")
     to = parser.add_argument_group("outputs")
     model = parser.add_argument_group("model")
-    came.add_argument("files", nargs="+", metavar="FILE", help="an image, a DICOM file, a video, or a folder of these")
+    came.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="an image, a DICOM file, a video, or a folder of these"
+    )
     to.add_argument("--output", type=Path, required=True, metavar="DIR", help="where results go")
     outputs.add_overwrite(to)
     to.add_argument(
@@ -46,18 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    running.check(args)
-    claim(args.output, (*PREDICTIONS, SETTINGS), args.overwrite)
-
-    from ht_kernels.prediction import Predictor
-    from ht_kernels.prediction.inputs import find_files
-    from ht_kernels.prediction.writing import check_output, predict_files
+    from ht_kernels.prediction.inputs import check_output, find_files
 
     crop = running.read_crop(args.crop)
+    running.check(args)
     check_output(args.output, args.overwrite)
-    if "" in args.files:  # as a path it would be this folder
-        raise InputError("the name of an input is empty: name a file or a folder")
-    files = find_files([Path(name) for name in args.files], args.output)
+    files = find_files(args.files, args.output)
+    from ht_kernels.prediction import Predictor
+    from ht_kernels.prediction.writing import predict_files
+
     with terminal.interruptible():
         model, _ = running.open_model(args)
         predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)

@@ -1,4 +1,4 @@
-"""The files that a user names, alone or by their folders, and the names of their results."""
+"""The files that a user names, alone or by their folders, the names of their results, and where these may go."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from os.path import commonpath
 from pathlib import Path
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import why
+from ht_kernels.files import claim, why, written
 from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES
 from ht_kernels.media.opening import is_hidden, natural_order
+from ht_kernels.outputs import PREDICTIONS, SETTINGS
 
 _ENDINGS = (
     *SUFFIXES,
@@ -53,6 +54,25 @@ def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
     ways = [without_ending(name) for _, name in found.values()], [without_ending(name) for name in whole], whole
     names = next(way for way in ways if _are_apart(way))
     return {str(name): file for name, (file, _) in zip(names, found.values(), strict=True)}
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output folder that holds files which results would replace, unless a prediction wrote them.
+
+    Args:
+        output: the folder; it need not exist.
+        overwrite: whether the results of an earlier prediction may be replaced.
+
+    Raises:
+        InputError: it is such a folder, or cannot be written.
+    """
+    claim(output, (*PREDICTIONS, SETTINGS), overwrite)
+    there = written(output, PREDICTIONS)
+    if there and not (output / "predictions.json").is_file():
+        raise InputError(
+            f"{there[0]} is there already, and no prediction wrote it, as there is no predictions.json in {output}: "
+            "name another folder for the output"
+        )
 
 
 def _inside(folder: Path, output: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ht_kernels.class_colors import color_of
 from ht_kernels.classes import probabilities_of
 from ht_kernels.files import output_folder
 from ht_kernels.media.frames import Box, Frame
@@ -107,7 +108,7 @@ class Prediction:
 
     def overlay(self) -> Frame:
         """The image with the mask over it, or the label in its corner, as a stream shows it: (H, W, 3) uint8 RGB."""
-        return self._draw(_overlay(self.classes, self.frame.shape[0]))
+        return self._draw(_overlay(self.classes))
 
     def _draw(self, overlay: Overlay) -> Frame:
         label = "" if self.label is None else in_words(self.label, self.confidence or 0.0)
@@ -179,8 +180,7 @@ class Prediction:
         if axes is None:
             pyplot = import_package("matplotlib.pyplot", "a plot needs matplotlib", "matplotlib")
             axes = pyplot.figure(layout="constrained").subplots()
-        overlay = Overlay()
-        axes.imshow(self._draw(overlay))
+        axes.imshow(self._draw(Overlay()))
         axes.set_axis_off()
         words = [] if self.file is None else [self.file.name]
         if self.state == "unfamiliar":
@@ -192,7 +192,7 @@ class Prediction:
         axes.set_title(", ".join(words), fontsize="medium")
         patches = import_package("matplotlib.patches", "a plot needs matplotlib", "matplotlib")
         handles = [
-            patches.Patch(color=[c / 255 for c in overlay.color_of(label)], label=f"{name}, {self._share(pixels):.1%}")
+            patches.Patch(color=[c / 255 for c in color_of(label)], label=f"{name}, {self._share(pixels):.1%}")
             for label, (name, pixels) in enumerate((self.areas or {}).items(), 1)
             if pixels
         ]
@@ -202,8 +202,7 @@ class Prediction:
 
 
 @lru_cache(maxsize=8)
-def _overlay(classes: tuple[str, ...], height: int) -> Overlay:
-    """What draws frames of a height, with a legend that is drawn once."""
+def _overlay(classes: tuple[str, ...]) -> Overlay:
     return Overlay(classes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ht_kernels import environment
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, csv_bytes, output_folder, utf8, written
+from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import PREDICTIONS
@@ -81,23 +81,6 @@ def predict_files(
         (folder / "predictions.csv").write_bytes(csv_bytes(rows))
         (folder / "predictions.json").write_bytes(utf8(json.dumps(report, indent=2) + "\n"))
     return report
-
-
-def check_output(output: str | Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds files which would be replaced, and with ``overwrite`` such that no prediction
-    wrote.
-
-    Raises:
-        InputError: it is one of these, or cannot be written.
-    """
-    folder = Path(output)
-    claim(folder, PREDICTIONS, overwrite)
-    there = written(folder, PREDICTIONS)
-    if there and not (folder / "predictions.json").is_file():
-        raise InputError(
-            f"{there[0]} is there already, and no prediction wrote it, as there is no predictions.json beside it: name "
-            "another folder for the output"
-        )
 
 
 def _remove_clip(folder: Path, name: str) -> None:

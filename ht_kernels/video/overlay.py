@@ -60,10 +60,6 @@ class Overlay:
             rgb[:height, :width] = np.maximum(rgb[:height, :width] >> 2, legend[:height, :width])
         return rgb
 
-    def color_of(self, label: int) -> tuple[int, ...]:
-        """RGB of a class."""
-        return tuple(self._colors[label].tolist())
-
     def draw(
         self,
         frame: Frame,

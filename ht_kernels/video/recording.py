@@ -61,6 +61,7 @@ def record(
     from . import chart  # needs matplotlib, which the rest of this package does not
     from .dicom_seg import write_segmentation
     from .sinks import LabelSink, MaskSink, PictureSink, VideoSink
+    from .stream import Stream
 
     if not isinstance(source, (Source, LiveSource)):
         raise TypeError(f"source must be what ht_kernels.video.open_source gives, got {type(source).__name__}")

@@ -32,12 +32,15 @@ def models() -> dict[str, ht.deploy.FoldedHTCLIP]:
 
 @pytest.fixture
 def calls(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The small model of the task that ``--weights`` names takes the place of a checkpoint; a list of its openings."""
+    """Small models take the place of weights: of breast one that segments, of phantom one that classifies.
+
+    It is a list of what was opened.
+    """
     opened: list[Any] = []
 
     def open_model(args: Any) -> tuple[Any, bool]:
         opened.append(args)
-        return models[str(args.checkpoint)], True
+        return models[{"breast": "segmentation", "phantom": "classification"}[str(args.checkpoint)]], True
 
     monkeypatch.setattr(running, "open_model", open_model)
     return opened
@@ -67,7 +70,7 @@ def test_images_and_clips(
     video = write_video(tmp_path / "video.mp4", 3)
     output = tmp_path / "out"
     arguments = [str(path) for path in (tmp_path / "in", clip, video)]
-    assert main(["predict", *arguments, "--weights", "segmentation", "--output", str(output), "--probabilities"]) == 0
+    assert main(["predict", *arguments, "--weights", "breast", "--output", str(output), "--probabilities"]) == 0
     said = capsys.readouterr()
     assert f"{other}: unfamiliar, no mask: unlike" in said.out and f"{one}: class " in said.out
     assert "wrote masks/, overlays/, predictions.csv and predictions.json" in said.out
@@ -83,7 +86,7 @@ def test_images_and_clips(
     assert float(rows[1]["confidence"]) == result.confidence
     masks = [f"masks/video/{n + 1:05}.png" for n in range(3) if seen[n]]
     expected = ["masks/clip/00001.png", "masks/one.png", *masks, "overlays/clip.mp4", "overlays/deep/other.png"]
-    expected += ["overlays/one.png", "overlays/video.mp4", "predictions.csv", "predictions.json"]
+    expected += ["overlays/one.png", "overlays/video.mp4", "predictions.csv", "predictions.json", "settings.yaml"]
     expected += ["probabilities/clip/00001.npz", "probabilities/one.npz"]
     expected += [mask.replace("masks", "probabilities").replace("png", "npz") for mask in masks]
     assert written(output) == sorted(expected)
@@ -95,15 +98,21 @@ def test_images_and_clips(
     with av.open(output / "overlays/clip.mp4") as container:
         assert container.streams.video[0].frames == 2 and container.streams.video[0].average_rate == 25
     report = json.loads((output / "predictions.json").read_text())
-    assert len(report["images"]) == 7 and report["failed"] == {} and report["weights"] == "segmentation"
+    assert len(report["images"]) == 7 and report["failed"] == {} and report["weights"] == "breast"
     assert report["images"][1] == result.row() and report["model"]["num_classes"] == 3
 
 
 def test_a_classification(calls: list[Any], models: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     image, clip = save(tmp_path / "one.png"), write_video(tmp_path / "video.mp4", 2)
-    output, weights = tmp_path / "out", ["--weights", "classification"]
+    output, weights = tmp_path / "out", ["--weights", "phantom"]
     assert main(["predict", str(image), str(clip), *weights, "--output", str(output)]) == 0
-    assert written(output) == ["overlays/one.png", "overlays/video.mp4", "predictions.csv", "predictions.json"]
+    assert written(output) == [
+        "overlays/one.png",
+        "overlays/video.mp4",
+        "predictions.csv",
+        "predictions.json",
+        "settings.yaml",
+    ]
     result, row = Predictor(models["classification"])(image), table(output)[0]
     assert row["class"] == result.label and float(row["confidence"]) == result.confidence
     assert [float(row[f"class {i}_probability"]) for i in range(3)] == result.probability.tolist()
@@ -118,12 +127,18 @@ def test_a_file_that_cannot_be_read(calls: list[Any], tmp_path: Path, capsys: py
     """The others go on, and the status is 2; where there is no other, nothing is written."""
     one, bad, output = save(tmp_path / "one.png"), tmp_path / "bad.png", tmp_path / "out"
     bad.write_bytes(one.read_bytes()[:100])
-    arguments = ["--weights", "segmentation", "--output", str(output)]
+    arguments = ["--weights", "breast", "--output", str(output)]
     assert main(["predict", str(bad), str(one), *arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith(f"no result: {bad} ")
     assert errors[1] == f"ht-kernels predict: 1 of 2 inputs have no result: {bad}; the others are in {output}"
-    assert written(output) == ["masks/one.png", "overlays/one.png", "predictions.csv", "predictions.json"]
+    assert written(output) == [
+        "masks/one.png",
+        "overlays/one.png",
+        "predictions.csv",
+        "predictions.json",
+        "settings.yaml",
+    ]
     assert [(row["file"], row["state"]) for row in table(output)] == [(str(bad), "failed"), (str(one), "ok")]
     assert str(bad) in json.loads((output / "predictions.json").read_text())["failed"][str(bad)]
     assert main(["predict", str(bad), *arguments[:3], str(tmp_path / "none")]) == 2
@@ -173,7 +188,7 @@ def test_an_interrupt_leaves_nothing(calls: list[Any], tmp_path: Path, monkeypat
 
     monkeypatch.setattr(predict, "_say", interrupt)
     one = save(tmp_path / "one.png")
-    assert main(["predict", str(one), "--weights", "segmentation", "--output", str(tmp_path / "out")]) == 130
+    assert main(["predict", str(one), "--weights", "breast", "--output", str(tmp_path / "out")]) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"] and "interrupted" in capsys.readouterr().err
 
 
@@ -182,25 +197,27 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
 ) -> None:
     one = save(tmp_path / "one.png")
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/notes.txt").write_text("")
+    (tmp_path / "full/predictions.csv").write_text("")
     (tmp_path / "empty").mkdir()
     save(tmp_path / "masks of experts/masks/1.png")
     new = str(tmp_path / "new")
     for arguments, message in [
         ([str(tmp_path / "missing.png"), "--output", new], "there is no file or folder"),
         ([str(tmp_path / "empty"), "--output", new], "there is no image, DICOM file or video in"),
-        (["", "--output", new], "the name of an input is empty"),
-        ([str(one), "--output", str(tmp_path / "full")], "is not empty: name another, or give --overwrite"),
+        (
+            [str(one), "--output", str(tmp_path / "full")],
+            "is there already: name another output, or replace it with --overwrite",
+        ),
         ([str(one), "--output", str(one)], "is a file, expected a folder"),
         ([str(one), "--output", str(tmp_path), "--overwrite"], "lies in the output"),
         ([str(one), "--output", new, "--crop", "1,2"], "--crop is '1,2', expected auto or four numbers"),
         ([str(one), "--output", new, "--image-size", "0"], "--image-size 0 was given"),
         (
             [str(one), "--output", str(tmp_path / "masks of experts"), "--overwrite"],
-            "no prediction wrote it, as there is no predictions.json",
+            "no prediction wrote it, as there is no predictions.json in",
         ),
     ]:
-        assert main(["predict", *arguments, "--weights", "segmentation"]) == 2, message
+        assert main(["predict", *arguments, "--weights", "breast"]) == 2, message
         assert message in capsys.readouterr().err
     assert calls == [] and not Path(new).exists()
 
@@ -208,12 +225,19 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
 def test_results_are_replaced_by_request(calls: list[Any], tmp_path: Path) -> None:
     """All that an earlier prediction wrote, and nothing else."""
     one, two, output = save(tmp_path / "one.png"), save(tmp_path / "two.png"), tmp_path / "out"
-    arguments = ["--weights", "segmentation", "--output", str(output)]
+    arguments = ["--weights", "breast", "--output", str(output)]
     assert main(["predict", str(one), *arguments, "--probabilities"]) == 0
     (output / "notes.txt").write_text("mine")
     assert main(["predict", str(two), *arguments]) == 2 and "masks/one.png" in written(output)
     assert main(["predict", str(two), *arguments, "--overwrite"]) == 0
-    expected = ["masks/two.png", "notes.txt", "overlays/two.png", "predictions.csv", "predictions.json"]
+    expected = [
+        "masks/two.png",
+        "notes.txt",
+        "overlays/two.png",
+        "predictions.csv",
+        "predictions.json",
+        "settings.yaml",
+    ]
     assert written(output) == expected
 
 
