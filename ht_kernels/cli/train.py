@@ -219,7 +219,8 @@ def run(args: argparse.Namespace) -> int:
     if has_tower:
         prepare(model, recipe.method, recipe.lora_dropout)
     trainer = Trainer(model, recipe, train, val, args.output)
-    config.write(args, args.output / SETTINGS)
+    if trainer.accelerator.is_main_process:
+        config.write(args, args.output / SETTINGS)
     for name, why in {**train.bad, **val.bad}.items():
         trainer.say(f"left out {name}: {why}")
     if unfoldable:
