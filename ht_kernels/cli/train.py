@@ -262,7 +262,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with terminal.interruptible(), terminal.track() as watch:
         trainer = Trainer(model, recipe, train, val, args.output, alarm=lambda line: terminal.warn([line]), watch=watch)
-        config.write(args, args.output / SETTINGS)
+        if trainer.accelerator.is_main_process:
+            config.write(args, args.output / SETTINGS)
         for name, why in {**train.bad, **val.bad}.items():
             trainer.say(f"left out {name}: {why}")
         for fault in faults:
