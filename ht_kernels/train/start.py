@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels.clip import HTCLIP
+from ht_kernels.clip.checkpoint import kind
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run
+from ht_kernels.weights import locate
 
 from .fingerprint import hash_tensors
 from .recipe import uses_adapters
@@ -91,6 +93,8 @@ def start_from(
         try:
             source.resize(size)
         except InputError as error:
+            if source.config.spectral is None:
+                raise
             raise InputError(f"{error}; or start with new adapters, --new-adapters") from error
     elif size is not None and source.tower.image_size != (size, size):
         source.tower.resize(size)  # without the adapters, whose filters may be bound to a grid: new ones replace them
@@ -124,8 +128,9 @@ def _start(path: Path, source: HTCLIP, model: HTCLIP, taken: Mapping[str, Any], 
     """A sentence that says what a model takes from a checkpoint, what of it is new, and whether adapters are lost."""
     parts, new = ["tower", *(["adapters"] if kept else [])], []
     if model.config.task != "contrastive":
-        pyramid = any(name.startswith("reduces.") for name in taken)
-        head = any(name.startswith(("seg_head.", "cls_head.")) for name in taken)
+        trained = kind(locate(path)) != "adapters"  # a file of adapters alone has no heads, and the model's are new
+        pyramid = trained and any(name.startswith("reduces.") for name in taken)
+        head = trained and any(name.startswith(("seg_head.", "cls_head.")) for name in taken)
         parts += ["heads"] if head else ["pyramid"] if pyramid else []
         new += [] if head else ["a new head"] if pyramid else ["new heads"]
     new += ["new adapters"] if adapters(model.tower) and not kept else []

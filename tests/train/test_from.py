@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ht_kernels as ht
 from helpers.clip_folder import clip_folder
 from helpers.layout import make_layout
 from helpers.small_towers import IMAGE
 from ht_kernels.cli import main
+from ht_kernels.clip.published_checkpoint import to_published
 from ht_kernels.train import start_from
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,6 +112,9 @@ def test_a_filter_that_is_bound_to_its_grid_names_the_way_out(
     more = ["--from", str(tmp_path / "full.safetensors"), "--image-size", "96"]
     assert main(start(trained, tmp_path / "out", *more)) == 2
     assert "or start with new adapters, --new-adapters" in capsys.readouterr().err
+    assert main(start(trained, tmp_path / "out", "--image-size", "100")) == 2
+    said = capsys.readouterr().err
+    assert "do not divide into patches" in said and "--new-adapters" not in said
     assert main(start(trained, tmp_path / "out", *more, "--new-adapters")) == 0
 
 
@@ -123,6 +128,19 @@ def test_adapters_of_a_text_model_are_not_dropped(
     said = capsys.readouterr().err
     assert "were trained with the normalization clip" in said and "--new-adapters" in said
     assert main(start(trained, tmp_path / "out", *more, "--new-adapters")) == 0
+
+
+def test_a_file_of_adapters_alone_has_no_heads(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "tower.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    tower = ["--backbone", "timm/vit_tiny_patch16_224", "--pretrained", str(weights)]
+    model = ht.HTCLIP(tower[1], str(weights), image_size=64, reduce_dim=16, bottleneck=8)
+    torch.save(to_published(model)["mona"], tmp_path / "mona.pth")
+    more = ["--from", str(tmp_path / "mona.pth"), *tower, "--image-size", "64", "--reduce-dim", "16"]
+    assert main(start(trained, tmp_path / "out", *more)) == 0
+    assert f"starts from {tmp_path / 'mona.pth'}: its tower and adapters; new heads\n" in capsys.readouterr().out
 
 
 def test_in_python_new_adapters_are_the_default(trained: Path) -> None:
