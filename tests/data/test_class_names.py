@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.layout import disc, make_layout, save
 from helpers.several_classes import NAMES, make_several, scene
@@ -114,3 +115,17 @@ def test_edges_in_gray_are_no_classes(tmp_path: Path) -> None:
     save(root / "all/masks/BUSI_0.png", np.repeat(np.uint8([0, 100, 200, 250]), 520).reshape(40, 52))
     with pytest.raises(InputError, match="0 in 4, 100 in 1, 200 in 1, 250 in 1, 255 in 3"):
         check_two_values(data, "")
+
+
+def test_a_small_area_of_another_class_is_not_overlooked(tmp_path: Path) -> None:
+    """By its colours such a mask would be read as a lesion with a speck."""
+    root = make_layout(tmp_path)
+    mask = disc(0)
+    mask[0, :2] = 2
+    image = Image.fromarray(mask)
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    image.save(root / "all/masks/BUSI_0.png")
+    data = SegmentationDataset(root, "BUSI", "train")
+    assert set(data[0][1].unique().tolist()) == {0, 1}
+    with pytest.raises(InputError, match="0 in 5, 1 in 1, 2 in 1, 255 in 4"):
+        check_two_values([data], "")
