@@ -199,7 +199,7 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
         (["--dataset", "captions"], "captions need a name for the data set: give it with --name"),
         (["--dataset", "captions", "--name", "a/b"], "the name 'a/b' of the data set came, expected letters"),
         (["--dataset", "captions", "--name", "MedPix", "--header"], "--header is for folder, "),
-        (["--dataset", "busi", "--name", "MedPix"], "--name is for folder, captions; busi does not take it"),
+        (["--dataset", "busi", "--name", "MedPix"], "--name is for folder, nnunet, coco, captions; busi does"),
     ):
         assert main(["prepare", source, *words, *output]) == 2
         assert expected in capsys.readouterr().err

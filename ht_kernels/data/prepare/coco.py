@@ -69,11 +69,12 @@ def read_coco(own: Own, source: Path, images: Path | None) -> Download:
     if unknown:
         raise InputError(f"{source} has an annotation of category {unknown[0]}, which is not among its categories")
     download = Download(own.name, [], mask_classes=classes)
-    known, used = ByName(pictures(folder)), dict[Any, Found]()
+    known, used, taken = ByName(pictures(folder)), dict[Any, Found](), set[Path]()
     for number, name in listed:
         meant = known.find(name) or known.find(PurePosixPath(name).name)
-        if len(meant) == 1 and meant[0] not in used.values():
+        if len(meant) == 1 and meant[0].path not in taken:
             used[number] = meant[0]
+            taken.add(meant[0].path)
         else:
             why = "there are several of this name" if len(meant) > 1 else "it is there twice"
             download.left_out[key(name)] = why if meant else f"there is no such image in {folder}"

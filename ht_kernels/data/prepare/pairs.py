@@ -61,7 +61,8 @@ def pair_within(pictures: Sequence[Found]) -> Pairs:
     longer = (affix for affix in _affixes(pictures, cores, True) if any(map(str.isalpha, "".join(affix))))
     affix = _most_frequent(longer)
     masks = [each for each in pictures if affix != _NONE and _has_image(each, affix, cores)]
-    images = [each for each in pictures if each not in masks]
+    paths = {mask.path for mask in masks}
+    images = [each for each in pictures if each.path not in paths]
     if 2 * len(masks) < len(images) or not masks:
         return Pairs(images=list(pictures))
     return _paired(images, masks, _by_core(images, _NONE, True), _by_core(masks, affix, True), affix)
