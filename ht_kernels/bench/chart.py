@@ -43,9 +43,10 @@ def draw(results: list[Result], facts: dict[str, Any]) -> bytes:
     cpu, packages = facts["cpu"], facts["packages"]
     threads = counted(cpu["threads"], "thread")
     figure.suptitle(
-        "Hybrid-tuning on ViT-B/16 sizes, float32: time per call as a share of the published way's, lower is better\n"
+        "Hybrid-tuning on ViT-B/16 sizes, float32\n"
+        "time per call as a share of the published way's, lower is better\n"
         f"{cpu['model']}, {threads}, torch {packages['torch']}, ht_kernels {facts['ht_kernels']}",
-        fontsize=11,
+        fontsize=10,
     )
     return png_bytes(figure)
 

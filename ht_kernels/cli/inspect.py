@@ -168,7 +168,7 @@ def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
     colors = ScalarMappable(Normalize(-limit, limit), "RdBu_r")  # which the colour-blind tell apart, too
     columns = min(_COLUMNS, len(changes))
     rows = -(-len(changes) // columns)
-    figure = Figure(figsize=(3.1 * columns + 1.2, 2.7 * rows + 0.8), layout="constrained", dpi=120)
+    figure = Figure(figsize=(max(5.5, 3.1 * columns + 1.2), 3.2 * rows + 0.9), layout="constrained", dpi=120)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for place, (axes, (block, values)) in enumerate(zip(panels, changes.items(), strict=False)):
         axes.set_title(f"block {block}", fontsize=10)
@@ -193,7 +193,7 @@ def _draw_filters(found: dict[int, HTAdapter], grid: tuple[int, int]) -> Figure:
     figure.colorbar(colors, ax=panels[: len(changes)].tolist(), label=what, aspect=30)
     kind = "gain of each channel" if spectral is None else f"spectral filters ({spectral})"
     same = "; none has changed" if all(not values.any() for values in changes.values()) else ""
-    figure.suptitle(f"What training changed in the {kind}: 0 is a filter that changes nothing{same}", fontsize=11)
+    figure.suptitle(f"What training changed in the {kind}\n0 is a filter that changes nothing{same}", fontsize=10)
     return figure
 
 

@@ -100,9 +100,9 @@ def _draw_latencies(figure: SubFigure, report: dict[str, Any]) -> None:
     latencies = report["latency_ms"]
     stages = [stage for stage in STAGES if stage in latencies]
     axes = figure.subplots()
-    for offset, name, color in ((-0.21, "p50", P50), (0.21, "p95", P95)):
+    for offset, name, color, words in ((-0.21, "p50", P50, "usual (p50)"), (0.21, "p95", P95, "slow (p95)")):
         values = [latencies[stage][name] for stage in stages]
-        bars = axes.barh([place + offset for place in range(len(stages))], values, 0.4, color=color, label=name)
+        bars = axes.barh([place + offset for place in range(len(stages))], values, 0.4, color=color, label=words)
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=SMALL)
     axes.set_yticks(range(len(stages)), stages)
     figure.legend(loc="outside right center", frameon=False, fontsize=USUAL)

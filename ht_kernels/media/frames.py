@@ -41,7 +41,7 @@ def check_frame(frame: Frame, index: int) -> None:
     """Raise InputError unless a frame is (H, W) or (H, W, 3) uint8."""
     shape = np.shape(frame)
     if not isinstance(frame, np.ndarray):
-        raise InputError(f"frame {index} is a {type(frame).__name__}, expected a NumPy array (H, W) or (H, W, 3)")
+        raise InputError(f"frame {index} is a {type(frame).__name__}, expected an array of NumPy, (H, W) or (H, W, 3)")
     if len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
         raise InputError(f"frame {index} has shape {shape}, expected an array (H, W) or (H, W, 3)")
     if frame.size == 0:

@@ -131,7 +131,7 @@ def draw_roc(path: Path, rows: Sequence[Row], names: Sequence[str]) -> None:
         axes.plot(alarms, hits, color=color, linestyle=style, linewidth=1.8, label=label, clip_on=False)
     axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1))
     against = f"{_short(names[1])} against {_short(names[0])}" if len(names) == 2 else "each class against all others"
-    axes.set_title(f"ROC of {_images(len(rows))}: {against}", fontsize=10)
+    axes.set_title(f"ROC of {_images(len(rows))}\n{against}", fontsize=10)
     axes.grid(linewidth=0.5, alpha=0.5)
     axes.set_axisbelow(True)
     if len(drawn) > 1:

@@ -369,7 +369,7 @@ def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--clip", "0"], "--clip 0 was given, expected 1 or more"),
         (["--seed", "-1"], "--seed -1 was given, expected 0 or more"),
         (["--kind", "tumour"], "--kind tumour is unknown; expected one of hypoechoic"),
-        (["--size", "4"], "--size 4 was given, expected 8 or more"),
+        (["--size", "4"], "--size 4 was given, expected 8 to 4096 pixels"),
         (["--output", str(tmp_path / "full")], "PHANTOM.sha256 is there already"),
     ]:
         assert main(["phantom", "--output", str(tmp_path / "out"), *arguments]) == 2

@@ -156,7 +156,7 @@ def test_the_area_below_a_roc_is_that_of_the_summary(tmp_path: Path, monkeypatch
     pictures.draw_confusion(tmp_path / "confusion.png", rows, ("benign", "malignant"))
     curve, matrix = (figure.axes[0] for figure in drawn)
     assert f"malignant: AUC {area:.3f}" in [text.get_text() for text in curve.get_legend().get_texts()]
-    assert curve.get_title() == "ROC of 40 images: malignant against benign"
+    assert curve.get_title() == "ROC of 40 images\nmalignant against benign"
     expected = [[int(((labels == i) & ((scores > 0.5) == j)).sum()) for j in (0, 1)] for i in (0, 1)]
     assert [text.get_text() for text in matrix.texts] == [str(count) for row in expected for count in row]
     assert [text.get_text() for text in matrix.get_yticklabels()] == ["benign", "malignant"]

@@ -194,7 +194,7 @@ def test_arguments_of_a_stream_that_are_none() -> None:
     unfolded = ht.HTCLIP(small_tower("timm"), bottleneck=8, reduce_dim=16, feature_layers=(0, 2))
     with pytest.raises(TypeError, match=r"got HTCLIP: ht_kernels.fold makes a folded model of it"):
         Stream(unfolded)
-    with pytest.raises(TypeError, match=r"got the path 'a\.mp4': ht_kernels\.video\.open_source opens it"):
+    with pytest.raises(TypeError, match=r"got the path 'a\.mp4': ht_kernels\.video\.open_source opens files"):
         next(Stream(model).run("a.mp4"))
 
 
