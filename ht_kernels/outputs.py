@@ -46,9 +46,12 @@ BENCH = ("results.json", "chart.png")
 INSPECTION = ("activations.png", "filters.png", "noise_weights.png")
 
 
+_TABLES = ("train.txt", "val.txt", "test.txt", "labels.csv", "captions.csv", "classes.txt", "groups.csv")
+
+
 def dataset(name: str) -> tuple[str, ...]:
     """The tables of a data set in the published layout. Its images lie among those of others."""
-    tables = [f"{task}/{escape(name)}/*" for task in TASKS]
+    tables = [f"{task}/{escape(name)}/{table}" for task in TASKS for table in _TABLES]
     return (*tables, f"{escape(name)}.sha256")
 
 

@@ -128,8 +128,8 @@ def test_choices_are_those_of_the_parts() -> None:
     for name, variant in published.VARIANTS.items():
         assert (name in sizes.WITH_FREQUENCY, name in sizes.WITH_NOISE) == (variant.frequency, variant.noise)
     with pytest.raises(InputError, match="size is"):
-        phantom.Phantom(size=(choices.SMALLEST_PHANTOM - 1, 99))
-    phantom.Phantom(size=(choices.SMALLEST_PHANTOM, 99))
+        phantom.Phantom(size=(choices.PHANTOM_SIDES[0] - 1, 99))
+    phantom.Phantom(size=(choices.PHANTOM_SIDES[0], 99))
 
 
 def test_without_the_compiled_core(said: dict[str, str]) -> None:

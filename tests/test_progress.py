@@ -173,4 +173,4 @@ def test_a_pipe_that_is_closed_ends_a_command_without_a_traceback(monkeypatch: p
 
     monkeypatch.setattr(sys, "stdout", Closed())
     monkeypatch.setattr(sys, "stderr", Closed())
-    assert main(["info"]) == 2
+    assert main(["info"]) == 141

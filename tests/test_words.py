@@ -44,7 +44,8 @@ def test_numbers_of_any_library() -> None:
 def test_completion_shows_the_public_names(name: str) -> None:
     """Those that are imported at first use, too, and none that a module only imports."""
     module = getattr(ht, name)
-    assert dir(module) == sorted(module.__all__)
+    assert set(module.__all__) <= set(dir(module)) and dir(module) == sorted(dir(module))
+    assert not any(name in dir(module) for name in ("TYPE_CHECKING", "annotations", "lazily"))
     assert all(hasattr(module, public) for public in module.__all__)
 
 
@@ -130,9 +131,9 @@ def test_names_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         (["phantom", "--size", "1000000"], "--size 1000000 was given, expected 8 to 4096 pixels"),
         (["evaluate", "phantom", "--phantoms", "1", "--seed", "-1"], "--seed -1 was given, expected 0 or more"),
-        (["inspect", "nothing", "--output", "file"], "the output file is a file, expected a folder"),
+        (["inspect", "phantom", "--output", "file"], "the output file is a file, expected a folder"),
         (
-            ["evaluate", "nothing", "--phantoms", "1", "--output", "file"],
+            ["evaluate", "phantom", "--phantoms", "1", "--output", "file"],
             "the output file is a file, expected a folder",
         ),
         (["bench", "--shape", "1,5,16,8", "--grid", "2,2", "--seconds", "inf"], "--seconds inf was given, expected"),

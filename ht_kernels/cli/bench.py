@@ -90,6 +90,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.shape:
         read_sizes(args.shape, args.grid, args.variant, args.spectral)
     for path in args.compare or ():
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name the results.json in it")
         read_whole(path, "the results")
     if not args.compare:
         claim(args.output, (*BENCH, SETTINGS), args.overwrite)

@@ -413,8 +413,8 @@ def _check_inputs(args: argparse.Namespace) -> None:
 
 def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:
     """Raise InputError if options of adapters contradict each other, or a tower of random weights would be frozen."""
-    from ht_kernels.clip.named_weights import names_weights
     from ht_kernels.train.recipe import BASELINES, LAST, uses_adapters
+    from ht_kernels.weights.named import names_weights
 
     method = recipe.method
     if args.keep_adapters and args.start is not None:

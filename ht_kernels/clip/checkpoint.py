@@ -26,9 +26,9 @@ from ht_kernels.files import write_whole
 from ht_kernels.nn import ClassificationHead, Familiarity
 from ht_kernels.published import VARIANTS
 from ht_kernels.weights import KEY, locate
+from ht_kernels.weights.named import names_weights
 
 from .injection import adapters
-from .named_weights import names_weights
 from .weight_file import outline, read_content, read_metadata, unwrap
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter, SegmentationHead, pyramid
 from ht_kernels.nn.familiarity import pooled
+from ht_kernels.weights.named import names_weights
 
 from .backbone import load_backbone
 from .injection import adapters, inject, resize
-from .named_weights import names_weights
 from .text import Preprocessing, Tokenizer, find_preprocessing, find_tokenizer
 from .towers import find_tower
 
@@ -59,7 +59,7 @@ class HTCLIPConfig:
 
     @property
     def names_weights(self) -> bool:
-        """Whether the tower's weights are named, as :func:`ht_kernels.clip.named_weights.names_weights` says."""
+        """Whether the tower's weights are named, as :func:`ht_kernels.weights.named.names_weights` says."""
         return names_weights(self.backbone, self.pretrained)
 
 

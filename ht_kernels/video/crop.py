@@ -26,7 +26,7 @@ _SMALLEST = 0.02
 
 def check_crop(crop: Any) -> None:
     """Raise InputError unless ``crop`` says what a model sees of a frame: ``auto``, a box, or None for all of it."""
-    if not (crop is None or crop == "auto" or isinstance(crop, Box)):
+    if not (crop is None or isinstance(crop, Box) or (isinstance(crop, str) and crop == "auto")):
         raise InputError(f"crop is {crop!r}, expected auto, a Box(x, y, width, height) in pixels, or None")
 
 

@@ -164,7 +164,8 @@ def _pictures(report: dict[str, Any]) -> list[str]:
     names = report.get("pictures")
     if not isinstance(names, list):
         return []
-    return [f"{kind}/{escape(str(name))}.png" for kind in ("overlays", "masks") for name in names]
+    safe = [escape(name) for name in names if isinstance(name, str) and "/" not in name]
+    return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
 
 
 def _told(shown: Shown) -> dict[str, str]:

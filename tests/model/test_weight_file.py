@@ -266,7 +266,7 @@ def test_any_damage_gives_tensors_or_a_sentence(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "none.pt"
-    with pytest.raises(InputError, match=f"^there is no weights file {path}$"):
+    with pytest.raises(InputError, match=f"^there is no weights file {path}: name one that exists$"):
         read_weights(path)
     with pytest.raises(InputError, match=f"^there is no checkpoint file {path}$"):
         read_content(path, "checkpoint file")

@@ -230,7 +230,7 @@ def test_other_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     best = str(trained / "run/best.safetensors")
     image = str(next((trained / "data/all/images").iterdir()))
     assert main(["stream", image, "--checkpoint", best, "--output", str(tmp_path / "out")]) == 2
-    assert "needs a segmentation model, got one for contrastive" in capsys.readouterr().err
+    assert "need a model for segmentation or classification, got one for contrastive" in capsys.readouterr().err
     with pytest.raises(ValueError, match="masks=True needs a model with classes"):
         GraphRunner(fold(HTCLIP.from_checkpoint(best)), masks=True)
     assert main(["inspect", best, "--output", str(tmp_path / "pictures"), "--frames", image]) == 0

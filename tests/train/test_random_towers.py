@@ -41,14 +41,25 @@ def small_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "small"
 
 
+def captions(root: Path) -> Path:
+    """A data set of captions whose images are missing."""
+    folder = root / "contrastive/BUSI"
+    folder.mkdir(parents=True)
+    for number, split in enumerate(("train", "val", "test")):
+        (folder / f"{split}.txt").write_text(f"BUSI_{number}.png\n")
+    (folder / "captions.csv").write_text("".join(f"BUSI_{number}.png,a lesion\n" for number in range(3)))
+    return root
+
+
 @pytest.mark.parametrize("method", ["ht", "heads", "lora", "last3"])
 @pytest.mark.parametrize("tower", [[], ["--backbone", TIMM], ["--backbone", "RN50"]])
 def test_training_does_not_freeze_a_random_tower(
     method: str, tower: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before data is looked for, of which there is none, and before a tower is made."""
+    """Before images are read and a tower is made."""
     monkeypatch.setattr("ht_kernels.clip.htclip.load_backbone", lambda *_: pytest.fail("a tower was made"))
-    where = [str(tmp_path / "none"), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("ht_kernels.train.examples.read_examples", lambda *_: pytest.fail("images were read"))
+    where = [str(make_layout(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
     assert main(["train", "--task", "segmentation", *where, "--method", method, *tower]) == 2
     said = capsys.readouterr().err
     assert all(way in said for way in ("--pretrained", "--from", "--method all (or full)")) and said.count("\n") == 1
@@ -56,7 +67,7 @@ def test_training_does_not_freeze_a_random_tower(
 
 
 def test_a_text_tower_is_never_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = [str(tmp_path / "none"), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    where = [str(captions(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
     assert main(["train", "--task", "contrastive", *where, "--method", "all"]) == 2
     assert "its text tower is never trained: name trained weights with --pretrained" in capsys.readouterr().err
 
@@ -188,12 +199,13 @@ def test_a_published_file_is_not_given_a_random_tower(tower: str, tmp_path: Path
 def test_an_untuned_clip_model_of_random_weights_is_refused(
     small_open_clip: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["evaluate", "clip", str(tmp_path / "none"), "--dataset", "A", "--output", str(tmp_path / "out")]
+    root = captions(tmp_path / "data")
+    command = ["evaluate", "clip", str(root), "--dataset", "BUSI", "--retrieval", "--output", str(tmp_path / "out")]
     assert main([*command, "--backbone", small_open_clip]) == 2
     assert "the CLIP model small alone has random weights" in capsys.readouterr().err
     place = f"local-dir:{clip_folder(tmp_path / 'clip')}"
     assert main([*command, "--backbone", place]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "BUSI_0.png" in capsys.readouterr().err  # which is no image
 
 
 def test_an_export_of_a_file_with_its_tower_warns_of_nothing(
@@ -215,7 +227,8 @@ def test_a_text_tower_that_no_checkpoint_holds_is_drawn(
     model.save(tmp_path / "model.safetensors")
     assert not start_from(tmp_path / "model.safetensors", "ht", reduce_dim=8).draws_tower
     assert start_from(tmp_path / "model.safetensors", "ht", task="contrastive").draws_tower
-    where = [str(tmp_path / "none"), "--dataset", "A", "--output", str(tmp_path / "out"), "--new-adapters"]
+    where = [str(captions(tmp_path / "data")), "--dataset", "BUSI", "--output", str(tmp_path / "out")]
+    where.append("--new-adapters")
     assert main(["train", "--task", "contrastive", *where, "--from", str(tmp_path / "model.safetensors")]) == 2
     assert "holds no text tower, which would have random weights" in capsys.readouterr().err
     assert not start_from(PHANTOM, "ht").draws_tower

@@ -110,16 +110,17 @@ def test_pictures_keep_their_names_and_sizes(tmp_path: Path) -> None:
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
-    """Only what the report of an earlier stream says that it wrote is removed."""
+    """What an earlier stream wrote is removed, and nothing else, whatever its report says."""
     out = tmp_path / "out"
     record(open_source(write_video(tmp_path / "a.mp4")), Stream(folded()), out)
     report = json.loads((out / "report.json").read_text())
-    (out / "report.json").write_text(json.dumps(report | {"files": ["../a.mp4", "latency.png", 3]}))
+    (out / "report.json").write_text(json.dumps(report | {"pictures": ["../../a", "*", 3]}))
     (out / "notes.txt").write_text("mine")
     Image.fromarray(frames(1)[0]).save(tmp_path / "a.png")
     record(open_source(tmp_path / "a.png"), Stream(folded()), out)
-    assert {"notes.txt", "overlay.mp4", "overlays"} <= {path.name for path in out.iterdir()}
-    assert (tmp_path / "a.mp4").exists()
+    there = {path.name for path in out.iterdir()}
+    assert {"notes.txt", "overlays"} <= there and "overlay.mp4" not in there
+    assert (tmp_path / "a.mp4").exists() and (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("name", ["overlay.mp4", "latency.png", "report.json", "segmentation.dcm"])

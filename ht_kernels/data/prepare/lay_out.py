@@ -20,7 +20,6 @@ from .report import Report
 from .splits import SHARES, Groups, split_groups
 from .write import (
     check_output,
-    remove_stale,
     write_checksums,
     write_classes,
     write_groups,
@@ -81,7 +80,6 @@ def lay_out(
             if names and classes:
                 write_classes(folder / task / download.dataset, classes)
         report.checksums = output / write_checksums(folder, download.dataset, list(splits), masked).name
-        remove_stale(folder, output, download.dataset)
     return report
 
 

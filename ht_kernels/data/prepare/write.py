@@ -94,18 +94,6 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
     _write_table(folder / "groups.csv", groups.items(), ("image", "group"))
 
 
-def remove_stale(root: Path, output: Path, dataset: str) -> None:
-    """Remove tables of a data set in ``output`` that are not in ``root``, which takes their place.
-
-    Names of classes that an earlier preparation wrote would contradict new masks.
-    """
-    for task in ("segmentation", "classification"):
-        for name in ("classes.txt", "groups.csv", "labels.csv", *(f"{split}.txt" for split in SPLITS)):
-            place = Path(task, dataset, name)
-            if not (root / place).exists():
-                (output / place).unlink(missing_ok=True)
-
-
 def check_name(name: str) -> None:
     """Raise InputError if a data set cannot have this name in the layout."""
     if not _NAME.fullmatch(name):
