@@ -238,7 +238,7 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
         (int8, "needs frames like those that the file will see"),
         (
             [*int8, "--frames", few],
-            "at least 8 frames to calibrate on, beside those to check the export on, and there were",
+            "at least 8 frames to calibrate on, beside those to check",
         ),
         ([*int8, "--frames", clip, "--calibrate", few], "at least 8 frames to calibrate on, beside those to check"),
         ([*int8, "--frames", clip, "--calibrate", clip], f"{clip} leaves none: name another source with --calibrate"),

@@ -268,5 +268,5 @@ def test_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "none.pt"
     with pytest.raises(InputError, match=f"^there is no weights file {path}: name one that exists$"):
         read_weights(path)
-    with pytest.raises(InputError, match=f"^there is no checkpoint file {path}$"):
+    with pytest.raises(InputError, match=f"^there is no checkpoint file {path}: name one that exists$"):
         read_content(path, "checkpoint file")

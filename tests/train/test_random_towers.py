@@ -205,7 +205,7 @@ def test_an_untuned_clip_model_of_random_weights_is_refused(
     assert "the CLIP model small alone has random weights" in capsys.readouterr().err
     place = f"local-dir:{clip_folder(tmp_path / 'clip')}"
     assert main([*command, "--backbone", place]) == 2
-    assert "BUSI_0.png" in capsys.readouterr().err  # which is no image
+    assert "BUSI_2.png" in capsys.readouterr().err  # which is no image
 
 
 def test_an_export_of_a_file_with_its_tower_warns_of_nothing(
