@@ -214,7 +214,7 @@ def draw_curves(rows: Sequence[Row], score: str, best_epoch: int, title: str) ->
     validated = {row["epoch"]: row[f"val_{score}"] for row in rows if f"val_{score}" in row}
     name = NAMES.get(score, score.replace("_", " "))
     below.plot(list(validated), list(validated.values()), ".-", color="#2a7f9e")
-    below.set(xlabel="epoch", ylabel=f"{name}, validation split")
+    below.set(xlabel="epoch", ylabel=f"{name}, validation split", xlim=(0.5, max(len(rows), 2) + 0.5))
     if best_epoch in validated:
         best = validated[best_epoch]
         below.plot([best_epoch], [best], "o", color="#e0a030", label=f"best: {best:.4f} after epoch {best_epoch}")
