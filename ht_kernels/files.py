@@ -151,7 +151,7 @@ def written(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 @contextmanager
-def output_folder(path: str | Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
+def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool = False) -> Iterator[Path]:
     """Write a folder whose content appears only when all of it is written.
 
     ``with output_folder(path) as folder:`` gives a hidden folder on the same disk: in the final folder if that
@@ -159,10 +159,11 @@ def output_folder(path: str | Path, replaced: Iterable[str] = ()) -> Iterator[Pa
     hidden folder are moved to the final folder, where they replace files of the same name. Files that are there and
     have one of the names ``replaced``, patterns of :meth:`pathlib.Path.glob`, are removed first: results of an earlier
     run do not stay beside new ones. Every other file stays. If the block raises, also by an interrupt, the hidden
-    folder is removed and the final folder does not change.
+    folder is removed and the final folder does not change. With ``strict`` it does not change either where a file would
+    be replaced that has none of these names.
 
     Raises:
-        InputError: ``path`` is a file or cannot be written, or the block raises an OSError.
+        InputError: ``path`` is a file or cannot be written, such a file is there, or the block raises an OSError.
     """
     path = Path(path)
     check_output_folder(path)
@@ -173,7 +174,10 @@ def output_folder(path: str | Path, replaced: Iterable[str] = ()) -> Iterator[Pa
         try:
             hidden.chmod(0o777 & ~_umask())
             yield hidden
-            for old in written(path, replaced):
+            earlier = written(path, replaced)
+            if strict:
+                _check_new(hidden, path, {*earlier})
+            for old in earlier:
                 old.unlink()
             _publish(hidden, path)
         finally:
@@ -215,6 +219,17 @@ def _refuse(there: Sequence[Path], overwrite: bool) -> None:
     if there and not overwrite:
         more = f", and {len(there) - 1} more files that would be replaced" if len(there) > 1 else ""
         raise InputError(f"{there[0]} is there already{more}: name another output, or replace it with --overwrite")
+
+
+def _check_new(hidden: Path, path: Path, earlier: set[Path]) -> None:
+    """Refuse to replace files in ``path`` that are not of an earlier run by those in ``hidden``."""
+    for file in sorted(hidden.rglob("*")):
+        target = path / file.relative_to(hidden)
+        if os.path.lexists(target) and target not in earlier and not (file.is_dir() and target.is_dir()):
+            raise InputError(
+                f"{target} is there already, and no earlier run of this command wrote it: move it, or name another "
+                "output"
+            )
 
 
 def _publish(hidden: Path, path: Path) -> None:

@@ -15,23 +15,15 @@ SETTINGS = "settings.yaml"
 
 RECORDING = (
     "overlay.mp4",
-    "masks/[0-9][0-9][0-9][0-9][0-9]*.png",
     "labels.csv",
     "latency.png",
     "report.json",
     "segmentation.dcm",
 )
-"""Of a stream over a source."""
+"""Of a stream over a source. The report says which masks and pictures there are."""
 
-PREDICTIONS = (
-    "predictions.csv",
-    "predictions.json",
-    "overlays/**/*.png",
-    "overlays/**/*.mp4",
-    "masks/**/*.png",
-    "probabilities/**/*.npz",
-)
-"""Of predictions, under the names of the inputs."""
+PREDICTIONS = ("predictions.csv", "predictions.json")
+"""The tables of predictions. The second says which pictures there are."""
 
 DEMO = ("contact_sheet.png", *RECORDING)
 

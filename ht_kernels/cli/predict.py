@@ -47,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.prediction.inputs import check_output, find_files
+    from ht_kernels.prediction.inputs import check_names, check_output, find_files
 
     crop = running.read_crop(args.crop)
     running.check(args)
     check_output(args.output, args.overwrite)
     files = find_files(args.files, args.output)
+    check_names(args.output, files)
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, why, written
+from ht_kernels.files import claim, why
 from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES
 from ht_kernels.media.opening import is_hidden, natural_order
@@ -57,22 +59,38 @@ def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output folder that holds files which results would replace, unless a prediction wrote them.
-
-    Args:
-        output: the folder; it need not exist.
-        overwrite: whether the results of an earlier prediction may be replaced.
+    """Refuse an output folder that cannot be written, or with results of an earlier prediction without ``overwrite``.
 
     Raises:
-        InputError: it is such a folder, or cannot be written.
+        InputError: it is such a folder.
     """
     claim(output, (*PREDICTIONS, SETTINGS), overwrite)
-    there = written(output, PREDICTIONS)
-    if there and not (output / "predictions.json").is_file():
-        raise InputError(
-            f"{there[0]} is there already, and no prediction wrote it, as there is no predictions.json in {output}: "
-            "name another folder for the output"
-        )
+
+
+def check_names(output: Path, names: Iterable[str]) -> None:
+    """Refuse an output folder that holds a file which a result would replace, and which no prediction wrote.
+
+    Raises:
+        InputError: it holds one.
+    """
+    earlier = {output / file for file in earlier_files(output)}
+    for name in names:
+        for place in (f"overlays/{name}.png", f"overlays/{name}.mp4", f"masks/{name}.png", f"probabilities/{name}.npz"):
+            if os.path.lexists(output / place) and output / place not in earlier:
+                raise InputError(f"{output / place} is there already, and no prediction wrote it: name another output")
+
+
+def earlier_files(output: Path) -> list[str]:
+    """The pictures and arrays that an earlier prediction wrote into a folder, as its predictions.json says."""
+    try:
+        files = json.loads((output / "predictions.json").read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    kinds = "overlays", "masks", "probabilities"
+    if not isinstance(files, list):
+        return []
+    parts = [Path(file).parts for file in files if isinstance(file, str)]
+    return [str(Path(*part)) for part in parts if part and part[0] in kinds and ".." not in part]
 
 
 def _inside(folder: Path, output: Path) -> Iterator[Path]:

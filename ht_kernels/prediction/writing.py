@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import PREDICTIONS
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
+from .inputs import earlier_files
 from .predictor import Predictor, is_clip
 from .result import Prediction, place, save_into, save_probability
 
@@ -54,8 +56,8 @@ def predict_files(
         watch: called with each file and prediction after it was written.
 
     Raises:
-        InputError: there is no result of any file, the output cannot be written, or ``probability`` was asked for and
-            the model classifies.
+        InputError: there is no result of any file, the output cannot be written or holds files of these names that no
+            prediction wrote, or ``probability`` was asked for and the model classifies.
     """
     if probability and predictor.task != "segmentation":
         raise InputError(
@@ -65,7 +67,7 @@ def predict_files(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
-    with output_folder(output, PREDICTIONS) as folder:
+    with output_folder(output, (*PREDICTIONS, *map(escape, earlier_files(Path(output)))), strict=True) as folder:
         for name, path in files.items():
             try:
                 source = _open(path)
@@ -78,6 +80,7 @@ def predict_files(
         if len(failed) == len(files):
             raise InputError(f"there is no result, for no input can be used; {'; '.join(failed.values())}")
         report = _report(predictor, weights, rows, failed, warnings)
+        report["files"] = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         (folder / "predictions.csv").write_bytes(csv_bytes(rows))
         (folder / "predictions.json").write_bytes(utf8(json.dumps(report, indent=2) + "\n"))
     return report

@@ -28,6 +28,8 @@ def summarize_folds(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list
     Raises:
         InputError: there are less than two folders, one has no results, or they are of different kinds.
     """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("--folds names a folder twice; expected the evaluation of each fold once")
     if len(folders) < 2:
         raise InputError(f"--folds names {len(folders)} folder, expected 2 or more that ht-kernels evaluate wrote")
     rows = [{"run": str(folder), **_scores(folder)} for folder in folders]

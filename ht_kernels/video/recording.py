@@ -72,8 +72,8 @@ def record(
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
     check_output(source, output)
-    names = _names(source)
-    with output_folder(output, (*RECORDING, *_pictures(_read_report(Path(output) / "report.json")))) as folder:
+    names, earlier = _names(source), _masks_and_pictures(_read_report(Path(output) / "report.json"))
+    with output_folder(output, (*RECORDING, *earlier)) as folder:
         video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS) if names is None else None
         pictures = None if names is None else PictureSink(folder / "overlays", names)
         masks = MaskSink(folder / "masks", names) if stream.task == "segmentation" else None
@@ -81,13 +81,17 @@ def record(
         segmented: list[Any] = []
         legend = [(name, color_of(i)) for i, name in enumerate(stream.class_names[1:], 1)] if masks is not None else []
 
+        last_mask = 0
+
         def write(shown: Shown) -> None:
+            nonlocal last_mask
             if video is not None:
                 video.write(shown.overlay, shown.seconds)
             if pictures is not None:
                 pictures.write(shown.overlay, shown.index)
             if masks is not None and shown.mask is not None:
                 masks.write(shown.mask, shown.index)
+                last_mask = shown.index + 1
             if labels is not None:
                 labels.write(shown.index, shown.seconds, shown.state, shown.label, shown.probabilities)
             if dicom_seg:
@@ -118,6 +122,7 @@ def record(
         (folder / "latency.png").write_bytes(chart.draw(report))
         report["files"] = [name for name in _FILES if name == "report.json" or (folder / name).exists()]
         report["pictures"] = names
+        report["last_mask"] = last_mask
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -159,13 +164,13 @@ def _read_report(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) and "latency_ms" in values else {}
 
 
-def _pictures(report: dict[str, Any]) -> list[str]:
-    """The files of the pictures that an earlier stream wrote, as patterns of :meth:`pathlib.Path.glob`."""
-    names = report.get("pictures")
-    if not isinstance(names, list):
-        return []
-    safe = [escape(name) for name in names if isinstance(name, str) and "/" not in name]
-    return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
+def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
+    """The masks and pictures that an earlier stream wrote, as patterns of :meth:`pathlib.Path.glob`."""
+    names, last = report.get("pictures"), report.get("last_mask")
+    if isinstance(names, list):
+        safe = [escape(name) for name in names if isinstance(name, str) and "/" not in name]
+        return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
+    return [f"masks/{number:05}.png" for number in range(1, last + 1)] if isinstance(last, int) else []
 
 
 def _told(shown: Shown) -> dict[str, str]:

@@ -291,3 +291,10 @@ def test_bad_commands(
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", *words, "--output", "out"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_coco_of_images_of_another_size(tmp_path: Path) -> None:
+    content = make_coco(tmp_path / "in")
+    content["images"][0] |= {"width": 104, "height": 80}
+    report = run_coco(tmp_path, content)
+    assert "its outlines are for 104x80 pixels, and the image has 52x40" in " ".join(report.left_out.values())

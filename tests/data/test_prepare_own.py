@@ -458,3 +458,51 @@ def test_a_download_may_be_named_by_the_first_word(tmp_path: Path, capsys: pytes
     assert main(["prepare", str(tmp_path / "in"), "--dataset", "busi", "--output", str(tmp_path / "two")]) == 0
     one, two = ((tmp_path / output / "BUSI.sha256").read_bytes() for output in ("one", "two"))
     assert one == two
+
+
+def test_images_of_another_data_set_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of two data sets may give the same name to an image."""
+    for folder, name in (("a", "two_{}.png"), ("b", "{}.png")):
+        for i in range(6):
+            save(tmp_path / folder / "images" / name.format(i), picture(i + 10 * (folder == "b")))
+            save(tmp_path / folder / "masks" / name.format(i), disc(i))
+    where = [(str(tmp_path / folder / "images"), str(tmp_path / folder / "masks")) for folder in "ab"]
+    out = ["--output", str(tmp_path / "out")]
+    first, second = (["prepare", "folder", "--images", images, "--masks", masks, *out] for images, masks in where)
+    assert main([*first, "--name", "own"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert main([*second, "--name", "own_two", "--overwrite"]) == 2
+    assert "own_two_0.png is there already, and no earlier run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    (tmp_path / "out/all/images/mine.png").write_text("mine")
+    assert main([*second, "--name", "own", "--overwrite"]) == 0
+    there = {path.name for path in (tmp_path / "out/all/images").iterdir()}
+    assert there == {"mine.png", *(f"own_{i}.png" for i in range(6))}
+
+
+def test_a_misspelled_column_is_refused_and_another_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(6):
+        save(tmp_path / f"i/{i}.png", picture(i))
+        save(tmp_path / f"m/{i}.png", disc(i))
+    for column, status, said in (
+        ("pateint", 2, "has the column 'pateint': rename it to patient"),
+        ("device", 0, "the column 'device' is not read"),
+    ):
+        rows = "".join(f"i/{i}.png,m/{i}.png,{i // 2}\n" for i in range(6))
+        (tmp_path / "t.csv").write_text(f"image,mask,{column}\n{rows}")
+        command = ["prepare", "folder", "--table", str(tmp_path / "t.csv"), "--output", str(tmp_path / column)]
+        assert main(command) == status
+        printed = capsys.readouterr()
+        assert said in printed.out + printed.err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_rows_without_a_split_get_one_of_all(split: str, tmp_path: Path) -> None:
+    for i in range(12):
+        save(tmp_path / f"i/{i}.png", picture(i))
+        save(tmp_path / f"m/{i}.png", disc(i))
+    rows = "".join(f"i/{i}.png,m/{i}.png,{split if i == 0 else ''}\n" for i in range(12))
+    (tmp_path / "t.csv").write_text(f"image,mask,split\n{rows}")
+    report = prepare_own(Own("own"), tmp_path / "out", table=tmp_path / "t.csv")
+    assert min(report.splits.values()) > 0
+    assert "own_0.png" in (tmp_path / f"out/segmentation/own/{split}.txt").read_text()

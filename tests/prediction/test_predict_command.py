@@ -199,7 +199,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
     (tmp_path / "full").mkdir()
     (tmp_path / "full/predictions.csv").write_text("")
     (tmp_path / "empty").mkdir()
-    save(tmp_path / "masks of experts/masks/1.png")
+    save(tmp_path / "masks of experts/masks/one.png")
     new = str(tmp_path / "new")
     for arguments, message in [
         ([str(tmp_path / "missing.png"), "--output", new], "there is no file or folder"),
@@ -214,7 +214,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
         ([str(one), "--output", new, "--image-size", "0"], "--image-size 0 was given"),
         (
             [str(one), "--output", str(tmp_path / "masks of experts"), "--overwrite"],
-            "no prediction wrote it, as there is no predictions.json in",
+            "one.png is there already, and no prediction wrote it",
         ),
     ]:
         assert main(["predict", *arguments, "--weights", "breast"]) == 2, message
@@ -228,9 +228,11 @@ def test_results_are_replaced_by_request(calls: list[Any], tmp_path: Path) -> No
     arguments = ["--weights", "breast", "--output", str(output)]
     assert main(["predict", str(one), *arguments, "--probabilities"]) == 0
     (output / "notes.txt").write_text("mine")
+    save(output / "masks/expert.png")
     assert main(["predict", str(two), *arguments]) == 2 and "masks/one.png" in written(output)
     assert main(["predict", str(two), *arguments, "--overwrite"]) == 0
     expected = [
+        "masks/expert.png",
         "masks/two.png",
         "notes.txt",
         "overlays/two.png",

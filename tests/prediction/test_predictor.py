@@ -275,3 +275,11 @@ def test_logits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(predictor._model), "__call__", lambda self, pixels: answer)
     with pytest.raises(InputError, match="logits are not finite"):
         predictor(KNOWN)
+
+
+def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path) -> None:
+    known, other = Predictor(calibrated())([KNOWN, OTHER])
+    known.save(tmp_path, "x", probability=True)
+    other.save(tmp_path, "x", probability=True)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert other.state == "unfamiliar" and left == ["overlays/x.png"]

@@ -123,6 +123,20 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert (tmp_path / "a.mp4").exists() and (tmp_path / "a.png").exists()
 
 
+def test_masks_of_others_stay(tmp_path: Path) -> None:
+    """Those that an earlier stream numbered are removed, and no other."""
+    out = tmp_path / "out"
+    record(open_source(write_video(tmp_path / "a.mp4")), Stream(folded()), out)
+    numbered = {path.name for path in (out / "masks").iterdir()}
+    assert "00001.png" in numbered
+    for name in ("00001_expert.png", "10023.png", "mine.png"):
+        Image.fromarray(frames(1)[0]).save(out / "masks" / name)
+    Image.fromarray(frames(1)[0]).save(tmp_path / "a.png")
+    record(open_source(tmp_path / "a.png"), Stream(folded()), out)
+    left = {path.name for path in (out / "masks").iterdir()}
+    assert {"00001_expert.png", "10023.png", "mine.png"} <= left and not left & numbered
+
+
 @pytest.mark.parametrize("name", ["overlay.mp4", "latency.png", "report.json", "segmentation.dcm"])
 def test_a_file_that_no_stream_wrote_is_not_replaced(name: str, tmp_path: Path) -> None:
     clip, output = write_video(tmp_path / "a.mp4"), tmp_path / "out"

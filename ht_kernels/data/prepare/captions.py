@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.progress import Watch, unwatched, watched
@@ -21,7 +20,7 @@ from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .found import files_below
 from .report import Report
 from .splits import Groups, split_groups
-from .write import check_name, check_output, write_captions, write_checksums, write_groups
+from .write import check_name, check_output, write_captions, write_checksums, write_groups, written_before
 
 _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
@@ -86,7 +85,7 @@ def prepare_captions(
     of_images = [groups.find(i) for i in range(len(names))]
     splits = dict(zip(names, split_groups(of_images, [None] * len(names), seed), strict=True))
     report.count(splits, of_images, table)
-    with output_folder(output, outputs.dataset(name)) as folder:
+    with output_folder(output, written_before(output, name), strict=True) as folder:
         for new, path in watched(list(kept.items()), "writing images", watch):
             target = image_path(folder, new)
             target.parent.mkdir(parents=True, exist_ok=True)

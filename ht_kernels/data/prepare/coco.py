@@ -52,6 +52,7 @@ def read_coco(own: Own, source: Path, images: Path | None) -> Download:
     try:
         content = json.loads(read_text(source))
         listed = [(each["id"], str(each["file_name"])) for each in content["images"]]
+        sizes = {each["id"]: (each.get("width"), each.get("height")) for each in content["images"]}
         categories = sorted((int(each["id"]), str(each["name"])) for each in content["categories"])
         outlines: dict[Any, list[tuple[int, Any]]] = {}
         for each in content["annotations"]:
@@ -82,15 +83,21 @@ def read_coco(own: Own, source: Path, images: Path | None) -> Download:
     for number, image in used.items():
         new = own.new_name(image)
         parts = [(numbers[category], outline) for category, outline in outlines.get(number, [])]
-        download.items.append(Item(new, image.path, partial(_drawn, parts), None, patients.get(image.path, new)))
+        download.items.append(
+            Item(new, image.path, partial(_drawn, parts, sizes[number]), None, patients.get(image.path, new))
+        )
     empty = sum(number not in outlines for number in used)
     if empty:
         download.notes.append(f"{empty} images have no annotation: their masks are background alone")
     return download
 
 
-def _drawn(parts: Sequence[tuple[int, Any]], image: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _drawn(
+    parts: Sequence[tuple[int, Any]], stated: tuple[Any, Any], image: Path, size: tuple[int, int]
+) -> NDArray[np.uint8]:
     """The mask (height, width) of instances, each the number of a class and an outline."""
+    if None not in stated and stated != size:
+        raise Unusable(f"its outlines are for {stated[0]}x{stated[1]} pixels, and the image has {size[0]}x{size[1]}")
     try:
         regions = [(number, decode(outline, size)) for number, outline in parts]
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ht_kernels import outputs
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.progress import Watch, unwatched, watched
@@ -25,6 +24,7 @@ from .write import (
     write_groups,
     write_image,
     write_splits,
+    written_before,
 )
 
 
@@ -64,7 +64,7 @@ def lay_out(
     used = [item for item in items if item.name in splits]
     masked = {item.name: splits[item.name] for item in used if item.mask is not None}
     labels = {item.name: item.label for item in used if item.label is not None}
-    with output_folder(output, outputs.dataset(download.dataset)) as folder:
+    with output_folder(output, written_before(output, download.dataset), strict=True) as folder:
         for item in watched(used, "writing images", watch):
             image = read_gray(item.image)
             mask = None if item.mask is None else item.mask(item.image, image.size)
@@ -138,9 +138,10 @@ def _splits(
     for item, group in zip(items, groups, strict=True):
         if item.split is not None:
             held_out[group] = max(item.split, held_out.get(group, "train"), key=SPLITS.index)
+    tested = "test" in held_out.values()
     splits = {}
     for item, group, split in zip(items, groups, drawn, strict=True):
-        wanted = item.split or (split if split != "test" or not held_out else "train")
+        wanted = item.split or ("train" if split == "test" and tested else split)
         if wanted == held_out.get(group, wanted):
             splits[item.name] = wanted
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from ht_kernels.errors import InputError, reason
@@ -17,6 +18,8 @@ from .mask_values import coding_of
 from .own import Own, labelled
 
 COLUMNS = ("image", "mask", "label", "patient", "split")
+_ALIKE = 0.75
+"""How alike a word and the name of a column are, from 0 to 1, for one to be the other misspelled."""
 _SPLITS = {**{split: split for split in SPLITS}, "training": "train", "valid": "val", "validation": "val"}
 
 
@@ -39,7 +42,8 @@ def read_table(own: Own, table: Path) -> Download:
         raise InputError(f"{table} has no row that can be used" + (f"; the first: {': '.join(first)}" if first else ""))
     masks = [mask for _, mask, _ in rows if mask is not None]
     if masks:
-        read, download.notes = coding_of(masks, own.classes)
+        read, notes = coding_of(masks, own.classes)
+        download.notes += notes
         download.mask_classes = own.classes
     numbers: dict[Path, int] = {}
     written = {image: row["label"] for image, _, row in rows if row.get("label")}
@@ -74,6 +78,13 @@ def _rows(table: Path, download: Download) -> Iterator[tuple[Path, Path | None, 
             f"{table} begins with the line {','.join(header)!r}, expected the names of columns: image, and mask or "
             "label; also patient and split"
         )
+    for column in header:
+        if column in COLUMNS:
+            continue
+        meant = get_close_matches(column, COLUMNS, 1, _ALIKE)
+        if meant and meant[0] not in header:
+            raise InputError(f"{table} has the column {column!r}: rename it to {meant[0]}, or take it out")
+        download.notes.append(f"the column {column!r} is not read")
     seen: set[Path] = set()
     for number, row in cells[1:]:
         if len(row) != len(header):

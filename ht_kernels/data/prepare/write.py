@@ -8,12 +8,14 @@ import io
 import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels import outputs
 from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 
@@ -92,6 +94,16 @@ def write_classes(folder: Path, names: Sequence[str]) -> None:
 def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
     """Write ``groups.csv`` beside the lists: ``image,group``; folds keep the images of a group together."""
     _write_table(folder / "groups.csv", groups.items(), ("image", "group"))
+
+
+def written_before(output: Path, dataset: str) -> list[str]:
+    """What an earlier preparation of a data set wrote, as patterns of :meth:`pathlib.Path.glob`: its tables, and the
+    images and masks in its checksums."""
+    checksums = output / f"{dataset}.sha256"
+    lines = checksums.read_bytes().splitlines() if checksums.is_file() else []
+    places = [os.fsdecode(line.partition(b"  ")[2]) for line in lines]
+    images = [escape(place) for place in places if place.startswith("all/") and ".." not in Path(place).parts]
+    return [*outputs.dataset(dataset), *images]
 
 
 def check_name(name: str) -> None:
