@@ -23,6 +23,7 @@ import ht_kernels
 from helpers import ROOT
 
 EXTRAS = {
+    "cli",
     "clip",
     "docs",
     "video",
