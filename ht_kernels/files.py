@@ -145,6 +145,26 @@ def claim_files(paths: Sequence[Path], overwrite: bool = False) -> None:
     _refuse([path for path in paths if os.path.lexists(path)], overwrite)
 
 
+def check_foreign(folder: Path, names: Iterable[Path], earlier: Iterable[str]) -> None:
+    """Refuse to replace files that no earlier run wrote.
+
+    Args:
+        folder: where the outputs go; it need not exist.
+        names: the files that will be written, relative to it.
+        earlier: those that an earlier run wrote, as patterns of :meth:`pathlib.Path.glob`.
+
+    Raises:
+        InputError: such a file is there.
+    """
+    ours = set(written(folder, earlier))
+    for target in (folder / name for name in names):
+        if os.path.lexists(target) and target not in ours:
+            raise InputError(
+                f"{target} is there already, and no earlier run of this command wrote it: move it, or name another "
+                "output"
+            )
+
+
 def written(folder: Path, names: Iterable[str]) -> list[Path]:
     """What a folder holds that has one of these names, patterns of :meth:`pathlib.Path.glob`."""
     return sorted({path for name in names for path in folder.glob(name)})
@@ -165,7 +185,7 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
     Raises:
         InputError: ``path`` is a file or cannot be written, such a file is there, or the block raises an OSError.
     """
-    path = Path(path)
+    path, replaced = Path(path), tuple(replaced)
     check_output_folder(path)
     parent = path if path.is_dir() else path.absolute().parent
     try:
@@ -174,10 +194,9 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
         try:
             hidden.chmod(0o777 & ~_umask())
             yield hidden
-            earlier = written(path, replaced)
             if strict:
-                _check_new(hidden, path, {*earlier})
-            for old in earlier:
+                _check_strictly(hidden, path, replaced)
+            for old in written(path, replaced):
                 old.unlink()
             _publish(hidden, path)
         finally:
@@ -221,15 +240,10 @@ def _refuse(there: Sequence[Path], overwrite: bool) -> None:
         raise InputError(f"{there[0]} is there already{more}: name another output, or replace it with --overwrite")
 
 
-def _check_new(hidden: Path, path: Path, earlier: set[Path]) -> None:
-    """Refuse to replace files in ``path`` that are not of an earlier run by those in ``hidden``."""
-    for file in sorted(hidden.rglob("*")):
-        target = path / file.relative_to(hidden)
-        if os.path.lexists(target) and target not in earlier and not (file.is_dir() and target.is_dir()):
-            raise InputError(
-                f"{target} is there already, and no earlier run of this command wrote it: move it, or name another "
-                "output"
-            )
+def _check_strictly(hidden: Path, path: Path, earlier: Iterable[str]) -> None:
+    """Refuse to replace what is in ``path`` by what is in ``hidden``, but for files of an earlier run."""
+    names = [file.relative_to(hidden) for file in sorted(hidden.rglob("*"))]
+    check_foreign(path, [name for name in names if not ((hidden / name).is_dir() and (path / name).is_dir())], earlier)
 
 
 def _publish(hidden: Path, path: Path) -> None:

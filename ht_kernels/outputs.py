@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from glob import escape
 
-from ht_kernels.choices import LESIONS, TASKS
+from ht_kernels.choices import TASKS
 
 SETTINGS = "settings.yaml"
 """The options of the command, as ``--config`` takes them."""
@@ -47,13 +47,11 @@ def dataset(name: str) -> tuple[str, ...]:
     return (*tables, f"{escape(name)}.sha256")
 
 
-PHANTOMS = (
-    *dataset("PHANTOM"),
-    *(f"all/{kind}/phantom_{lesion}_[0-9]*.png" for kind in ("images", "masks") for lesion in (*LESIONS, "none")),
-    "phantom_*/clip.mp4",
-    "phantom_*/masks/[0-9][0-9][0-9][0-9][0-9]*.png",
-)
-"""Of simulated phantoms, as a data set or as clips."""
+PHANTOM_CLIPS = "phantom_clips.sha256"
+"""The checksums of all files of simulated clips."""
+
+PHANTOMS = (*dataset("PHANTOM"), PHANTOM_CLIPS)
+"""Of simulated phantoms, as a data set or as clips. The checksums say which images, masks and clips there are."""
 
 
 def evaluations(names: list[str]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def test_claimed_files(tmp_path: Path) -> None:
         (["evaluate", "breast", "--phantoms", "1"], "report.md"),
         (["evaluate", "breast", "data", "--dataset", "BUSI", "TN3K"], "TN3K/report.md"),
         (["phantom"], "segmentation/PHANTOM/train.txt"),
-        (["phantom"], "phantom_none_00000/clip.mp4"),
+        (["phantom"], "phantom_clips.sha256"),
         (["prepare", "in", "--dataset", "busi"], "segmentation/BUSI/train.txt"),
         (["prepare", "in", "--dataset", "captions", "--name", "Med"], "contrastive/Med/captions.csv"),
     ],
@@ -128,6 +128,23 @@ def test_phantoms_are_replaced_as_a_whole(tmp_path: Path) -> None:
     assert main([*command, "--count", "1", "--overwrite"]) == 0
     assert len(list((tmp_path / "all/images").iterdir())) == 2 and mine.exists()
     assert len((tmp_path / "PHANTOM.sha256").read_text().splitlines()) == len(tree(tmp_path)) - 3
+
+
+def test_of_phantoms_what_the_checksums_name_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["phantom", "--kind", "cystic", "--size", "16", "--output", str(tmp_path)]
+    clip = tmp_path / "phantom_cystic_00000"
+    (clip / "masks").mkdir(parents=True)
+    (clip / "masks/00002.png").write_text("mine")
+    assert main([*command, "--clip", "3"]) == 2
+    assert "masks/00002.png is there already, and no earlier run of this command wrote it" in capsys.readouterr().err
+    assert tree(tmp_path) == ["phantom_cystic_00000/masks/00002.png"]
+    (clip / "masks/00002.png").rename(clip / "masks/00001_expert.png")
+    assert main([*command, "--clip", "3"]) == 0
+    assert main([*command, "--clip", "2", "--overwrite"]) == 0
+    assert sorted(path.name for path in (clip / "masks").iterdir()) == ["00001.png", "00001_expert.png", "00002.png"]
+    assert (clip / "masks/00001_expert.png").read_text() == "mine"
+    listed = [line.split()[1] for line in (tmp_path / outputs.PHANTOM_CLIPS).read_text().splitlines()]
+    assert listed == [f"phantom_cystic_00000/{name}" for name in ("clip.mp4", "masks/00001.png", "masks/00002.png")]
 
 
 def test_names_of_data_sets_are_no_patterns() -> None:

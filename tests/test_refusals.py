@@ -48,6 +48,8 @@ REFUSALS = {
     "train --tsk segmentation --task segmentation --output new": "--tsk is unknown; did you mean --task?",
     "train --task segmentaton --output new": "'segmentaton' is unknown; expected .*; did you mean segmentation?",
     "train --task segmentation": "required: --output",
+    "predict a.png --weigths breast --output new": "--weigths is unknown; did you mean --weights?",
+    "predict a.png --weights=breast --ouptut new": "--ouptut is unknown; did you mean --output?",
     "stream clip.dcm --output ''": "--output: the name is empty",
     "stream clip.dcm --checkpoint ''": "--checkpoint: the name is empty",
     "stream ''": "the name of the input is empty",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +21,18 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.register("type", Path, _path)
+        self._words: list[str] = []
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("the following arguments are required"):  # one of them may be there, misspelled
+            options = [word for word in self._words if word.startswith("--") and len(word) > 2]
+            self.check_unknown(word for word in options if not self._known(word))
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help says more\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -29,6 +40,10 @@ class Parser(argparse.ArgumentParser):
             names = [str(choice) for choice in action.choices]
             came = f"{value!r} is unknown; expected one of {', '.join(names)}{did_you_mean(str(value), names)}"
             raise argparse.ArgumentError(action, came)
+
+    def _known(self, word: str) -> bool:
+        """Whether a word is an option, maybe abbreviated."""
+        return any(option.startswith(word.partition("=")[0]) for option in self._option_string_actions)
 
     def check_unknown(self, words: Iterable[str]) -> None:
         """Refuse words that parsing left over; an option is compared with those that there are."""

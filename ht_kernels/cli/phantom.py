@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ht_kernels.choices import LESIONS, PHANTOM_SIDES
 from ht_kernels.errors import InputError, did_you_mean
-from ht_kernels.files import claim, output_folder
-from ht_kernels.outputs import PHANTOMS, SETTINGS
+from ht_kernels.files import check_foreign, claim, output_folder
+from ht_kernels.outputs import PHANTOM_CLIPS, PHANTOMS, SETTINGS
 from ht_kernels.progress import Watch, watched
 from ht_kernels.words import counted
 
@@ -47,13 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     from ht_kernels.data.phantom import draw_phantom
+    from ht_kernels.data.prepare.write import listed, written_before
 
     phantoms: list[tuple[int, Phantom]] = []
     for i in range(args.count):
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
-    with terminal.interruptible(), output_folder(args.output, PHANTOMS) as folder, terminal.track() as watch:
+    replaced = (*PHANTOMS, *written_before(args.output, "PHANTOM"), *listed(args.output / PHANTOM_CLIPS))
+    check_foreign(args.output, _targets(phantoms, args.clip), replaced)
+    with (
+        terminal.interruptible(),
+        output_folder(args.output, replaced, strict=True) as folder,
+        terminal.track() as watch,
+    ):
         if args.clip:
             _write_clips(folder, phantoms, args.clip, watch)
             what = f"{counted(args.count, 'clip')} with masks"
@@ -84,6 +91,21 @@ def _check(args: argparse.Namespace) -> None:
     claim(args.output, (*PHANTOMS, SETTINGS), args.overwrite)
 
 
+def _name(number: int, phantom: Phantom) -> str:
+    return f"phantom_{phantom.kind}_{number:05}"
+
+
+def _targets(phantoms: list[tuple[int, Phantom]], frames: int | None) -> list[Path]:
+    """The images and masks of a data set, or the videos and masks of clips with so many frames."""
+    from ht_kernels.data.layout import image_path, mask_path
+
+    names = [_name(i, phantom) for i, (_, phantom) in enumerate(phantoms)]
+    if frames is None:
+        return [place(Path(), f"{name}.png") for name in names for place in (image_path, mask_path)]
+    masks = [Path("masks") / f"{number:05}.png" for number in range(1, frames + 1)]
+    return [Path(name) / file for name in names for file in (Path("clip.mp4"), *masks)]
+
+
 def _write_images(
     folder: Path, phantoms: list[tuple[int, Phantom]], seed: int, header: bool, watch: Watch
 ) -> list[str]:
@@ -97,7 +119,7 @@ def _write_images(
     captions: dict[str, str] = {}
     for i, (image_seed, phantom) in enumerate(watched(phantoms, "simulating images", watch)):
         sample = simulate(phantom, image_seed)
-        name = f"phantom_{sample.kind}_{i:05}.png"
+        name = f"{_name(i, phantom)}.png"
         write_image(folder, name, sample.image, sample.mask)
         labels[name], captions[name] = sample.label, caption(sample)
     splits = split_groups(range(len(labels)), [None] * len(labels), seed)
@@ -110,10 +132,11 @@ def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int,
     import numpy as np
 
     from ht_kernels.data.phantom import clip
+    from ht_kernels.data.prepare.write import list_checksums
     from ht_kernels.video.sinks import MaskSink, VideoSink
 
     for i, (seed, phantom) in enumerate(phantoms):
-        target = folder / f"phantom_{phantom.kind}_{i:05}"
+        target = folder / _name(i, phantom)
         target.mkdir()
         video, masks = VideoSink(target / "clip.mp4", _FPS), MaskSink(target / "masks")
         for index, sample in enumerate(clip(phantom, seed, frames)):
@@ -121,3 +144,4 @@ def _write_clips(folder: Path, phantoms: list[tuple[int, Phantom]], frames: int,
             masks.write(sample.mask, index)
             watch("simulating frames", i * frames + index + 1, len(phantoms) * frames)
         video.close()
+    list_checksums(folder, folder / PHANTOM_CLIPS, (folder / file for file in _targets(phantoms, frames)))

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     if kind in _OWN:
         task = next(task for task in TASKS if (args.output / task / report.dataset).is_dir())
         data = shlex.join([task, str(args.output), "--dataset", report.dataset])
-        print(f"to train on it: ht-kernels train --task {data} --from breast --output run")
+        print(f"to train on it: ht-kernels train --task {data} --from breast --epochs 10 --output run")
     return 0
 
 

@@ -353,8 +353,9 @@ def test_command_writes_tables_as_the_published_code_reads_them(
 def test_command_writes_clips(tmp_path: Path) -> None:
     command = ["phantom", "--clip", "4", "--kind", "cystic", "--size", "64", "--output", str(tmp_path / "out")]
     assert main(command) == 0
-    folder, settings = sorted((tmp_path / "out").iterdir())
+    checksums, folder, settings = sorted((tmp_path / "out").iterdir())
     assert settings.name == "settings.yaml" and folder.name == "phantom_cystic_00000"
+    assert checksums.name == "phantom_clips.sha256" and len(checksums.read_text().splitlines()) == 5
     with av.open(folder / "clip.mp4") as container:
         assert container.streams.video[0].frames == 4
     masks = [np.asarray(Image.open(path)) for path in sorted((folder / "masks").iterdir())]

@@ -104,7 +104,7 @@ def test_what_has_no_partner_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["prepare", "folder", "--images", str(tmp_path / "a"), "--masks", str(tmp_path / "b")]
     assert main([*command, "--output", str(tmp_path / "out"), "--name", "mine"]) == 0
     said = capsys.readouterr().out
-    assert f"train --task segmentation {tmp_path}/out --dataset mine --from breast --output run" in said
+    assert f"train --task segmentation {tmp_path}/out --dataset mine --from breast --epochs 10 --output run" in said
     assert "mine: 12 images: " in said and "masks are called NAME_mask" in said
     assert "16 images left out:" in said and "  1.png: it has no mask" in said and "and 6 more" in said
     assert sum(len(found) for found in names(tmp_path, name="mine").values()) == 12
@@ -506,3 +506,26 @@ def test_rows_without_a_split_get_one_of_all(split: str, tmp_path: Path) -> None
     report = prepare_own(Own("own"), tmp_path / "out", table=tmp_path / "t.csv")
     assert min(report.splits.values()) > 0
     assert "own_0.png" in (tmp_path / f"out/segmentation/own/{split}.txt").read_text()
+
+
+def test_a_file_of_somebody_else_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    make(tmp_path)
+    save(tmp_path / "out/all/masks/own_2.png", disc(2))
+    (tmp_path / "a/1.png").write_bytes(b"damaged")  # what reading it would say
+    with pytest.raises(InputError, match=r"own_2\.png is there already, and no earlier run"):
+        run(tmp_path)
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["own_2.png"]
+
+
+@pytest.mark.parametrize("place", ["a", "b", "a/below/out"])
+def test_an_output_among_the_inputs(place: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(InputError, match=f"lies in .*{place[0]}, whose images it is made of: name one beside it"):
+        prepare_own(Own("own"), tmp_path / place, tmp_path / "a", tmp_path / "b")
+
+
+def test_masks_without_background_are_said(tmp_path: Path) -> None:
+    make(tmp_path)
+    assert run(tmp_path).notes == []
+    save(tmp_path / "b/3.png", np.full_like(disc(3), 255))
+    assert "1 mask without any background, of 3.png: look whether" in run(tmp_path).notes[-1]

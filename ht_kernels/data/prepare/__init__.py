@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import check_output_folder
 from ht_kernels.progress import Watch, unwatched
 
 from . import busi, ddti, tn3k
@@ -18,7 +19,7 @@ from .own import Own
 from .report import Report
 from .splits import SHARES_OF_OWN
 from .table import read_table
-from .write import check_name, check_output
+from .write import check_name
 
 __all__ = ["READERS", "Own", "Report", "prepare", "prepare_captions", "prepare_own"]
 
@@ -55,7 +56,7 @@ def prepare(
         raise InputError(f"data set {dataset!r} is unknown; expected one of {', '.join(READERS)}")
     if not source.is_dir():
         raise InputError(f"there is no folder {source}; expected the unpacked download of {dataset}")
-    check_output(output)
+    check_output_folder(output)
     return lay_out(READERS[dataset](source), source, output, seed, header, watch=watch)
 
 
@@ -92,7 +93,8 @@ def prepare_own(
             folder or cannot be written. Nothing is written then.
     """
     check_name(own.name)
-    check_output(Path(output))
+    check_output_folder(output)
+    _check_apart(Path(output), images, masks)
     if table is not None:
         download, source = read_table(own, Path(table)), Path(table)
     elif nnunet is not None:
@@ -105,3 +107,10 @@ def prepare_own(
     else:
         raise InputError("no images were named: give their folder with --images, or a table of them with --table")
     return lay_out(download, source, Path(output), seed, header, shares, watch)
+
+
+def _check_apart(output: Path, *inputs: str | Path | None) -> None:
+    """Refuse an output inside an input folder, in which the next preparation would take what this one wrote."""
+    for folder in inputs:
+        if folder is not None and output.resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(f"the output {output} lies in {folder}, whose images it is made of: name one beside it")

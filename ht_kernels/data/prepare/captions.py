@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import output_folder
+from ht_kernels.files import check_output_folder, output_folder
 from ht_kernels.progress import Watch, unwatched, watched
 
 from ..layout import IMAGE_SUFFIXES, image_path, read_pairs, read_rgb
@@ -20,7 +20,7 @@ from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .found import files_below
 from .report import Report
 from .splits import Groups, split_groups
-from .write import check_name, check_output, write_captions, write_checksums, write_groups, written_before
+from .write import check_images, check_name, write_captions, write_checksums, write_groups, written_before
 
 _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
@@ -51,9 +51,10 @@ def prepare_captions(
     source, output = Path(source), Path(output)
     check_name(name)
     table = _table(source)
-    check_output(output)
+    check_output_folder(output)
     report = Report(name, {})
     captions = _captions_of_files(table, report)
+    check_images(output, name, [_new_name(name, path.relative_to(table.parent)) for path in captions])
     kept: dict[str, Path] = {}
     becomes: dict[str, Path] = {}
     hashes = []

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import output_folder
+from ht_kernels.files import check_output_folder, output_folder
 from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.words import counted
 
 from ..layout import SPLITS, read_gray
 from ..names import key, text_of
@@ -18,7 +19,7 @@ from .item import Download, Item, Unusable
 from .report import Report
 from .splits import SHARES, Groups, split_groups
 from .write import (
-    check_output,
+    check_images,
     write_checksums,
     write_classes,
     write_groups,
@@ -53,9 +54,10 @@ def lay_out(
         InputError: a file is damaged, two images would have the same name, nothing is left for a split, or the output
             is no folder or cannot be written. Nothing is written then.
     """
-    check_output(output)
+    check_output_folder(output)
     report = Report(download.dataset, {}, left_out=download.left_out, notes=download.notes)
     _check_names(download)
+    check_images(output, download.dataset, [item.name for item in download.items])
     items, groups = _grouped(download, report, watch)
     if not items:
         raise InputError(f"{source} has no image that can be used{report.first_left_out()}")
@@ -98,13 +100,14 @@ def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Ite
     """
     kept: dict[str, Item] = {}
     hashes = []
+    full: list[str] = []
     # Of images with the same pixels the first is kept, and those of the download's own test split come first.
     ordered = sorted(download.items, key=lambda item: item.split != "test")
     for item in watched(ordered, "reading images", watch):
         image = read_gray(item.image)
         try:
-            if item.mask is not None:
-                item.mask(item.image, image.size)  # before anything is written
+            if item.mask is not None and item.mask(item.image, image.size).all():  # read before anything is written
+                full.append(text_of(item.image))
         except Unusable as why:
             report.left_out[text_of(item.image)] = str(why)
             continue
@@ -114,6 +117,11 @@ def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Ite
         else:
             report.exact.append((item.name, original.name))
             report.left_out[item.name] = f"the same pixels as {original.name}"
+    if full:
+        report.notes.append(
+            f"{counted(len(full), 'mask')} without any background, of {full[0]}{' and others' if full[1:] else ''}: "
+            "look whether the whole image is meant"
+        )
     items = list(kept.values())
     groups = Groups(len(items))
     first: dict[str, int] = {}

@@ -18,6 +18,7 @@ from PIL import Image
 from ht_kernels import outputs
 from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
+from ht_kernels.files import check_foreign
 
 from ..layout import SPLITS, image_path, mask_path
 from ..names import visible
@@ -99,23 +100,31 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
 def written_before(output: Path, dataset: str) -> list[str]:
     """What an earlier preparation of a data set wrote, as patterns of :meth:`pathlib.Path.glob`: its tables, and the
     images and masks in its checksums."""
-    checksums = output / f"{dataset}.sha256"
+    images = [place for place in listed(output / f"{dataset}.sha256") if place.startswith("all/")]
+    return [*outputs.dataset(dataset), *images]
+
+
+def listed(checksums: Path) -> list[str]:
+    """The files in a file of checksums, as patterns of :meth:`pathlib.Path.glob`; none where there is no such file."""
     lines = checksums.read_bytes().splitlines() if checksums.is_file() else []
     places = [os.fsdecode(line.partition(b"  ")[2]) for line in lines]
-    images = [escape(place) for place in places if place.startswith("all/") and ".." not in Path(place).parts]
-    return [*outputs.dataset(dataset), *images]
+    return [escape(place) for place in places if place and not place.startswith("/") and ".." not in Path(place).parts]
+
+
+def check_images(output: Path, dataset: str, names: Iterable[str]) -> None:
+    """Refuse an output that holds an image or a mask of one of these names which no preparation of the data set wrote.
+
+    Raises:
+        InputError: it does.
+    """
+    places = [place(Path(), name) for name in names for place in (image_path, mask_path)]
+    check_foreign(output, places, written_before(output, dataset))
 
 
 def check_name(name: str) -> None:
     """Raise InputError if a data set cannot have this name in the layout."""
     if not _NAME.fullmatch(name):
         raise InputError(f"the name {name!r} of the data set came, expected letters, digits, - and _, such as MedPix")
-
-
-def check_output(output: Path) -> None:
-    """Raise InputError if an output is there and is no folder that can be written."""
-    if output.exists() and not (output.is_dir() and os.access(output, os.W_OK)):
-        raise InputError(f"the output {output} is not a folder that can be written")
 
 
 def write_checksums(root: Path, dataset: str, names: Sequence[str], masked: Container[str] | None = None) -> Path:
@@ -127,7 +136,12 @@ def write_checksums(root: Path, dataset: str, names: Sequence[str], masked: Cont
     for name in names:
         files += [image_path(root, name), *([mask_path(root, name)] if masked is None or name in masked else [])]
     files += [path for task in TASKS if (root / task / dataset).is_dir() for path in visible(root / task / dataset)]
-    target = root / f"{dataset}.sha256"
+    return list_checksums(root, root / f"{dataset}.sha256", files)
+
+
+def list_checksums(root: Path, target: Path, files: Iterable[Path]) -> Path:
+    """Write the SHA256 of files below a folder into the file ``target``, which is returned."""
+    files = list(files)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest().encode() for path in files]
     places = [os.fsencode(path.relative_to(root).as_posix()) for path in files]
     target.write_bytes(b"".join(b"%b  %b\n" % pair for pair in zip(digests, places, strict=True)))
