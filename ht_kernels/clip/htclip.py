@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ht_kernels.arguments import need_whole, whole
 from ht_kernels.choices import NORMALIZATIONS, TASKS
+from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
@@ -27,11 +28,6 @@ from .towers import find_tower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-NOT_CALIBRATED = (
-    "the model cannot say how far an image is from those it was trained on: calibrate it with "
-    "ht_kernels.train.calibrate, and export it again if this is an exported file"
-)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ht_kernels.arguments import pair
 from ht_kernels.backends.call import Case
 from ht_kernels.classes import classes_of
-from ht_kernels.clip.htclip import HTCLIP, NOT_CALIBRATED
+from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
+from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.folding import (
     at_least_float32,
