@@ -19,6 +19,7 @@ from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter, SegmentationHead, pyramid
 from ht_kernels.nn.familiarity import pooled
+from ht_kernels.predict_method import Predicts
 from ht_kernels.weights.named import names_weights
 
 from .backbone import load_backbone
@@ -76,7 +77,7 @@ class TrainableSummary(tuple[PartCount, ...]):
         return "\n".join(lines)
 
 
-class HTCLIP(nn.Module):
+class HTCLIP(Predicts, nn.Module):
     """A frozen CLIP vision tower with an adapter after each block, and a segmentation or classification head.
 
     ``model(images)`` takes floating-point images of the tower's image size, RGB (B, 3, H, W) or gray (B, 1, H, W), with

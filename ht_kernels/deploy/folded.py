@@ -34,6 +34,7 @@ from ht_kernels.media.preprocess import RESIZING
 from ht_kernels.nn.familiarity import pool
 from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
+from ht_kernels.predict_method import Predicts
 
 from .pooled import Pooled
 
@@ -41,7 +42,7 @@ _TOO_BRIGHT = 16.0
 """A pixel of frames in [0, 1] is never so large, also where they were resized or normalized; one of 0 to 255 is."""
 
 
-class FoldedHTCLIP(nn.Module):
+class FoldedHTCLIP(Predicts, nn.Module):
     """An HTCLIP for inference; :func:`fold` makes it.
 
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8
