@@ -23,14 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 import ht_kernels as ht
-from ht_kernels.clip.htclip import NOT_CALIBRATED
 from ht_kernels.data import SegmentationDataset
 from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, png_bytes, write_whole
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.nn import DistanceScale
 from ht_kernels.train import read_examples, simulate_examples
 from ht_kernels.video.example import CLIP, example_clip
 

@@ -1,23 +1,20 @@
-"""The compiled module ``ht_kernels._C``, or the reason why it cannot be used."""
+"""The compiled module ``ht_kernels._C`` for adapters, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from ht_kernels import compiled
 from ht_kernels.folding import FoldedAdapter
 
 from . import fork, torch_private
 
 __all__ = ["missing", "module", "tokens", "transforms_reason"]
 
-missing = ""
+missing = compiled.missing
 """The reason why the compiled module cannot be used; empty if it can."""
-try:
-    # Imported after torch, so that the kernels use the OpenMP library that torch has loaded, and share its threads.
-    from ht_kernels import _C as module
-except ImportError as error:
-    missing = f"the compiled core ht_kernels._C could not be imported ({error})"
-else:
+if not missing:
+    module = compiled.module
     fork.prepare()
     if module.adapter_weights() != list(FoldedAdapter._fields):
         missing = (

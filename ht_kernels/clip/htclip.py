@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ht_kernels.arguments import need_whole, whole
 from ht_kernels.choices import NORMALIZATIONS, TASKS
+from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.folding import blocks_to_run, fold_pyramid
 from ht_kernels.functional import feature_pyramid
 from ht_kernels.nn import ClassificationHead, Familiarity, HTAdapter, SegmentationHead, pyramid
 from ht_kernels.nn.familiarity import pooled
+from ht_kernels.predict_method import Predicts
 from ht_kernels.weights.named import names_weights
 
 from .backbone import load_backbone
@@ -27,11 +29,6 @@ from .towers import find_tower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-NOT_CALIBRATED = (
-    "the model cannot say how far an image is from those it was trained on: calibrate it with "
-    "ht_kernels.train.calibrate, and export it again if this is an exported file"
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class TrainableSummary(tuple[PartCount, ...]):
         return "\n".join(lines)
 
 
-class HTCLIP(nn.Module):
+class HTCLIP(Predicts, nn.Module):
     """A frozen CLIP vision tower with an adapter after each block, and a segmentation or classification head.
 
     ``model(images)`` takes floating-point images of the tower's image size, RGB (B, 3, H, W) or gray (B, 1, H, W), with

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ht_kernels.arguments import pair
 from ht_kernels.backends.call import Case
 from ht_kernels.classes import classes_of
-from ht_kernels.clip.htclip import HTCLIP, NOT_CALIBRATED
+from ht_kernels.clip.htclip import HTCLIP
 from ht_kernels.clip.injection import adapters
+from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.folding import (
     at_least_float32,
@@ -33,6 +34,7 @@ from ht_kernels.media.preprocess import RESIZING
 from ht_kernels.nn.familiarity import pool
 from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
+from ht_kernels.predict_method import Predicts
 
 from .pooled import Pooled
 
@@ -40,7 +42,7 @@ _TOO_BRIGHT = 16.0
 """A pixel of frames in [0, 1] is never so large, also where they were resized or normalized; one of 0 to 255 is."""
 
 
-class FoldedHTCLIP(nn.Module):
+class FoldedHTCLIP(Predicts, nn.Module):
     """An HTCLIP for inference; :func:`fold` makes it.
 
     ``model(frames, output_size=None)`` takes frames of ``image_size``, gray (B, 1, H, W) or RGB (B, 3, H, W): uint8

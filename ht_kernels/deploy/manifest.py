@@ -13,9 +13,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import ht_kernels
 from ht_kernels import environment
 from ht_kernels.choices import LARGEST_SIDE, RESULTS_OF
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
 from ht_kernels.files import read_whole, write_whole
-from ht_kernels.nn import DistanceScale
 
 from .batch import LARGEST_BATCH
 from .folded import FoldedHTCLIP

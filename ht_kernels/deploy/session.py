@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ht_kernels import environment
-from ht_kernels.clip.htclip import NOT_CALIBRATED, HTCLIPConfig
+from ht_kernels.clip.htclip import HTCLIPConfig
+from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import read_whole, why
-from ht_kernels.nn import DistanceScale
 
 from .batch import batch_range
 from .cache import cached

@@ -7,10 +7,8 @@ like those that the mean and the covariance came from, and several times that fo
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
 from ht_kernels.words import counted
 
@@ -34,35 +33,6 @@ _QUANTILES = 101
 """The largest number of quantiles stored: the 0th to the 100th percentile."""
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class DistanceScale:
-    """What the distances of a model mean.
-
-    Attributes:
-        limit: the distance beyond which an image is unfamiliar.
-        quantiles: distances of the validation images, evenly spaced in rank, from the smallest to the largest.
-    """
-
-    limit: float
-    quantiles: tuple[float, ...]
-
-    def percentile(self, distance: float) -> float:
-        """The share of validation images that are nearer, from 0 to 100; 100 for a distance that is not a number."""
-        if math.isnan(distance):
-            return 100.0
-        places = np.linspace(0, 100, len(self.quantiles))
-        return float(np.interp(distance, self.quantiles, places))
-
-    def unfamiliar(self, distance: float) -> bool:
-        """Whether an image at this distance is unfamiliar. A distance that is not a number is."""
-        return not distance <= self.limit
-
-    def sound(self) -> bool:
-        """Whether the limit is a positive number, and the quantiles are two or more numbers from 0 on, not falling."""
-        steps = itertools.pairwise((0.0, *self.quantiles, math.inf))
-        return 0 < self.limit < math.inf and len(self.quantiles) > 1 and all(a <= b for a, b in steps)
 
 
 class Familiarity(nn.Module):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.clip.weight_file import read_content
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
-from ht_kernels.nn import DistanceScale, Familiarity
+from ht_kernels.nn import Familiarity
 from ht_kernels.nn.familiarity import pooled
 
 from .examples import Examples

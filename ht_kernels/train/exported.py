@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.deploy import Session
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
-from ht_kernels.nn import DistanceScale
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from ht_kernels.classes import names_of, probabilities_of
 from ht_kernels.clip import HTCLIP
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
 from ht_kernels.functional import grid_to_mask
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.preprocess import preprocess
-from ht_kernels.nn import DistanceScale
 
 _log = logging.getLogger("ht_kernels")
 

@@ -13,7 +13,7 @@ import ht_kernels as ht
 from benchmarks import familiarity
 from helpers.layout import make_layout
 from helpers.small_models import calibrated
-from ht_kernels.nn import DistanceScale
+from ht_kernels.distance_scale import DistanceScale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

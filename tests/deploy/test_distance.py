@@ -17,8 +17,8 @@ from helpers.small_towers import TOWERS
 from ht_kernels.deploy import Session, check_onnx, check_session, export_onnx, read_manifest
 from ht_kernels.deploy.manifest import sha256, write_manifest
 from ht_kernels.deploy.server import write_repository
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
-from ht_kernels.nn import DistanceScale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -37,8 +37,8 @@ from ht_kernels.deploy.manifest import sha256, write_manifest
 from ht_kernels.deploy.onnx import import_onnx
 from ht_kernels.deploy.openvino_runtime import import_openvino
 from ht_kernels.deploy.quantize import import_nncf
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import BackendError, InputError
-from ht_kernels.nn import DistanceScale
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

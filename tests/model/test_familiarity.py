@@ -15,8 +15,9 @@ import ht_kernels as ht
 from helpers.small_models import calibrated, gray_frames, small_model
 from helpers.small_towers import MORE_TOWERS, TOWERS, small_tower
 from ht_kernels.clip.published_checkpoint import to_published
+from ht_kernels.distance_scale import DistanceScale
 from ht_kernels.errors import InputError
-from ht_kernels.nn import DistanceScale, Familiarity
+from ht_kernels.nn import Familiarity
 from ht_kernels.nn.familiarity import DIRECTIONS, FALSE_ALARMS, FEWEST, _student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
