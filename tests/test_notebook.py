@@ -1,4 +1,4 @@
-"""The notebook in examples/ runs from top to bottom without a network, and is kept as a run left it, small and whole."""
+"""The notebook in examples/ runs from top to bottom without a network, and is kept as a run left it, small."""
 
 from __future__ import annotations
 
