@@ -7,8 +7,10 @@ again for every frame.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,12 @@ _SHIFT = 2
 
 _STRIP = 1 << 17
 """Pixels of a strip."""
+
+_SMALLEST = 10
+"""The smallest letters that can be read, in pixels."""
+
+_LINES = 2
+"""Most lines of a text in a corner."""
 
 _DOUBTFUL = (255, 50, 50)
 """RGB of the outline of a mask that is not to be relied on. No class has it."""
@@ -74,8 +82,8 @@ class Overlay:
             frame: (H, W) or (H, W, 3).
             mask: the mask (H, W) to draw; None for none.
             doubtful: without a mask, one (H, W) of which only the outline is drawn; None for none.
-            label: the line in the upper left corner.
-            note: the line in the lower left corner.
+            label: the text in the upper left corner.
+            note: the text in the lower left corner.
         """
         if mask is not None:
             rgb = self(frame, mask)
@@ -131,17 +139,36 @@ def to_rgb(frame: Frame) -> Frame:
 
 
 def write_state(rgb: Frame, state: str) -> None:
-    """Write a line of text into the lower left corner of a frame (H, W, 3), in place."""
-    label = _label(max(10, rgb.shape[0] // 28), state, (255, 210, 120), (40, 0, 0))
+    """Write a text into the lower left corner of a frame (H, W, 3), in place, as :func:`fit` makes it fit."""
+    label = _label(state, rgb.shape[0], rgb.shape[1], (255, 210, 120), (40, 0, 0))
     height, width = min(label.shape[0], rgb.shape[0]), min(label.shape[1], rgb.shape[1])
     rgb[rgb.shape[0] - height :, :width] = label[:height, :width]
 
 
 def write_label(rgb: Frame, label: str) -> None:
-    """Write a line of text into the upper left corner of a frame (H, W, 3), in place."""
-    line = _label(max(10, rgb.shape[0] // 28), label, (255, 255, 255), (30, 30, 30))
+    """Write a text into the upper left corner of a frame (H, W, 3), in place, as :func:`fit` makes it fit."""
+    line = _label(label, rgb.shape[0], rgb.shape[1], (255, 255, 255), (30, 30, 30))
     height, width = min(line.shape[0], rgb.shape[0]), min(line.shape[1], rgb.shape[1])
     rgb[:height, :width] = line[:height, :width]
+
+
+def fit(text: str, frame_height: int, frame_width: int) -> tuple[int, list[str]]:
+    """The size of letters, in pixels, and the one or two lines in which a text fits into a corner of a frame.
+
+    The letters are as high as the frame asks for, or smaller where two lines of these are too short. Where the smallest
+    letters are still too large, what stands in brackets at the end is left out, or the end itself, with "…" for it.
+    """
+    without_brackets = re.sub(r" \([^()]*\)$", "", text)
+    for words in (text, without_brackets):
+        for size in range(_usual_size(frame_height), _SMALLEST - 1, -1):
+            font = ImageFont.load_default(size)
+            lines = _wrap(words, font, frame_width - size)
+            if len(lines) <= _LINES and all(font.getlength(line) <= frame_width - size for line in lines):
+                return size, lines
+    font, width = ImageFont.load_default(_SMALLEST), frame_width - _SMALLEST
+    first, *rest = _wrap(without_brackets, font, width)
+    kept = [first, " ".join(rest)] if rest else [first]
+    return _SMALLEST, [_shorten(line, font, width) for line in kept]
 
 
 def in_words(label: str, probability: float) -> str:
@@ -155,12 +182,45 @@ def check_unfamiliar(unfamiliar: str) -> None:
         raise InputError(f"unfamiliar is {unfamiliar!r}, expected withhold or outline")
 
 
+def _usual_size(frame_height: int) -> int:
+    """The size of letters over a frame, in pixels."""
+    return max(_SMALLEST, frame_height // 28)
+
+
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    """A text in lines that are no longer than ``width``, unless a word is."""
+    first, *words = text.split() or [""]
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _shorten(line: str, font: Any, width: float) -> str:
+    """A line that is no longer than ``width``, with "…" for what was left out at its end."""
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line.rstrip()}…"
+
+
 @lru_cache(maxsize=32)  # drawing one takes longer than the mask of a small frame
-def _label(size: int, text: str, color: tuple[int, int, int], ground: tuple[int, int, int]) -> Frame:
-    """A line of text in letters of ``size`` pixels, (H, W, 3)."""
-    font = ImageFont.load_default(size)
-    label = Image.new("RGB", (int(font.getlength(text)) + size, 3 * size // 2), ground)
-    ImageDraw.Draw(label).text((size // 2, 3 * size // 4), text, fill=color, font=font, anchor="lm")
+def _label(
+    text: str, frame_height: int, frame_width: int, color: tuple[int, int, int], ground: tuple[int, int, int]
+) -> Frame:
+    """A text in lines that fit into a corner of a frame, (H, W, 3)."""
+    size, lines = fit(text, frame_height, frame_width)
+    font, pitch = ImageFont.load_default(size), 3 * size // 2
+    longest = max(int(font.getlength(line)) for line in lines)
+    label = Image.new("RGB", (longest + size, len(lines) * pitch), ground)
+    draw = ImageDraw.Draw(label)
+    for i, line in enumerate(lines):
+        draw.text((size // 2, i * pitch + pitch // 2), line, fill=color, font=font, anchor="lm")
     return np.asarray(label)
 
 
@@ -170,9 +230,10 @@ def _legend(rows: tuple[tuple[int, str], ...], frame_height: int, frame_width: i
 
     Where not all fit, the last row says how many are left out.
     """
-    size = max(10, frame_height // 28)
+    size = _usual_size(frame_height)
     font = ImageFont.load_default(size)
-    most = max(1, int(frame_height / (1.5 * size)) - 2)  # two lines stay free for the state of a stream
+    most = max(1, int(frame_height / (1.5 * size)) - _LINES)  # these stay free for the state of a stream
+    rows = tuple((number, _shorten(name, font, frame_width - 2.5 * size)) for number, name in rows)
     width = int(max(font.getlength(name) for _, name in rows)) + 2 * size + size // 2
     columns = max(1, min(-(-len(rows) // most), frame_width // width))
     if len(rows) > columns * most:

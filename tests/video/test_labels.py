@@ -56,7 +56,7 @@ def test_labels_of_unfamiliar_frames_are_withheld() -> None:
     known, other = Stream(calibrated("classification"), unfamiliar="outline").run([KNOWN, OTHER])
     assert known.label and (other.state, other.label, other.probabilities) == ("unfamiliar", None, None)
     assert other.confidence is None and other.note.startswith("no label: unlike the training images (distance ")
-    assert np.array_equal(other.overlay[:30], np.repeat(OTHER[:30, :, None], 3, 2))  # the note is below
+    assert np.array_equal(other.overlay[:18], np.repeat(OTHER[:18, :, None], 3, 2))  # the note is below
 
 
 def test_probabilities_are_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import threading
@@ -17,6 +18,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
 import ht_kernels as ht
@@ -409,9 +411,6 @@ def test_the_view() -> None:
     view = View(0)
     with urllib.request.urlopen(view.address) as page:
         assert b"/stream" in page.read()
-    with urllib.request.urlopen(f"{view.address}stream") as live:
-        view.write(np.zeros((20, 30, 3), np.uint8))
-        assert b"--frame" in live.read(20)
     for path in ("", "state", "stream"):
         request = urllib.request.Request(view.address + path, headers={"Host": "elsewhere.example"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -419,9 +418,36 @@ def test_the_view() -> None:
     view.close()
 
 
+def test_a_browser_gets_the_whole_of_a_picture_before_the_next() -> None:
+    """With the head of the part behind it, for which Chrome waits; and the last, though the stream ends behind it."""
+    view, head = View(0), b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+    with urllib.request.urlopen(f"{view.address}stream", timeout=10) as live:
+        assert live.read(len(head)) == head
+        for level in (50, 200):
+            view.write(np.full((20, 30, 3), level, np.uint8))
+            if level == 200:
+                view.close()
+            part = b""
+            while not part.endswith(b"\r\n" + head):
+                part += live.read(1)
+            with Image.open(io.BytesIO(part)) as picture:
+                assert np.asarray(picture).shape == (20, 30, 3) and abs(np.asarray(picture).mean() - level) < 2
+        assert live.read() == b""
+
+
+def test_a_browser_is_told_that_the_stream_has_ended() -> None:
+    """With what is said of the last picture, though that was written a moment ago."""
+    view = View(0)
+    with urllib.request.urlopen(f"{view.address}state", timeout=10) as told:
+        assert told.readline() == b'data: {"facts": {}, "legend": []}\n'
+        view.write(np.zeros((20, 30, 3), np.uint8), {"state": "ok"})
+        view.close()
+        assert told.read().endswith(b'event: ended\ndata: {"facts": {"state": "ok"}, "legend": []}\n\n')
+
+
 def state_of(view: View) -> dict:
-    with urllib.request.urlopen(f"{view.address}state") as state:
-        return json.load(state)
+    with urllib.request.urlopen(f"{view.address}state") as told:
+        return json.loads(told.readline().removeprefix(b"data: "))
 
 
 def test_the_view_says_what_the_stream_says(tmp_path: Path) -> None:

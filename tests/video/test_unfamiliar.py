@@ -38,7 +38,7 @@ def test_masks_of_unfamiliar_frames_are_withheld_and_counted(session: bool) -> N
     assert 0 < known.confidence < 1 and other.confidence is None
     words = f"no mask: unlike the training images (distance {other.distance:.2f}, limit {limit:.2f})"
     assert other.note == words and not known.note
-    assert np.array_equal(other.overlay[:30], np.repeat(OTHER[:30, :, None], 3, 2))  # the note is below
+    assert np.array_equal(other.overlay[:18], np.repeat(OTHER[:18, :, None], 3, 2))  # the note is below
     report = stream.report()
     assert report["states"] == {"ok": 2, "unfamiliar": 1}
     found = report["familiarity"]
@@ -50,9 +50,9 @@ def test_masks_of_unfamiliar_frames_are_withheld_and_counted(session: bool) -> N
 def test_an_outline_is_drawn_by_request() -> None:
     known, other = Stream(calibrated(), unfamiliar="outline").run([KNOWN, OTHER])
     assert other.state == "unfamiliar" and other.mask is None and other.note.startswith("outline only: ")
-    red = (other.overlay[:30] == RED).all(2)
+    red = (other.overlay[:18] == RED).all(2)
     assert 0 < red.mean() < 0.5
-    assert np.array_equal(other.overlay[:30][~red], np.repeat(OTHER[:30, :, None], 3, 2)[~red])
+    assert np.array_equal(other.overlay[:18][~red], np.repeat(OTHER[:18, :, None], 3, 2)[~red])
     assert not (known.overlay == RED).all(2).any()
     with pytest.raises(InputError, match="unfamiliar is 'draw', expected withhold or outline"):
         Stream(calibrated(), unfamiliar="draw")
