@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from .errors import InputError, reason
@@ -30,3 +31,19 @@ def import_package(module: str, needs: str, install: str) -> Any:
             f"{needs}, which is installed and cannot be imported ({type(error).__name__}: {reason(error)}): mend what "
             f"that names, or pip install --force-reinstall {install}"
         ) from error
+
+
+def need_torch(what: str) -> None:
+    """Refuse work that needs torch where it is not installed; it is not imported.
+
+    Args:
+        what: what needs it, such as "a checkpoint".
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"{what} needs torch, which is not installed: pip install torch, or export the model with ht-kernels "
+            "export on a machine that has it, and name the exported file here"
+        )

@@ -271,7 +271,7 @@ def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_logits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(mixed())
-    answer = torch.full((1, 3, 4, 4), torch.nan), None
+    answer = np.full((1, 3, 4, 4), np.nan, np.float32), None
     monkeypatch.setattr(type(predictor._model), "__call__", lambda self, pixels: answer)
     with pytest.raises(InputError, match="logits are not finite"):
         predictor(KNOWN)
