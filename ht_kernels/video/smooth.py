@@ -56,5 +56,5 @@ class Smoother:
 
 
 def _is_cut(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> bool:
-    difference = np.abs(np.subtract(before, now, dtype=np.int16))
-    return bool(difference.mean() > SCENE_CUT)
+    difference = np.maximum(before, now) - np.minimum(before, now)
+    return bool(difference.sum() > SCENE_CUT * difference.size)
