@@ -50,7 +50,7 @@ def add_arguments(how: argparse._ActionsContainer, runs: argparse._ActionsContai
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options of the model that do not go together, and a checkpoint that is missing or cannot run without torch.
+    """Refuse options of the model that do not go together, a checkpoint that is missing, and one without torch.
 
     Raises:
         InputError: they are such.
