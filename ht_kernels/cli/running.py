@@ -84,8 +84,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
 
     import ht_kernels as ht
     from ht_kernels.deploy import Session
-    from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.fastest import default_runtime, fastest
+    from ht_kernels.deploy.gpu import gpu_target
     from ht_kernels.deploy.openvino_runtime import check_device
     from ht_kernels.deploy.places import is_exported
 
