@@ -8,6 +8,17 @@ from typing import Any
 
 from .errors import InputError, reason
 
+WITHOUT_TORCH = (
+    "this needs torch, which is not installed: pip install ht-kernels brings it. Without torch, exported files run, by "
+    "predict, stream and sessions: export a checkpoint with ht-kernels export on a machine that has torch"
+)
+"""What to tell a user who asks for something that needs torch where there is none."""
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found. It is not imported."""
+    return importlib.util.find_spec(package) is not None
+
 
 def import_package(module: str, needs: str, install: str) -> Any:
     """Import a module of an optional package, and return it.
@@ -42,8 +53,5 @@ def need_torch(what: str) -> None:
     Raises:
         InputError: it is not installed.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(
-            f"{what} needs torch, which is not installed: pip install torch, or export the model with ht-kernels "
-            "export on a machine that has it, and name the exported file here"
-        )
+    if not installed("torch"):
+        raise InputError(f"{what}: {WITHOUT_TORCH}")

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     import ht_kernels as ht
     from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
-    from ht_kernels.deploy.runtimes import runs_here
+    from ht_kernels.deploy.engine_runtime import runs_here
     from ht_kernels.deploy.saturation import SATURATES, saturates
     from ht_kernels.deploy.server import write_repository
     from ht_kernels.media.preprocess import sample_frames

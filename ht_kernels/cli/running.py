@@ -105,8 +105,8 @@ def _open_checkpoint(args: argparse.Namespace, runtime: str | None) -> tuple[Fol
 
     import ht_kernels as ht
     from ht_kernels.deploy import Session
-    from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.fastest import default_runtime, fastest
+    from ht_kernels.deploy.gpu import gpu_target
     from ht_kernels.deploy.openvino_runtime import check_device
 
     if runtime is None:

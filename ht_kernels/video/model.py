@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from ht_kernels.class_names import names_of
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.deploy.session import Session
 from ht_kernels.errors import InputError
+from ht_kernels.log import log
 from ht_kernels.logits import Logits, mask_of_grid, probabilities, to_grid, upsample
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.preprocess import preprocess
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP
 
     from .folded_model import FoldedFrames
-
-_log = logging.getLogger("ht_kernels")
 
 
 class FrameModel:
@@ -76,16 +74,12 @@ class FrameModel:
         Both come from one run of the model. The distance is None for a model that gives none.
         """
         distance: float | None = None
-        import torch  # STAND-IN
-
-        is_session = isinstance(self._run, Session)  # STAND-IN
-        frames: Any = torch.from_numpy(pixels) if is_session else pixels  # STAND-IN
         if self.familiarity is None:
-            logits: Any = self._run(frames)
+            result = self._run(pixels)
         else:
-            logits, distances = self._run.with_distance(frames)
+            result, distances = self._run.with_distance(pixels)
             distance = float(distances[0])
-        logits = logits.float().cpu().numpy() if is_session else logits  # STAND-IN
+        logits: Logits = np.asarray(result, dtype=np.float32)
         return logits if self._grid is None else to_grid(logits, self._grid), distance
 
     def unfamiliar(self, distance: float | None) -> bool:
@@ -182,7 +176,7 @@ def _check(run: Session | FoldedFrames, result: str) -> None:
 def _grid_to_return_to(run: Session | FoldedFrames) -> tuple[int, int] | None:
     """The patch grid that logits in the image's size came from, or None, with a warning, where the file has none."""
     if run.grid is None:
-        _log.warning(
+        log.warning(
             "stream: the file gives logits in the image's size and, as it is of an older version, does not say the "
             "patch grid, so masks differ from those of its checkpoint, smoothed ones by up to 3 pixels in 100: export "
             "it again"
