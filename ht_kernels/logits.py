@@ -38,9 +38,10 @@ def probabilities(logits: Logits) -> Logits:
 
     The number of classes C is K, or 2 for a single logit.
     """
-    powers = np.exp(_below_largest(logits))
-    powers /= powers.sum(1, keepdims=True)
-    return powers
+    shares = _below_largest(logits)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(1, keepdims=True)
+    return shares
 
 
 def log_probabilities(logits: Logits) -> Logits:
