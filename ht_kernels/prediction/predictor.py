@@ -122,9 +122,7 @@ class Predictor:
         if not isinstance(image, (str, Path)):
             return self._frame(to_frame(image), self._cropper(None))
         if Path(image).is_dir():
-            raise InputError(
-                f"{image} is a folder, and a call takes one image: iterate over Predictor.frames({image!r})"
-            )
+            raise InputError(f"{image} is a folder, and a call takes one image: iterate over Predictor.frames of it")
         source = open_file(image)
         if is_clip(source):
             raise InputError(f"{image} has several frames, and a call takes one image: iterate over Predictor.frames")

@@ -142,13 +142,13 @@ def test_a_clip_is_iterated_over(tmp_path: Path) -> None:
     assert all(np.array_equal(ours.mask, theirs.mask) for ours, theirs in zip(found, shown, strict=True))
     assert {f.file for f in found} == {clip} and found[1].row()["frame"] == 2
     assert len(list(predictor.frames(write_video(tmp_path / "video.mp4", 3)))) == 3
-    with pytest.raises(InputError, match=r"is a folder, and a call takes one image: iterate over Predictor\.frames"):
-        predictor(tmp_path)
     with pytest.raises(InputError, match=r"clip\.dcm has several frames, .*: iterate over Predictor"):
         predictor(clip)
     (tmp_path / "folder").mkdir()
     Image.fromarray(KNOWN).save(tmp_path / "folder/1.png")
-    with pytest.raises(InputError, match="several frames"):
+    with pytest.raises(
+        InputError, match=r"is a folder, and a call takes one image: iterate over Predictor\.frames of it"
+    ):
         predictor(tmp_path / "folder")
 
 
@@ -290,5 +290,5 @@ def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path)
 def test_options_that_predict_does_not_have() -> None:
     with pytest.raises(TypeError, match="predict has no option device: its options are crop and unfamiliar; a session"):
         ht.predict("phantom", KNOWN, device="cuda")
-    with pytest.raises(TypeError, match="its options are crop and unfamiliar; did you mean unfamiliar?"):
+    with pytest.raises(TypeError, match="its options are crop and unfamiliar; did you mean unfamiliar"):
         ht.predict("phantom", KNOWN, unfamilar="outline")
