@@ -28,6 +28,7 @@ from ht_kernels.deploy import FoldedHTCLIP
 from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, png_bytes, write_whole
+from ht_kernels.media.frames import Frame
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.train import read_examples, simulate_examples
@@ -85,7 +86,7 @@ def images(test: Tensor, dataset: str, size: Size) -> tuple[dict[str, Tensor], d
         "1.8 times the gain": _gain(test, 1.8),
     }
     others: dict[str, Callable[[Size], Tensor]] = {
-        "heart ultrasound": lambda size: torch.cat([preprocess(frame, size) for frame in open_file(example_clip())]),
+        "heart ultrasound": lambda size: torch.cat([_pixels(frame, size) for frame in open_file(example_clip())]),
         "other ultrasound": lambda size: _dicom(size, lambda kind: kind == "US"),
         "CT, MR and other DICOM": lambda size: _dicom(size, lambda kind: kind != "US"),
         "simulated phantoms": lambda size: simulate_examples(PHANTOMS, SEED, size[0]).images,
@@ -209,7 +210,7 @@ def _pydicom_frames(size: Size) -> Iterator[tuple[str, Tensor]]:
         if Path(name).name == CLIP or min(frame.shape[:2]) < _SMALLEST or high <= low:
             continue
         shown = ((frame - low) / (high - low)).clip(0, 1) * 255
-        yield dataset.get("Modality") or "OT", preprocess(shown.astype(np.uint8), size)
+        yield dataset.get("Modality") or "OT", _pixels(shown.astype(np.uint8), size)
 
 
 def _photographs(size: Size) -> Tensor:
@@ -218,7 +219,11 @@ def _photographs(size: Size) -> Tensor:
     except ImportError as error:
         raise InputError("They come with scikit-image, which is not installed: pip install scikit-image") from error
     shown = (Image.fromarray(getattr(data, name)()) for name in _PHOTOGRAPHS)
-    return torch.cat([preprocess(np.asarray(image.convert("RGB")), size) for image in shown])
+    return torch.cat([_pixels(np.asarray(image.convert("RGB")), size) for image in shown])
+
+
+def _pixels(frame: Frame, size: Size) -> Tensor:
+    return torch.from_numpy(preprocess(frame, size))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from benchmarks import figures
 from ht_kernels.errors import InputError
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(shape: tuple[int, ...], threads: int, seconds: float) -> dict[str, Any]:
     """The lower quartile of the milliseconds of each way, by its name."""
     frame = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    ways: dict[str, Callable[[], Tensor]] = {
+    ways: dict[str, Callable[[], NDArray[np.uint8]]] = {
         "pillow": lambda: by_pillow(frame, SIZE),
         "ours": lambda: preprocess(frame, SIZE, threads=threads),
     }

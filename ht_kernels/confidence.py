@@ -5,11 +5,10 @@ Far from the outline almost every pixel is certain, whatever the mask is worth, 
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
-from .classes import classes_of, probabilities_of
+from .dilation import dilate
+from .logits import Logits, classes, probabilities
 
 BAND = 32
 """The band reaches a 32nd of the image's height up and down, and of its width to the left and right, from the outline.
@@ -19,7 +18,7 @@ It does not depend on the model, so that exported files, which do not name their
 """
 
 
-def mask_confidence(logits: Tensor) -> float | None:
+def mask_confidence(logits: Logits) -> float | None:
     """The confidence of the mask of one image, from 0 to 1; None where no outline of it is seen.
 
     The margin of a pixel is the probability of its likeliest class less that of the second. The outline consists of the
@@ -29,28 +28,20 @@ def mask_confidence(logits: Tensor) -> float | None:
     mask that lies between them, smaller than a 64th of the image, has no confidence.
 
     Args:
-        logits: (K, H, W).
+        logits: (K, H, W) float32.
     """
     rows, columns = (max(1, side // (2 * BAND)) for side in logits.shape[1:])
     logits = logits[:, ::rows, ::columns]
-    classes = classes_of(logits[None])[0]
-    edge = torch.zeros_like(classes, dtype=torch.bool)
-    for dim in (0, 1):
-        count = classes.shape[dim] - 1
-        differs = classes.narrow(dim, 0, count) != classes.narrow(dim, 1, count)
-        edge.narrow(dim, 0, count).logical_or_(differs)
-        edge.narrow(dim, 1, count).logical_or_(differs)
+    mask = classes(logits[None])[0]
+    edge = np.zeros(mask.shape, dtype=np.bool_)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
     if not edge.any():
         return None
-    for dim in (0, 1):
-        edge = _widen(edge, dim, max(1, round(edge.shape[dim] / BAND)))
-    two = probabilities_of(logits[:, edge].float()[None])[0].topk(2, dim=0).values
-    return float((two[0] - two[1]).mean())
-
-
-def _widen(edge: Tensor, dim: int, reach: int) -> Tensor:
-    """The pixels (H, W) that have one of ``edge`` within ``reach`` pixels along a dimension."""
-    along = edge.transpose(dim, 1)
-    sums = F.pad(along.cumsum(1, dtype=torch.int32), (reach + 1, reach))
-    sums[:, -reach:] = sums[:, -reach - 1 : -reach]
-    return (sums[:, 2 * reach + 1 :] > sums[:, : along.shape[1]]).transpose(dim, 1)
+    for axis in (0, 1):
+        edge = dilate(edge, max(1, round(edge.shape[axis] / BAND)), axis)
+    two = np.sort(probabilities(logits[None, :, edge])[0], axis=0)[-2:]
+    return float((two[1] - two[0]).mean())

@@ -1,4 +1,7 @@
-"""A description of the machine and the installed packages, for ``ht-kernels info``, reports and bug reports."""
+"""A description of the machine and the installed packages, for ``ht-kernels info``, reports and bug reports.
+
+Torch is not needed; ``seen_by_torch.py`` has what it tells.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,12 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ht_kernels
-from ht_kernels.backends import core, cuda
-from ht_kernels.backends.call import Case
-from ht_kernels.ops.dispatch import BACKENDS
+from ht_kernels import threads
 
 PACKAGES = (
     "torch",
@@ -47,16 +47,28 @@ _FOR_CUDA = {"tensorrt": ("_cu12", "_cu13"), "tensorrt_rtx": ("_cu12", "_cu13")}
 
 
 def describe() -> dict[str, Any]:
-    """Everything that this file finds out, as plain values that JSON can hold."""
+    """Everything that this file finds out, as plain values that JSON can hold.
+
+    Where torch is not loaded there are no ``backends``, no GPU is listed, and ``torch_isa`` is None.
+    """
+    by_torch: dict[str, Any] = {"torch_isa": None, "gpus": [], "backends": {}}
+    if sys.modules.get("torch") is not None:
+        from ht_kernels import seen_by_torch
+
+        by_torch = {
+            "torch_isa": seen_by_torch.isa(),
+            "gpus": seen_by_torch.gpus(),
+            "backends": seen_by_torch.backends(),
+        }
     return {
         "ht_kernels": ht_kernels.__version__,
         "location": str(Path(ht_kernels.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": cpu(),
-        "gpus": gpus(),
+        "cpu": {**cpu(), "torch_isa": by_torch["torch_isa"]},
+        "gpus": by_torch["gpus"],
         "compiled_core": compiled_core(),
-        "backends": backends(),
+        "backends": by_torch["backends"],
         "packages": {name: version(name) for name in PACKAGES},
         "missing_extras": missing_extras(),
         "environment": {
@@ -90,51 +102,19 @@ def commit() -> str | None:
 
 
 def cpu() -> dict[str, Any]:
-    """The CPU's model and number of logical cores, and torch's number of threads and instruction set."""
-    return {
-        "model": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch_isa": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def gpus() -> list[dict[str, Any]]:
-    """The name, compute capability and memory of each GPU that torch sees.
-
-    ``without_cuda_kernels`` is the reason why the CUDA kernels do not run on the GPU, or None if they do.
-    """
-    if not torch.cuda.is_available():
-        return []
-    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    archs = [] if core.missing else core.module.build_info()["cuda_archs"]
-    return [
-        {
-            "name": p.name,
-            "capability": f"{p.major}.{p.minor}",
-            "memory_gib": round(p.total_memory / 2**30, 1),
-            "without_cuda_kernels": core.missing or cuda.architecture_reason(archs, (p.major, p.minor)),
-        }
-        for p in properties
-    ]
+    """The CPU's model and number of logical cores, and the number of threads that kernels and runtimes take."""
+    return {"model": _cpu_model(), "cores": os.cpu_count(), "threads": threads.usual()}
 
 
 def compiled_core() -> dict[str, Any]:
     """How ``ht_kernels._C`` was built, and the instruction set it uses; ``{"error": reason}`` if it does not load."""
     try:
+        importlib.import_module("ht_kernels.compiled")  # loads the OpenMP library that the module needs
         module = importlib.import_module("ht_kernels._C")
     except ImportError as error:
         return {"error": str(error)}
     info: dict[str, Any] = module.build_info()
     return {**info, "isa_in_use": module.cpu_isa()}
-
-
-def backends() -> dict[str, str | None]:
-    """For each backend, best first: None if it can run a float32 adapter here, else the reason why it cannot."""
-    devices = [torch.device("cuda")] if torch.cuda.is_available() else []
-    cases = [Case(device, torch.float32, 768, 64, (14, 14), 1, False) for device in [*devices, torch.device("cpu")]]
-    reasons = {name: [backend.can_run(case) for case in cases] for name, backend in BACKENDS.items()}
-    return {name: None if None in found else found[0] for name, found in reasons.items()}
 
 
 def missing_extras() -> dict[str, list[str]] | None:

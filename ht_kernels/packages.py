@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from .errors import InputError, reason
+
+WITHOUT_TORCH = (
+    "this needs torch, which is not installed: pip install ht-kernels brings it. Without torch, exported files run, by "
+    "predict, stream and sessions: export a checkpoint with ht-kernels export on a machine that has torch"
+)
+"""What to tell a user who asks for something that needs torch where there is none."""
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found. It is not imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def import_package(module: str, needs: str, install: str) -> Any:
@@ -30,3 +42,16 @@ def import_package(module: str, needs: str, install: str) -> Any:
             f"{needs}, which is installed and cannot be imported ({type(error).__name__}: {reason(error)}): mend what "
             f"that names, or pip install --force-reinstall {install}"
         ) from error
+
+
+def need_torch(what: str) -> None:
+    """Refuse work that needs torch where it is not installed; it is not imported.
+
+    Args:
+        what: what needs it, such as "a checkpoint".
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if not installed("torch"):
+        raise InputError(f"{what}: {WITHOUT_TORCH}")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ht_kernels
-from ht_kernels import environment
+from ht_kernels import environment, seen_by_torch
 from ht_kernels.backends.call import Case
 from ht_kernels.cli import info
 from ht_kernels.ops.dispatch import BACKENDS
@@ -45,8 +45,8 @@ def test_a_backend_that_cannot_run_says_why(
         return "the moon is not full"
 
     monkeypatch.setitem(BACKENDS, "lunar", SimpleNamespace(can_run=can_run))
-    assert environment.backends()["lunar"] == "the moon is not full"
-    assert environment.backends()["reference"] is None
+    assert seen_by_torch.backends()["lunar"] == "the moon is not full"
+    assert seen_by_torch.backends()["reference"] is None
     run()
     assert "the moon is not full" in capsys.readouterr().out
 
@@ -109,9 +109,9 @@ def test_what_was_built_and_whether_it_is_for_this_gpu(
     built = {"version": "1", "compiler": "gcc", "openmp": 1, "isa_levels": ["baseline"], "cuda_archs": archs}
     module = SimpleNamespace(build_info=lambda: {**built, "nvcc": "13.0.88"}, cpu_isa=lambda: "baseline")
     monkeypatch.setitem(sys.modules, "ht_kernels._C", module)
-    monkeypatch.setattr(environment.core, "module", module)
-    monkeypatch.setattr(environment.core, "missing", "")
-    monkeypatch.setattr(environment, "backends", lambda: {"reference": None})
+    monkeypatch.setattr(seen_by_torch.core, "module", module)
+    monkeypatch.setattr(seen_by_torch.core, "missing", "")
+    monkeypatch.setattr(seen_by_torch, "backends", lambda: {"reference": None})
     properties = SimpleNamespace(name="NVIDIA L4", major=8, minor=9, total_memory=2**34)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

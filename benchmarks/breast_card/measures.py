@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ht_kernels.classes import class_count
+from ht_kernels.class_names import class_count
 from ht_kernels.clip import HTCLIP
 from ht_kernels.train import Examples
 from ht_kernels.train.metrics import Row, predict_with_signals, score

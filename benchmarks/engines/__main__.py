@@ -89,7 +89,7 @@ def measure(name: str, ways: Sequence[Way], turns: int, others: int) -> list[dic
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         folder = Path(place)
-        np.save(folder / "frames.npy", frames.numpy())
+        np.save(folder / "frames.npy", frames)
         workers: list[tuple[dict[str, Any], Worker]] = []
         expected = None
         for index, way in enumerate(ways):

@@ -143,7 +143,7 @@ def _int8(made: ht.HTCLIP, runtime: str) -> Run:
     frames = sample_frames(open_file(example_clip()), made.tower.image_size, CALIBRATION + FRAMES)[FRAMES:]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
-        export_onnx(ht.fold(made), path, precision="int8", calibration=frames)
+        export_onnx(ht.fold(made), path, precision="int8", calibration=torch.from_numpy(frames))
         return _run(Session.open(path, runtime=runtime))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ht_kernels.folding import FoldedAdapter, FoldParts, FoldResults
@@ -237,15 +235,6 @@ def grid_to_mask(logits: Tensor, mask: Tensor) -> None:
     logits = logits.contiguous()
     sizes = (*logits.shape, *mask.shape[1:])
     core.module.grid_to_mask(sizes, logits.data_ptr(), mask.data_ptr(), torch.get_num_threads())
-
-
-def preprocess(frame: NDArray[np.uint8], pixels: Tensor, threads: int) -> None:
-    """Write the gray, resized ``frame`` (H, W) or (H, W, 3) to ``pixels`` (..., h, w) uint8, contiguous.
-
-    Pixels of a row of the frame are contiguous; rows may have any stride.
-    """
-    sizes = (*frame.shape[:2], *(frame.shape[2:] or (1,)), *pixels.shape[-2:])
-    core.module.preprocess(sizes, frame.ctypes.data, frame.strides[0], pixels.data_ptr(), threads)
 
 
 def _forward(

@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
+from ht_kernels.packages import WITHOUT_TORCH, installed
 
 from . import config, parser
 
@@ -62,6 +63,11 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()
     except (InputError, BackendError) as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "torchvision", "safetensors") or installed("torch"):
+            raise
+        print(f"{name}: {WITHOUT_TORCH}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno == errno.EPIPE:

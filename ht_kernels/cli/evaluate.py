@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     try:
-        from ht_kernels.classes import class_count
+        from ht_kernels.class_names import class_count
         from ht_kernels.train import simulate_examples
         from ht_kernels.train.evaluate import BATCH, evaluate, evaluate_all, lines, lines_of_all
     except ImportError as error:
@@ -297,7 +297,7 @@ def _read(
 def _classes_of_masks(model: HTCLIP, root: Path, dataset: str) -> tuple[str, ...] | None:
     """The names of the classes by which the masks of a data set are read: its own, else the model's if it has more than
     two; None for two classes without names."""
-    from ht_kernels.classes import names_of
+    from ht_kernels.class_names import names_of
     from ht_kernels.data.layout import class_names
 
     known = class_names(root, "segmentation", dataset)
@@ -310,7 +310,7 @@ def _classes_of_masks(model: HTCLIP, root: Path, dataset: str) -> tuple[str, ...
 
 def _check_classes(model: HTCLIP, known: tuple[str, ...], dataset: str) -> None:
     """Raise InputError unless the classes of a data set, whose names are ``known``, are those of the model."""
-    from ht_kernels.classes import names_of
+    from ht_kernels.class_names import names_of
 
     config = model.config
     names = names_of(config.num_classes, config.class_names)

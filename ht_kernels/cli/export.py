@@ -126,9 +126,11 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     calibration_source, source = _sources(args)
     _check_packages(args)
+    import torch
+
     import ht_kernels as ht
     from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
-    from ht_kernels.deploy.runtimes import runs_here
+    from ht_kernels.deploy.engine_runtime import runs_here
     from ht_kernels.deploy.saturation import SATURATES, saturates
     from ht_kernels.deploy.server import write_repository
     from ht_kernels.media.preprocess import sample_frames
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
             if args.precision == "int8":
                 calibration, frames = _split(folded.image_size, calibration_source, source)
             else:
-                frames = sample_frames(source, folded.image_size, _FRAMES)
+                frames = torch.from_numpy(sample_frames(source, folded.image_size, _FRAMES))
             terminal.warn(source.warnings)
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
@@ -351,15 +353,17 @@ def _split(size: tuple[int, int], calibration: Source | None, source: Source) ->
 
     Without frames for calibration, every other frame of the source is taken: the first, the third and so on.
     """
+    import torch
+
     from ht_kernels.deploy.quantize import check_count, without
     from ht_kernels.media.preprocess import sample_frames
 
     if calibration is None:
-        frames = sample_frames(source, size, 2 * _FRAMES)
+        frames = torch.from_numpy(sample_frames(source, size, 2 * _FRAMES))
         chosen, frames = frames[::2], frames[1::2]
     else:
-        frames = sample_frames(source, size, _FRAMES)
-        chosen = sample_frames(calibration, size, _CALIBRATION)
+        frames = torch.from_numpy(sample_frames(source, size, _FRAMES))
+        chosen = torch.from_numpy(sample_frames(calibration, size, _CALIBRATION))
         terminal.warn(calibration.warnings)
     chosen = without(chosen, frames)
     if not (len(chosen) and len(frames)):

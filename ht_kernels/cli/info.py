@@ -26,6 +26,10 @@ def _facts() -> dict[str, Any]:
     """All that is printed, as plain values that JSON can hold."""
     from ht_kernels import environment
     from ht_kernels.deploy import here
+    from ht_kernels.packages import installed
+
+    if installed("torch"):
+        import torch  # noqa: F401  # it then tells what it sees
 
     return {
         **environment.describe(),
@@ -37,24 +41,26 @@ def _facts() -> dict[str, Any]:
 
 def _lines(facts: dict[str, Any]) -> list[str]:
     cpu, core = facts["cpu"], facts["compiled_core"]
-    threads = counted(cpu["threads"], "thread")
+    threads, isa = counted(cpu["threads"], "thread"), cpu["torch_isa"]
     rows = [
         ("ht_kernels", f"{facts['ht_kernels']} in {facts['location']}"),
         ("Python", f"{facts['python']} on {facts['platform']}"),
-        ("CPU", f"{cpu['model']}, {counted(cpu['cores'], 'core')}, {threads}, torch uses {cpu['torch_isa']}"),
+        ("CPU", f"{cpu['model']}, {counted(cpu['cores'], 'core')}, {threads}" + f", torch uses {isa}" * bool(isa)),
         *[("GPU", _gpu(gpu)) for gpu in facts["gpus"]],
-        *([] if facts["gpus"] else [("GPU", "none that torch can use")]),
+        *([] if facts["gpus"] or not isa else [("GPU", "none that torch can use")]),
+        *([] if isa else [("torch", "not installed; sessions of exported files, streams and predict run without it")]),
         ("compiled core", _core(core)),
         *([] if "error" in core else [("CUDA kernels", _cuda_kernels(core))]),
         *[("environment", f"{name}={value}") for name, value in facts["environment"].items()],
     ]
     asked = facts["environment"].get("HT_KERNELS_BACKEND")
-    if asked and asked not in facts["backends"]:
+    if asked and isa and asked not in facts["backends"]:
         rows.append(("", f"there is no backend '{asked}', so every call of an adapter raises an error"))
     lines = _table(rows)
 
-    lines += ["", "Backends, best first"]
-    lines += _table([(name, f"no: {why}" if why else "available") for name, why in facts["backends"].items()], 2)
+    if isa:
+        lines += ["", "Backends, best first"]
+        lines += _table([(name, f"no: {why}" if why else "available") for name, why in facts["backends"].items()], 2)
     if "error" in core:
         # The source tree's own ht_kernels/ hides an installed one from a Python started there.
         lines.append("  To build the compiled core: pip install -e . in the source tree, with g++ installed.")
@@ -62,9 +68,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     runtimes = facts["runtimes"]
     lines += ["", "Runtimes of exported files and streams, best first"]
     lines += _table([(name, f"no: {why}" if why else _runtime(name, facts)) for name, why in runtimes.items()], 2)
-    of_checkpoints = facts["runtimes_of_checkpoints"].items()
-    default = next(name for name, why in of_checkpoints if not why and name != "tensorrt")
-    lines.append(f"  ht-kernels stream runs a checkpoint by {default}, unless --runtime names another.")
+    of_checkpoints = [name for name, why in facts["runtimes_of_checkpoints"].items() if not why and name != "tensorrt"]
+    if of_checkpoints:
+        lines.append(f"  ht-kernels stream runs a checkpoint by {of_checkpoints[0]}, unless --runtime names another.")
 
     lines += ["", "Packages"]
     lines += _table([(name, found) for name, found in facts["packages"].items() if found], 2)

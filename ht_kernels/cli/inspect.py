@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         model_options.check_checkpoint(args.checkpoint)
     claim(args.output, INSPECTION, args.overwrite)
     source = open_file(args.frames or example_clip())
+    import torch
+
     from ht_kernels.clip.activations import activation_scales
     from ht_kernels.clip.injection import adapters
     from ht_kernels.deploy.folded import why_not_folded
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         tower = "the tower has random weights" if model.draws_tower else "the tower is not tuned"
         print(f"No checkpoint was named: the adapters are new, and {tower}.", file=sys.stderr)
     found, unfoldable = adapters(model.tower), why_not_folded(model)
-    frames = sample_frames(source, model.tower.image_size, _FRAMES)
+    frames = torch.from_numpy(sample_frames(source, model.tower.image_size, _FRAMES))
     terminal.warn(source.warnings)
     scales = activation_scales(model, frames.float() / 255)
     print("\n".join(_table(scales)))

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 
-    with terminal.interruptible():
+    with terminal.interruptible(), terminal.track() as progress:
         model, _ = running.open_model(args)
         predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)
         report = predict_files(
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             weights=str(args.checkpoint),
             probability=args.probabilities,
             watch=_say,
+            progress=progress,
         )
     config.write(args, args.output / SETTINGS)
     terminal.warn(report["warnings"])
@@ -85,10 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(file: Path, prediction: Prediction) -> None:
-    """Say what an image is, and of a clip how many frames are done, from time to time."""
+    """Say what an image is; a clip has too many frames to say it of each."""
     if prediction.index is not None:
-        if (prediction.index + 1) % 100 == 0:
-            print(f"{file}: {prediction.index + 1} frames", file=sys.stderr, flush=True)
         return
     if prediction.state == "unfamiliar":
         words = f"unfamiliar, {prediction.note}"

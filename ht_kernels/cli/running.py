@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from ht_kernels.errors import InputError
+from ht_kernels.packages import need_torch
 from ht_kernels.weights import locate
 
 from . import model_options
@@ -49,7 +50,7 @@ def add_arguments(how: argparse._ActionsContainer, runs: argparse._ActionsContai
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options of the model that do not go together, and a checkpoint that is missing, before the work.
+    """Refuse options of the model that do not go together, a checkpoint that is missing, and one without torch.
 
     Raises:
         InputError: they are such.
@@ -61,7 +62,9 @@ def check(args: argparse.Namespace) -> None:
     exported = path is not None and is_exported(path)
     if path is not None and not exported:
         model_options.check_checkpoint(args.checkpoint)
-    runtime = args.runtime or ("openvino" if args.device is not None else None)
+    if not exported:
+        need_torch("an untrained model" if path is None else f"the checkpoint {path}")
+    runtime = _runtime(args)
     if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino", None)):
         raise InputError(
             f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
@@ -74,33 +77,40 @@ def check(args: argparse.Namespace) -> None:
 
 
 def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
-    """The model or session that runs over frames, and whether it was trained.
+    """The model or session that runs over frames, and whether it was trained. An exported file needs no torch.
 
     Raises:
         InputError: a file or an option does not fit.
         BackendError: the runtime asked for does not run here.
     """
+    from ht_kernels.deploy.places import is_exported
+    from ht_kernels.deploy.session import Session
+
+    runtime = _runtime(args)
+    path = args.checkpoint and locate(args.checkpoint)
+    if path is not None and is_exported(path):
+        return Session.open(path, runtime=runtime, device=args.device, progress=_show), True
+    return _open_checkpoint(args, runtime)
+
+
+def _runtime(args: argparse.Namespace) -> str | None:
+    """The runtime that the options name: a device is one of OpenVINO."""
+    runtime: str | None = args.runtime
+    return "openvino" if runtime is None and args.device is not None else runtime
+
+
+def _open_checkpoint(args: argparse.Namespace, runtime: str | None) -> tuple[FoldedHTCLIP | Session, bool]:
+    """What :func:`open_model` returns, for a checkpoint or an untrained model."""
     import torch
 
     import ht_kernels as ht
     from ht_kernels.deploy import Session
-    from ht_kernels.deploy.engine import gpu_target
     from ht_kernels.deploy.fastest import default_runtime, fastest
+    from ht_kernels.deploy.gpu import gpu_target
     from ht_kernels.deploy.openvino_runtime import check_device
-    from ht_kernels.deploy.places import is_exported
 
-    def show(phase: str) -> None:
-        print(f"building an engine: {phase}", file=sys.stderr, flush=True)
-
-    runtime = args.runtime
-    if runtime is None and args.device is not None:
-        runtime = "openvino"
-    path = args.checkpoint and locate(args.checkpoint)
-    exported = path is not None and is_exported(path)
-    if runtime is None and not exported:
+    if runtime is None:
         runtime = default_runtime(args.precision)
-    if exported:
-        return Session.open(path, runtime=runtime, device=args.device, progress=show), True
     if runtime == "cuda_graph":
         gpu_target()  # raises where there is no GPU, before a model is loaded for nothing
     if runtime == "openvino":
@@ -117,7 +127,11 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     output = "grid" if model.config.task == "segmentation" else None
     if runtime == "openvino":
         return Session.open(folded, device=args.device, precision=args.precision, output=output), trained
-    return Session.open(folded, runtime=runtime, output=output, progress=show), trained
+    return Session.open(folded, runtime=runtime, output=output, progress=_show), trained
+
+
+def _show(phase: str) -> None:
+    print(f"building an engine: {phase}", file=sys.stderr, flush=True)
 
 
 def read_crop(text: str | None) -> Box | Literal["auto"] | None:

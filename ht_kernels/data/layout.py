@@ -296,9 +296,11 @@ def to_input(image: Image.Image, size: int) -> Tensor:
     As published: resized by :func:`ht_kernels.media.preprocess.preprocess`, repeated to 3 channels, no mean and
     standard deviation.
     """
+    import torch
+
     from ht_kernels.media.preprocess import preprocess
 
-    pixels = preprocess(np.asarray(image), (size, size))[0]
+    pixels = torch.from_numpy(preprocess(np.asarray(image), (size, size))[0])
     return pixels.float().div_(255).expand(3, -1, -1).contiguous()
 
 

@@ -50,7 +50,7 @@ class Comparison:
 def compare(model: HTCLIP, folded: FoldedHTCLIP, image: Frame) -> Comparison:
     """Time a model as published and as folded, from an image (H, W) uint8 in the model's size to its logits."""
     published = PublishedHTCLIP.like(model)
-    frames = preprocess(image, folded.image_size)
+    frames = torch.from_numpy(preprocess(image, folded.image_size))
     images = (frames / 255).expand(-1, 3, -1, -1).contiguous()
     ways: dict[str, Callable[[], Tensor]] = {
         "published": lambda: published(images),

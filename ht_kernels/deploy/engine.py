@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import ht_kernels
-from ht_kernels.errors import BackendError, InputError
+from ht_kernels.errors import InputError
 from ht_kernels.files import write_whole
 from ht_kernels.packages import import_package
 
+from .gpu import gpu_target
 from .manifest import Manifest, manifest_of, sha256, write_manifest
 from .places import check_place
 
@@ -105,21 +104,6 @@ def build_engine(
     write_whole(path, content, "the engine")
     write_manifest(built, path)
     return built
-
-
-def gpu_target() -> str:
-    """The compute capability of the current GPU, such as ``sm_86``.
-
-    Raises:
-        BackendError: there is no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise BackendError(
-            "there is no NVIDIA GPU that torch can use: take a machine with one, its driver and a torch for CUDA, or a "
-            "runtime that needs none, which are openvino, onnxruntime and cpu"
-        )
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
 
 
 def import_runtime(runtime: str) -> Any:

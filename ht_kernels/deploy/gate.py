@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ht_kernels.classes import classes_of, probabilities_of
+from ht_kernels.classes import classes_of
 from ht_kernels.dice import dice
 from ht_kernels.errors import InputError, reason
 from ht_kernels.files import read_whole, write_whole
+from ht_kernels.logits import probabilities
 from ht_kernels.packages import import_package
 
 from .folded import FoldedHTCLIP
@@ -329,9 +330,9 @@ def _compare(name: str, expected: dict[str, Array], outputs: dict[str, Array]) -
 
 def _chosen(logits: Array, classes: Array) -> Array:
     """1 for each class (B,) that is the most probable one of the logits (B, K) or as good as that, else 0: (B,)."""
-    probabilities = probabilities_of(torch.from_numpy(logits)).numpy()
-    given = np.take_along_axis(probabilities, classes[:, None].astype(np.int64), axis=1)[:, 0]
-    chosen: Array = (given >= probabilities.max(1) - _TIE).astype(np.float64)
+    shares = probabilities(logits)
+    given = np.take_along_axis(shares, classes[:, None].astype(np.int64), axis=1)[:, 0]
+    chosen: Array = (given >= shares.max(1) - _TIE).astype(np.float64)
     return chosen
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import ht_kernels
 from ht_kernels import environment
@@ -18,8 +18,10 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import read_whole, write_whole
 
 from .batch import LARGEST_BATCH
-from .folded import FoldedHTCLIP
 from .places import described_files, manifest_path
+
+if TYPE_CHECKING:
+    from .folded import FoldedHTCLIP
 
 FORMAT = 1
 DISTANCE = "distance"
@@ -220,6 +222,20 @@ def read_manifest(path: str | Path) -> Manifest:
         )
     _check_file(manifest, path)
     return manifest
+
+
+def read_described(path: Path, manifest: Manifest) -> list[bytes]:
+    """Read what a manifest describes and check its hash.
+
+    The returned bytes, not the files, are what runs, so the check holds for them.
+
+    Raises:
+        InputError: a file cannot be read, or has another hash.
+    """
+    contents = [read_whole(part, "the file") for part in described_files(path)]
+    if sha256_of_files(contents) != manifest.sha256:
+        raise InputError(f"{path} is not the file that its manifest describes; export the model again")
+    return contents
 
 
 def _tuples(value: Any) -> Any:

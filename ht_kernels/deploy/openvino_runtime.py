@@ -12,16 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ht_kernels import environment
+from ht_kernels import environment, threads
 from ht_kernels.errors import BackendError, InputError, reason
 from ht_kernels.packages import import_package
 
 from .cache import cached
 from .manifest import Manifest, sha256
-from .runtimes import FileRuntime
+from .runtimes import Array, FileRuntime
 
 DEVICES = ("CPU", "GPU", "NPU")
 """The devices of OpenVINO that a session runs on. GPU means Intel's."""
@@ -102,7 +99,7 @@ class OpenVinoRuntime(FileRuntime):
 
     The graph alone says what is in 16 bits or in int8: left to itself, OpenVINO would compute all of it in bfloat16
     where the CPU can. A CPU that lacks the 16-bit type of a graph computes in float32, from the rounded weights.
-    Threads may share the runtime; one call runs at a time, because it takes as many threads as torch does.
+    Threads may share the runtime; one call runs at a time, because it takes all threads that it may.
 
     Args:
         contents: the content of an ONNX file, or of the two files of an IR, graph and weights.
@@ -134,10 +131,10 @@ class OpenVinoRuntime(FileRuntime):
         self.device = _PLAIN_NAMES[device]
         self._lock = threading.Lock()
 
-    def _run(self, frames: Tensor) -> list[Tensor]:
+    def _run(self, frames: Array) -> list[Array]:
         with self._lock:
-            outputs = self._request.infer({0: frames.cpu().numpy()}, share_inputs=True)  # outputs are copies
-        return [torch.from_numpy(output) for output in outputs.to_tuple()]
+            outputs = self._request.infer({0: frames}, share_inputs=True)  # outputs are copies
+        return list(outputs.to_tuple())
 
 
 def _check_tensors(model: Any, manifest: Manifest) -> None:
@@ -162,7 +159,7 @@ def _compile(core: Any, model: Any, manifest: Manifest, device: str) -> Any:
         options["INFERENCE_PRECISION_HINT"] = "f32"
     if device == "CPU":
         # Threads bound to cores would wait there for other programs while another core is free.
-        options |= {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "ENABLE_CPU_PINNING": False}
+        options |= {"INFERENCE_NUM_THREADS": threads.usual(), "ENABLE_CPU_PINNING": False}
         return core.compile_model(model, device, options)
     return _cached(core, model, manifest, device, options)
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ht_kernels.classes import names_of
+from ht_kernels.class_names import names_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 

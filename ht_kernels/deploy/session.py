@@ -1,50 +1,55 @@
-"""One interface for every way to run a model, best first: TensorRT, CUDA graph, OpenVINO, ONNX Runtime, CPU."""
+"""One interface for every way to run a model, best first: TensorRT, CUDA graph, OpenVINO, ONNX Runtime, CPU.
+
+To open an exported file neither needs torch nor imports it; ``folded_runtimes.py`` has what a folded model needs.
+"""
 
 from __future__ import annotations
 
-import logging
-import tempfile
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, overload
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ht_kernels import environment
-from ht_kernels.clip.htclip import HTCLIPConfig
 from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
-from ht_kernels.errors import BackendError, InputError
-from ht_kernels.files import read_whole, why
+from ht_kernels.errors import BackendError, InputError, out_of_memory
+from ht_kernels.log import log
+from ht_kernels.packages import WITHOUT_TORCH, installed
 
-from .batch import batch_range
-from .cache import cached
-from .engine import gpu_target
-from .folded import FoldedHTCLIP
-from .manifest import Manifest, manifest_of, read_manifest, sha256_of_files
-from .openvino_runtime import DEVICES, OpenVinoRuntime, check_device
-from .places import described_files, is_exported
-from .runtimes import EngineRuntime, FoldedRuntime, GraphRuntime, OnnxRuntime, Runtime, runs_here, why_not_here
+from .engine_cache import cached_engine
+from .engine_runtime import EngineRuntime
+from .manifest import Manifest, manifest_of, read_described
+from .openvino_runtime import DEVICES, OpenVinoRuntime
+from .places import is_exported
+from .runtimes import Array, Candidates, OnnxRuntime, Runtime, why_not_here
 from .saturation import SATURATES, saturates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ht_kernels.clip.htclip import HTCLIPConfig
+
+    from .folded import FoldedHTCLIP
 
 RUNTIMES = ("tensorrt", "cuda_graph", "openvino", "onnxruntime", "cpu")
 """The names of the runtimes, best first."""
 
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _WARM_UP = 2
-_log = logging.getLogger("ht_kernels")
 
 
 class Session:
     """Runs a model on the best of :data:`RUNTIMES` that can run it; :meth:`open` makes it.
 
-    ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``. It
-    returns logits float32, (B, K, H, W) for segmentation or (B, K) for classification; with ``output="grid"`` logits
-    (B, K, h, w) on the patch grid; masks (B, H, W) uint8, if the model was exported with ``output="mask"``; or
-    embeddings (B, E) float32, for a contrastive model. The result is on the device that computed it, and no later call
-    overwrites it. If ``familiarity`` is not None, ``session.with_distance(frames)`` also returns the distances (B,)
-    float32 of the frames from the training images.
+    ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``, as an
+    array of NumPy or as a tensor of torch, and returns what it was given, an array or a tensor. That holds logits
+    float32, (B, K, H, W) for segmentation or (B, K) for classification; with ``output="grid"`` logits (B, K, h, w) on
+    the patch grid; masks (B, H, W) uint8, if the model was exported with ``output="mask"``; or embeddings (B, E)
+    float32, for a contrastive model. A tensor is on the device that computed it, and no later call overwrites a result.
+    If ``familiarity`` is not None, ``session.with_distance(frames)`` also returns the distances (B,) float32 of the
+    frames from the training images.
 
     Attributes:
         runtime: the name of the runtime that runs the model.
@@ -74,11 +79,11 @@ class Session:
         self.familiarity: DistanceScale | None = facts["familiarity"]
         self.grid: tuple[int, int] | None = facts["grid"]
         self._run = run
-        zeros = torch.zeros(self.batch[1], *self.frame_shape, dtype=torch.uint8)
+        zeros = np.zeros((self.batch[1], *self.frame_shape), np.uint8)
         for _ in range(_WARM_UP):
-            run(zeros)
+            self(zeros)
             if self.familiarity is not None:
-                run.with_distance(zeros)
+                self.with_distance(zeros)
 
     @classmethod
     def open(
@@ -118,17 +123,13 @@ class Session:
             TypeError: ``model`` is neither a folded model nor a path.
             BackendError: the runtime asked for cannot run the model here, or no runtime can; the message says why.
         """
-        if not isinstance(model, (FoldedHTCLIP, str, Path)):
-            raise TypeError(
-                f"model must be a folded model or the path of an exported file, got {type(model).__name__}: "
-                "ht_kernels.fold makes a folded model"
-            )
+        of_folded = None if isinstance(model, (str, Path)) else _part_for_folded(model)
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
         if device is not None or precision is not None:
             if runtime not in (None, "openvino"):
                 raise InputError(f"device and precision are for the runtime openvino, got {runtime!r}")
-            if precision is not None and not isinstance(model, FoldedHTCLIP):
+            if precision is not None and of_folded is None:
                 raise InputError(f"precision is for a folded model, and {model} has its own: leave it out")
             if precision == "int8":
                 raise InputError(
@@ -141,46 +142,53 @@ class Session:
         if device not in (None, *DEVICES):
             raise InputError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         device = device or "CPU"
-        if isinstance(model, FoldedHTCLIP):
-            if output not in (None, "grid") or (output == "grid" and model.config.task != "segmentation"):
-                raise InputError(f"output must be None, or grid of a segmentation model, got {output!r}")
-            facts = _facts_of_model(model, 1 if batch is None else batch, output)
-            candidates = _candidates_of_model(model, facts, device, precision or "fp32", progress)
-        else:
-            path = Path(model)
-            if not is_exported(path):
-                raise InputError(
-                    f"{path} has no manifest beside it, so it is not what ht-kernels export writes: export it, or pass "
-                    "a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
-                )
-            manifest = manifest_of(path)
-            if batch is not None:
-                raise InputError(
-                    f"batch is for a folded model, and {path} takes {_count(manifest.batch)} at once: leave it out, or "
-                    "export the model with another"
-                )
-            contents = _read(path, manifest)
-            facts = _facts_of_manifest(manifest)
-            if output not in (None, facts["output"]):
-                raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
-            candidates = _candidates_of_file(path, contents, manifest, device, progress)
-        session = _open_first(cls, candidates, facts, runtime, isinstance(model, FoldedHTCLIP))
+        if of_folded is not None:
+            facts = of_folded.facts_of_model(model, 1 if batch is None else batch, output)
+            candidates = of_folded.candidates_of_model(model, facts, device, precision or "fp32", progress)
+            return _open_first(cls, candidates, facts, runtime, True)
+        path = Path(model)  # type: ignore[arg-type]  # mypy does not see that this is a path here
+        if not is_exported(path):
+            to_do = "export it, or pass a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
+            raise InputError(
+                f"{path} has no manifest beside it, so it is not what ht-kernels export writes: "
+                f"{to_do if installed('torch') else WITHOUT_TORCH}"
+            )
+        manifest = manifest_of(path)
+        if batch is not None:
+            raise InputError(
+                f"batch is for a folded model, and {path} takes {_count(manifest.batch)} at once: leave it out, or "
+                "export the model with another"
+            )
+        contents = read_described(path, manifest)
+        facts = _facts_of_manifest(manifest)
+        if output not in (None, facts["output"]):
+            raise InputError(f"{path} gives {facts['output']}, and {output} was asked for: export it with that")
+        candidates = _candidates_of_file(path, contents, manifest, device, progress)
+        session = _open_first(cls, candidates, facts, runtime, False)
         on_cpu = session.runtime == "onnxruntime" or (session.runtime == "openvino" and device == "CPU")
-        if not isinstance(model, FoldedHTCLIP) and manifest.precision == "int8" and on_cpu and saturates():
-            _log.warning("session: %s", SATURATES)
+        if manifest.precision == "int8" and on_cpu and saturates():
+            log.warning("session: %s", SATURATES)
         return session
 
-    def __call__(self, frames: Tensor) -> Tensor:
+    @overload
+    def __call__(self, frames: Array) -> Array: ...
+    @overload
+    def __call__(self, frames: Tensor) -> Tensor: ...
+    def __call__(self, frames: Any) -> Any:
         """Return the logits, masks or embeddings of frames, as the class describes.
 
         Raises:
             InputError: the frames do not have the shape that the model takes.
-            TypeError: the frames are no tensor, or not uint8.
+            TypeError: the frames are neither an array nor a tensor, or not uint8.
         """
         self._check(frames)
-        return self._run(frames)
+        return _like(frames, self._run(self._given(frames)))
 
-    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    @overload
+    def with_distance(self, frames: Array) -> tuple[Array, Array]: ...
+    @overload
+    def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]: ...
+    def with_distance(self, frames: Any) -> tuple[Any, Any]:
         """Return what a call returns, and the distances (B,) float32 of the frames from the training images.
 
         Both come from one run of the model and lie on the same device.
@@ -191,26 +199,67 @@ class Session:
         if self.familiarity is None:
             raise InputError(NOT_CALIBRATED)
         self._check(frames)
-        return self._run.with_distance(frames)
+        result, distances = self._run.with_distance(self._given(frames))
+        return _like(frames, result), _like(frames, distances)
 
-    def _check(self, frames: Tensor) -> None:
-        if not isinstance(frames, Tensor):
-            raise TypeError(
-                f"frames must be a uint8 tensor, got {type(frames).__name__}: torch.from_numpy makes one of an array"
-            )
+    def _given(self, frames: Any) -> Any:
+        """Frames as the runtime takes them."""
+        if self._run.on_tensors == _is_tensor(frames):
+            return frames
+        return _tensor(frames) if self._run.on_tensors else frames.cpu().numpy()
+
+    def _check(self, frames: Any) -> None:
+        if not (isinstance(frames, np.ndarray) or _is_tensor(frames)):
+            raise TypeError(f"frames must be a uint8 array or tensor, got {type(frames).__name__}")
         low, _, high = self.batch
-        if frames.dim() != 4 or tuple(frames.shape[1:]) != self.frame_shape or not low <= len(frames) <= high:
+        shape = tuple(frames.shape)
+        if len(shape) != 4 or shape[1:] != self.frame_shape or not low <= len(frames) <= high:
             wanted = ", ".join(map(str, self.frame_shape))
-            raise InputError(f"frames must have shape ({_count(self.batch)}, {wanted}), got {tuple(frames.shape)}")
-        if frames.dtype != torch.uint8:
+            raise InputError(f"frames must have shape ({_count(self.batch)}, {wanted}), got {shape}")
+        if str(frames.dtype).removeprefix("torch.") != "uint8":
             raise TypeError(f"frames must be uint8, got {frames.dtype}")
 
 
-_Candidates = dict[str, Callable[[], Runtime]]
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor. Nobody has one who has not imported torch, so it is not imported for that."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _tensor(array: Array) -> Any:
+    """A tensor of an array. They share memory, unless torch does not take it, as it is in another order."""
+    import torch
+
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))
+
+
+def _like(frames: Any, result: Any) -> Any:
+    """A result as the same kind as the frames, a tensor or an array."""
+    if _is_tensor(frames) == _is_tensor(result):
+        return result
+    return _tensor(result) if _is_tensor(frames) else result.cpu().numpy()
+
+
+def _part_for_folded(model: object) -> ModuleType:
+    """The module with the runtimes of folded models, which needs torch.
+
+    Raises:
+        TypeError: ``model`` is no folded model.
+    """
+    if installed("torch"):
+        from . import folded_runtimes
+        from .folded import FoldedHTCLIP
+
+        if isinstance(model, FoldedHTCLIP):
+            return folded_runtimes
+    raise TypeError(
+        f"model must be a folded model or the path of an exported file, got {type(model).__name__}: "
+        "ht_kernels.fold makes a folded model"
+    )
 
 
 def _open_first(
-    cls: type[Session], candidates: _Candidates, facts: dict[str, Any], runtime: str | None, folded: bool
+    cls: type[Session], candidates: Candidates, facts: dict[str, Any], runtime: str | None, folded: bool
 ) -> Session:
     if runtime is not None and runtime not in candidates:
         raise BackendError(f"{runtime} was asked for by name, and this file runs on {' or '.join(candidates)} only")
@@ -221,62 +270,20 @@ def _open_first(
         absent = why_not_here(name, folded)
         if absent is not None and runtime is None and len(candidates) > 1:
             refused[name] = absent
-            _log.info("session: %s is not used: %s", name, absent)
+            log.info("session: %s is not used: %s", name, absent)
             continue
         try:
             session = cls(name, make(), facts, refused)
-        except (InputError, BackendError, TypeError, torch.OutOfMemoryError) as error:
-            if runtime is not None or len(candidates) == 1:
+        except Exception as error:
+            skipped = isinstance(error, (InputError, BackendError, TypeError)) or out_of_memory(error)
+            if not skipped or runtime is not None or len(candidates) == 1:
                 raise
             refused[name] = str(error)
-            _log.warning("session: %s is not used: %s", name, error)
+            log.warning("session: %s is not used: %s", name, error)
             continue
-        _log.info("session: running on %s", name)
+        log.info("session: running on %s", name)
         return session
     raise BackendError("nothing here runs this model: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
-
-
-def _candidates_of_model(
-    folded: FoldedHTCLIP,
-    facts: dict[str, Any],
-    device: str,
-    precision: str,
-    progress: Callable[[str], None] | None,
-) -> _Candidates:
-    batch, output = facts["batch"], facts["output"]
-
-    def engine() -> Runtime:
-        from .onnx import export_onnx
-
-        gpu_target()  # raises if there is no GPU, before the export takes time
-        try:
-            folder = tempfile.TemporaryDirectory()
-        except OSError as error:
-            raise InputError(f"there is no place for the exported model: {why(error)}; TMPDIR names another") from error
-        with folder as name:
-            path = Path(name) / "model.onnx"
-            return _cached_engine(path, export_onnx(folded, path, batch=batch, output=output), progress)
-
-    def openvino() -> Runtime:
-        from .onnx import onnx_in_memory
-
-        check_device(device, precision)  # before the export takes time
-        content, manifest = onnx_in_memory(folded, precision, batch, output)
-        return OpenVinoRuntime([content], manifest, device)
-
-    def onnxruntime() -> Runtime:
-        from .onnx import onnx_in_memory
-
-        return OnnxRuntime(*onnx_in_memory(folded, "fp32", batch, output))
-
-    size = folded.grid if output == "grid" else None
-    return {
-        "tensorrt": engine,
-        "cuda_graph": lambda: GraphRuntime(folded, size),
-        "openvino": openvino,
-        "onnxruntime": onnxruntime,
-        "cpu": lambda: FoldedRuntime(folded, size),
-    }
 
 
 def _candidates_of_file(
@@ -285,10 +292,10 @@ def _candidates_of_file(
     manifest: Manifest,
     device: str,
     progress: Callable[[str], None] | None,
-) -> _Candidates:
+) -> Candidates:
     if manifest.kind == "onnx":
         return {
-            "tensorrt": lambda: _cached_engine(path, manifest, progress),
+            "tensorrt": lambda: cached_engine(path, manifest, progress),
             "openvino": lambda: OpenVinoRuntime(contents, manifest, device),
             "onnxruntime": lambda: OnnxRuntime(contents[0], manifest),
         }
@@ -297,40 +304,6 @@ def _candidates_of_file(
     if manifest.kind not in ("tensorrt", "tensorrt_rtx"):
         raise InputError(f"the manifest of {path} is of kind {manifest.kind!r}, which a session cannot run")
     return {"tensorrt": lambda: EngineRuntime(contents[0], manifest)}
-
-
-def _cached_engine(onnx: Path, manifest: Manifest, progress: Callable[[str], None] | None) -> EngineRuntime:
-    """The engine for an ONNX file and this GPU. It is taken from the cache, or built and put there."""
-    from .engine import build_engine
-
-    target = gpu_target()
-    version = environment.version("tensorrt_rtx")
-    key = {**asdict(manifest), "file": "", "targets": [target], "tensorrt_rtx": version}
-
-    def make(folder: Path) -> None:
-        _log.warning("session: building an engine for %s, once", target)
-        build_engine(onnx, folder / "model.engine", targets=[target], progress=progress)
-
-    def good(folder: Path) -> bool:
-        try:
-            return runs_here(read_manifest(folder / "model.engine.json"))
-        except InputError:
-            return False
-
-    folder = cached(key, make, good)
-    built = read_manifest(folder / "model.engine.json")
-    return EngineRuntime(_read(folder / "model.engine", built)[0], built)
-
-
-def _read(path: Path, manifest: Manifest) -> list[bytes]:
-    """Read what a manifest describes and check its hash.
-
-    The returned bytes, not the files, are what runs, so the check holds for them.
-    """
-    contents = [read_whole(part, "the file") for part in described_files(path)]
-    if sha256_of_files(contents) != manifest.sha256:
-        raise InputError(f"{path} is not the file that its manifest describes; export the model again")
-    return contents
 
 
 def _count(batch: tuple[int, int, int]) -> str:
@@ -348,19 +321,4 @@ def _facts_of_manifest(manifest: Manifest) -> dict[str, Any]:
         "class_names": manifest.class_names,
         "familiarity": manifest.familiarity,
         "grid": manifest.grid,
-    }
-
-
-def _facts_of_model(folded: FoldedHTCLIP, batch: int | tuple[int, int, int], output: str | None) -> dict[str, Any]:
-    config = folded.config
-    return {
-        "batch": batch_range(batch),
-        "frame_shape": (1, *folded.image_size),
-        "output": output or folded.result,
-        "task": config.task,
-        "num_classes": config.num_classes,
-        "class_names": config.class_names,
-        "config": config,
-        "familiarity": None if folded.familiarity is None else folded.familiarity.scale,
-        "grid": folded.grid if config.task == "segmentation" else None,
     }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from ht_kernels import compiled
 from ht_kernels.arguments import pair, whole
-from ht_kernels.backends import core, cpu
 from ht_kernels.errors import InputError
+from ht_kernels.threads import usual
 
 from .frames import Frame
 from .source import Source
@@ -26,8 +26,8 @@ _MOST_PIXELS = 2**28
 _MOST_THREADS = 1024
 
 
-def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = None) -> Tensor:
-    """A frame, (H, W) or (H, W, 3) uint8, as uint8 tensor (1, 1, *size) with values 0 to 255.
+def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = None) -> NDArray[np.uint8]:
+    """A frame, (H, W) or (H, W, 3) uint8, as an array (1, 1, *size) uint8 with values 0 to 255.
 
     Gray is the ITU-R 601 luma, the resize Pillow's bicubic one, across and then down, as in the published code; the
     aspect ratio is not kept. The scaling to [0, 1] and the repetition to three channels are folded into the model.
@@ -38,7 +38,8 @@ def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = Non
     Args:
         frame: the frame.
         size: (height, width) of the result.
-        threads: how many the core may use, from 1 to 1024; by default as many as torch does.
+        threads: how many the core may use, from 1 to 1024; by default as many as
+            :func:`ht_kernels.threads.usual` says.
 
     Raises:
         InputError: the frame is empty, or has another shape or dtype; a side of it or of the result is not from 1 to
@@ -46,20 +47,21 @@ def preprocess(frame: Frame, size: tuple[int, int], *, threads: int | None = Non
             ``threads`` is out of range.
     """
     height, width = _check(frame, size)
-    used = whole(torch.get_num_threads() if threads is None else threads)
+    used = whole(usual() if threads is None else threads)
     if used is None or not 1 <= used <= _MOST_THREADS:
         raise InputError(f"threads must be a whole number from 1 to {_MOST_THREADS}, got {threads!r}")
-    if core.missing:
+    if compiled.missing:
         return by_pillow(frame, (height, width))
     whole_pixels = (3, 1) if frame.ndim == 3 else (1,)
-    if frame.strides[1:] != whole_pixels:
+    if frame.strides[1:] != whole_pixels:  # rows may have any stride
         frame = np.ascontiguousarray(frame)
-    pixels = torch.empty((1, 1, height, width), dtype=torch.uint8, device="cpu")
-    cpu.preprocess(frame, pixels, used)
+    pixels = np.empty((1, 1, height, width), dtype=np.uint8)
+    sizes = (*frame.shape[:2], *(frame.shape[2:] or (1,)), height, width)
+    compiled.module.preprocess(sizes, frame.ctypes.data, frame.strides[0], pixels.ctypes.data, used)
     return pixels
 
 
-def by_pillow(frame: Frame, size: tuple[int, int]) -> Tensor:
+def by_pillow(frame: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
     """What :func:`preprocess` gives, computed by Pillow.
 
     It is resized across first and then down, as Pillow before 13 always did. From 13 on Pillow goes down first where it
@@ -69,14 +71,14 @@ def by_pillow(frame: Frame, size: tuple[int, int]) -> Tensor:
     gray = Image.fromarray(frame).convert("L")
     for step in ((width, gray.height), (width, height)):
         gray = gray.resize(step, Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(gray))[None, None]
+    return np.array(gray)[None, None]
 
 
-def sample_frames(source: Source, size: tuple[int, int], count: int) -> Tensor:
+def sample_frames(source: Source, size: tuple[int, int], count: int) -> NDArray[np.uint8]:
     """Up to ``count`` frames, spread evenly over a clip, preprocessed: uint8 (B, 1, *size)."""
     step = max(1, (source.frame_count or 1) // count)
     chosen = itertools.islice(source, 0, count * step, step)
-    return torch.cat([preprocess(frame, size) for frame in chosen])
+    return np.concatenate([preprocess(frame, size) for frame in chosen])
 
 
 def _check(frame: Frame, size: tuple[int, int]) -> tuple[int, int]:

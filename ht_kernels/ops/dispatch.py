@@ -1,13 +1,11 @@
 """The dispatch: the only place that chooses a backend for a call, tries it, and falls back to another one.
 
-Two environment variables are read once, at import. ``HT_KERNELS_BACKEND`` names the backend to use for every call.
-``HT_KERNELS_LOG`` sets the level of the log on stderr; at level ``debug`` the log says which backend was chosen and why
-the others were not.
+The environment variable ``HT_KERNELS_BACKEND``, read once at import, names the backend to use for every call. At level
+``debug`` the log says which backend was chosen and why the others were not.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Collection
@@ -22,10 +20,10 @@ from ht_kernels.backends.call import Case, FilterCase, Layout, MaskCase
 from ht_kernels.backends.triton import backend as triton
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.folding import FoldedAdapter
+from ht_kernels.log import log
 
 from . import prepared
 
-log = logging.getLogger("ht_kernels")
 _T = TypeVar("_T")
 AnyCase = Case | FilterCase | MaskCase
 
@@ -47,20 +45,6 @@ class Choices:
 
 
 choices = Choices()
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("ht_kernels: %(message)s"))
-    log.addHandler(handler)
-    if level.upper() in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        log.setLevel(level.upper())
-    else:
-        log.warning("HT_KERNELS_LOG is '%s', expected debug, info, warning or error", level)
-
-
-if os.environ.get("HT_KERNELS_LOG"):
-    _log_to_stderr(os.environ["HT_KERNELS_LOG"])
 
 
 def set_backend(name: str | None) -> None:

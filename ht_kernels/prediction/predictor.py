@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ht_kernels.clip import HTCLIP
-from ht_kernels.deploy import FoldedHTCLIP, Session, fold
-from ht_kernels.deploy.fastest import fastest
 from ht_kernels.deploy.places import is_exported
-from ht_kernels.errors import InputError
+from ht_kernels.deploy.session import Session
+from ht_kernels.errors import InputError, did_you_mean
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
+from ht_kernels.packages import need_torch
 from ht_kernels.video.crop import AutoCrop, check_crop
 from ht_kernels.video.model import FrameModel
 from ht_kernels.video.overlay import check_unfamiliar
@@ -27,9 +27,16 @@ from ht_kernels.weights import locate
 from .pixels import to_frame
 from .result import Prediction
 
+if TYPE_CHECKING:
+    from ht_kernels.clip import HTCLIP
+    from ht_kernels.deploy import FoldedHTCLIP
+
 Picture = str | Path | NDArray[Any] | Image.Image
 """An image: the path of an image file or of a DICOM file with one frame; a NumPy array, (H, W) gray or (H, W, 3) RGB,
 uint8, or floating point from 0 to 1; or an image of Pillow."""
+
+_OPTIONS = "crop", "unfamiliar"
+"""The options of a Predictor."""
 
 
 class Predictor:
@@ -114,6 +121,8 @@ class Predictor:
     def _image(self, image: Any) -> Prediction:
         if not isinstance(image, (str, Path)):
             return self._frame(to_frame(image), self._cropper(None))
+        if Path(image).is_dir():
+            raise InputError(f"{image} is a folder, and a call takes one image: iterate over Predictor.frames of it")
         source = open_file(image)
         if is_clip(source):
             raise InputError(f"{image} has several frames, and a call takes one image: iterate over Predictor.frames")
@@ -138,11 +147,10 @@ class Predictor:
             return AutoCrop()
         return lambda frame: box or Box(0, 0, frame.shape[1], frame.shape[0])
 
-    @torch.inference_mode()
     def _frame(self, frame: Frame, crop: Callable[[Frame], Box]) -> Prediction:
         model, box = self._model, crop(frame)
         logits, distance = model(model.preprocess(box.of(frame)))
-        if not logits.isfinite().all():
+        if not np.isfinite(logits).all():
             raise InputError("the model's logits are not finite: its weights are damaged, or its precision is too low")
         unfamiliar = model.unfamiliar(distance)
         mask = label = confidence = None
@@ -170,7 +178,7 @@ class Predictor:
             distance=distance,
             percentile=None if scale is None or distance is None else scale.percentile(distance),
             pixel_mm2=None,
-            _logits=None if unfamiliar else logits.float().cpu(),
+            _logits=None if unfamiliar else logits,
             _box=box,
             _doubtful=doubtful,
         )
@@ -180,7 +188,17 @@ def predict(model: str | Path | HTCLIP | FoldedHTCLIP | Session, inputs: Any, **
     """Return ``Predictor(model, **options)(inputs)``.
 
     A checkpoint or a file is loaded at each call: make a ``Predictor`` for several.
+
+    Raises:
+        InputError, BackendError, TypeError: as a ``Predictor`` and its call raise them; TypeError also for an option
+            that a ``Predictor`` does not have.
     """
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(
+                f"predict has no option {name}: its options are {' and '.join(_OPTIONS)}"
+                f"{did_you_mean(name, _OPTIONS)}; a session as the model says what runs it, and where"
+            )
     return Predictor(model, **options)(inputs)
 
 
@@ -190,17 +208,30 @@ def is_clip(source: Source) -> bool:
 
 
 def _runnable(model: Any) -> FoldedHTCLIP | Session:
-    if isinstance(model, (FoldedHTCLIP, Session)):
+    """What runs a model on frames. Torch is not imported for an exported file or a session."""
+    if isinstance(model, Session):
         return model
-    if isinstance(model, HTCLIP):
-        return fold(model)
-    if not isinstance(model, (str, Path)):
-        raise TypeError(
-            "model must be a checkpoint or an exported file by path or name, a model, a folded model or a session, got "
-            f"{type(model).__name__}"
-        )
-    path = locate(model)
-    return Session.open(path) if is_exported(path) else fastest(HTCLIP.from_checkpoint(path).eval())
+    if isinstance(model, (str, Path)):
+        path = locate(model)
+        if is_exported(path):
+            return Session.open(path)
+        need_torch(f"the checkpoint {path}")
+        from ht_kernels.clip import HTCLIP
+        from ht_kernels.deploy.fastest import fastest
+
+        return fastest(HTCLIP.from_checkpoint(path).eval())
+    if "torch" in sys.modules:  # without it there is no model
+        from ht_kernels.clip import HTCLIP
+        from ht_kernels.deploy.folded import FoldedHTCLIP, fold
+
+        if isinstance(model, FoldedHTCLIP):
+            return model
+        if isinstance(model, HTCLIP):
+            return fold(model)
+    raise TypeError(
+        "model must be a checkpoint or an exported file by path or name, a model, a folded model or a session, got "
+        f"{type(model).__name__}"
+    )
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

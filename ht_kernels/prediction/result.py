@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from ht_kernels.class_colors import color_of
-from ht_kernels.classes import probabilities_of
 from ht_kernels.files import output_folder
+from ht_kernels.logits import Logits, probabilities, upsample
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.packages import import_package
 from ht_kernels.video.overlay import Overlay, in_words
@@ -66,7 +63,7 @@ class Prediction:
     distance: float | None
     percentile: float | None
     pixel_mm2: float | None
-    _logits: Tensor | None = field(repr=False)
+    _logits: Logits | None = field(repr=False)
     _box: Box = field(repr=False)
     _doubtful: NDArray[np.uint8] | None = field(repr=False)  # the mask of which an overlay has the outline
 
@@ -79,12 +76,10 @@ class Prediction:
         if self._logits is None:
             return None
         if self.task == "classification":
-            of_classes: NDArray[np.float32] = probabilities_of(self._logits)[0].numpy()
+            of_classes: NDArray[np.float32] = probabilities(self._logits)[0]
             return of_classes
         box, (height, width) = self._box, self.frame.shape[:2]
-        with torch.inference_mode():
-            logits = F.interpolate(self._logits, (box.height, box.width), mode="bilinear", align_corners=False)
-            inside = probabilities_of(logits)[0].numpy()
+        inside: NDArray[np.float32] = probabilities(upsample(self._logits, (box.height, box.width)))[0]
         if inside.shape[1:] == (height, width):
             return inside
         whole = np.zeros((len(inside), height, width), dtype=np.float32)

@@ -17,6 +17,7 @@ from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import PREDICTIONS
+from ht_kernels.progress import Watch, unwatched, watched
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
 from .inputs import earlier_files
@@ -36,6 +37,7 @@ def predict_files(
     weights: str | None = None,
     probability: bool = False,
     watch: Callable[[Path, Prediction], None] | None = None,
+    progress: Watch = unwatched,
 ) -> dict[str, Any]:
     """Predict the images and clips in files, and write the results; returns the content of predictions.json.
 
@@ -54,6 +56,7 @@ def predict_files(
         weights: what predictions.json calls the model's weights.
         probability: for segmentation, also write ``probabilities/NAME.npz`` as :meth:`Prediction.save` does.
         watch: called with each file and prediction after it was written.
+        progress: told how many of the files are done, and of the frames of a clip that says how many it has.
 
     Raises:
         InputError: there is no result of any file, the output cannot be written or holds files of these names that no
@@ -68,10 +71,10 @@ def predict_files(
     failed: dict[str, str] = {}
     warnings: list[str] = []
     with output_folder(output, (*PREDICTIONS, *map(escape, earlier_files(Path(output)))), strict=True) as folder:
-        for name, path in files.items():
+        for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)
-                rows += _predict_file(folder, name, predictor, source, probability, watch)
+                rows += _predict_file(folder, name, predictor, source, probability, watch, progress)
                 warnings += source.warnings
             except _Unusable as error:
                 _remove_clip(folder, name)
@@ -116,6 +119,7 @@ def _predict_file(
     source: Source,
     probability: bool,
     watch: Callable[[Path, Prediction], None] | None,
+    progress: Watch,
 ) -> list[dict[str, Any]]:
     """Write the results of a file into a folder; returns its rows."""
     rows = []
@@ -137,6 +141,8 @@ def _predict_file(
             rows.append(prediction.row())
             if watch is not None:
                 watch(source.path, prediction)
+            if clip and source.frame_count is not None:
+                progress(f"predicting frames of {source.path.name}", len(rows), source.frame_count)
     finally:
         if video is not None:
             video.close()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ht_kernels.classes import names_of
+from ht_kernels.class_names import names_of
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8

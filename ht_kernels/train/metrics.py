@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ht_kernels.classes import classes_of, probabilities_of
+from ht_kernels.classes import classes_of
 from ht_kernels.clip import HTCLIP
 from ht_kernels.confidence import mask_confidence
 from ht_kernels.dice import dice
+from ht_kernels.logits import probabilities
 
 from .examples import Examples
 
@@ -79,7 +80,7 @@ def predict_with_signals(
             result, distances = model.with_distance(images)
             rows = [{"distance": d, "percentile": scale.percentile(d)} for d in distances.tolist()]
         if model.config.task == "segmentation":
-            for row, logits in zip(rows, result, strict=True):
+            for row, logits in zip(rows, result.float().cpu().numpy(), strict=True):
                 confidence = mask_confidence(logits)
                 row["confidence"] = float("nan") if confidence is None else confidence
         results.append(_prediction(model, result.float()))
@@ -96,7 +97,7 @@ def _prediction(model: HTCLIP, result: Tensor) -> Tensor:
     if model.config.task == "segmentation":
         result = classes_of(result)
     elif model.config.task == "classification":
-        result = probabilities_of(result)
+        result = torch.from_numpy(probabilities(result.cpu().numpy()))
     return result.cpu()
 
 

@@ -20,7 +20,8 @@ from accelerate.utils import extract_model_from_parallel, gather_object
 from torch import Tensor, nn
 
 from ht_kernels.backends import cpu
-from ht_kernels.classes import class_count, classes_of, names_of
+from ht_kernels.class_names import class_count, names_of
+from ht_kernels.classes import classes_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, make_folder, write_whole
 from ht_kernels.progress import Watch, unwatched

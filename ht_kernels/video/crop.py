@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from ht_kernels.dilation import Value, dilate
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import Box, Frame
 
@@ -61,8 +59,8 @@ def find_scan(frame: Frame) -> Box | None:
     scale = max(2.0, max(height, width) / _LONG_SIDE)
     size = max(1, round(width / scale)), max(1, round(height / scale))
     share = Image.fromarray(np.uint8(255) * speckle).resize(size, Image.Resampling.BOX)
-    solid = torch.from_numpy(np.asarray(share) > 127).float()[None, None]
-    region = _largest_region(_grow(_shrink(solid, 2), 2)[0, 0] > 0)
+    solid = np.asarray(share) > 127
+    region = _largest_region(_grow(~_grow(~solid, 2), 2))
     if region.mean() < _SMALLEST:
         return None
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
@@ -71,27 +69,24 @@ def find_scan(frame: Frame) -> Box | None:
     return Box(left, top, right - left, bottom - top)
 
 
-def _grow(mask: Tensor, radius: int) -> Tensor:
-    return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
+def _grow(values: NDArray[Value], reach: int) -> NDArray[Value]:
+    """The largest value in the square around each pixel; beyond the border there is none."""
+    return dilate(dilate(values, reach, 0), reach, 1)
 
 
-def _shrink(mask: Tensor, radius: int) -> Tensor:
-    return 1 - _grow(1 - mask, radius)
-
-
-def _largest_region(mask: Tensor) -> NDArray[np.bool_]:
+def _largest_region(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected region (H, W) with the most pixels.
 
     Each pixel starts with a number of its own and takes over the largest of its neighbours', until every region has one
     number.
     """
-    labels = torch.arange(1, mask.numel() + 1, dtype=torch.float32).reshape(1, 1, *mask.shape) * mask
+    labels = np.arange(1, mask.size + 1, dtype=np.int32).reshape(mask.shape) * mask
     while True:
         spread = _grow(labels, 1) * mask
-        if torch.equal(spread, labels):
+        if np.array_equal(spread, labels):
             break
         labels = spread
-    numbers, counts = torch.unique(labels[labels > 0], return_counts=True)
-    largest = numbers[counts.argmax()] if len(numbers) else -1
-    region: NDArray[np.bool_] = (labels == largest)[0, 0].numpy()
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    region: NDArray[np.bool_] = mask & (labels == counts.argmax())
     return region

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ht_kernels.classes import names_of, probabilities_of
-from ht_kernels.clip import HTCLIP
+from ht_kernels.class_names import names_of
 from ht_kernels.confidence import mask_confidence
-from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session
-from ht_kernels.distance_scale import DistanceScale
+from ht_kernels.deploy.session import Session
 from ht_kernels.errors import InputError
-from ht_kernels.functional import grid_to_mask
+from ht_kernels.log import log
+from ht_kernels.logits import Logits, mask_of_grid, probabilities, to_grid, upsample
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.preprocess import preprocess
 
-_log = logging.getLogger("ht_kernels")
+if TYPE_CHECKING:
+    from ht_kernels.deploy import FoldedHTCLIP
+
+    from .folded_model import FoldedFrames
 
 
 class FrameModel:
@@ -44,70 +43,44 @@ class FrameModel:
     """
 
     def __init__(self, model: FoldedHTCLIP | Session) -> None:
-        if not isinstance(model, (FoldedHTCLIP, Session)):
-            made = "it" if isinstance(model, HTCLIP) else "HTCLIP.from_checkpoint(...)"
-            raise TypeError(
-                f"model must be a folded model or a session, got {type(model).__name__}: ht_kernels.fold makes a "
-                f"folded model of {made}"
-            )
-        task, count, names = _facts(model)
-        self._shrink: tuple[Tensor, Tensor] | None = None
-        if task not in ("segmentation", "classification"):
-            raise InputError(f"frames need a model for segmentation or classification, got one for {task}")
-        segments = task == "segmentation"
-        if segments and count > 256:
-            raise InputError(f"a mask holds up to 256 classes, and the model has {count}")
-        self.task = task
-        if isinstance(model, Session):
-            if segments and model.output == "logits":
-                self._shrink = _shrinking(model)
-            _check_session(model, "grid" if segments else "logits")
-            self.size: tuple[int, int] = model.frame_shape[1:]
-        else:
-            self.size = model.image_size
-        self.familiarity = _familiarity(model)
-        self.model = model
-        self.class_names = names_of(count, names)
-        self._graphs = GraphRunner(model) if isinstance(model, FoldedHTCLIP) and model.position.is_cuda else None
+        run = _runnable(model)
+        if run.task not in ("segmentation", "classification"):
+            raise InputError(f"frames need a model for segmentation or classification, got one for {run.task}")
+        segments = run.task == "segmentation"
+        if segments and run.num_classes > 256:
+            raise InputError(f"a mask holds up to 256 classes, and the model has {run.num_classes}")
+        _check(run, "grid" if segments else "logits")
+        self._run = run
+        self._grid = _grid_to_return_to(run) if segments and run.output == "logits" else None
+        self.task: str = run.task
+        self.size: tuple[int, int] = run.frame_shape[1:]
+        self.familiarity = run.familiarity
+        self.class_names = names_of(run.num_classes, run.class_names)
 
-    def preprocess(self, frame: Frame) -> Tensor:
+    def preprocess(self, frame: Frame) -> NDArray[np.uint8]:
         """Pixels uint8 (1, 1, H, W) of the model's size.
 
         One thread makes them, because the model runs beside it, on the others.
         """
         return preprocess(frame, self.size, threads=1)
 
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, float | None]:
-        """Logits of pixels (1, 1, H, W) uint8, and their distance from the training images.
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[Logits, float | None]:
+        """Logits float32 of pixels (1, 1, H, W) uint8, and their distance from the training images.
 
         For classification the logits are (1, K). For segmentation they are (1, K, h, w), on the patch grid, so that
         masks and smoothing are the same for every runtime and file; only a file of an older version, which gives logits
         in the image's size and does not say the grid, has them there.
 
-        Both come from one run of the model. The distance is None for a model that gives none. A GPU has computed the
-        logits when this returns.
+        Both come from one run of the model. The distance is None for a model that gives none.
         """
-        distances: Tensor | None = None
-        if isinstance(self.model, Session):
-            if self.familiarity is None:
-                logits = self.model(pixels)
-            else:
-                logits, distances = self.model.with_distance(pixels)
-            if self._shrink is not None:
-                rows, columns = (one.to(logits.device) for one in self._shrink)
-                logits = rows @ logits @ columns.T
+        distance: float | None = None
+        if self.familiarity is None:
+            result = self._run(pixels)
         else:
-            run = self._graphs or self.model
-            size = self.model.grid if self.task == "segmentation" else None
-            if self.familiarity is None:
-                logits = run(pixels, output_size=size)
-            else:
-                logits, distances = run.with_distance(pixels, output_size=size)
-        if logits.is_cuda:
-            # Only this CUDA stream is waited for: to wait for the whole GPU would break another thread's graph capture.
-            torch.cuda.current_stream(logits.device).synchronize()
-        return logits, None if distances is None else float(distances[0])
+            result, distances = self._run.with_distance(pixels)
+            distance = float(distances[0])
+        logits: Logits = np.asarray(result, dtype=np.float32)
+        return logits if self._grid is None else to_grid(logits, self._grid), distance
 
     def unfamiliar(self, distance: float | None) -> bool:
         """Whether a frame at this distance is unlike the training images; False for a model that cannot tell."""
@@ -120,28 +93,27 @@ class FrameModel:
         limit = self.familiarity.limit
         return f"{shown}: unlike the training images (distance {distance:.2f}, limit {limit:.2f})"
 
-    @torch.inference_mode()
-    def mask_confidence(self, logits: Tensor) -> float | None:
+    def mask_confidence(self, logits: Logits) -> float | None:
         """The confidence of the mask that logits (1, K, h, w) make, in the size of the model's images."""
-        whole = F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
-        return mask_confidence(whole[0])
+        return mask_confidence(upsample(logits, self.size)[0])
 
-    @torch.inference_mode()
-    def mask(self, logits: Tensor, frame: Frame, box: Box) -> NDArray[np.uint8]:
+    def mask(self, logits: Logits, frame: Frame, box: Box) -> NDArray[np.uint8]:
         """The class of each pixel (H, W) of a frame, of which the model saw a box; the background around it."""
+        inside: NDArray[np.uint8] = mask_of_grid(logits, (box.height, box.width))[0]
+        if inside.shape == frame.shape[:2]:
+            return inside
         whole = np.zeros(frame.shape[:2], dtype=np.uint8)
-        box.of(whole)[...] = grid_to_mask(logits, (box.height, box.width))[0].cpu().numpy()
+        box.of(whole)[...] = inside
         return whole
 
-    @torch.inference_mode()
-    def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+    def probabilities(self, logits: Logits) -> NDArray[np.float32]:
         """The probability of each class (C,), of the logits (1, K) of a classification."""
-        found: NDArray[np.float32] = probabilities_of(logits.float())[0].cpu().numpy()
+        found: NDArray[np.float32] = probabilities(logits)[0]
         return found
 
     def backend(self) -> str | None:
         """Which backend runs the adapters; None where a session runs the model."""
-        return self.model.backend() if isinstance(self.model, FoldedHTCLIP) else None
+        return None if isinstance(self._run, Session) else self._run.backend()
 
     def describe(self) -> dict[str, Any]:
         """The model in a report: its configuration, frame size, runtime and device.
@@ -149,34 +121,48 @@ class FrameModel:
         The device is named as by :class:`ht_kernels.deploy.session.Session`: ``cpu``, torch's name of an NVIDIA GPU
         such as ``cuda:0``, ``intel gpu`` or ``npu``.
         """
-        if isinstance(self.model, Session):
-            task, count, names = _facts(self.model)
-            facts: dict[str, Any] = {"task": task, "num_classes": count, "class_names": names}
-            if self.model.config is not None:
-                facts = asdict(self.model.config)
-            return {
-                **facts,
-                "frame_size": list(self.size),
-                "runtime": self.model.runtime,
-                "device": self.model.device,
-            }
-        config = asdict(self.model.config)
-        runtime = "cpu" if self._graphs is None else "cuda_graph"
-        device = str(self.model.position.device)
-        return {**config, "frame_size": list(self.size), "runtime": runtime, "device": device}
+        run = self._run
+        facts = {"task": run.task, "num_classes": run.num_classes, "class_names": run.class_names}
+        if run.config is not None:
+            facts = asdict(run.config)
+        return {**facts, "frame_size": list(self.size), "runtime": run.runtime, "device": run.device}
 
 
-def _check_session(session: Session, result: str) -> None:
+def _runnable(model: Any) -> Session | FoldedFrames:
+    """What runs a model on arrays.
+
+    Raises:
+        TypeError: it is neither a folded model nor a session.
+    """
+    if isinstance(model, Session):
+        return model
+    made = "HTCLIP.from_checkpoint(...)"
+    if "torch" in sys.modules:  # without it there is no folded model
+        from ht_kernels.clip import HTCLIP
+        from ht_kernels.deploy.folded import FoldedHTCLIP
+
+        from .folded_model import FoldedFrames
+
+        if isinstance(model, FoldedHTCLIP):
+            return FoldedFrames(model)
+        made = "it" if isinstance(model, HTCLIP) else made
+    raise TypeError(
+        f"model must be a folded model or a session, got {type(model).__name__}: ht_kernels.fold makes a folded model "
+        f"of {made}"
+    )
+
+
+def _check(run: Session | FoldedFrames, result: str) -> None:
     """Raise InputError unless a session takes one gray frame and gives logits; ``result`` is that to export."""
-    low, _, high = session.batch
-    if session.output not in ("logits", "grid"):
+    low, _, high = run.batch
+    if run.output not in ("logits", "grid"):
         raise InputError(
-            f"frames need a session that gives logits, and this one gives a {session.output}: export it with "
+            f"frames need a session that gives logits, and this one gives a {run.output}: export it with "
             f"--result {result}"
         )
-    if session.frame_shape[0] != 1:
+    if run.frame_shape[0] != 1:
         raise InputError(
-            f"frames need a session that takes gray frames, and this one takes frames of {session.frame_shape[0]} "
+            f"frames need a session that takes gray frames, and this one takes frames of {run.frame_shape[0]} "
             "channels: export the model with one channel"
         )
     if low != 1:
@@ -187,34 +173,12 @@ def _check_session(session: Session, result: str) -> None:
         )
 
 
-def _shrinking(session: Session) -> tuple[Tensor, Tensor] | None:
-    """The matrices (h, H) and (w, W) that take logits in the image's size back to the patch grid, from left and right.
-
-    They are the pseudo-inverses of bilinear upsampling, which the logits come from, so they give the very logits on the
-    grid, to rounding.
-    """
-    if session.grid is None:
-        _log.warning(
+def _grid_to_return_to(run: Session | FoldedFrames) -> tuple[int, int] | None:
+    """The patch grid that logits in the image's size came from, or None, with a warning, where the file has none."""
+    if run.grid is None:
+        log.warning(
             "stream: the file gives logits in the image's size and, as it is of an older version, does not say the "
             "patch grid, so masks differ from those of its checkpoint, smoothed ones by up to 3 pixels in 100: export "
             "it again"
         )
-        return None
-
-    def back(cells: int, pixels: int) -> Tensor:
-        upsampled = F.interpolate(torch.eye(cells, dtype=torch.float64)[None], pixels, mode="linear")[0]
-        matrix: Tensor = torch.linalg.pinv(upsampled.T).float()
-        return matrix
-
-    return back(session.grid[0], session.frame_shape[1]), back(session.grid[1], session.frame_shape[2])
-
-
-def _facts(model: FoldedHTCLIP | Session) -> tuple[str, int, tuple[str, ...] | None]:
-    facts = model if isinstance(model, Session) else model.config
-    return facts.task, facts.num_classes, facts.class_names
-
-
-def _familiarity(model: FoldedHTCLIP | Session) -> DistanceScale | None:
-    if isinstance(model, Session):
-        return model.familiarity
-    return None if model.familiarity is None else model.familiarity.scale
+    return run.grid

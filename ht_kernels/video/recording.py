@@ -13,6 +13,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import check_output_folder, output_folder, written
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import RECORDING
+from ht_kernels.threads import usual
 
 from .live import LiveSource
 
@@ -189,8 +190,6 @@ def _told(shown: Shown) -> dict[str, str]:
 
 def _report(source: Source | LiveSource, stream: Stream, weights: str | None) -> dict[str, Any]:
     """What was read, what came of it and how long it took, and what computed it."""
-    import torch
-
     from ht_kernels import environment
 
     facts = environment.describe()
@@ -205,7 +204,7 @@ def _report(source: Source | LiveSource, stream: Stream, weights: str | None) ->
         },
         **stream.report(),
         "weights": weights,
-        "threads": torch.get_num_threads(),
+        "threads": usual(),
         "cpu": facts["cpu"],
         "gpus": facts["gpus"],
         "versions": {

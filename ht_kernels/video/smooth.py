@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from ht_kernels.classes import log_probabilities_of
+from ht_kernels.logits import Logits, log_probabilities
 
 from .limits import check_weight
 
@@ -29,10 +29,10 @@ class Smoother:
         check_weight(weight)
         # The logarithms of the shares of the average so far and of the new frame.
         self._past, self._new = math.log1p(-weight) if weight < 1 else -math.inf, math.log(weight)
-        self._average: Tensor | None = None
-        self._pixels: Tensor | None = None
+        self._average: Logits | None = None
+        self._pixels: NDArray[np.uint8] | None = None
 
-    def __call__(self, logits: Tensor, pixels: Tensor) -> Tensor:
+    def __call__(self, logits: Logits, pixels: NDArray[np.uint8]) -> Logits:
         """The logarithms of the average probabilities, (1, C, h, w), of the C classes that K logits tell apart.
 
         They are logits of the average: upsampled, they give the masks that the logits themselves would give if all
@@ -42,12 +42,12 @@ class Smoother:
             logits: of the newest frame, (1, K, h, w), on whatever grid the model gives them.
             pixels: what the model saw of it, uint8 (1, 1, H, W); a scene cut shows in them.
         """
-        new = log_probabilities_of(logits)
+        new = log_probabilities(logits)
         before, self._pixels = self._pixels, pixels
         if self._average is None or self._average.shape != new.shape or before is None or _is_cut(before, pixels):
             self._average = new
         else:
-            self._average = torch.logaddexp(self._average + self._past, new + self._new)
+            self._average = np.logaddexp(self._average + self._past, new + self._new)
         return self._average
 
     def forget(self) -> None:
@@ -55,5 +55,6 @@ class Smoother:
         self._average = self._pixels = None
 
 
-def _is_cut(before: Tensor, now: Tensor) -> bool:
-    return bool((before.float() - now.float()).abs().mean() > SCENE_CUT)
+def _is_cut(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> bool:
+    difference = np.maximum(before, now) - np.minimum(before, now)
+    return bool(difference.sum() > SCENE_CUT * difference.size)

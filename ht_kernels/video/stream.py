@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.errors import InputError, reason
+from ht_kernels.logits import Logits
 from ht_kernels.media.frames import Box, Frame, check_frame
 from ht_kernels.media.source import Source
 
@@ -35,6 +33,9 @@ from .live import LiveSource
 from .model import FrameModel
 from .overlay import Overlay, check_unfamiliar, in_words
 from .smooth import Smoother
+
+if TYPE_CHECKING:
+    from ht_kernels.deploy import FoldedHTCLIP, Session
 
 STAGES = ("decode", "preprocess", "infer", "postprocess", "overlay", "sink")
 """What happens to a frame, in order; ``sink`` is what the caller does with it."""
@@ -109,8 +110,8 @@ class _Item:
     came: float
     frame: Frame
     box: Box = field(default=Box(0, 0, 0, 0))
-    pixels: Tensor | None = None
-    logits: Tensor | None = None
+    pixels: NDArray[np.uint8] | None = None
+    logits: Logits | None = None
     mask: NDArray[np.uint8] | None = None
     probabilities: NDArray[np.float32] | None = None
     distance: float | None = None
@@ -188,7 +189,7 @@ class Stream:
         self._threads: list[threading.Thread] = []
         self._source: Source | LiveSource | Iterable[Frame] = ()
         # The first run of a model also allocates memory and chooses kernels, which must not count as a frame's latency.
-        self._model(torch.zeros(1, 1, *self._model.size, dtype=torch.uint8))
+        self._model(np.zeros((1, 1, *self._model.size), dtype=np.uint8))
 
     def run(self, source: Source | LiveSource | Iterable[Frame]) -> Iterator[Shown]:
         """Give each frame as it is to be shown; one of a live source again when there is a newer mask.
@@ -321,8 +322,8 @@ class Stream:
     def _start(self, source: Source | LiveSource | Iterable[Frame], shown: Channel[Shown]) -> list[Channel[Any]]:
         """Start the threads for a file, a chain in which each waits for the next; returns their channels."""
         decoded, prepared, finished = (Channel[_Item](_QUEUE) for _ in range(3))
-        # Only one thread calls torch. Each thread that does gets its own team of OpenMP threads, which goes on spinning
-        # after a call, on cores that another team needs.
+        # Only one thread runs the model. Each that calls torch gets its own team of OpenMP threads, which spins after a
+        # call, on cores that another team needs. The other stages compute in their own thread alone.
         stages = {"infer": self._infer, "postprocess": self._postprocess}
         self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
         self._thread(
@@ -422,11 +423,10 @@ class Stream:
         assert item.pixels is not None
         item.logits, item.distance = self._model(item.pixels)
 
-    @torch.inference_mode()
     def _postprocess(self, item: _Item) -> None:
         assert item.logits is not None and item.pixels is not None
         logits, item.logits = item.logits, None
-        if not logits.isfinite().all():
+        if not np.isfinite(logits).all():
             raise InputError("its logits are not finite")
         scale = self._model.familiarity
         if scale is not None and item.distance is not None:

@@ -35,7 +35,7 @@ def test_segmentation(root: Path) -> None:
     assert mask.shape == (224, 224) and mask.dtype == torch.int64
     assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
     # What is trained on is what the video pipeline shows to the model.
-    assert torch.equal(image[0], preprocess(picture(1), (224, 224))[0, 0] / 255)
+    assert torch.equal(image[0], torch.from_numpy(preprocess(picture(1), (224, 224))[0, 0]) / 255)
     expected = Image.fromarray(disc(1)).resize((224, 224), Image.Resampling.NEAREST)
     assert np.array_equal(mask.numpy(), np.asarray(expected)) and set(mask.unique().tolist()) == {0, 1}
     small = SegmentationDataset(str(root), "BUSI", "val", image_size=64)[0]
@@ -60,7 +60,7 @@ def test_color_images_become_gray(root: Path) -> None:
     color = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
     save(root / "all/images/BUSI_0.png", color)
     image, _ = SegmentationDataset(root, "BUSI", "train")[0]
-    assert torch.equal(image[0], preprocess(color, (224, 224))[0, 0] / 255)
+    assert torch.equal(image[0], torch.from_numpy(preprocess(color, (224, 224))[0, 0]) / 255)
 
 
 def test_classification(root: Path) -> None:

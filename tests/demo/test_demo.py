@@ -40,7 +40,7 @@ def model() -> ht.HTCLIP:
     torch.manual_seed(0)
     options = {"image_size": 64, "bottleneck": 8, "reduce_dim": 16, "feature_layers": (0, 1)}
     model = ht.HTCLIP("timm/vit_tiny_patch16_224", **options).eval()
-    images = torch.cat([preprocess(sample.image, (64, 64)) for sample in breast.samples()]) / 255
+    images = torch.cat([torch.from_numpy(preprocess(sample.image, (64, 64))) for sample in breast.samples()]) / 255
     model.seg_head[-1].bias.sub_(model(images).transpose(0, 1).flatten(1).median(1).values)
     known = pooled(model.features(images))
     model.familiarity = Familiarity(known.shape[1], 1, 2)

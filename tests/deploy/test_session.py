@@ -27,10 +27,21 @@ import torch
 from torch import Tensor
 
 from helpers.cuda_stand_in import CudaStandIn, OnGpu, Stream, stand_in
-from helpers.exports import folded_model, some_frames
+from helpers.exports import calibrated_model, folded_model, some_frames
 from helpers.small_models import small_model
 from helpers.small_towers import IMAGE
-from ht_kernels.deploy import Session, build_engine, check_session, export_onnx, read_manifest, runtimes, session
+from ht_kernels.deploy import (
+    Session,
+    build_engine,
+    check_session,
+    engine_cache,
+    engine_runtime,
+    export_onnx,
+    folded_runtimes,
+    read_manifest,
+    runtimes,
+    session,
+)
 from ht_kernels.deploy.cache import cached
 from ht_kernels.deploy.here import runtimes as runtimes_here
 from ht_kernels.deploy.manifest import sha256, write_manifest
@@ -53,6 +64,23 @@ def test_equals_torch(runtime: str, task: str) -> None:
     results = {count: opened(some_frames(folded, count)) for count in (3, 1, 2)}
     for count, got in results.items():  # a later call leaves an earlier result as it was
         torch.testing.assert_close(got, folded(some_frames(folded, count)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "cpu"])
+def test_arrays_give_arrays(runtime: str) -> None:
+    """The same numbers as tensors do, in any order of memory and where they must not be written."""
+    folded = calibrated_model()
+    opened = Session.open(folded, runtime=runtime, batch=(1, 2, 3))
+    frames = some_frames(folded)
+    expected, far = opened.with_distance(frames)
+    array = frames.numpy().copy()
+    array.flags.writeable = False
+    turned = np.ascontiguousarray(array[:, :, ::-1])[:, :, ::-1]
+    for given in (array, turned):
+        result, distances = opened.with_distance(given)
+        assert isinstance(result, np.ndarray) and isinstance(distances, np.ndarray)
+        assert np.array_equal(result, expected.numpy()) and np.array_equal(distances, far.numpy())
+        assert np.array_equal(opened(given), result)
 
 
 @no_gpu
@@ -141,8 +169,10 @@ def test_wrong_frames_and_options() -> None:
     for batch in (0, 4097):
         with pytest.raises(InputError, match="batch must be"):
             Session.open(folded, batch=batch)
-    with pytest.raises(TypeError, match="frames must be a uint8 tensor, got ndarray"):
-        opened(some_frames(folded, 1).numpy())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="frames must be uint8, got float64"):
+        opened(some_frames(folded, 1).double().numpy())
+    with pytest.raises(TypeError, match="frames must be a uint8 array or tensor, got list"):
+        opened(some_frames(folded, 1).tolist())  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="frames must be a tensor, got ndarray"):
         folded(some_frames(folded, 1).numpy())
     with pytest.raises(TypeError, match="path of an exported file, got HTCLIP: "):
@@ -250,7 +280,7 @@ def test_engines_of_another_version_or_gpu(tmp_path: Path, monkeypatch: pytest.M
     built = build_engine(tmp_path / "model.onnx", path, targets=["sm_86"])
     with pytest.raises(BackendError, match="there is no NVIDIA GPU"):
         Session.open(path)
-    monkeypatch.setattr(runtimes, "gpu_target", lambda: "sm_89")
+    monkeypatch.setattr(engine_runtime, "gpu_target", lambda: "sm_89")
     with pytest.raises(BackendError, match="was built for sm_86, and this GPU is sm_89"):
         Session.open(path)
     versions = {**built.versions, "tensorrt_rtx": "1.0"}
@@ -263,7 +293,7 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Building, finding again and rebuilding; the engine's run is stood in for, as it needs its GPU."""
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in (session, runtimes):
+    for module in (engine_cache, engine_runtime, folded_runtimes):
         monkeypatch.setattr(module, "gpu_target", lambda: "sm_86")
     opened: list[str] = []
 
@@ -273,7 +303,7 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         run.device = "cuda:0"
         return run
 
-    monkeypatch.setattr(session, "EngineRuntime", stand_in)
+    monkeypatch.setattr(engine_cache, "EngineRuntime", stand_in)
     phases: list[str] = []
     folded = folded_model()
     for _ in range(2):
@@ -362,7 +392,7 @@ class FakeContext:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaStandIn]:
     """The stand-in, with TensorRT."""
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT)
-    monkeypatch.setattr(runtimes, "check_engine", lambda manifest: None)
+    monkeypatch.setattr(engine_runtime, "check_engine", lambda manifest: None)
     cuda = stand_in(monkeypatch)
     yield cuda
     assert cuda.faults == []
@@ -407,9 +437,9 @@ def test_an_engine_with_distances(cuda: CudaStandIn, engine_file: Path, monkeypa
 def test_engines_that_do_not_fit(cuda: CudaStandIn, engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_manifest(f"{engine_file}.json")
     with pytest.raises(InputError, match="has no TensorRT plugin"):  # before the engine is read
-        runtimes.EngineRuntime(b"broken", dataclasses.replace(manifest, plugin=True))
+        engine_runtime.EngineRuntime(b"broken", dataclasses.replace(manifest, plugin=True))
     with pytest.raises(InputError, match=r"tensorrt cannot read a\.engine"):
-        runtimes.EngineRuntime(b"broken", manifest)
+        engine_runtime.EngineRuntime(b"broken", manifest)
     for change in (
         {"output_name": "logits"},
         {"input_shape": ("batch", 1, 32, 32)},
@@ -417,13 +447,13 @@ def test_engines_that_do_not_fit(cuda: CudaStandIn, engine_file: Path, monkeypat
         {"output_type": "float32"},
     ):
         with pytest.raises(InputError, match="its manifest says"):
-            runtimes.EngineRuntime(b"good", dataclasses.replace(manifest, **change))
-    engine = runtimes.EngineRuntime(b"good", dataclasses.replace(manifest, batch=(1, 1, 4)))
+            engine_runtime.EngineRuntime(b"good", dataclasses.replace(manifest, **change))
+    engine = engine_runtime.EngineRuntime(b"good", dataclasses.replace(manifest, batch=(1, 1, 4)))
     with pytest.raises(BackendError, match=r"tensorrt could not run a\.engine"):  # it was built for two frames
         engine(some_frames(folded_model(), 3))
     monkeypatch.setattr(FakeEngine, "memory", False)
     with pytest.raises(BackendError, match=r"tensorrt could not make ready to run a\.engine"):
-        runtimes.EngineRuntime(b"good", manifest)
+        engine_runtime.EngineRuntime(b"good", manifest)
 
 
 def test_frames_of_an_engine_may_be_refilled_at_once(cuda: CudaStandIn, engine_file: Path) -> None:

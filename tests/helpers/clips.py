@@ -79,10 +79,11 @@ def calibrated(task: str = "segmentation") -> ht.deploy.FoldedHTCLIP:
     model = ht.HTCLIP(tower, task=task, **options).eval()
     shake(model.reduces)
     shake(model.blocks)
+    frame, another = (torch.from_numpy(preprocess(frame, (64, 64))) / 255 for frame in (KNOWN, OTHER))
     if task == "segmentation":
-        logits = model(preprocess(KNOWN, (64, 64)) / 255)
+        logits = model(frame)
         model.seg_head[-1].bias.sub_(logits.flatten(2).median(2).values[0])  # so that masks are mixed
-    known, other = (pooled(model.features(preprocess(frame, (64, 64)) / 255)) for frame in (KNOWN, OTHER))
+    known, other = (pooled(model.features(pixels)) for pixels in (frame, another))
     familiarity = Familiarity(known.shape[1], 1, 2)
     familiarity.directions.copy_(torch.eye(1, known.shape[1]))
     familiarity.mean.copy_(known[0])

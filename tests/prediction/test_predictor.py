@@ -146,7 +146,9 @@ def test_a_clip_is_iterated_over(tmp_path: Path) -> None:
         predictor(clip)
     (tmp_path / "folder").mkdir()
     Image.fromarray(KNOWN).save(tmp_path / "folder/1.png")
-    with pytest.raises(InputError, match="several frames"):
+    with pytest.raises(
+        InputError, match=r"is a folder, and a call takes one image: iterate over Predictor\.frames of it"
+    ):
         predictor(tmp_path / "folder")
 
 
@@ -274,7 +276,7 @@ def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_logits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(mixed())
-    answer = torch.full((1, 3, 4, 4), torch.nan), None
+    answer = np.full((1, 3, 4, 4), np.nan, np.float32), None
     monkeypatch.setattr(type(predictor._model), "__call__", lambda self, pixels: answer)
     with pytest.raises(InputError, match="logits are not finite"):
         predictor(KNOWN)
@@ -286,3 +288,10 @@ def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path)
     other.save(tmp_path, "x", probability=True)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert other.state == "unfamiliar" and left == ["overlays/x.png"]
+
+
+def test_options_that_predict_does_not_have() -> None:
+    with pytest.raises(TypeError, match="predict has no option device: its options are crop and unfamiliar; a session"):
+        ht.predict("phantom", KNOWN, device="cuda")
+    with pytest.raises(TypeError, match="its options are crop and unfamiliar; did you mean unfamiliar"):
+        ht.predict("phantom", KNOWN, unfamilar="outline")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -86,13 +87,13 @@ def test_the_command(tmp_path: Path) -> None:
 def test_a_single_logit_makes_one_segment(tmp_path: Path) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()), **patient())
     model = folded(1)
-    model.pyramid_bias -= model(preprocess(frames()[2], model.image_size)).median()
+    model.pyramid_bias -= model(torch.from_numpy(preprocess(frames()[2], model.image_size))).median()
     report = record(open_file(clip), Stream(model), tmp_path / "out", dicom_seg=True)
     assert report["states"] == {"ok": 5}
     segmentation = highdicom.seg.segread(tmp_path / "out/segmentation.dcm")
     assert [d.segment_label for d in segmentation.SegmentSequence] == ["class 1"]
     for index, frame in enumerate(frames()):
-        logits = model(preprocess(frame, model.image_size), output_size=frame.shape)
+        logits = model(torch.from_numpy(preprocess(frame, model.image_size)), output_size=frame.shape)
         assert np.array_equal(segmentation.pixel_array[index], (logits[0, 0] > 0).numpy())
     assert 0.2 < segmentation.pixel_array[2].mean() < 0.8
 

@@ -15,10 +15,10 @@ import torch
 
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, folded, frames, write_dicom, write_video
-from ht_kernels.classes import probabilities_of
 from ht_kernels.cli import main
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
+from ht_kernels.logits import probabilities
 from ht_kernels.media.preprocess import preprocess
 from ht_kernels.video import Stream, open_source, record
 from ht_kernels.video.overlay import write_label
@@ -32,7 +32,7 @@ def test_labels_are_the_models_own(session: bool) -> None:
     stream = Stream(Session.open(model, runtime="cpu") if session else model)
     shown = list(stream.run(frames()))
     for one, frame in zip(shown, frames(), strict=True):
-        expected = probabilities_of(model(preprocess(frame, (64, 64))))[0].numpy()
+        expected = probabilities(model(torch.from_numpy(preprocess(frame, (64, 64)))).numpy())[0]
         assert np.array_equal(one.probabilities, expected) and one.label == f"class {expected.argmax()}"
         assert (one.state, one.note, one.mask) == ("ok", "", None) and one.confidence == expected.max()
         drawn = np.repeat(frame[..., None], 3, 2)
@@ -47,7 +47,7 @@ def test_labels_are_the_models_own(session: bool) -> None:
 
 def test_a_single_logit_tells_two_classes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(folded(classes=1, task="classification"))
-    monkeypatch.setattr(type(stream._model), "__call__", lambda self, pixels: (torch.tensor([[2.0]]), None))
+    monkeypatch.setattr(type(stream._model), "__call__", lambda self, pixels: (np.array([[2.0]], np.float32), None))
     (shown,) = stream.run([KNOWN])
     assert shown.label == "class 1" and shown.probabilities[1] == pytest.approx(1 / (1 + np.exp(-2)))
 
@@ -61,7 +61,7 @@ def test_labels_of_unfamiliar_frames_are_withheld() -> None:
 
 def test_probabilities_are_smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(folded(task="classification"), smooth=0.25)
-    answers = iter([torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0]])])
+    answers = iter(np.array([[[9, 0, 0]], [[0, 9, 0]]], np.float32))
     monkeypatch.setattr(type(stream._model), "__call__", lambda self, pixels: (next(answers), None))
     first, second = stream.run([KNOWN, KNOWN])
     mean = 0.75 * first.probabilities + 0.25 * first.probabilities[[1, 0, 2]]

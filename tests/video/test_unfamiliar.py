@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, folded, write_dicom
@@ -75,9 +74,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, stream: Stream, rows: list[tuple[li
     """Let the model of a stream answer with these logits, the same for all pixels, and distances."""
     left: Iterator[tuple[list[float], float]] = iter(rows)
 
-    def answer(self: object, pixels: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def answer(self: object, pixels: np.ndarray) -> tuple[np.ndarray, float]:
         logits, distance = next(left)
-        return torch.tensor(logits, dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 4, 4), distance
+        return np.broadcast_to(np.array(logits, np.float32)[None, :, None, None], (1, 3, 4, 4)), distance
 
     monkeypatch.setattr(type(stream._model), "__call__", answer)
 
