@@ -111,7 +111,7 @@ ht_status check_filter(const ht_filter_shape* s, const void* workspace, int thre
 extern "C" {
 
 size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape, ht_dtype factors) {
-  return kernels().prepared_bytes(*shape, factors);
+  return ht::check_shape(shape) == HT_OK ? kernels().prepared_bytes(*shape, factors) : 0;
 }
 
 ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
@@ -122,11 +122,11 @@ ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter
 }
 
 size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads) {
-  return kernels().forward_workspace(*shape, keeps_state != 0, threads);
+  return ht::check_shape(shape) == HT_OK ? kernels().forward_workspace(*shape, keeps_state != 0, threads) : 0;
 }
 
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads) {
-  return kernels().backward_workspace(*shape, threads);
+  return ht::check_shape(shape) == HT_OK ? kernels().backward_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
@@ -174,7 +174,7 @@ ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht
 }
 
 size_t ht_spectral_filter_workspace_cpu(const ht_filter_shape* shape, int backward, int threads) {
-  return kernels().filter_workspace(*shape, backward != 0, threads);
+  return ht::check_filter_shape(shape) == HT_OK ? kernels().filter_workspace(*shape, backward != 0, threads) : 0;
 }
 
 ht_status ht_spectral_filter_cpu(const ht_filter_shape* shape, const float* x, const float* mask, float* out,
@@ -198,7 +198,7 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
 }
 
 size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads) {
-  return kernels().mask_workspace(*shape, threads);
+  return ht::check_mask_shape(shape) == HT_OK ? kernels().mask_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
@@ -213,7 +213,7 @@ ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, u
 }
 
 size_t ht_preprocess_workspace_cpu(const ht_frame_shape* shape, int threads) {
-  return kernels().preprocess_workspace(*shape, threads);
+  return ht::check_frame_shape(shape) == HT_OK ? kernels().preprocess_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_preprocess_cpu(const ht_frame_shape* shape, const uint8_t* frame, int64_t row_stride, uint8_t* pixels,

@@ -66,7 +66,8 @@ typedef struct {
 #undef HT_FIELD
 } ht_adapter_weights;
 
-/* How many bytes of memory, aligned to 64, ht_adapter_prepare_cpu fills. */
+/* How many bytes of memory, aligned to 64, ht_adapter_prepare_cpu fills. This and the workspaces on the CPU are 0 for
+ * sizes that the calls refuse, and ht_last_error then says why. */
 size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape, ht_dtype factors);
 
 /* Fills the memory `prepared` with the weights in the layout that the forward reads. It serves calls of any batch, and

@@ -17,6 +17,7 @@ from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
 from ht_kernels.errors import BackendError, InputError, out_of_memory
 from ht_kernels.log import log
 from ht_kernels.packages import WITHOUT_TORCH, installed
+from ht_kernels.predict_method import Predicts
 
 from .engine_cache import cached_engine
 from .engine_runtime import EngineRuntime
@@ -40,7 +41,7 @@ _PRECISIONS = ("fp32", "fp16", "bf16")
 _WARM_UP = 2
 
 
-class Session:
+class Session(Predicts):
     """Runs a model on the best of :data:`RUNTIMES` that can run it; :meth:`open` makes it.
 
     ``session(frames)`` takes frames (B, C, H, W) uint8 with values 0 to 255, where B is in the range ``batch``, as an

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,9 @@ def _kind(path: Path) -> str:
 def _open_folder(path: Path) -> Source:
     files = sorted((p for p in path.iterdir() if _is_shown(p)), key=natural_order)
     if not files:
+        below = _first_with_images(path)
+        if below is not None:
+            raise InputError(f"{path} has no images itself, but folders below it have: name one, such as {below}")
         raise InputError(f"{path} has no images; expected files that end in {', '.join(SUFFIXES)}")
 
     def decode() -> Iterator[tuple[None, Frame]]:
@@ -89,6 +93,15 @@ def _open_folder(path: Path) -> Source:
     _, first = next(decode())
     size, names = (first.shape[0], first.shape[1]), tuple(file.name for file in files)
     return Source(path, "images", len(files), None, size, decode, names=names)
+
+
+def _first_with_images(path: Path) -> Path | None:
+    """The first folder below that has images itself; None where there is none."""
+    for folder, below, names in os.walk(path):
+        below[:] = sorted((name for name in below if not is_hidden(name)), key=lambda name: natural_order(Path(name)))
+        if any(_is_shown(Path(folder, name)) for name in names):
+            return Path(folder)
+    return None
 
 
 def _is_shown(path: Path) -> bool:

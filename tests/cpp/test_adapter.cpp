@@ -388,6 +388,26 @@ void test_errors() {
   fails(HT_FLOAT32, HT_FLOAT32, "scales must be 1 or 3, got 2");
 }
 
+// Sizes of memory are asked for before the call that would refuse the shape.
+void test_no_memory_for_a_wrong_shape() {
+  const auto none = [](size_t bytes, const char* sentence) {
+    expect(bytes == 0 && std::strstr(ht_last_error(), sentence), std::string("no memory, but: ") + sentence);
+  };
+  ht_adapter_shape shape = Case{1, 8, 4, 1, 3, 2, 2, 1, 1}.shape();
+  shape.grid_width = 0;
+  none(ht_adapter_prepared_cpu(&shape, HT_FLOAT32), "grid must be positive");
+  shape = Case{1, 8, 4, 1, 3, 2, 2, 1, 1}.shape();
+  shape.dim = 0;
+  none(ht_adapter_forward_workspace_cpu(&shape, 1, 1), "grid must be positive");
+  shape.dim = 8, shape.scales = 2;
+  none(ht_adapter_backward_workspace_cpu(&shape, 1), "scales must be 1 or 3, got 2");
+  none(ht_adapter_forward_workspace_cpu(nullptr, 0, 1), "shape must not be NULL");
+  const ht_filter_shape filter{1, 4, 0, 3, 1};
+  none(ht_spectral_filter_workspace_cpu(&filter, 0, 1), "height and width must be positive");
+  const ht_mask_shape mask{1, 2, 1, 0, 1, 1};
+  none(ht_grid_to_mask_workspace_cpu(&mask, 1), "sides of 1 to 2^24, got 0");
+}
+
 // A forked process runs a case on threads, after this one has done so. If it hangs, the alarm ends it.
 void test_fork(const Case& c) {
 #if !defined(_WIN32)
@@ -440,6 +460,7 @@ int main() {
     test_fold(n, ++seed);
   }
   test_errors();
+  test_no_memory_for_a_wrong_shape();
   test_fork({2, 96, 32, 8, 3, 14, 14, 1, 3});
   std::printf("%s, %s: %d failures\n", "test_adapter", ht_cpu_isa(), failures);
   return failures != 0;

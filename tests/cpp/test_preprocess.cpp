@@ -101,6 +101,14 @@ void test_errors() {
              std::strstr(ht_last_error(), "must not be NULL"),
          "a missing frame is named");
   expect(ht_preprocess_cpu(nullptr, frame, 1, out, memory, 1) == HT_INVALID_ARGUMENT, "a missing shape");
+  for (int side = 0; side < 4; ++side) {
+    ht_frame_shape n{1, 1, 1, 1, 1};
+    *(side == 0 ? &n.height : side == 1 ? &n.width : side == 2 ? &n.out_height : &n.out_width) = 0;
+    expect(ht_preprocess_workspace_cpu(&n, 1) == 0 && std::strstr(ht_last_error(), "sides of 1 to 2^20, got 0"),
+           "no workspace for a side of 0");
+  }
+  expect(ht_preprocess_workspace_cpu(nullptr, 1) == 0 && std::strstr(ht_last_error(), "shape must not be NULL"),
+         "no workspace for a missing shape");
 }
 
 }  // namespace

@@ -37,12 +37,16 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_errors_beside_the_published_module(found: dict[str, Any]) -> None:
-    """At most 1.5 times the published module's, for every variant, even and odd sizes, large channels and means."""
+    """For every variant, even and odd sizes, large channels and means.
+
+    Of ``out - x``, no larger than the published module's, which rounds the same factors and every intermediate result
+    too. Of the gradient of x, whose backward is in float32 from a forward that was rounded, 1.5 times at most.
+    """
     assert len(found["errors"]) == 48
     for case, errors in found["errors"].items():
-        for name in ("out", "inference", "x"):
+        for name, most in (("out", 1.0), ("inference", 1.0), ("x", 1.5)):
             ours, published = errors[name]
-            assert ours <= 1.5 * published, f"{case}: {name}"
+            assert ours <= most * published, f"{case}: {name}"
 
 
 def test_gradients_of_weights_beside_the_published_module(found: dict[str, Any]) -> None:

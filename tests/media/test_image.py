@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -336,6 +337,19 @@ def test_a_folder_has_no_hidden_files(tmp_path: Path) -> None:
     (only_hidden / "._a.png").write_bytes(b"x")
     with pytest.raises(InputError, match="has no images"):
         open_file(only_hidden)
+
+
+def test_a_folder_of_folders_says_which_to_name(tmp_path: Path) -> None:
+    for name in ("p10/scan", "p2/scan", "p2/notes", ".thumbnails"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name / ("1.png" if name != "p2/notes" else ".1.png"))
+    told = re.escape(
+        f"{tmp_path} has no images itself, but folders below it have: name one, such as {tmp_path}/p2/scan"
+    )
+    with pytest.raises(InputError, match=f"^{told}$"):
+        open_file(tmp_path)
+    with pytest.raises(InputError, match="notes has no images; expected files that end in"):
+        open_file(tmp_path / "p2/notes")
 
 
 def test_a_gif_without_delays_is_shown_as_in_browsers(tmp_path: Path) -> None:

@@ -260,8 +260,8 @@ def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:
     masks = [result.mask for result in results]
     assert masks[0].any() and all(np.mean(mask == masks[0]) > 0.999 for mask in masks)
     assert all(result.confidence == pytest.approx(results[0].confidence, abs=1e-3) for result in results)
-    for one in (model, ht.fold(model)):
-        assert np.array_equal(one.predict(KNOWN).mask, masks[0])
+    for one in (model, ht.fold(model), ht.deploy.Session.open(exported)):
+        assert np.mean(one.predict(KNOWN).mask == masks[0]) > 0.999
         assert len(one.predict([KNOWN, KNOWN], crop="auto")) == 2
     assert Predictor("phantom").classes == ("background", "lesion")
     with pytest.raises(InputError, match="no weights of this name"):

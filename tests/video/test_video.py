@@ -118,6 +118,11 @@ def refused(path: Path) -> str:
     return message
 
 
+def test_a_device_that_is_no_camera() -> None:
+    assert refused(Path("/dev/null")).endswith("): name a V4L2 device, such as /dev/video0")
+    assert "there is no file or folder /dev/video99" in refused(Path("/dev/video99"))
+
+
 def test_what_is_no_clip(tmp_path: Path) -> None:
     assert "no file or folder" in refused(tmp_path / "missing")
     (tmp_path / "empty folder").mkdir()
