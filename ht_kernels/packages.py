@@ -14,10 +14,22 @@ WITHOUT_TORCH = (
 )
 """What to tell a user who asks for something that needs torch where there is none."""
 
+_BESIDE_TORCH = ("torch", "torchvision", "safetensors", "monai")
+
 
 def installed(package: str) -> bool:
-    """Whether a package can be found. It is not imported."""
-    return importlib.util.find_spec(package) is not None
+    """Whether a package can be found. It is not imported, only those around it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # one around it is missing
+        return False
+
+
+def lacks_torch(error: BaseException) -> bool:
+    """Whether an error, or what it came from, is that torch is not installed, or what is used beside it alone."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _BESIDE_TORCH:
+        return not installed("torch")
+    return error.__cause__ is not None and lacks_torch(error.__cause__)
 
 
 def import_package(module: str, needs: str, install: str) -> Any:

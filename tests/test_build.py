@@ -26,6 +26,7 @@ EXTRAS = {
     "cli",
     "clip",
     "docs",
+    "edge",
     "video",
     "train",
     "export",

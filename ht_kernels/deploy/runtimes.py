@@ -58,7 +58,7 @@ def why_not_here(runtime: str, folded: bool) -> str | None:
         return "a checkpoint needs torch, which is not installed"
     if runtime in ("tensorrt", "cuda_graph") and capability() is None:
         return "there is no NVIDIA GPU"
-    if runtime == "tensorrt" and not torch and not installed("cuda"):
+    if runtime == "tensorrt" and not torch and not installed("cuda.bindings"):
         return "an engine without torch needs cuda-python: pip install cuda-python"
     name = _PACKAGES.get(runtime)
     if name is not None and not installed(runtime):

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import logging
-import math
 import re
 import subprocess
 import sys
 import textwrap
 import threading
-import time
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -26,10 +21,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.cuda_stand_in import CudaStandIn, OnGpu, Stream, stand_in
+from helpers.cuda_stand_in import CudaStandIn, OnGpu, stand_in
 from helpers.exports import calibrated_model, folded_model, some_frames
 from helpers.small_models import small_model
-from helpers.small_towers import IMAGE
+from helpers.tensorrt_stand_in import FakeEngine, FakeTensorRT
 from ht_kernels.deploy import (
     Session,
     build_engine,
@@ -316,76 +311,6 @@ def test_the_engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert phases.count("Building engine") == 2 and len(opened) == 3 and sha256(b"damaged") not in opened
     Session.open(folded, runtime="tensorrt", batch=2)
     assert len(list((tmp_path / "cache/ht_kernels").glob("*/model.engine"))) == 2
-
-
-class FakeTensorRT:
-    """What a session calls of TensorRT, on the stand-in for CUDA.
-
-    The engine gives negatives and, as distance of a frame, its first pixel.
-    """
-
-    Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
-    nptype = staticmethod(lambda dtype: dtype)
-
-    class Runtime:
-        def __init__(self, logger: object) -> None: ...
-
-        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-            return None if content == b"broken" else FakeEngine()
-
-
-class FakeEngine:
-    largest = 2
-    memory = True
-    shapes: ClassVar = {"frames": (-1, 1, IMAGE, IMAGE), "mask": (-1, IMAGE, IMAGE)}
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self.shapes)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.shapes)[index]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
-
-    def get_tensor_dtype(self, name: str) -> type:
-        return np.float32 if name == "distance" else np.uint8
-
-    def create_execution_context(self) -> FakeContext | None:
-        return FakeContext() if self.memory else None
-
-
-class FakeContext:
-    """For one thread at a time, and not to be freed before the stream has come to what was asked of it."""
-
-    def __init__(self) -> None:
-        self.addresses: dict[str, int] = {}
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.count = math.prod(shape)
-        time.sleep(0.001)
-        return shape[0] <= FakeEngine.largest
-
-    def set_tensor_address(self, name: str, address: int) -> None:
-        self.addresses[name] = address
-
-    def execute_async_v3(self, handle: int) -> bool:
-        (stream,) = (s for s in OnGpu.cuda.streams if s.cuda_stream == handle)
-        stream.put(partial(self._run, weakref.ref(self), stream, self.count, *self.addresses.values()))
-        return True
-
-    @staticmethod
-    def _run(
-        reference: weakref.ref[FakeContext], stream: Stream, count: int, source: int, target: int, *distances: int
-    ) -> None:
-        if reference() is None:
-            stream.cuda.faults.append("a context was freed before it ran")
-        data = ctypes.string_at(source, count)
-        ctypes.memmove(target, bytes(255 - value for value in data), count)
-        for address in distances:
-            first = np.array(list(data[:: IMAGE * IMAGE]), np.float32)
-            ctypes.memmove(address, first.tobytes(), first.nbytes)
 
 
 @pytest.fixture
