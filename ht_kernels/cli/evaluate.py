@@ -196,16 +196,10 @@ def _check_task(args: argparse.Namespace, task: str) -> None:
 
 def _remark(checkpoint: Path, examples: Examples) -> str | None:
     """What is to be said of images that the training of a checkpoint has used."""
-    from ht_kernels.train.fingerprint import used_in_training
+    from ht_kernels.train.trained_on import remark
     from ht_kernels.weights import locate
 
-    if checkpoint == _UNTUNED:
-        return None
-    return {
-        "train": "the model was trained on these images, so their scores do not measure what was learned",
-        "val": "the model's best epoch was chosen by these images, so their scores are a little too good",
-        None: None,
-    }[used_in_training(locate(checkpoint), examples)]
+    return None if checkpoint == _UNTUNED else remark(locate(checkpoint), examples)
 
 
 def _over_folds(args: argparse.Namespace) -> int:
