@@ -146,6 +146,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what can be refused before a model is loaded: options, data sets, the checkpoint and the output."""
     from ht_kernels.data.layout import check_dataset, read_text, split_names
     from ht_kernels.deploy.places import is_exported
+    from ht_kernels.train.results import check_foreign, check_foreign_folds
 
     if args.folds is not None:
         if args.checkpoint is not None:
@@ -153,6 +154,7 @@ def _check(args: argparse.Namespace) -> None:
                 f"--folds stands for CHECKPOINT and DATA, and {args.checkpoint} came: leave one of them out"
             )
         claim(args.output, FOLDS, args.overwrite)
+        check_foreign_folds(args.output)
         return
     if args.checkpoint is None:
         raise InputError("no checkpoint was named: give CHECKPOINT, or the folders of evaluations with --folds")
@@ -182,6 +184,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.templates:
         read_text(args.templates)
     claim(args.output, (*evaluations(args.dataset or []), SETTINGS), args.overwrite)
+    check_foreign(args.output, args.dataset or ())
+    config.check_foreign(args, args.output / SETTINGS)
 
 
 def _check_task(args: argparse.Namespace, task: str) -> None:
