@@ -15,8 +15,9 @@ from helpers.layout import disc, make_layout, picture, save
 from helpers.small_towers import IMAGE
 from helpers.training import SHORT, build, examples, train
 from ht_kernels.cli import main
-from ht_kernels.data import SegmentationDataset
+from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.train import Recipe, Trainer, read_examples
+from ht_kernels.train.examples import look_alikes
 from ht_kernels.train.trained_on import remark
 from ht_kernels.weights import PHANTOM
 
@@ -67,6 +68,28 @@ def test_an_image_under_two_names_is_said(
     assert main(command(root)) == 0
     words = f"images of the {split} split have the same pixels as images that are trained on: BUSI_{other}.png = BUSI_2"
     assert f"warning: {words}" in capsys.readouterr().err and words in remarks(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_only_images_that_may_be_the_same_are_decoded(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the test split those in the size of training images, be it on their side, and without masks."""
+    root = make_layout(tmp_path / "data")
+    trained = examples(root, "train", task)
+    save(root / "all/images/BUSI_7.png", picture(7, (40, 53)))
+    save(root / "all/images/BUSI_8.png", picture(8, (52, 40)))
+    for mask in (root / "all/masks").iterdir():
+        mask.unlink()
+    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
+    decoded, image = [], kind.image
+    monkeypatch.setattr(kind, "image", lambda self, i: decoded.append(self.names[i]) or image(self, i))
+    found = dict(look_alikes(kind(root, "BUSI", "test", IMAGE), trained))
+    assert decoded == ["BUSI_8.png", "BUSI_9.png"] == list(found)
+    (root / "all/images/BUSI_9.png").write_bytes(b"none")
+    assert list(look_alikes(kind(root, "BUSI", "test", IMAGE), trained)) and decoded[-1] == "BUSI_9.png"
+    (root / "all/images/BUSI_0.png").write_bytes(b"of no known size, such as a DICOM file")
+    assert len(list(look_alikes(kind(root, "BUSI", "test", IMAGE), trained))) == 2 and "BUSI_7.png" in decoded
 
 
 def test_sound_data_is_not_complained_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
