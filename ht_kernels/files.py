@@ -177,10 +177,10 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
     ``with output_folder(path) as folder:`` gives a hidden folder on the same disk: in the final folder if that
     exists, which may be where another disk is mounted, otherwise beside it. When the block ends, the files of the
     hidden folder are moved to the final folder, where they replace files of the same name. Files that are there and
-    have one of the names ``replaced``, patterns of :meth:`pathlib.Path.glob`, are removed first: results of an earlier
-    run do not stay beside new ones. Every other file stays. If the block raises, also by an interrupt, the hidden
-    folder is removed and the final folder does not change. With ``strict`` it does not change either where a file would
-    be replaced that has none of these names.
+    have one of the names ``replaced``, patterns of :meth:`pathlib.Path.glob`, are removed first, and folders that this
+    empties: results of an earlier run do not stay beside new ones. Every other file stays. If the block raises, also by
+    an interrupt, the hidden folder is removed and the final folder does not change. With ``strict`` it does not change
+    either where a file would be replaced that has none of these names.
 
     Raises:
         InputError: ``path`` is a file or cannot be written, such a file is there, or the block raises an OSError.
@@ -198,6 +198,7 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
                 _check_strictly(hidden, path, replaced)
             for old in written(path, replaced):
                 old.unlink()
+            _remove_empty({folder for old in earlier for folder in old.parents if path in folder.parents})
             _publish(hidden, path)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -244,6 +245,13 @@ def _check_strictly(hidden: Path, path: Path, earlier: Iterable[str]) -> None:
     """Refuse to replace what is in ``path`` by what is in ``hidden``, but for files of an earlier run."""
     names = [file.relative_to(hidden) for file in sorted(hidden.rglob("*"))]
     check_foreign(path, [name for name in names if not ((hidden / name).is_dir() and (path / name).is_dir())], earlier)
+
+
+def _remove_empty(folders: set[Path]) -> None:
+    """Remove those of the folders that are empty, the inner ones first."""
+    for folder in sorted(folders, reverse=True):
+        if not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _publish(hidden: Path, path: Path) -> None:

@@ -27,8 +27,17 @@ PREDICTIONS = ("predictions.csv", "predictions.json")
 
 DEMO = ("contact_sheet.png", *RECORDING)
 
-EVALUATION = ("report.md", "results.json", "results.csv", "overlays.png", "confidence.png", "roc.png", "recall.png")
-"""Of one data set; of several there is such a folder for each, and a table of all."""
+EVALUATION = (
+    "report.md",
+    "results.json",
+    "results.csv",
+    "overlays.png",
+    "confidence.png",
+    "roc.png",
+    "confusion.png",
+    "recall.png",
+)
+"""Of one data set; of several there is such a folder for each, and a table of all; results.json names them."""
 
 FOLDS = ("folds.md", "folds.csv")
 """Of several evaluations together."""

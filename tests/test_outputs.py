@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.clips import folded, frames, write_dicom
+from helpers.layout import make_layout
 from ht_kernels import outputs
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim, claim_files, output_folder
+from ht_kernels.train.results import earlier_files
 from ht_kernels.video import Stream, open_source, record
 
 
@@ -145,6 +148,70 @@ def test_of_phantoms_what_the_checksums_name_is_replaced(tmp_path: Path, capsys:
     assert (clip / "masks/00001_expert.png").read_text() == "mine"
     listed = [line.split()[1] for line in (tmp_path / outputs.PHANTOM_CLIPS).read_text().splitlines()]
     assert listed == [f"phantom_cystic_00000/{name}" for name in ("clip.mp4", "masks/00001.png", "masks/00002.png")]
+
+
+@pytest.mark.parametrize("there", ["report.md", "results.json", "confusion.png", "settings.yaml", "BUSI/report.md"])
+def test_an_evaluation_replaces_no_file_of_others(
+    there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it may replace results, and before the work."""
+    root, mine = make_layout(tmp_path / "data"), tmp_path / "out" / there
+    make_layout(root, "TN3K")
+    mine.parent.mkdir(parents=True)
+    mine.write_text('{"cases": []}')
+    command = ["evaluate", "phantom", str(root), "--dataset", "BUSI", "TN3K", "--output", str(tmp_path / "out")]
+    assert main([*command, "--overwrite"]) == 2
+    assert f"{there} is there already, and " in capsys.readouterr().err
+    assert tree(tmp_path / "out") == [there] and mine.read_text() == '{"cases": []}'
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_evaluation_leaves_nothing_of_another(tmp_path: Path) -> None:
+    """Neither a folder of another data set nor a picture; what is not of an evaluation stays, in its folders too."""
+    root, out = make_layout(tmp_path / "data"), tmp_path / "out"
+    for name in ("TN3K", "DDTI"):
+        make_layout(root, name)
+    command = ["evaluate", "phantom", str(root), "--output", str(out), "--overwrite", "--dataset"]
+    assert main([*command, "BUSI", "TN3K", "DDTI"]) == 0
+    files = json.loads((out / "results.json").read_text())["files"]
+    assert sorted([*files, "settings.yaml"]) == tree(out) and "TN3K/overlays.png" in files
+    for mine in (out / "TN3K/notes.txt", out / "notes.txt", out / "roc.png", out / "DDTI/roc.png"):
+        mine.write_text("mine")
+    assert main([*command, "BUSI"]) == 2, "roc.png is of nobody"
+    (out / "roc.png").unlink()
+    (out / "DDTI/roc.png").unlink()
+    assert main([*command, "BUSI"]) == 0
+    assert not (out / "DDTI").exists()
+    files = json.loads((out / "results.json").read_text())["files"]
+    assert tree(out) == sorted([*files, "TN3K/notes.txt", "notes.txt", "settings.yaml"])
+
+
+def test_results_of_an_older_version_are_replaced_too(tmp_path: Path) -> None:
+    """They do not say which files they consist of; and no report leads out of its folder."""
+    for name in ("report.md", "BUSI/report.md", "BUSI/mine.md", "CAMUS/report.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    results = {"title": "", "datasets": {"BUSI": {}, "..": {}, "a/b": {}}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert earlier_files(tmp_path) == ["BUSI/report.md", "report.md", "results.json"]
+    files = ["report.md", "BUSI/roc.png", "BUSI/mine.md", "../report.md", "/report.md", "a/b/report.md", 7]
+    (tmp_path / "results.json").write_text(json.dumps(results | {"files": files}))
+    assert earlier_files(tmp_path) == ["report.md", "BUSI/roc.png"]
+    for text in ('{"cases": []}', "[]", "{", '{"title": ""}'):
+        (tmp_path / "results.json").write_text(text)
+        assert earlier_files(tmp_path) == []
+
+
+def test_a_table_over_folds_replaces_only_such_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in ("0", "1"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "results.json").write_text('{"title": "", "summary": {"dice": 0.5}}')
+    out = tmp_path / "out"
+    command = ["evaluate", "--folds", str(tmp_path / "0"), str(tmp_path / "1"), "--output", str(out), "--overwrite"]
+    assert main(command) == 0 and main(command) == 0
+    (out / "folds.csv").write_text("mine")
+    assert main(command) == 2
+    assert "and no evaluation wrote it" in capsys.readouterr().err and (out / "folds.csv").read_text() == "mine"
 
 
 def test_names_of_data_sets_are_no_patterns() -> None:

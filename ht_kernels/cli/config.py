@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,26 @@ def write(args: argparse.Namespace, path: Path) -> None:
         InputError: the file cannot be written.
     """
     write_whole(path, args.settings, "the settings")
+
+
+def check_foreign(args: argparse.Namespace, path: Path) -> None:
+    """Refuse to replace a file by the options of a run, unless a run of the same command wrote it.
+
+    Raises:
+        InputError: it is another file.
+    """
+    if os.path.lexists(path) and not written_by(args, path):
+        raise InputError(f"{path} is there already, and is not of this command: move it, or name another output")
+
+
+def written_by(args: argparse.Namespace, path: Path) -> bool:
+    """Whether a file has the options of a run of this command, as its first line says."""
+    settings: bytes = args.settings
+    try:
+        with path.open("rb") as file:
+            return file.readline() == settings.splitlines(keepends=True)[0]
+    except OSError:
+        return False
 
 
 def _given(words: Sequence[str], parser: Parser) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what can be refused before a model is loaded: options, data sets, the checkpoint and the output."""
     from ht_kernels.data.layout import check_dataset, read_text, split_names
     from ht_kernels.deploy.places import is_exported
+    from ht_kernels.train.results import check_foreign, check_foreign_folds
 
     if args.folds is not None:
         if args.checkpoint is not None:
@@ -153,6 +154,7 @@ def _check(args: argparse.Namespace) -> None:
                 f"--folds stands for CHECKPOINT and DATA, and {args.checkpoint} came: leave one of them out"
             )
         claim(args.output, FOLDS, args.overwrite)
+        check_foreign_folds(args.output)
         return
     if args.checkpoint is None:
         raise InputError("no checkpoint was named: give CHECKPOINT, or the folders of evaluations with --folds")
@@ -182,6 +184,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.templates:
         read_text(args.templates)
     claim(args.output, (*evaluations(args.dataset or []), SETTINGS), args.overwrite)
+    check_foreign(args.output, args.dataset or ())
+    config.check_foreign(args, args.output / SETTINGS)
 
 
 def _check_task(args: argparse.Namespace, task: str) -> None:
@@ -196,16 +200,10 @@ def _check_task(args: argparse.Namespace, task: str) -> None:
 
 def _remark(checkpoint: Path, examples: Examples) -> str | None:
     """What is to be said of images that the training of a checkpoint has used."""
-    from ht_kernels.train.fingerprint import used_in_training
+    from ht_kernels.train.trained_on import remark
     from ht_kernels.weights import locate
 
-    if checkpoint == _UNTUNED:
-        return None
-    return {
-        "train": "the model was trained on these images, so their scores do not measure what was learned",
-        "val": "the model's best epoch was chosen by these images, so their scores are a little too good",
-        None: None,
-    }[used_in_training(locate(checkpoint), examples)]
+    return None if checkpoint == _UNTUNED else remark(locate(checkpoint), examples)
 
 
 def _over_folds(args: argparse.Namespace) -> int:

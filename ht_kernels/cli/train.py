@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,14 @@ from . import config, model_options, terminal
 if TYPE_CHECKING:
     from ht_kernels.clip import HTCLIP
     from ht_kernels.progress import Watch
-    from ht_kernels.train import Examples, Fold, Recipe, Trainer
-
-    Splits = dict[str, Examples]
+    from ht_kernels.train import Examples, Fold, Outcome, Recipe, Trainer
+    from ht_kernels.train.examples import DataSet
 
 HELP = "train adapters and heads, or a baseline, by a named recipe"
 EXAMPLE = "ht-kernels train --task segmentation data --dataset BUSI --backbone ViT-B-16 --output run"
 
 _VALIDATION_PHANTOMS = 200
+_OF_PHANTOMS = "background", "lesion"
 
 _OF_TOWERS = {
     "checkpoint": "--from",
@@ -218,80 +219,161 @@ def _word(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+@dataclass
+class _Data:
+    """What is read of a data set.
+
+    Attributes:
+        train, val: the images of these splits.
+        names: the names of the classes; none for captions.
+        test: opens the test split, which is compared with the images that are trained on; None where there is none.
+    """
+
+    train: Examples
+    val: Examples
+    names: tuple[str, ...] = ()
+    test: Callable[[], DataSet] | None = None
+
+
 def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
+    fold = _check(args, recipe)
+    of_start: list[str] = []
+    with terminal.interruptible(), terminal.track() as watch:
+        model, data = _read(args, recipe, of_start.append, watch)
+        train, val, faults = _divide(args, recipe, fold, data, watch)
+    del data  # a part may be all that is trained on, and the rest takes memory
+    unfoldable = _prepare(model, recipe)
+    memory = _enough_memory(recipe)
+    with terminal.interruptible(), terminal.track() as watch:
+        trainer = _trainer(args, model, recipe, train, val, watch)
+        _announce(trainer, faults, of_start, unfoldable)
+        with memory:
+            outcome = _train(trainer)
+    _conclude(trainer, outcome)
+    return 0
+
+
+def _check(args: argparse.Namespace, recipe: Recipe) -> Fold | None:
+    """Refuse what can be refused before data and a model are read, and return the fold to validate on."""
     _check_options(args, recipe)
     fold = _fold(args)
     _check_inputs(args)
     _check_start(args, recipe)
     try:
-        from ht_kernels.deploy.folded import why_not_folded
-        from ht_kernels.train import Trainer, prepare, read_groups, take_fold
-        from ht_kernels.train.faults import rare_labels, same_pixels
-        from ht_kernels.train.recipe import BASELINES
+        import ht_kernels.train.trainer  # noqa: F401
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
-    of_start: list[str] = []
-    with terminal.interruptible(), terminal.track() as watch:
-        if args.task == "contrastive":
-            model, splits = _pairs(args, recipe, of_start.append, watch)
-        else:
-            names, read = _data(args, recipe)
-            classes = {"num_classes": len(names), "class_names": names}
-            model = _model(args, recipe, of_start.append, task=args.task, **classes)
-            if model.config.image_size is None:
-                raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
-            splits = read(model.config.image_size, watch)
+    return fold
+
+
+def _read(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[Any, _Data]:
+    """The model that training starts with, and the images in its size.
+
+    ``say`` receives a sentence that says what is taken from a checkpoint.
+    """
+    if args.task == "contrastive":
+        return _pairs(args, recipe, say, watch)
+    names, read = _data(args, recipe)
+    model = _model(args, recipe, say, task=args.task, num_classes=len(names), class_names=names)
+    if model.config.image_size is None:
+        raise InputError(f"the tower takes images of {model.tower.image_size}, and data is read as squares")
+    return model, read(model.config.image_size, watch)
+
+
+def _divide(
+    args: argparse.Namespace, recipe: Recipe, fold: Fold | None, data: _Data, watch: Watch
+) -> tuple[Examples, Examples, list[str]]:
+    """The images to train on, those to validate on, and what is wrong with them."""
+    from ht_kernels.train import read_groups, take_fold
+    from ht_kernels.train.examples import look_alikes
+    from ht_kernels.train.faults import rare_labels, same_pixels
+
+    train, val = data.train, data.val
     if fold is not None:
-        of_dataset = read_groups(args.data, args.task, args.dataset)
-        splits["train"], splits["val"] = take_fold(splits["train"], splits["val"], of_dataset, fold, recipe.seed)
-    faults = rare_labels(splits["train"], names) if args.task == "classification" else []
-    train, val = splits.pop("train").share(recipe.ratio, recipe.seed, recipe.shots), splits["val"]
-    if args.task == "segmentation" and (missing := train.missing_classes(names)):
+        train, val = take_fold(train, val, read_groups(args.data, args.task, args.dataset), fold, recipe.seed)
+    faults = rare_labels(train, data.names) if args.task == "classification" else []
+    train = train.share(recipe.ratio, recipe.seed, recipe.shots)
+    if args.task == "segmentation" and (missing := train.missing_classes(data.names)):
         faults.append(f"no mask to train on has the class {' or '.join(missing)}, so the model cannot learn it")
-    for split, others in splits.items():
-        faults += same_pixels(train, others, split)
-    splits.clear()  # the test split takes memory, and is not looked at again
-    has_tower = recipe.method not in BASELINES
-    unfoldable = why_not_folded(model) if has_tower else "it has no tower"
-    if has_tower:
-        prepare(model, recipe.method, recipe.lora_dropout)
+    faults += same_pixels(train, zip(val.names, val.images, strict=True), "val")
+    if data.test is not None:
+        with suppress(InputError):  # evaluation says what is wrong with it
+            faults += same_pixels(train, look_alikes(data.test(), train, watch), "test")
+    return train, val, faults
+
+
+def _prepare(model: Any, recipe: Recipe) -> str:
+    """Choose what of the model is trained; the reason why the model cannot be folded, "" if it can."""
+    from ht_kernels.deploy.folded import why_not_folded
+    from ht_kernels.train import prepare
+    from ht_kernels.train.recipe import BASELINES
+
+    if recipe.method in BASELINES:
+        return "it has no tower"
+    unfoldable = why_not_folded(model)
+    prepare(model, recipe.method, recipe.lora_dropout)
+    return unfoldable or ""
+
+
+def _enough_memory(recipe: Recipe) -> AbstractContextManager[None]:
     parts = "" if recipe.accumulate == 1 else f" in {recipe.accumulate} parts"
-    memory = terminal.enough_memory(
+    return terminal.enough_memory(
         f"a batch of {recipe.batch} images{parts}", "give a smaller --batch, or compute it in more parts, --accumulate"
     )
-    with terminal.interruptible(), terminal.track() as watch:
-        trainer = Trainer(model, recipe, train, val, args.output, alarm=lambda line: terminal.warn([line]), watch=watch)
-        if trainer.accelerator.is_main_process:
-            config.write(args, args.output / SETTINGS)
-        for name, why in {**train.bad, **val.bad}.items():
-            trainer.say(f"left out {name}: {why}")
-        for fault in faults:
-            trainer.warn(fault)
-        if unfoldable:
-            trainer.say(
-                f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}."
-            )
-        for line in of_start:
-            trainer.say(line)
-        trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{model.trainable_summary()}")
-        try:
-            with memory:
-                outcome = trainer.run()
-        except KeyboardInterrupt:
-            print(_how_to_go_on(trainer), file=sys.stderr)
-            raise
-    score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[args.task]
+
+
+def _trainer(
+    args: argparse.Namespace, model: Any, recipe: Recipe, train: Examples, val: Examples, watch: Watch
+) -> Trainer:
+    """The training, new or gone on with, whose folder has the settings of the command."""
+    from ht_kernels.train import Trainer
+
+    trainer = Trainer(model, recipe, train, val, args.output, alarm=lambda line: terminal.warn([line]), watch=watch)
+    if trainer.accelerator.is_main_process:
+        config.write(args, args.output / SETTINGS)
+    return trainer
+
+
+def _announce(trainer: Trainer, faults: Sequence[str], of_start: Sequence[str], unfoldable: str) -> None:
+    """Say what is to be known before a training begins."""
+    train, val = trainer.train, trainer.val
+    for name, why in {**train.bad, **val.bad}.items():
+        trainer.say(f"left out {name}: {why}")
+    for fault in faults:
+        trainer.warn(fault)
+    if unfoldable:
+        trainer.say(f"The trained model runs in torch only; it cannot be folded, exported or streamed: {unfoldable}.")
+    for line in of_start:
+        trainer.say(line)
+    trainer.say(f"{len(train)} images to train on, {len(val)} to validate\n{trainer.model.trainable_summary()}")
+
+
+def _train(trainer: Trainer) -> Outcome:
+    """Train to the end; an interrupt says how to go on."""
+    try:
+        return trainer.run()
+    except KeyboardInterrupt:
+        print(_how_to_go_on(trainer), file=sys.stderr)
+        raise
+
+
+def _conclude(trainer: Trainer, outcome: Outcome) -> None:
+    """Say what came of a training, and let its best weights tell unfamiliar images."""
+    from ht_kernels.train.recipe import BASELINES
+
+    task, recipe = trainer.model.config.task, trainer.recipe
+    score = {"segmentation": "Dice", "classification": "accuracy", "contrastive": "mean recall"}[task]
     score = "loss" if recipe.select == "loss" else score
     of_classes = _of_classes(trainer, outcome.best_epoch)
     trainer.say(
         f"best {score} on the validation split: {outcome.best:.4f} after epoch {outcome.best_epoch} of "
         f"{outcome.epochs}\n{of_classes}wrote best.safetensors, last.pt, log.csv, curves.png and tensorboard/ to "
-        f"{args.output}"
+        f"{trainer.output}"
     )
-    if has_tower and args.task != "contrastive" and outcome.best_epoch and trainer.accelerator.is_main_process:
+    measured = recipe.method not in BASELINES and task != "contrastive"
+    if measured and outcome.best_epoch and trainer.accelerator.is_main_process:
         trainer.say(_calibrate(trainer))
-    return 0
 
 
 def _how_to_go_on(trainer: Trainer) -> str:
@@ -449,8 +531,8 @@ def _fold(args: argparse.Namespace) -> Fold | None:
     return None if args.fold is None else Fold.parse(args.fold)
 
 
-def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int, Watch], Splits]]:
-    """The names of the classes, and a function that reads the images of each split in a size.
+def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Callable[[int, Watch], _Data]]:
+    """The names of the classes, and a function that reads the images in a size.
 
     Data that is missing is reported before a model is loaded.
     """
@@ -458,9 +540,10 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
     from ht_kernels.data.layout import chosen_class_names
     from ht_kernels.data.overlap import check_splits
     from ht_kernels.data.segmentation import check_two_values
+    from ht_kernels.train import read_examples
 
     if args.phantoms is not None:
-        return ("background", "lesion"), lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
+        return _OF_PHANTOMS, lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
     given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
     chosen = chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
@@ -476,46 +559,40 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
-    def read(size: int, watch: Watch) -> Splits:
+    def read(size: int, watch: Watch) -> _Data:
         for data in sets.values():
             data.image_size = size
-        return _read(args, sets, lambda: kind(args.data, args.dataset, "test", size, classes=chosen), watch)
+        train, val = (read_examples(data, args.skip_bad, watch) for data in sets.values())
+        return _Data(train, val, names, lambda: kind(args.data, args.dataset, "test", size, classes=chosen))
 
     return names, read
 
 
-def _read(args: argparse.Namespace, sets: Mapping[str, Any], test: Callable[[], Any], watch: Watch) -> Splits:
-    """The images of each split. Those of the test split are there to be compared, as far as they can be used."""
-    from ht_kernels.train import read_examples
-
-    splits = {split: read_examples(data, args.skip_bad, watch) for split, data in sets.items()}
-    with suppress(InputError):
-        splits["test"] = read_examples(test(), True, watch)
-    return splits
-
-
-def _simulate(count: int, seed: int, size: int, watch: Watch) -> Splits:
+def _simulate(count: int, seed: int, size: int, watch: Watch) -> _Data:
     import os
 
     from ht_kernels.train import simulate_examples
 
-    counts, workers = {"train": count, "val": _VALIDATION_PHANTOMS}, len(os.sched_getaffinity(0))
-    return {split: simulate_examples(n, seed + i, size, workers, watch) for i, (split, n) in enumerate(counts.items())}
+    workers = len(os.sched_getaffinity(0))
+    train = simulate_examples(count, seed, size, workers, watch)
+    return _Data(train, simulate_examples(_VALIDATION_PHANTOMS, seed + 1, size, workers, watch), _OF_PHANTOMS)
 
 
-def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[HTCLIP, Splits]:
-    """The model, which knows what images go through, and the images with captions of each split."""
+def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[HTCLIP, _Data]:
+    """The model, which knows what images go through, and the images with captions."""
     from ht_kernels.data import CaptionDataset
     from ht_kernels.data.overlap import check_splits
+    from ht_kernels.train import read_examples
 
     model = _model(args, recipe, say, task=args.task)
 
     def open_split(split: str) -> CaptionDataset:
         return CaptionDataset(args.data, args.dataset, split, model.preprocess)
 
-    sets = {split: open_split(split) for split in ("train", "val")}
+    sets = [open_split(split) for split in ("train", "val")]
     check_splits(args.data, args.task, args.dataset)
-    return model, _read(args, sets, lambda: open_split("test"), watch)
+    train, val = (read_examples(data, args.skip_bad, watch) for data in sets)
+    return model, _Data(train, val, test=lambda: open_split("test"))
 
 
 def _model(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], **options: Any) -> Any:

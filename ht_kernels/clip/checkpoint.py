@@ -4,7 +4,8 @@ Our format is one safetensors file. It holds the adapters, the pyramid and the h
 contrastive model has no pyramid and no head, and stores the mean and standard deviation of pixels instead. A calibrated
 model also stores its ``familiarity``. The tower's weights are stored if they were trained, if they are random, or if
 :func:`save` was asked for them; otherwise a frozen tower takes no space. The metadata holds, under the key
-``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP.
+``ht_kernels``, a JSON text with ``format``, ``version`` and ``config``, the arguments of HTCLIP, and, of a model that
+was trained here, ``trained_on``, short hashes of its images (:mod:`ht_kernels.train.trained_on`).
 
 No code in a checkpoint is executed: torch files are read with ``weights_only``.
 """
@@ -68,6 +69,8 @@ def save(model: HTCLIP, path: str | Path, tower: bool = False, dtype: torch.dtyp
         raise ValueError("tower=True is for segmentation and classification; a contrastive model names its tower")
     config = vars(model.config) | ({"pretrained": None} if tower else {})
     header = {"format": FORMAT, "version": ht_kernels.__version__, "config": config}
+    if model.trained_on is not None:
+        header["trained_on"] = model.trained_on
     # The tensors are cloned, because safetensors refuses tensors that share memory, such as those of an adapter that
     # several blocks share.
     kept = (_run(model) if tower or model.draws_tower else {}) | trained(model)
@@ -193,6 +196,7 @@ def _load_ours(
         if isinstance(config.get(name), list):
             config[name] = tuple(config[name])
     model = _build(path, config)
+    model.trained_on = header.get("trained_on")
     if any(name.startswith(_FAMILIARITY) for name in tensors):
         model.familiarity = _like_that_of(path, model, tensors)
     _fill(path, model, tensors)

@@ -224,6 +224,7 @@ class HTCLIP(Predicts, nn.Module):
         self.from_file: frozenset[str] = frozenset()  # tower weights that a checkpoint set
         self.resampled: frozenset[str] = frozenset()  # tower weights that resize changed
         self.started_from: str | None = None  # a hash of what ht_kernels.train.start_from took from a checkpoint
+        self.trained_on: dict[str, str] | None = None  # hashes of images, as ht_kernels.train.trained_on notes them
         for name, part in parts.items():
             setattr(self, name, part)
         if tokenizer is not None:

@@ -47,8 +47,11 @@ class CaptionDataset(Dataset[tuple[Tensor, tuple[str, ...]]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
-        image = read_rgb(find(image_path(self.root, self.names[index])))
-        return self.preprocess(image), self.captions[index]
+        return self.image(index), self.captions[index]
+
+    def image(self, index: int) -> Tensor:
+        """The image of an item, without its captions."""
+        return self.preprocess(read_rgb(find(image_path(self.root, self.names[index]))))
 
 
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:

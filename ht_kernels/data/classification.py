@@ -66,7 +66,9 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = find(image_path(self.root, self.names[index])), self.labels[index]
-        if self.preprocess is not None:
-            return self.preprocess(read_gray(path).convert("RGB")), label
-        return to_input(read_gray(path), self.image_size), label
+        return self.image(index), self.labels[index]
+
+    def image(self, index: int) -> Tensor:
+        """The image of an item, without its label."""
+        image = read_gray(find(image_path(self.root, self.names[index])))
+        return to_input(image, self.image_size) if self.preprocess is None else self.preprocess(image.convert("RGB"))

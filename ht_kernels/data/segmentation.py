@@ -67,6 +67,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         resized = np.array(mask.resize(size, Image.Resampling.NEAREST), dtype=np.int64)
         return to_input(image, self.image_size), torch.from_numpy(resized)
 
+    def image(self, index: int) -> Tensor:
+        """The image of an item, without its mask."""
+        return to_input(read_gray(find(image_path(self.root, self.names[index]))), self.image_size)
+
     def _mask(self, name: str) -> Path:
         return find(mask_path(self.root, name))
 

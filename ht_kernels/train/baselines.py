@@ -1,7 +1,7 @@
 """The networks without a tower that methods with one are compared with: a UNet and a ResNet, trained as a whole.
 
 The UNet is MONAI's and the ResNet torchvision's. Their checkpoints are safetensors files of all weights, whose metadata
-has the arguments of :class:`BaselineConfig` as a JSON text.
+has the arguments of :class:`BaselineConfig` as a JSON text, and beside them ``trained_on``, as other checkpoints have.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Baseline(nn.Module):
 
     familiarity = None
     started_from = None
+    trained_on: dict[str, str] | None = None
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
@@ -112,7 +113,8 @@ class Baseline(nn.Module):
         from safetensors.torch import save
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_whole(Path(path), save(tensors, metadata={BASELINE: json.dumps(asdict(self.config))}), "the checkpoint")
+        header = asdict(self.config) | ({} if self.trained_on is None else {"trained_on": self.trained_on})
+        write_whole(Path(path), save(tensors, metadata={BASELINE: json.dumps(header)}), "the checkpoint")
 
     @classmethod
     def load(cls, path: Path, image_size: int | None = None) -> Baseline:
@@ -129,10 +131,11 @@ class Baseline(nn.Module):
             raise InputError(f"{path} is not the checkpoint of a UNet or ResNet that ht-kernels train wrote")
         try:
             options = json.loads(metadata[BASELINE])
-            names = options["class_names"]
+            names, trained_on = options["class_names"], options.pop("trained_on", None)
             config = BaselineConfig(**options | {"class_names": tuple(names) if isinstance(names, list) else names})
             with torch.device("meta"):  # a damaged number then cannot build a huge network
                 model = cls(config)
+            model.trained_on = trained_on
             dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             model.load_state_dict(tensors, assign=True)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from ht_kernels.class_names import names_of
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
-from ht_kernels.outputs import EVALUATION
 from ht_kernels.progress import Watch, unwatched
 from ht_kernels.words import counted
 
@@ -34,6 +34,7 @@ from .metrics import (
     summarize_classes,
 )
 from .pictures import draw_confidence, draw_confusion, draw_masks, draw_recall, draw_roc
+from .results import check_foreign, earlier_files
 from .retrieval import AT, ranks, recalls
 from .zero_shot import class_probabilities, embed_classes
 
@@ -68,25 +69,27 @@ def evaluate(
         model: an :class:`ht_kernels.HTCLIP` or a :class:`ht_kernels.train.Baseline`, on any device, or a
             :class:`ht_kernels.deploy.session.Session` that gives logits, in the images' size or on the patch grid.
         examples: examples for the model's task, in its image size; with labels or captions for a contrastive model.
-        output: the folder for the results, made if missing. They appear together or not at all.
+        output: the folder for the results, made if missing. They appear together or not at all. Those of an earlier
+            evaluation are removed, as its results.json says.
         title: the title of the report: which model was evaluated on which data.
         prompts: words for zero-shot classification by a contrastive model, whose examples then need labels. Without
             them, a contrastive model is evaluated on retrieval: of captions by images, and of images by captions.
         watch: receives how many images were run, and then how many were measured.
 
     Returns:
-        The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``. For
-        segmentation also ``image_size`` in pixels, and ``lesions``, ``missed``, ``without_lesion`` and ``false_alarms``
-        of :func:`ht_kernels.train.metrics.counts`, and for three or more classes ``classes``, what
-        :func:`ht_kernels.train.metrics.summarize_classes` returns; for zero-shot classification also ``prompts``. The
-        ``summary`` is that of :func:`ht_kernels.train.metrics.summarize` or
+        The content of results.json: ``title``, ``images`` (their number), ``summary``, ``model``, ``left_out``, and
+        ``files``, all that was written. For segmentation also ``image_size`` in pixels, and ``lesions``, ``missed``,
+        ``without_lesion`` and ``false_alarms`` of :func:`ht_kernels.train.metrics.counts`, and for three or more
+        classes ``classes``, what :func:`ht_kernels.train.metrics.summarize_classes` returns; for zero-shot
+        classification also ``prompts``. The ``summary`` is that of :func:`ht_kernels.train.metrics.summarize` or
         :func:`ht_kernels.train.retrieval.recalls`; for a calibrated model it has ``unfamiliar``, the share of images
         that are beyond its limit.
 
     Raises:
         InputError: a target is a class that the model does not have, the images do not have the model's size, or the
-            results cannot be written.
+            results cannot be written or would replace files that no evaluation wrote.
     """
+    check_foreign(output)
     model = Exported(model) if isinstance(model, Session) else model
     size = model.config.image_size
     names = tuple(prompts) if prompts else names_of(model.config.num_classes, model.config.class_names)
@@ -131,7 +134,7 @@ def evaluate(
         results["classes"] = summarize_classes(rows, several)
     if prompts:
         results["prompts"] = dict(prompts)
-    with output_folder(output, EVALUATION) as folder:
+    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
         pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
@@ -153,24 +156,29 @@ def evaluate_all(
 ) -> dict[str, Any]:
     """Run :func:`evaluate` on several data sets, each into a folder of its name, and write a table of all results.
 
+    All of it appears together or not at all.
+
     Args:
         model, output, title, watch: as for :func:`evaluate`.
         sets: the examples and prompts of each data set, by its name.
 
     Returns:
-        The content of results.json: ``title``, and under ``datasets`` the results of each data set.
+        The content of results.json: ``title``, under ``datasets`` the results of each data set, and ``files``.
 
     Raises:
         InputError: as for :func:`evaluate`.
     """
-    each = {
-        name: evaluate(model, examples, output / name, f"{title}: {name}", prompts, watch)
-        for name, (examples, prompts) in sets.items()
-    }
-    results = {"title": title, "datasets": each}
-    rows = [{"dataset": name, "images": one["images"], **_counts(one), **one["summary"]} for name, one in each.items()]
-    links = [f"- [{name}]({name}/report.md)" for name in each]
-    with output_folder(output, EVALUATION) as folder:
+    check_foreign(output, sets)
+    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
+        each = {
+            name: evaluate(model, examples, folder / name, f"{title}: {name}", prompts, watch)
+            for name, (examples, prompts) in sets.items()
+        }
+        results = {"title": title, "datasets": each}
+        rows = [
+            {"dataset": name, "images": one["images"], **_counts(one), **one["summary"]} for name, one in each.items()
+        ]
+        links = [f"- [{name}]({name}/report.md)" for name in each]
         _write(folder, rows, results, "\n".join([f"# {title}", "", *lines_of_all(results), "", *links]) + "\n")
     return results
 
@@ -317,9 +325,12 @@ def _rank_rows(examples: Examples, of_images: Tensor, of_texts: Tensor) -> list[
 
 
 def _write(folder: Path, rows: list[Row], results: dict[str, Any], report: str) -> None:
+    """Write the tables and the report of results, which then say what files there are in the folder."""
     (folder / "results.csv").write_bytes(csv_bytes(rows))
-    (folder / "results.json").write_text(json.dumps(_plain(results), indent=2), encoding="utf-8")
     (folder / "report.md").write_bytes(utf8(report))
+    there = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    results["files"] = sorted([*there, "results.json"])
+    (folder / "results.json").write_text(json.dumps(_plain(results), indent=2), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +14,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
+from ht_kernels.data.layout import image_path
+from ht_kernels.data.names import find
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.errors import InputError
+from ht_kernels.media.image import opened
 from ht_kernels.progress import Watch, unwatched, watched
 from ht_kernels.words import counted
+
+DataSet = SegmentationDataset | ClassificationDataset | CaptionDataset
 
 _WITHOUT_LESION = 10
 """One in this many phantoms has no lesion."""
@@ -86,7 +92,7 @@ class Examples:
 
 
 def read_examples(
-    dataset: SegmentationDataset | ClassificationDataset | CaptionDataset,
+    dataset: DataSet,
     skip_bad: bool = False,
     watch: Watch = unwatched,
 ) -> Examples:
@@ -100,7 +106,6 @@ def read_examples(
     targets: list[Tensor] = []
     names, bad = [], {}
     texts: dict[str, int] = {}
-    rgb = getattr(dataset, "preprocess", None) is not None
     for i, name in enumerate(watched(dataset.names, "reading images", watch)):
         try:
             image, target = dataset[i]
@@ -109,7 +114,7 @@ def read_examples(
                 raise
             bad[name] = str(error)
             continue
-        images.append(((image if rgb else image[:1]) * 255).round().to(torch.uint8))
+        images.append(_pixels(dataset, image))
         if isinstance(target, Tensor):
             target = target.to(torch.uint8)
         elif isinstance(target, tuple):
@@ -120,6 +125,41 @@ def read_examples(
         raise InputError(f"none of the {len(bad)} images can be used; the first: {next(iter(bad.values()))}")
     together = pad_sequence(targets, batch_first=True, padding_value=-1) if texts else torch.stack(targets)
     return Examples(torch.stack(images), together, tuple(names), bad, tuple(texts))
+
+
+def look_alikes(dataset: DataSet, train: Examples, watch: Watch = unwatched) -> Iterator[tuple[str, Tensor]]:
+    """The names and pixels of those images of a data set that may have the same pixels as images that are trained on.
+
+    The pixels are as in :class:`Examples`. Images of another size than those have others, and the head of a file, which
+    says the size, is read in 0.2 ms, where a picture of 600x500 takes 19 ms and its mask 16 more. So only what is left
+    is decoded, without masks. Images that cannot be used are passed over.
+
+    Args:
+        dataset: the data set, all images of which lie in one folder.
+        train: images of the same folder, by their names.
+        watch: receives how many images were looked at.
+    """
+    sizes = {_size(dataset, name) for name in train.names}
+    for i, name in enumerate(watched(dataset.names, "comparing images of the test split", watch)):
+        if None not in sizes and _size(dataset, name) not in (None, *sizes):
+            continue
+        with suppress(InputError):
+            yield name, _pixels(dataset, dataset.image(i))
+
+
+def _size(dataset: DataSet, name: str) -> tuple[int, ...] | None:
+    """The sides of an image in a file, the shorter one first, as it may lie on its side; None if Pillow has none."""
+    try:
+        with opened(find(image_path(dataset.root, name))) as image:
+            return tuple(sorted(image.size))
+    except Exception:  # Pillow raises errors of any kind on a damaged file
+        return None
+
+
+def _pixels(dataset: DataSet, image: Tensor) -> Tensor:
+    """An item's image as :class:`Examples` has it: gray, or RGB where the data set has a preprocessing of its own."""
+    rgb = getattr(dataset, "preprocess", None) is not None
+    return ((image if rgb else image[:1]) * 255).round().to(torch.uint8)
 
 
 def simulate_examples(count: int, seed: int, size: int = 224, workers: int = 0, watch: Watch = unwatched) -> Examples:

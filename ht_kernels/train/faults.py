@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
 
 from .examples import Examples
 
@@ -11,16 +13,15 @@ _NAMED = 5
 """So many images are named; the others are counted."""
 
 
-def same_pixels(train: Examples, other: Examples, split: str) -> list[str]:
-    """A sentence if images of another split have the same pixels as training images, in the model's size."""
+def same_pixels(train: Examples, others: Iterable[tuple[str, Tensor]], split: str) -> list[str]:
+    """A sentence if images of another split have the same pixels as training images, in the model's size.
+
+    ``others`` are the names and pixels of the images of that split.
+    """
     first: dict[bytes, str] = {}
     for name, image in zip(train.names, train.images, strict=True):
         first.setdefault(image.numpy().tobytes(), name)
-    pairs = [
-        (name, first[pixels])
-        for name, image in zip(other.names, other.images, strict=True)
-        if (pixels := image.numpy().tobytes()) in first
-    ]
+    pairs = [(name, first[pixels]) for name, image in others if (pixels := image.numpy().tobytes()) in first]
     if not pairs:
         return []
     named = ", ".join(f"{name} = {trained}" for name, trained in pairs[:_NAMED])

@@ -118,6 +118,7 @@ def start_from(
     taken = _shared(source, model, keep_adapters)
     model.load_state_dict(taken, strict=False)
     model.started_from = hash_tensors(taken)
+    model.trained_on = source.trained_on if taken else None
     model.from_file, model.resampled = source.from_file, source.resampled
     model.draws_tower = model.draws_tower and not model.tower_names() <= taken.keys()
     say(_start(path, source, model, taken, keep_adapters))

@@ -37,6 +37,7 @@ from .methods import merged, text_tower_in_training
 from .metrics import SCORES, embed_texts, predict, score, summarize, summarize_classes
 from .recipe import Recipe, uses_adapters
 from .retrieval import ranks, recalls
+from .trained_on import noted
 
 Say = Callable[[str], None]
 
@@ -131,6 +132,7 @@ class Trainer:
         else:
             self.loss = loss_for(model.config.task, model.config.num_classes)
         self.made_of = fingerprint(model, recipe, train, val)
+        model.trained_on = noted(model.trained_on, train, val)
         averaged = [t for t in (*self.trainable.values(), *self.statistics.values()) if t.is_floating_point()]
         self.average = None if recipe.average is None else Average(averaged, recipe.average)
         self.found_foreground = False

@@ -6,6 +6,9 @@ import codecs
 import zipfile
 from pathlib import Path
 
+_STATE = b"made_of"
+"""The first name in the state of a training, the ``last.pt`` of :class:`ht_kernels.train.Trainer`."""
+
 
 def foreign(path: Path, head: bytes) -> str:
     """What a file is that holds no weights, in words; "" if it may hold some."""
@@ -42,11 +45,17 @@ def _foreign_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            names = [entry.filename for entry in entries if entry.filename.endswith("data.pkl")]
+            is_state = any(_STATE in archive.open(name).read(32) for name in names)
     except Exception:  # zipfile raises different exceptions for different damage
         return "it is cut off or damaged; the download may be incomplete"
-    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+    if not names:
         numpy = any(entry.filename.endswith(".npy") for entry in entries)
         return "it is an archive of NumPy" if numpy else "it is a ZIP archive of other files: unpack it first"
+    if is_state:
+        best = path.with_name("best.safetensors")
+        advice = f"name {best}, its best weights" if best.is_file() else "name the best.safetensors that it wrote"
+        return f"it is the state of a training, for ht-kernels train to go on from: {advice}"
     data = [entry for entry in entries if "/data" in entry.filename]
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in data):
         return "its tensors are compressed, which torch does not do"

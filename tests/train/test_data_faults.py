@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import ht_kernels as ht
 from helpers.layout import disc, make_layout, picture, save
-from helpers.training import SHORT, build, examples
+from helpers.small_towers import IMAGE
+from helpers.training import SHORT, build, examples, train
 from ht_kernels.cli import main
-from ht_kernels.train import Recipe, Trainer
+from ht_kernels.data import ClassificationDataset, SegmentationDataset
+from ht_kernels.train import Recipe, Trainer, read_examples
+from ht_kernels.train.examples import look_alikes
+from ht_kernels.train.trained_on import remark
 from ht_kernels.weights import PHANTOM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,6 +70,28 @@ def test_an_image_under_two_names_is_said(
     assert f"warning: {words}" in capsys.readouterr().err and words in remarks(tmp_path / "out")[0]
 
 
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_only_images_that_may_be_the_same_are_decoded(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the test split those in the size of training images, be it on their side, and without masks."""
+    root = make_layout(tmp_path / "data")
+    trained = examples(root, "train", task)
+    save(root / "all/images/BUSI_7.png", picture(7, (40, 53)))
+    save(root / "all/images/BUSI_8.png", picture(8, (52, 40)))
+    for mask in (root / "all/masks").iterdir():
+        mask.unlink()
+    kind = SegmentationDataset if task == "segmentation" else ClassificationDataset
+    decoded, image = [], kind.image
+    monkeypatch.setattr(kind, "image", lambda self, i: decoded.append(self.names[i]) or image(self, i))
+    found = dict(look_alikes(kind(root, "BUSI", "test", IMAGE), trained))
+    assert decoded == ["BUSI_8.png", "BUSI_9.png"] == list(found)
+    (root / "all/images/BUSI_9.png").write_bytes(b"none")
+    assert list(look_alikes(kind(root, "BUSI", "test", IMAGE), trained)) and decoded[-1] == "BUSI_9.png"
+    (root / "all/images/BUSI_0.png").write_bytes(b"of no known size, such as a DICOM file")
+    assert len(list(look_alikes(kind(root, "BUSI", "test", IMAGE), trained))) == 2 and "BUSI_7.png" in decoded
+
+
 def test_sound_data_is_not_complained_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_layout(tmp_path / "data")
     assert main(command(root, "classification")) == 0
@@ -100,21 +127,82 @@ def test_a_training_that_found_nothing_says_so(tmp_path: Path) -> None:
     assert "every pixel of every training image" in first and "found nothing" not in first and last in second
 
 
+def evaluated(checkpoint: Path, root: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, str]:
+    """What an evaluation says on stderr, and the title of its report."""
+    capsys.readouterr()
+    output = root.parent / f"evaluation {len(list(root.parent.iterdir()))}"
+    arguments = [str(checkpoint), str(root), "--dataset", "BUSI", "--output", str(output), *more]
+    assert main(["evaluate", *arguments]) == 0
+    return capsys.readouterr().err, json.loads((output / "results.json").read_text())["title"]
+
+
 def test_an_evaluation_knows_the_images_of_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, best = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors"
     assert main(command(root)) == 0
-    for split, words in (("train", "was trained on these images"), ("val", "best epoch was chosen by"), ("test", "")):
-        capsys.readouterr()
-        evaluate = ["evaluate", str(best), str(root), "--dataset", "BUSI", "--split", split, "--output"]
-        assert main([*evaluate, str(tmp_path / split)]) == 0
-        said, title = capsys.readouterr().err, json.loads((tmp_path / split / "results.json").read_text())["title"]
-        assert (words in said and words in title) if words else "warning" not in said
-    moved = str(shutil.copy(best, tmp_path / "moved.safetensors"))
-    evaluate = ["evaluate", moved, str(root), "--dataset", "BUSI", "--split", "train", "--output"]
-    assert main([*evaluate, str(tmp_path / "moved")]) == 0, "a file whose run is not known"
+    moved = Path(shutil.copy(best, tmp_path / "moved.safetensors"))
+    for checkpoint in (best, moved):
+        for split, words in (
+            ("train", "the model was trained on these 5 images, so their scores do not measure what was learned"),
+            ("val", "best epoch was chosen by these 2 images, so their scores are a little too good"),
+            ("all", "trained on 5 of these 10 images, and its best epoch was chosen by 2 more, so the scores do not"),
+        ):
+            said, title = evaluated(checkpoint, root, capsys, "--split", split)
+            assert words in said and words in title
+        assert "warning" not in evaluated(checkpoint, root, capsys)[0]
     save(root / "all/images/BUSI_0.png", picture(77))
-    save(root / "all/masks/BUSI_0.png", disc(77))
-    capsys.readouterr()
-    evaluate = ["evaluate", str(best), str(root), "--dataset", "BUSI", "--split", "train", "--output"]
-    assert main([*evaluate, str(tmp_path / "changed")]) == 0
-    assert "trained on" not in capsys.readouterr().err
+    save(root / "all/masks/BUSI_1.png", disc(77))
+    assert "trained on 4 of these 5 images" in evaluated(best, root, capsys, "--split", "train")[0]
+    test = root / "segmentation/BUSI/test.txt"
+    test.write_text(f"{test.read_text()}\nBUSI_2.png\nBUSI_5.png\n")
+    said, _ = evaluated(best, root, capsys)
+    assert "trained on 1 of these 5 images, and its best epoch was chosen by 1 more" in said
+
+
+def test_an_evaluation_knows_a_wrong_fold_and_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, best = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors"
+    assert main([*command(root), "--fold", "0/3", "--ratio", "50"]) == 0
+    assert "epoch was chosen by these" in evaluated(best, root, capsys, "--fold", "0/3")[0]
+    trained = sum("trained on" in evaluated(best, root, capsys, "--fold", f"{fold}/3")[0] for fold in (1, 2))
+    assert trained > 0
+    said, _ = evaluated(best, root, capsys, "--split", "all")
+    assert "trained on 2 of these 10 images, and its best epoch was chosen by 3 more" in said
+
+
+def test_images_of_the_training_before_count_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that starts from another has learned from the images of both."""
+    root, first, second = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors", tmp_path / "second"
+    assert main(command(root)) == 0
+    train = root / "segmentation/BUSI/train.txt"
+    before = train.read_text()
+    train.write_text("BUSI_0.png")
+    assert main([*command(root), "--from", str(first), "--output", str(second)]) == 0
+    train.write_text(before)
+    assert "trained on these 5 images" in evaluated(second / "best.safetensors", root, capsys, "--split", "train")[0]
+
+
+def test_a_network_without_a_tower_knows_its_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, best = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors"
+    arguments = ["train", "--task", "segmentation", str(root), "--dataset", "BUSI", "--output", str(best.parent)]
+    assert main([*arguments, "--method", "unet", "--image-size", "32", "--epochs", "1"]) == 0
+    assert "trained on 5 of these 10 images" in evaluated(best, root, capsys, "--split", "all")[0]
+
+
+def test_a_checkpoint_without_a_note_is_known_by_the_state_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Older versions noted nothing in a checkpoint."""
+    root, best = make_layout(tmp_path / "data"), tmp_path / "out/best.safetensors"
+    assert main(command(root)) == 0
+    model = ht.HTCLIP.from_checkpoint(best)
+    model.trained_on = None
+    model.save(best)
+    assert "trained on these 5 images" in evaluated(best, root, capsys, "--split", "train")[0]
+    assert "warning" not in evaluated(best, root, capsys, "--split", "all")[0]
+
+
+def test_an_exported_file_is_known_by_the_checkpoint_beside_it(tmp_path: Path) -> None:
+    root = make_layout(tmp_path / "data")
+    train(root, tmp_path / "out")
+    (tmp_path / "out/model.onnx").write_bytes(b"\x08\x08")
+    images = read_examples(SegmentationDataset(root, "BUSI", "all", IMAGE))
+    assert "trained on 5 of these 10 images" in str(remark(tmp_path / "out/model.onnx", images))

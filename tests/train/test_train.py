@@ -258,6 +258,25 @@ def test_a_training_that_goes_on_starts_from_the_same_weights(
     assert "resumed after epoch 1" in capsys.readouterr().out
 
 
+def test_the_state_of_a_training_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = make_layout(tmp_path / "data"), tmp_path / "out"
+    train(root, out)
+    state, new = str(out / "last.pt"), ["--output", str(tmp_path / "new")]
+    save(tmp_path / "image.png", disc(0))
+    evaluate = ["evaluate", state, str(root), "--dataset", "BUSI", *new]
+    predict = ["predict", str(tmp_path / "image.png"), "--weights", state, *new]
+    again = ["train", "--task", "segmentation", str(root), "--dataset", "BUSI", "--from", state, *new]
+    tower = [*again[:-4], "--backbone", "ViT-B-32", "--pretrained", state, *new]
+    for advice in (f"name {out / 'best.safetensors'}, its best weights", "name the best.safetensors that it wrote"):
+        for words in (evaluate, predict, again, tower):
+            assert main(words) == 2
+            assert f"it is the state of a training, for ht-kernels train to go on from: {advice}" in (
+                capsys.readouterr().err
+            ), words
+        (out / "best.safetensors").unlink(missing_ok=True)
+    assert not (tmp_path / "new").exists()
+
+
 NO_ADAPTERS = "heads", "lora", "full", "last3", "last6", "last9"
 IGNORED = [
     *(
