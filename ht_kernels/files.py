@@ -196,7 +196,8 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
             yield hidden
             if strict:
                 _check_strictly(hidden, path, replaced)
-            for old in written(path, replaced):
+            earlier = written(path, replaced)
+            for old in earlier:
                 old.unlink()
             _remove_empty({folder for old in earlier for folder in old.parents if path in folder.parents})
             _publish(hidden, path)
