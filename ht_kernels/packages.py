@@ -14,6 +14,9 @@ WITHOUT_TORCH = (
 )
 """What to tell a user who asks for something that needs torch where there is none."""
 
+_PIP_NAMES = {"PIL": "pillow", "yaml": "pyyaml"}
+"""What pip calls packages that are imported by another name."""
+
 _BESIDE_TORCH = ("torch", "torchvision", "safetensors", "monai")
 
 
@@ -30,6 +33,17 @@ def lacks_torch(error: BaseException) -> bool:
     if isinstance(error, ModuleNotFoundError) and error.name in _BESIDE_TORCH:
         return not installed("torch")
     return error.__cause__ is not None and lacks_torch(error.__cause__)
+
+
+def what_is_missing(error: ModuleNotFoundError) -> str | None:
+    """What to tell a user whose program ended at a package that is not installed; None where the error is another."""
+    if lacks_torch(error):
+        return WITHOUT_TORCH
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "ht_kernels") or installed(package):
+        return None
+    pip = _PIP_NAMES.get(package, package)
+    return f"this needs {pip}, which is not installed: pip install {pip}"
 
 
 def import_package(module: str, needs: str, install: str) -> Any:

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
-from ht_kernels.packages import WITHOUT_TORCH, lacks_torch
+from ht_kernels.packages import WITHOUT_TORCH, lacks_torch, what_is_missing
 
 from . import config, parser
 
@@ -61,11 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except (InputError, BackendError, ModuleNotFoundError) as error:
-        no_torch = lacks_torch(error)
-        if isinstance(error, ModuleNotFoundError) and not no_torch:
+    except (InputError, BackendError) as error:
+        print(f"{name}: {WITHOUT_TORCH if lacks_torch(error) else error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        lacking = what_is_missing(error)
+        if lacking is None:
             raise
-        print(f"{name}: {WITHOUT_TORCH if no_torch else error}", file=sys.stderr)
+        print(f"{name}: {lacking}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno == errno.EPIPE:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     crop = running.read_crop(args.crop)
     _check(args)
     from ht_kernels.media.frames import Box
-    from ht_kernels.packages import import_package
+    from ht_kernels.packages import import_package, installed
     from ht_kernels.video import LiveSource, open_source
     from ht_kernels.video.recording import check_output
 
@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
 
         crop.of(np.empty(source.size, dtype=np.uint8))
     import_package("av", "the overlay video needs PyAV", "av")
-    import_package("matplotlib", "the chart of latencies needs matplotlib", "matplotlib")
     from ht_kernels.video import Stream, record
 
     with terminal.interruptible(), ExitStack() as stack:
@@ -101,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
             report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
     config.write(args, output / SETTINGS)
     terminal.warn(report["input"]["warnings"])
+    if not installed("matplotlib"):
+        terminal.warn(["there is no latency.png, for the chart needs matplotlib: pip install matplotlib"])
     print("\n".join(terminal.summary(report)))
     *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
     print(f"wrote {', '.join(first)} and {last} to {output}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ht_kernels.errors import InputError, reason
+from ht_kernels.packages import installed
 
 INFLATED_ATTRIBUTES = 16 << 20
 """Bytes that the attributes of a deflated file may have, before and after its pixels."""
@@ -56,9 +57,12 @@ def is_dicom(head: bytes) -> bool:
     """Whether the first bytes of a file, 400 or more if it has them, are of DICOM.
 
     They are with ``DICM`` after a preamble of 128 bytes (PS3.10 section 7.1). Without it, they are where they hold two
-    data elements as DICOM orders them: in group 2 or 8, the tag of the second above that of the first.
+    data elements as DICOM orders them: in group 2 or 8, the tag of the second above that of the first. That takes
+    pydicom's dictionary; where pydicom is not installed, such files are not known as DICOM.
     """
-    return head[128:132] == b"DICM" or any(_two_elements(head, *encoding) for encoding in ("<e", "<i", ">e"))
+    return head[128:132] == b"DICM" or (
+        installed("pydicom") and any(_two_elements(head, *encoding) for encoding in ("<e", "<i", ">e"))
+    )
 
 
 def _two_elements(head: bytes, order: str, explicit: str) -> bool:

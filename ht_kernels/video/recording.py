@@ -13,6 +13,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import check_output_folder, output_folder, written
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import RECORDING
+from ht_kernels.packages import installed
 from ht_kernels.threads import usual
 
 from .live import LiveSource
@@ -38,9 +39,9 @@ def record(
     """Run a stream over a source and write what it shows; returns the report.
 
     The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask (``00001.png`` for frame 0),
-    or for classification ``labels.csv`` with a row for each frame, ``latency.png`` and ``report.json``. Of pictures,
-    which are one image or a folder of them, there is no video: ``overlays/`` has a PNG of each picture in its own size,
-    and these and the masks have the names of the pictures.
+    or for classification ``labels.csv`` with a row for each frame, ``report.json`` and, where matplotlib is installed,
+    ``latency.png``. Of pictures, which are one image or a folder of them, there is no video: ``overlays/`` has a PNG of
+    each picture in its own size, and these and the masks have the names of the pictures.
 
     All appears when the stream ends or is stopped, and nothing when an exception ends it. A frame that is shown several
     times, with newer masks, is written as it was shown last. What an earlier stream wrote into the folder is replaced.
@@ -59,7 +60,6 @@ def record(
             ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live, or the model classifies.
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
-    from . import chart  # needs matplotlib, which the rest of this package does not
     from .dicom_seg import write_segmentation
     from .sinks import LabelSink, MaskSink, PictureSink, VideoSink
     from .stream import Stream
@@ -120,7 +120,10 @@ def record(
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
-        (folder / "latency.png").write_bytes(chart.draw(report))
+        if installed("matplotlib"):
+            from . import chart
+
+            (folder / "latency.png").write_bytes(chart.draw(report))
         report["files"] = [name for name in _FILES if name == "report.json" or (folder / name).exists()]
         report["pictures"] = names
         report["last_mask"] = last_mask
