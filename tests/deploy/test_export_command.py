@@ -93,7 +93,7 @@ def test_an_engine_for_this_gpu_is_run(
 
     monkeypatch.setattr("ht_kernels.deploy.engine.build_engine", build)
     monkeypatch.setattr("ht_kernels.deploy.engine.import_runtime", lambda runtime: None)
-    monkeypatch.setattr("ht_kernels.deploy.runtimes.runs_here", lambda manifest: True)
+    monkeypatch.setattr("ht_kernels.deploy.engine_runtime.runs_here", lambda manifest: True)
     monkeypatch.setattr("ht_kernels.deploy.session.EngineRuntime", OnnxRuntime)
     output = tmp_path / "model.engine"
     status = main(["export", str(checkpoint), "--output", str(output), "--format", "tensorrt", "--frames", str(clip)])
