@@ -262,8 +262,10 @@ def _check(args: argparse.Namespace, recipe: Recipe) -> Fold | None:
     _check_start(args, recipe)
     try:
         import ht_kernels.train.trainer  # noqa: F401
+        from ht_kernels.train.fingerprint import check_resume
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
+    check_resume(args.output / "last.pt", recipe)
     return fold
 
 
