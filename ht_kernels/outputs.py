@@ -39,6 +39,9 @@ EVALUATION = (
 )
 """Of one data set; of several there is such a folder for each, and a table of all; results.json names them."""
 
+TRAINING = ("best.safetensors", "last.pt", "log.csv", "curves.png")
+"""Of a training, which goes on from last.pt, beside its events for TensorBoard."""
+
 FOLDS = ("folds.md", "folds.csv")
 """Of several evaluations together."""
 

@@ -165,6 +165,23 @@ def test_an_evaluation_replaces_no_file_of_others(
     assert tree(tmp_path / "out") == [there] and mine.read_text() == '{"cases": []}'
 
 
+@pytest.mark.parametrize("there", ["best.safetensors", "log.csv", "settings.yaml"])
+def test_a_training_replaces_no_file_of_others(there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on with its own, and refuses a checkpoint that was put there, or the settings of an evaluation."""
+    root, out = make_layout(tmp_path / "data"), tmp_path / "out"
+    out.mkdir()
+    (out / there).write_text("mine")
+    command = ["train", "--task", "segmentation", str(root), "--dataset", "BUSI", "--output", str(out)]
+    command += ["--from", "phantom", "--method", "heads", "--epochs", "1"]
+    assert main(command) == 2
+    assert f"{there} is there already" in capsys.readouterr().err
+    assert tree(out) == [there] and (out / there).read_text() == "mine"
+    (out / there).unlink()
+    assert main(command) == 0 and main(command) == 0
+    (out / "last.pt").unlink()
+    assert main(command) == 0
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_an_evaluation_leaves_nothing_of_another(tmp_path: Path) -> None:
     """Neither a folder of another data set nor a picture; what is not of an evaluation stays, in its folders too."""

@@ -171,6 +171,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(_FOLD)
     if args.seed is not None and args.seed < 0:
         raise InputError(f"--seed {args.seed} was given, expected 0 or more")
+    if args.seed is not None and args.phantoms is None and args.fold is None:
+        raise InputError("--seed is of phantoms, --phantoms, or of folds, --fold, and neither was given: leave it out")
     model_options.check_image_size(args)
     task = None
     if args.checkpoint != _UNTUNED and not is_exported(args.checkpoint):

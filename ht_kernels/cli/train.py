@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.choices import FORMS, NORMALIZATIONS, VARIANTS
 from ht_kernels.errors import InputError, did_you_mean
-from ht_kernels.files import check_output_folder
-from ht_kernels.outputs import SETTINGS
+from ht_kernels.files import check_output_folder, written
+from ht_kernels.outputs import SETTINGS, TRAINING
 from ht_kernels.train.recipe import RECIPES, named_recipe
 
 from . import config, model_options, terminal
@@ -262,8 +262,10 @@ def _check(args: argparse.Namespace, recipe: Recipe) -> Fold | None:
     _check_start(args, recipe)
     try:
         import ht_kernels.train.trainer  # noqa: F401
+        from ht_kernels.train.fingerprint import check_resume
     except ImportError as error:
         raise InputError(f"training needs {error.name}: pip install 'ht-kernels[train]'") from error
+    check_resume(args.output / "last.pt", recipe)
     return fold
 
 
@@ -490,7 +492,22 @@ def _check_inputs(args: argparse.Namespace) -> None:
             )
         for split in ("train", "val"):
             split_names(args.data, args.task, args.dataset, split)
+    _check_output(args)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Refuse a folder that cannot be written, or that holds what a training would replace and no training wrote.
+
+    A training that has not ended an epoch has its settings in the folder, and that of Python its last.pt.
+    """
     check_output_folder(args.output)
+    settings = args.output / SETTINGS
+    config.check_foreign(args, settings)
+    there = written(args.output, TRAINING)
+    if there and not (settings.is_file() or (args.output / "last.pt").is_file()):
+        raise InputError(
+            f"{there[0]} is there already, without the last.pt of a training that could go on: name another output"
+        )
 
 
 def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:

@@ -75,6 +75,7 @@ def split_names(root: Path, task: str, dataset: str, split: str) -> list[str]:
     """
     if split not in (*SPLITS, "all"):
         raise InputError(f"split {split!r} is unknown; expected one of {', '.join(SPLITS)} or all")
+    _check_name(dataset)
     folder = root / task / dataset
     if not folder.is_dir():
         found = _datasets(root, task)
@@ -92,10 +93,19 @@ def check_dataset(root: Path, dataset: str) -> None:
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; expected one in the published layout, see ht-kernels prepare")
+    _check_name(dataset)
     if not any((root / task / dataset).is_dir() for task in TASKS):
         found = sorted({name for task in TASKS for name in _datasets(root, task)})
         there = f"there are {', '.join(found)}" if found else f"{root} holds none; see ht-kernels prepare"
         raise InputError(f"there is no data set {dataset} in {root}: {there}{did_you_mean(dataset, found)}")
+
+
+def _check_name(dataset: str) -> None:
+    """Refuse the path of a folder: results are written into folders of the names of data sets."""
+    name = Path(dataset).name
+    if name != dataset or name == "..":
+        meant = f", such as {name}" if name not in ("", "..") else ""
+        raise InputError(f"{dataset} came for a data set, expected its name, without folders{meant}")
 
 
 def _datasets(root: Path, task: str) -> list[str]:

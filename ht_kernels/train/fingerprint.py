@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
+from ht_kernels.errors import InputError
 
 from .examples import Examples
 from .recipe import Recipe
@@ -28,15 +29,42 @@ def fingerprint(model: HTCLIP, recipe: Recipe, train: Examples, val: Examples) -
     """
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: tensor for name, tensor in model.state_dict().items() if name not in trained}
-    options = {name: value for name, value in asdict(recipe).items() if name not in ("epochs", "patience")}
     return {
-        **{f"the option {name}": value for name, value in options.items()},
+        **_options(recipe),
         **{f"the model's {name}": value for name, value in asdict(model.config).items()},
         "the training data": hash_examples(train),
         "the validation data": hash_examples(val),
         "what the model takes from the checkpoint of --from": model.started_from,
         "the frozen weights": hash_tensors(frozen),
     }
+
+
+def check_resume(path: Path, recipe: Recipe) -> None:
+    """Refuse to go on from the state of a training with other options, before data is read.
+
+    A state that is damaged is left to :class:`ht_kernels.train.Trainer`, which compares all else.
+
+    Raises:
+        InputError: an option of the recipe is another than that of the training.
+    """
+    try:
+        then = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["made_of"]
+        changed = difference(then, _options(recipe))
+    except Exception:
+        return
+    if changed is not None:
+        raise InputError(cannot_resume(path, changed))
+
+
+def cannot_resume(path: Path, changed: str) -> str:
+    """A sentence that refuses to go on from the state of a training; ``changed`` is that of :func:`difference`."""
+    return f"{path} cannot be resumed: {changed}; train as before, name another output folder, or remove {path.name}"
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """The options of a recipe by which a training has to go on."""
+    options = {name: value for name, value in asdict(recipe).items() if name not in ("epochs", "patience")}
+    return {f"the option {name}": value for name, value in options.items()}
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

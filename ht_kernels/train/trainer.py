@@ -31,7 +31,7 @@ from .augment import augment
 from .average import Average
 from .events import EventLog
 from .examples import Examples
-from .fingerprint import difference, fingerprint
+from .fingerprint import cannot_resume, difference, fingerprint
 from .losses import info_nce, loss_for
 from .methods import merged, text_tower_in_training
 from .metrics import SCORES, embed_texts, predict, score, summarize, summarize_classes
@@ -439,9 +439,7 @@ class Trainer:
             raise InputError(f"{path} is damaged and cannot be resumed; remove it to start again") from error
         changed = difference(made_of, self.made_of)
         if changed is not None:
-            raise InputError(
-                f"{path} cannot be resumed: {changed}; train as before, name another output folder, or remove it"
-            )
+            raise InputError(cannot_resume(path, changed))
         with torch.no_grad():
             for name, tensor in (self.trainable | self.statistics).items():
                 tensor.copy_(model[name])

@@ -277,6 +277,17 @@ def test_the_state_of_a_training_is_no_checkpoint(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "new").exists()
 
 
+def test_other_options_are_refused_before_data_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_layout(tmp_path / "data")
+    assert main(command(root)) == 0
+    monkeypatch.setattr("ht_kernels.train.examples.read_examples", lambda *_: pytest.fail("images were read"))
+    capsys.readouterr()
+    assert main([*command(root), "--seed", "7"]) == 2
+    assert "last.pt cannot be resumed: the option seed was 1 and is 7 now" in capsys.readouterr().err
+
+
 NO_ADAPTERS = "heads", "lora", "full", "last3", "last6", "last9"
 IGNORED = [
     *(
