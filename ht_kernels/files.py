@@ -203,6 +203,8 @@ def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool =
             _publish(hidden, path)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+    except BrokenPipeError:  # of what is printed meanwhile
+        raise
     except OSError as error:
         raise InputError(f"the output {path} cannot be written: {why(error)}") from error
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
+
+from ht_kernels.packages import what_is_missing
 
 
 def lazily(
@@ -22,9 +25,20 @@ def lazily(
 
     def get(name: str) -> Any:
         if name in places:
-            return getattr(importlib.import_module(places[name], package), name)
+            return getattr(_import(places[name], package), name)
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
-            return importlib.import_module(f".{name}", package)
+            return _import(f".{name}", package)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: shown
+
+
+def _import(name: str, package: str) -> ModuleType:
+    """Import a module. Where a package is missing that it needs, the error says what to install."""
+    try:
+        return importlib.import_module(name, package)
+    except ModuleNotFoundError as error:
+        missing = what_is_missing(error)
+        if missing is None:
+            raise
+        raise ModuleNotFoundError(missing, name=error.name) from error

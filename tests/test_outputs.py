@@ -49,6 +49,13 @@ def test_results_stay_where_new_ones_fail(tmp_path: Path) -> None:
     assert tree(tmp_path) == ["report.json"]
 
 
+def test_a_closed_pipe_is_no_fault_of_the_output(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError), output_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+        raise BrokenPipeError
+    assert tree(tmp_path) == []
+
+
 def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
     (tmp_path / "report.json/mine").touch()
@@ -178,8 +185,10 @@ def test_a_training_replaces_no_file_of_others(there: str, tmp_path: Path, capsy
     assert tree(out) == [there] and (out / there).read_text() == "mine"
     (out / there).unlink()
     assert main(command) == 0 and main(command) == 0
+    before = (out / "best.safetensors").read_bytes()
     (out / "last.pt").unlink()
-    assert main(command) == 0
+    assert main(command) == 2, "a new training would replace the best weights of the earlier one"
+    assert (out / "best.safetensors").read_bytes() == before
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
-from ht_kernels.packages import WITHOUT_TORCH, lacks_torch, what_is_missing
+from ht_kernels.packages import WITHOUT_TORCH, installed, lacks_torch, what_is_missing
 
 from . import config, parser
 
@@ -35,6 +35,9 @@ COMMANDS = (
     "bench",
     "completion",
 )
+
+_BY_TORCH = ("demo", "export", "convert", "inspect", "train", "evaluate", "phantom", "bench")
+"""The commands that need torch in any case."""
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 """The numbers of errors that say that the system does not let a file be read, made or replaced."""
@@ -57,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             args = parse(words)
+            if args.command in _BY_TORCH and not installed("torch"):
+                raise InputError(WITHOUT_TORCH)
             status: int = args.run(args)
         finally:
             if sys.stdout is not None:

@@ -498,13 +498,13 @@ def _check_inputs(args: argparse.Namespace) -> None:
 def _check_output(args: argparse.Namespace) -> None:
     """Refuse a folder that cannot be written, or that holds what a training would replace and no training wrote.
 
-    A training that has not ended an epoch has its settings in the folder, and that of Python its last.pt.
+    A training that has not ended an epoch has only its settings in the folder, and that of Python has its last.pt.
     """
     check_output_folder(args.output)
     settings = args.output / SETTINGS
     config.check_foreign(args, settings)
     there = written(args.output, TRAINING)
-    if there and not (settings.is_file() or (args.output / "last.pt").is_file()):
+    if there and not (args.output / "last.pt").is_file():
         raise InputError(
             f"{there[0]} is there already, without the last.pt of a training that could go on: name another output"
         )

@@ -17,7 +17,7 @@ def manifest_path(path: Path) -> Path:
 
 def is_exported(path: Path) -> bool:
     """Whether a file is an exported model rather than a checkpoint. Only names are looked at, no file is read."""
-    return path.suffix in (".onnx", ".xml") or (path.name != "" and manifest_path(path).is_file())
+    return path.suffix in (".onnx", ".xml", ".engine") or (path.name != "" and manifest_path(path).is_file())
 
 
 def described_files(path: Path) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 from ht_kernels.distance_scale import NOT_CALIBRATED, DistanceScale
 from ht_kernels.errors import BackendError, InputError, out_of_memory
 from ht_kernels.log import log
-from ht_kernels.packages import WITHOUT_TORCH, installed
+from ht_kernels.packages import installed
 from ht_kernels.predict_method import Predicts
 
 from .engine_cache import cached_engine
@@ -149,10 +149,10 @@ class Session(Predicts):
             return _open_first(cls, candidates, facts, runtime, True)
         path = Path(model)  # type: ignore[arg-type]  # mypy does not see that this is a path here
         if not is_exported(path):
-            to_do = "export it, or pass a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
+            fold = "or pass a checkpoint as a folded model, ht_kernels.fold(HTCLIP.from_checkpoint(...))"
             raise InputError(
-                f"{path} has no manifest beside it, so it is not what ht-kernels export writes: "
-                f"{to_do if installed('torch') else WITHOUT_TORCH}"
+                f"{path} has no manifest beside it, so it is not what ht-kernels export writes: copy the manifest too, "
+                f"or export it {fold if installed('torch') else 'where torch is installed'}"
             )
         manifest = manifest_of(path)
         if batch is not None:

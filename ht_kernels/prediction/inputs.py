@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from os.path import commonpath
+from os.path import abspath, commonpath
 from pathlib import Path
 
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim, why
 from ht_kernels.media.dicom_file import is_dicom
-from ht_kernels.media.image import SUFFIXES
+from ht_kernels.media.image import SUFFIXES, is_image
 from ht_kernels.media.opening import is_hidden, natural_order
 from ht_kernels.outputs import PREDICTIONS, SETTINGS
 
@@ -51,8 +51,9 @@ def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
     for file in found:
         if file.is_relative_to(output.resolve()):
             raise InputError(f"the input {file} lies in the output {output}: name another folder for the output")
-    common = commonpath([file.parent for file in found])
-    whole = [file.relative_to(common) for file in found]
+    places = [Path(abspath(file)) for file, _ in found.values()]  # a link has its own name
+    common = commonpath([place.parent for place in places])
+    whole = [place.relative_to(common) for place in places]
     ways = [without_ending(name) for _, name in found.values()], [without_ending(name) for name in whole], whole
     names = next(way for way in ways if _are_apart(way))
     return {str(name): file for name, (file, _) in zip(names, found.values(), strict=True)}
@@ -104,14 +105,17 @@ def _inside(folder: Path, output: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():  # a link may lead back
             yield from _inside(path, output)
-        elif path.is_file() and (path.suffix.lower() in _ENDINGS or _has_dicom(path)):
-            yield path
+        elif path.is_dir():
+            continue
+        elif path.suffix.lower() in _ENDINGS or (path.is_file() and _has_picture(path)):
+            yield path  # a link that leads nowhere too, so that it is said
 
 
-def _has_dicom(path: Path) -> bool:
+def _has_picture(path: Path) -> bool:
+    """Whether a file whose name does not say what it is holds DICOM or an image."""
     try:
         with path.open("rb") as file:
-            return is_dicom(file.read(1024))
+            return is_dicom(file.read(1024)) or is_image(path)
     except OSError:
         return False
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ht_kernels.class_colors import color_of
+from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.logits import Logits, probabilities, upsample
 from ht_kernels.media.frames import Box, Frame
@@ -153,8 +154,10 @@ class Prediction:
                 is, and ``classes`` are their names; not for an unfamiliar image.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or the name leads out of it or is empty.
         """
+        if name is not None and (Path(name).name in ("", "..") or Path(name).is_absolute() or ".." in Path(name).parts):
+            raise InputError(f"the name of the result is {name!r}, expected one within the folder, such as case/first")
         if name is None:
             name = "image" if self.file is None else without_ending(Path(self.file.name)).name
             name = name if self.index is None else f"{name}/{self.index + 1:05}"

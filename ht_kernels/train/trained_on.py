@@ -57,10 +57,10 @@ def remark(checkpoint: Path, examples: Examples) -> str | None:
 def _sentence(images: int, train: int, val: int) -> str | None:
     if not train:
         by = f"the model's best epoch was chosen by {_of_these(val, images)}"
-        return f"{by}, so their scores are a little too good" if val else None
+        return f"{by}, so {_their(images)} scores are a little too good" if val else None
     words = f"the model was trained on {_of_these(train, images)}"
     if train == images:
-        return f"{words}, so their scores do not measure what was learned"
+        return f"{words}, so {_their(images)} scores do not measure what was learned"
     words += f", and its best epoch was chosen by {val} more" if val else ""
     return f"{words}, so the scores do not measure what was learned"
 
@@ -69,6 +69,10 @@ def _of_these(part: int, images: int) -> str:
     if part < images:
         return f"{part} of these {images} images"
     return f"these {images} images" if images > 1 else "this image"
+
+
+def _their(images: int) -> str:
+    return "their" if images > 1 else "its"
 
 
 def _hashes(images: Tensor) -> list[bytes]:

@@ -108,7 +108,7 @@ class Trainer:
             raise InputError(f"select 'loss' is for contrastive, and this model is for {model.config.task}")
         if model.config.task == "segmentation" and not val.targets.any():
             raise InputError(
-                f"none of the {len(val)} validation images has a lesion, so they have no Dice to choose an epoch by"
+                f"no validation image has a lesion ({len(val)} came), so they have no Dice to choose an epoch by"
             )
         self.accelerator = _accelerator(recipe.precision)
         extract_model_from_parallel(model, keep_fp32_wrapper=False)  # an earlier training left its precision there

@@ -267,7 +267,7 @@ def test_a_second_preparation_leaves_no_table_of_the_first(tmp_path: Path) -> No
     other.write_text("mine")
     run(tmp_path)
     assert not (tmp_path / "out/segmentation/own/classes.txt").exists() and other.exists()
-    assert list((tmp_path / "out/classification/own").iterdir()) == []
+    assert not (tmp_path / "out/classification").exists()
 
 
 def test_values_of_two_classes_in_different_masks_are_not_one_lesion(tmp_path: Path) -> None:
@@ -528,4 +528,31 @@ def test_masks_without_background_are_said(tmp_path: Path) -> None:
     make(tmp_path)
     assert run(tmp_path).notes == []
     save(tmp_path / "b/3.png", np.full_like(disc(3), 255))
-    assert "1 mask without any background, of 3.png: look whether" in run(tmp_path).notes[-1]
+    assert "the mask of 3.png has no background: look whether" in run(tmp_path).notes[-1]
+    for i in range(1, COUNT + 1):
+        save(tmp_path / f"b/{i}.png", np.uint8(255) - disc(i) * WHITE)
+    assert f"{COUNT} of {COUNT} masks cover more than half of the image, as inverted" in run(tmp_path).notes[-1]
+    save(tmp_path / "b/3.png", disc(3) * 0)
+    assert f"1 of {COUNT} masks have background alone: 3.png" in run(tmp_path).notes[-1]
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_a_thin_class_is_one(palette: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rim of a pixel may be a class or blur; names of classes say which, and so does a palette."""
+    make(tmp_path)
+    for i in range(1, COUNT + 1):
+        inside = disc(i) > 0
+        rim = inside & ~np.all([np.roll(inside, step, axis) for step in (-1, 1) for axis in (0, 1)], axis=0)
+        values = np.where(rim, 1, 2 * inside).astype(np.uint8)
+        image = Image.fromarray(values if palette else values * np.uint8(100))
+        if palette:
+            image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.save(tmp_path / f"b/{i}.png")
+    if palette:
+        with pytest.raises(InputError, match="masks have 3 values"):
+            run(tmp_path)
+    else:
+        assert "taken for blur: if they are a class, name all classes with --classes" in run(tmp_path).notes[0]
+    report = run(tmp_path, classes=("background", "rim", "lesion"))
+    assert report.notes[0].startswith("values in masks: ")
+    assert set(np.unique(mask_of(tmp_path, "own_1.png"))) == {0, 1, 2}

@@ -10,8 +10,8 @@ import pytest
 from helpers import ROOT
 
 FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
-BESIDE_EXTRAS = {"cuda-python"}
-"""What only an environment without torch needs."""
+BESIDE_EXTRAS = {"cuda-python", "pip", "setuptools", "wheel"}
+"""What only an environment without torch needs, and what builds wheels."""
 
 
 def packages(text: str) -> set[str]:

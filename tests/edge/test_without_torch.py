@@ -82,9 +82,7 @@ def test_what_needs_torch_says_so(folder: Path) -> None:
     done = run(REFUSED, folder=folder)
     assert done.returncode == 0, done.stderr
     checkpoint, thing, cpu, engine = done.stdout.splitlines()
-    assert re.match(
-        "InputError model.safetensors has no manifest .*this needs torch, which is not installed", checkpoint
-    )
+    assert re.match("InputError model.safetensors has no manifest .* export it where torch is installed", checkpoint)
     assert thing.startswith("TypeError model must be a folded model or the path of an exported file, got object")
     assert cpu.startswith("BackendError cpu was asked for by name, and this file runs on tensorrt or")
     assert engine.startswith("BackendError there is no NVIDIA GPU")
@@ -120,7 +118,8 @@ def test_commands_that_need_torch_end_with_a_sentence(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2"] * len(commands), done.stderr
     for line, (command, *_) in zip(done.stderr.splitlines(), commands, strict=True):
-        assert line.startswith(f"ht-kernels {command}: this needs torch, which is not installed: pip install"), line
+        assert line.startswith(f"ht-kernels {command}: "), line
+        assert "this needs torch, which is not installed: pip install" in line
 
 
 def test_the_modules_without_torch_import_none(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.train import simulate_examples
 from ht_kernels.train.metrics import predict, score, summarize
 from ht_kernels.video.example import example_clip
-from ht_kernels.weights import BREAST, PHANTOM, locate
+from ht_kernels.weights import BREAST, KEY, PHANTOM, locate, metadata_of
 
 
 def test_segments_phantoms_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -30,6 +32,12 @@ def test_segments_phantoms_without_network(monkeypatch: pytest.MonkeyPatch, tmp_
     model.save(tmp_path / "again.safetensors")  # the trained tower goes with it
     again = ht.HTCLIP.from_checkpoint(tmp_path / "again.safetensors")
     assert torch.equal(predict(again, examples, range(20), 10, "cpu"), before)
+
+
+def test_breast_notes_the_images_that_it_was_trained_on() -> None:
+    note = json.loads((metadata_of(BREAST) or {})[KEY])["trained_on"]
+    assert {split: len(base64.b64decode(hashes)) // 6 for split, hashes in note.items()} == {"train": 312, "val": 45}
+    assert ht.HTCLIP.from_checkpoint(BREAST).trained_on == note, "what goes on from it was trained on them too"
 
 
 def test_breast_segments_without_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,13 @@ def test_names_of_results(tmp_path: Path) -> None:
     save(tmp_path / "d/clip/00001.png")
     write_video(tmp_path / "d/clip.mp4", 1)
     assert names("d") == ["clip/00001.png", "clip.mp4"]
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/nosuffix").write_bytes((tmp_path / "a/1.png").read_bytes())
+    (tmp_path / "e/linked.png").symlink_to(tmp_path / "a/1.png")
+    (tmp_path / "e/gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert names("e") == ["gone", "linked", "nosuffix"]
+    save(tmp_path / "e/linked.jpg")
+    assert names("e") == ["gone.png", "linked.jpg", "linked.png", "nosuffix"], "a link has its own name"
 
 
 def test_shipped_weights_and_an_exported_file(tmp_path: Path) -> None:

@@ -237,6 +237,13 @@ def test_what_is_saved(tmp_path: Path) -> None:
     assert (tmp_path / "clip/masks/image/00002.png").exists() and first.index == 0
 
 
+@pytest.mark.parametrize("name", ["", "../out", "/out", "a/../../out", ".."])
+def test_names_that_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected one within the folder"):
+        Predictor("phantom")(KNOWN).save(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plot() -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure()
     axes = figure.subplots()

@@ -100,14 +100,14 @@ def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Ite
     """
     kept: dict[str, Item] = {}
     hashes = []
-    full: list[str] = []
+    shares: dict[str, float] = {}
     # Of images with the same pixels the first is kept, and those of the download's own test split come first.
     ordered = sorted(download.items, key=lambda item: item.split != "test")
     for item in watched(ordered, "reading images", watch):
         image = read_gray(item.image)
         try:
-            if item.mask is not None and item.mask(item.image, image.size).all():  # read before anything is written
-                full.append(text_of(item.image))
+            if item.mask is not None:  # it is read before anything is written
+                shares[text_of(item.image)] = float((item.mask(item.image, image.size) != 0).mean())
         except Unusable as why:
             report.left_out[text_of(item.image)] = str(why)
             continue
@@ -117,11 +117,7 @@ def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Ite
         else:
             report.exact.append((item.name, original.name))
             report.left_out[item.name] = f"the same pixels as {original.name}"
-    if full:
-        report.notes.append(
-            f"{counted(len(full), 'mask')} without any background, of {full[0]}{' and others' if full[1:] else ''}: "
-            "look whether the whole image is meant"
-        )
+    report.notes += _odd_masks(shares)
     items = list(kept.values())
     groups = Groups(len(items))
     first: dict[str, int] = {}
@@ -131,6 +127,24 @@ def _grouped(download: Download, report: Report, watch: Watch) -> tuple[list[Ite
         groups.join(i, j)
         report.near.append((items[i].name, items[j].name))
     return items, [groups.find(i) for i in range(len(items))]
+
+
+def _odd_masks(shares: Mapping[str, float]) -> list[str]:
+    """Notes on masks that may be wrong, by the share of the image that is not background, by the image's name."""
+    notes = []
+    full = [name for name, share in shares.items() if share == 1]
+    large = [name for name, share in shares.items() if share > 0.5]
+    empty = [name for name, share in shares.items() if share == 0]
+    of_all = f"of {counted(len(shares), 'mask')}"
+    if 2 * len(large) > len(shares):
+        notes.append(f"{len(large)} {of_all} cover more than half of the image, as inverted masks do: look at them")
+    elif full:
+        others = f" and {len(full) - 1} more" if full[1:] else ""
+        notes.append(f"the mask of {full[0]}{others} has no background: look whether the whole image is meant")
+    if empty:
+        others = f" and {len(empty) - 1} more" if empty[1:] else ""
+        notes.append(f"{len(empty)} {of_all} have background alone: {empty[0]}{others}")
+    return notes
 
 
 def _splits(

@@ -31,6 +31,8 @@ _COLOUR = 1 << 32
 """Red, green and blue are a number above this one; a colour without hue is its gray level."""
 _MOST_VALUES = 64
 """A mask of more values is a photograph, or was compressed."""
+_FEW_VALUES = 8
+"""A mask whose edges are blurred has more values, mostly."""
 _NEAR = 1 / 16
 """Areas in a compressed mask may differ by this share of the value inside."""
 
@@ -43,11 +45,13 @@ class Survey:
         counts: in how many masks each value is.
         palette: the colour of each index, such as ``#ff0000``, where masks have a palette.
         soft: masks of two values with others along their edges, which are not counted.
+        thin: of these, masks that nothing has compressed and that have few values, so that some may be thin classes.
     """
 
     counts: Counter[float] = field(default_factory=Counter)
     palette: dict[float, str] = field(default_factory=dict)
     soft: list[Path] = field(default_factory=list)
+    thin: list[Path] = field(default_factory=list)
 
     def listed(self) -> list[str]:
         """The values in ascending order, as messages say them."""
@@ -57,6 +61,16 @@ class Survey:
         """The values and the number of masks that have each."""
         parts = [f"{self._said(value)} (in {count})" for value, count in sorted(self.counts.items())]
         return ", ".join(parts)
+
+    def doubts(self) -> list[str]:
+        """A note on masks in which what was taken for blur may be a class."""
+        if not self.thin:
+            return []
+        more = f" and {len(self.thin) - 1} more" if len(self.thin) > 1 else ""
+        return [
+            f"the mask {self.thin[0]}{more} has values along its edges that were taken for blur: if they are a class, "
+            "name all classes with --classes"
+        ]
 
     def _said(self, value: float) -> str:
         if value > _COLOUR:
@@ -103,10 +117,10 @@ def coding_of(masks: Sequence[Path], classes: Sequence[str]) -> tuple[Callable[[
     Raises:
         InputError: a mask is missing or damaged or has too many values, or the values are not as many as the classes.
     """
-    survey = survey_of(masks)
+    survey = survey_of(masks, len(classes))
     values = sorted(survey.counts)
     if len(values) <= 2 and (not classes or (survey.soft and len(classes) == 2)):
-        return lambda path: partial(read_mask_of, path), []
+        return lambda path: partial(read_mask_of, path), survey.doubts()
     if not classes:
         raise InputError(
             f"the {len(masks)} masks have {len(values)} values: {survey.counted()}; name the class of each in this "
@@ -132,8 +146,13 @@ def coding_of(masks: Sequence[Path], classes: Sequence[str]) -> tuple[Callable[[
     return lambda path: partial(coding.read, path), [f"values in masks: {said}"]
 
 
-def survey_of(masks: Sequence[Path]) -> Survey:
+def survey_of(masks: Sequence[Path], classes: int = 0) -> Survey:
     """Look at every mask.
+
+    Args:
+        masks: the files.
+        classes: how many classes the user named; 0 for none. A mask that nothing has compressed and that has no more
+            values has a class for each, however thin. So has a mask with a palette.
 
     Raises:
         InputError: a mask is missing or damaged or has too many values, or palettes differ.
@@ -142,8 +161,11 @@ def survey_of(masks: Sequence[Path]) -> Survey:
     for path in masks:
         values, palette = read_values(path)
         found = np.unique(values)
-        if len(found) > 2 and _is_soft(path, values, found):
+        sharp = bool(palette) or (len(found) <= classes and not _is_lossy(path))
+        if len(found) > 2 and not sharp and _is_soft(path, values, found):
             survey.soft.append(path)
+            if len(found) <= _FEW_VALUES and not _is_lossy(path):
+                survey.thin.append(path)
             continue
         if len(found) > _MOST_VALUES:
             raise InputError(f"the mask {path} has {len(found)} values, expected one for each class")
