@@ -134,3 +134,16 @@ def test_the_modules_without_torch_import_none(folder: Path) -> None:
     for packages in ((), ("torch", "torchvision", "safetensors")):
         done = run(program + "print('torch' in sys.modules)", *modules, packages=packages, folder=folder)
         assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_names_in_python_say_what_they_need(folder: Path) -> None:
+    code = """
+import ht_kernels as ht
+for ask in (lambda: ht.fold, lambda: ht.HTCLIP, lambda: ht.functional, lambda: ht.deploy.export_onnx):
+    try:
+        ask()
+    except ModuleNotFoundError as error:
+        print(error.name, error)
+"""
+    lines = run(code, folder=folder).stdout.splitlines()
+    assert len(lines) == 4 and all(line.startswith("torch this needs torch, which is not installed") for line in lines)
