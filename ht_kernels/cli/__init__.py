@@ -39,6 +39,9 @@ COMMANDS = (
 _BY_TORCH = ("demo", "export", "convert", "inspect", "train", "evaluate", "phantom", "bench")
 """The commands that need torch in any case."""
 
+_AT_ONCE = ("predict", "prepare", "evaluate", "phantom", "inspect", "convert")
+"""The commands whose results appear at their end, all or none."""
+
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 """The numbers of errors that say that the system does not let a file be read, made or replaced."""
 
@@ -88,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         _drop_output()
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted{'; nothing was written' if command in _AT_ONCE else ''}", file=sys.stderr)
         return 130
     return status
 

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     config.write(args, args.output / SETTINGS)
     print(f"wrote {what} to {args.output}")
     if empty:
-        print(f"no image is left for the splits {', '.join(empty)}: make 3 or more to train on them")
+        print(f"no image is left for {' and '.join(empty)}: make 3 or more to train on them")
     return 0
 
 

@@ -342,7 +342,7 @@ def test_command_writes_tables_as_the_published_code_reads_them(
         output = tmp_path / f"out{len(options)}"
         command = ["phantom", "--count", "1", "--size", "64", "--kind", "cystic", "--output", str(output), *options]
         assert main(command) == 0
-        assert "no image is left for the splits val, test: make 3 or more" in capsys.readouterr().out
+        assert "no image is left for val and test: make 3 or more" in capsys.readouterr().out
         assert (output / "classification/PHANTOM/labels.csv").read_text().splitlines()[0] == first
         captions = (output / "contrastive/PHANTOM/captions.csv").read_text().splitlines()
         assert captions[0] == "filename,Caption" and captions[1].startswith("phantom_cystic_00000.png,a cystic lesion")
