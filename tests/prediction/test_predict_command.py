@@ -190,7 +190,8 @@ def test_an_interrupt_leaves_nothing(calls: list[Any], tmp_path: Path, monkeypat
     monkeypatch.setattr(predict, "_say", interrupt)
     one = save(tmp_path / "one.png")
     assert main(["predict", str(one), "--weights", "breast", "--output", str(tmp_path / "out")]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["one.png"] and "interrupted; nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+    assert "interrupted; nothing was written" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_before_a_model_is_opened(
