@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import secrets
 import shutil
@@ -84,6 +85,15 @@ def read_whole(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {why(error)}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The values of a JSON object in a file; none where the file is missing, cannot be read or is something else."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def make_folder(path: Path) -> None:

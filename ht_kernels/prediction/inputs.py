@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from os.path import abspath, commonpath
 from pathlib import Path
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, why
+from ht_kernels.files import claim, read_object, why
 from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES, is_image
 from ht_kernels.media.opening import is_hidden, natural_order
@@ -83,10 +82,7 @@ def check_names(output: Path, names: Iterable[str]) -> None:
 
 def earlier_files(output: Path) -> list[str]:
     """The pictures and arrays that an earlier prediction wrote into a folder, as its predictions.json says."""
-    try:
-        files = json.loads((output / "predictions.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+    files = read_object(output / "predictions.json").get("files")
     kinds = "overlays", "masks", "probabilities"
     if not isinstance(files, list):
         return []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import written
+from ht_kernels.files import read_object, written
 from ht_kernels.outputs import EVALUATION, FOLDS, evaluations
 
 
@@ -18,7 +16,7 @@ def earlier_files(output: Path) -> list[str]:
 
     Older versions did not say it: then they are all of which an evaluation of these data sets consists.
     """
-    results = _read(output / "results.json")
+    results = read_object(output / "results.json")
     if "title" not in results or not {"summary", "datasets"} & results.keys():
         return []
     files = results.get("files")
@@ -69,11 +67,3 @@ def check_foreign_folds(output: Path) -> None:
 
 def _refusal(path: Path) -> str:
     return f"{path} is there already, and no evaluation wrote it: move it, or name another output"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

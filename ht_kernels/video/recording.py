@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, output_folder, written
+from ht_kernels.files import check_output_folder, output_folder, read_object, written
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import RECORDING
 from ht_kernels.packages import installed
@@ -161,11 +161,8 @@ def _names(source: Source | LiveSource) -> list[str] | None:
 
 def _read_report(path: Path) -> dict[str, Any]:
     """The report of an earlier stream; empty if the file is none, or is missing."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) and "latency_ms" in values else {}
+    values = read_object(path)
+    return values if "latency_ms" in values else {}
 
 
 def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
