@@ -13,7 +13,7 @@ from helpers.layout import make_layout
 from ht_kernels import outputs
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, claim_files, output_folder
+from ht_kernels.files import check_foreign, claim, claim_files, output_folder
 from ht_kernels.train.results import earlier_files
 from ht_kernels.video import Stream, open_source, record
 
@@ -24,7 +24,7 @@ def tree(folder: Path) -> list[str]:
 
 def test_a_claim(tmp_path: Path) -> None:
     """New and foreign folders are taken; one with results only to overwrite them."""
-    names = ("report.json", "masks/[0-9]*.png")
+    names = ("report.json", "masks/00001.png")
     claim(tmp_path / "new/deep", names)
     assert tree(tmp_path) == [] and not (tmp_path / "new").exists()
     (tmp_path / "masks").mkdir()
@@ -40,6 +40,18 @@ def test_a_claim(tmp_path: Path) -> None:
         (folder / "masks").mkdir()
         (folder / "masks/00002.png").touch()
     assert tree(tmp_path) == ["masks/00002.png", "masks/expert.png"]
+
+
+def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    """Of what an earlier run wrote, ``a[1].png`` is not ``a1.png``."""
+    (tmp_path / "a1.png").touch()
+    (tmp_path / "a[1].png").touch()
+    check_foreign(tmp_path, ["a[1].png"], ["a[1].png"])
+    with pytest.raises(InputError, match=r"a1\.png is there already, and no earlier run of this command wrote it"):
+        check_foreign(tmp_path, ["a[1].png", "a1.png"], ["a[1].png"])
+    with output_folder(tmp_path, ["a[1].png"], strict=True):
+        pass
+    assert tree(tmp_path) == ["a1.png"]
 
 
 def test_results_stay_where_new_ones_fail(tmp_path: Path) -> None:
@@ -217,12 +229,12 @@ def test_results_of_an_older_version_are_replaced_too(tmp_path: Path) -> None:
     for name in ("report.md", "BUSI/report.md", "BUSI/mine.md", "CAMUS/report.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    results = {"title": "", "datasets": {"BUSI": {}, "..": {}, "a/b": {}}}
+    results = {"title": "", "datasets": {"BUSI": {}, "DDTI": {}, "..": {}, "a/b": {}}}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert earlier_files(tmp_path) == ["BUSI/report.md", "report.md", "results.json"]
+    assert {str(file) for file in earlier_files(tmp_path)} == set(outputs.evaluations(["BUSI", "DDTI"]))
     files = ["report.md", "BUSI/roc.png", "BUSI/mine.md", "../report.md", "/report.md", "a/b/report.md", 7]
     (tmp_path / "results.json").write_text(json.dumps(results | {"files": files}))
-    assert earlier_files(tmp_path) == ["report.md", "BUSI/roc.png"]
+    assert earlier_files(tmp_path) == [Path("report.md"), Path("BUSI/roc.png")]
     for text in ('{"cases": []}', "[]", "{", '{"title": ""}'):
         (tmp_path / "results.json").write_text(text)
         assert earlier_files(tmp_path) == []
@@ -237,9 +249,5 @@ def test_a_table_over_folds_replaces_only_such_a_table(tmp_path: Path, capsys: p
     assert main(command) == 0 and main(command) == 0
     (out / "folds.csv").write_text("mine")
     assert main(command) == 2
-    assert "and no evaluation wrote it" in capsys.readouterr().err and (out / "folds.csv").read_text() == "mine"
-
-
-def test_names_of_data_sets_are_no_patterns() -> None:
-    assert f"{'[*]'}/report.md" not in outputs.evaluations(["a*", "b"])
-    assert "a[*]/report.md" in outputs.evaluations(["a*", "b"]) and outputs.dataset("a*")[-1] == "a[*].sha256"
+    assert "and no earlier run of this command wrote it" in capsys.readouterr().err
+    assert (out / "folds.csv").read_text() == "mine"

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def evaluate(
         results["classes"] = summarize_classes(rows, several)
     if prompts:
         results["prompts"] = dict(prompts)
-    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
+    with output_folder(output, earlier_files(output), strict=True) as folder:
         pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
@@ -169,7 +168,7 @@ def evaluate_all(
         InputError: as for :func:`evaluate`.
     """
     check_foreign(output, sets)
-    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
+    with output_folder(output, earlier_files(output), strict=True) as folder:
         each = {
             name: evaluate(model, examples, folder / name, f"{title}: {name}", prompts, watch)
             for name, (examples, prompts) in sets.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
         came, place = source.path.resolve(), folder.resolve()
         if came == place or any(came.is_relative_to(place / name) for name in _FILES):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
-    there = written(folder, (*RECORDING, "masks/*", "overlays/*"))
+    there = [*written(folder, RECORDING), *folder.glob("masks/*"), *folder.glob("overlays/*")]
     if there and not _read_report(folder / "report.json"):
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
@@ -166,10 +165,10 @@ def _read_report(path: Path) -> dict[str, Any]:
 
 
 def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
-    """The masks and pictures that an earlier stream wrote, as patterns of :meth:`pathlib.Path.glob`."""
+    """The masks and pictures that an earlier stream wrote, by their paths in its folder."""
     names, last = report.get("pictures"), report.get("last_mask")
     if isinstance(names, list):
-        safe = [escape(name) for name in names if isinstance(name, str) and "/" not in name]
+        safe = [name for name in names if isinstance(name, str) and "/" not in name]
         return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
     return [f"masks/{number:05}.png" for number in range(1, last + 1)] if isinstance(last, int) else []
 

@@ -216,7 +216,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
         ([str(one), "--output", new, "--image-size", "0"], "--image-size 0 was given"),
         (
             [str(one), "--output", str(tmp_path / "masks of experts"), "--overwrite"],
-            "one.png is there already, and no prediction wrote it",
+            "one.png is there already, and no earlier run of this command wrote it: move it, or name another output",
         ),
     ]:
         assert main(["predict", *arguments, "--weights", "breast"]) == 2, message
