@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of errors that say that a disk, a user's share of it or a file cannot hold more."""
 
+_DRAWN_BY = "ht-kernels "
+"""In front of the name of a command, the software that a PNG file names."""
+
 
 def why(error: OSError) -> str:
     """The cause of an error in words, such as "No space left on device", without the path, which a message names."""
@@ -237,11 +240,25 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file."""
+def png_bytes(figure: Figure, command: str | None = None) -> bytes:
+    """A matplotlib figure as the bytes of a PNG file, which names the command that drew it, such as ``inspect``."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", metadata=command and {"Software": _DRAWN_BY + command})
     return content.getvalue()
+
+
+def drawn(folder: Path, names: Iterable[str], command: str) -> list[str]:
+    """Those of the pictures with these names in a folder that name the command as what drew them."""
+    return [name for name in names if (_DRAWN_BY + command).encode() in _head(folder / name)]
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, in which a PNG file names its software; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""
 
 
 def _try_to_write(folder: Path) -> None:

@@ -25,7 +25,8 @@ RECORDING = (
 PREDICTIONS = ("predictions.csv", "predictions.json")
 """The tables of predictions. The second says which pictures there are."""
 
-DEMO = ("contact_sheet.png", *RECORDING)
+CONTACT_SHEET = "contact_sheet.png"
+DEMO = (CONTACT_SHEET, *RECORDING)
 
 EVALUATION = (
     "report.md",

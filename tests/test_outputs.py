@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from helpers.clips import folded, frames, write_dicom
 from helpers.layout import make_layout
 from ht_kernels import outputs
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_foreign, claim, claim_files, output_folder
+from ht_kernels.files import check_foreign, claim, claim_files, drawn, output_folder, png_bytes
 from ht_kernels.train.results import earlier_files
 from ht_kernels.video import Stream, open_source, record
 
@@ -125,12 +126,50 @@ def test_a_command_refuses_results_that_are_there(
     assert tree(tmp_path) == before and mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("command", "there"),
+    [
+        ("demo", "contact_sheet.png"),
+        ("bench", "results.json"),
+        ("bench", "chart.png"),
+        ("bench", "settings.yaml"),
+        ("inspect phantom", "filters.png"),
+    ],
+)
+def test_overwrite_replaces_no_file_of_others(
+    command: str, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / there
+    mine.write_text('{"form": "mine"}')
+    assert main([*command.split(), "--output", str(tmp_path), "--overwrite"]) == 2
+    assert f"{there} is there already, and " in capsys.readouterr().err
+    assert tree(tmp_path) == [there] and mine.read_text() == '{"form": "mine"}'
+
+
+def test_a_picture_names_the_command_that_drew_it(tmp_path: Path) -> None:
+    names = ("activations.png", "filters.png", "missing.png")
+    (tmp_path / names[0]).write_bytes(png_bytes(Figure(), "inspect"))
+    (tmp_path / names[1]).write_bytes(png_bytes(Figure()))
+    assert drawn(tmp_path, names, "inspect") == [names[0]] and drawn(tmp_path, names, "bench") == []
+
+
+def test_a_recording_replaces_what_its_report_names(tmp_path: Path) -> None:
+    clip = open_source(write_dicom(tmp_path / "clip.dcm", np.stack(frames()[:2]), FrameTime="40"))
+    record(clip, Stream(folded()), tmp_path / "out")
+    (tmp_path / "out/labels.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"labels\.csv is there already, and no earlier run of this command wrote it"):
+        record(clip, Stream(folded()), tmp_path / "out")
+    assert (tmp_path / "out/labels.csv").read_text() == "mine"
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_recording_leaves_nothing_of_another_clip(tmp_path: Path) -> None:
     """A segmentation and masks of a longer clip go; a file of the user beside them stays."""
     long, short = (write_dicom(tmp_path / f"{n}.dcm", np.stack(frames()[:n]), FrameTime="40") for n in (5, 2))
     out = tmp_path / "out"
-    record(open_source(long), Stream(folded()), out)
+    report = record(open_source(long), Stream(folded()), out)
+    report["files"].append("segmentation.dcm")
+    (out / "report.json").write_text(json.dumps(report))
     (out / "segmentation.dcm").touch()
     (out / "masks/notes.txt").touch()
     assert len(list((out / "masks").glob("*.png"))) == 5

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, output_folder, read_object, written
+from ht_kernels.files import check_foreign, check_output_folder, output_folder, read_object, within, written
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import RECORDING
 from ht_kernels.packages import installed
@@ -72,8 +72,8 @@ def record(
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
     check_output(source, output)
-    names, earlier = _names(source), _masks_and_pictures(_read_report(Path(output) / "report.json"))
-    with output_folder(output, (*RECORDING, *earlier)) as folder:
+    names, report = _names(source), _read_report(Path(output) / "report.json")
+    with output_folder(output, (*_results(report), *_masks_and_pictures(report))) as folder:
         video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS) if names is None else None
         pictures = None if names is None else PictureSink(folder / "overlays", names)
         masks = MaskSink(folder / "masks", names) if stream.task == "segmentation" else None
@@ -143,11 +143,13 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
         if came == place or any(came.is_relative_to(place / name) for name in _FILES):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
     there = [*written(folder, RECORDING), *folder.glob("masks/*"), *folder.glob("overlays/*")]
-    if there and not _read_report(folder / "report.json"):
+    report = _read_report(folder / "report.json")
+    if there and not report:
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
             "another folder for the output"
         )
+    check_foreign(folder, RECORDING, _results(report))
 
 
 def _names(source: Source | LiveSource) -> list[str] | None:
@@ -162,6 +164,12 @@ def _read_report(path: Path) -> dict[str, Any]:
     """The report of an earlier stream; empty if the file is none, or is missing."""
     values = read_object(path)
     return values if "latency_ms" in values else {}
+
+
+def _results(report: dict[str, Any]) -> list[str]:
+    """The files beside masks and pictures that an earlier stream wrote; older versions did not say which."""
+    listed = {str(path) for path in within(report.get("files", list(RECORDING)))}
+    return [name for name in RECORDING if name in listed]
 
 
 def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
