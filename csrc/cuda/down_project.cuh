@@ -1,19 +1,24 @@
-// Stage 1: h = down_weight u + down_bias with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
+// Stage 1 in 16-bit types: h = rstd (Wa x - mean s) + Wb x + bias, and sums of h over patches (identities 3 and 5 of
+// docs/algebra.md). Wa and Wb are down_weight times norm_gain and skip_gain, s are the row sums of the rounded Wa.
 //
-// Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes,
-// and for the noise estimator one float32 sum per tile and channel. The next stage adds the sums of the tiles in order,
-// so the same input gives the same bits.
+// Reads x once, 2 BND bytes, and the stacked weights, 4 CD bytes, once per tile of tokens, from L2. Writes h, 2 BNC
+// bytes, and for the noise estimator one float32 sum per tile and channel. The next stage adds the sums of the tiles in
+// order, so the same input gives the same bits.
 //
-// A block computes a tile of kRows tokens of one image and kColumns channels. The blocks that share a tile of tokens
-// are neighbours in the grid, so they run at the same time, and all but one of them get x from L2. The warps of a block
-// first normalise rows. A row that fits the registers of a warp is read once, and its variance still comes from centred
-// values. u goes to shared memory in the type of x. Then the warps multiply, kWarpsM of them side by side over rows and
-// kWarpsK over D, and add up their results in shared memory. One image has few tokens, so narrow tiles are used for it:
-// they make enough blocks, and all warps of a block then divide D among them.
+// A block computes a tile of kRows tokens of one image and kChannels channels. x goes to the tensor cores as it is, so
+// no element is touched on its way: a ring of kStages stages of kColumns columns is filled by asynchronous copies.
+// Per stage, shared memory holds three swizzled tiles: x (kRows, kColumns), Wa and Wb (kChannels, kColumns).
+// The warps are kWarpsM over rows, kWarpsN over channels and kWarpsK over steps of 16 columns. A warp has the same
+// channels of Wa x and Wb x, so h is made in its registers.
+//
+// The sums of rows are one more product, with ones. Squares are summed in float32, of x minus the mean of the row's
+// first eight values, so that a mean far from 0 does not cost their digits. The warps that share rows divide the work.
 #pragma once
 
-#include "launch.cuh"
-#include "warp_product.cuh"
+#include "async_copy.cuh"
+#include "mma.cuh"
+#include "overlap.cuh"
+#include "threads.cuh"
 
 namespace ht {
 namespace cuda {
@@ -22,242 +27,296 @@ template <class T>
 struct DownProject {
   const T* x;
   int64_t batch_stride, token_stride;
-  Matrix<T> weight;        // (C, D)
-  const float* norm_gain;  // (D)
-  const float* skip_gain;  // (D)
-  const float* bias;       // (C)
-  T* h;                    // (B, N, C)
-  float* sums;             // (B, tiles, C); NULL without a noise estimator
-  int tokens, prefix;
+  const T* weights;       // (2, C, D): Wa, then Wb
+  const float* row_sums;  // (C), of Wa
+  const float* bias;      // (C)
+  T* h;                   // (B, N, C)
+  float* sums;            // (B, tiles, C); NULL without a noise estimator
+  int tokens, prefix, dim, channels;
   int tiles;  // tiles of tokens per image
-  int parts;  // parts of the channels, of kColumns each
-  int chunk;  // columns of u that are in shared memory at a time, a multiple of kDepth
+  int parts;  // parts of the channels, of kChannels each
   float eps;
 
   __device__ int part() const { return blockIdx.x % parts; }
   __device__ int tile() const { return blockIdx.x / parts % tiles; }
   __device__ int image() const { return blockIdx.x / parts / tiles; }
-  __device__ const T* row(int token) const { return x + image() * batch_stride + token * token_stride; }
 };
 
-template <int kM_, int kN_, int kWarpsM_>
+// kN is the number of column tiles of 8 that a warp has of Wa x, and as many of Wb x.
+template <int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kColumns_, int kStages_>
 struct DownTile {
-  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsK = kWarps / kWarpsM;
-  static constexpr int kRows = 16 * kM * kWarpsM, kColumns = 8 * kN;
-  static constexpr int kSumStride = kColumns + 8;  // so that neighbouring rows of partial sums lie in different banks
-
-  // Bytes of shared memory of a block. It first holds rows of u and, unless the rows are held in registers, their
-  // statistics, and then the partial sums of the warps in the same place.
-  template <class T>
-  static constexpr int bytes(int chunk, bool held) {
-    const int u = kRows * (shared_stride<T>(chunk) * static_cast<int>(sizeof(T)) + (held ? 0 : 8));
-    const int shares = kWarpsK * kRows * kSumStride * static_cast<int>(sizeof(float));
-    return u > shares ? u : shares;
-  }
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kColumns = kColumns_;
+  static constexpr int kStages = kStages_, kWarpsK = kWarps / (kWarpsM * kWarpsN);
+  static constexpr int kRows = 16 * kM * kWarpsM, kChannels = 8 * kN * kWarpsN;
+  static constexpr int kWeights = 2 * kRows * kColumns;  // bytes from the start of a stage to its weights
+  static constexpr int kStageBytes = kWeights + 4 * kChannels * kColumns;
+  static constexpr int kShares = 4 * kM * (2 * kN + 1);  // float32 numbers that a lane gives to the warp that adds
+  static constexpr int kShareBytes = (kWarpsK - 1) * kWarpsM * kWarpsN * kShares * kLanes * 4;
+  static constexpr int kRingBytes = kStages * kStageBytes > kShareBytes ? kStages * kStageBytes : kShareBytes;
+  static constexpr int kBytes = kRingBytes + 4 * (kRows + kWarpsM * kChannels);  // then squares, and sums of channels
 };
 
-using NarrowTile = DownTile<1, 2, 1>;  // 16 tokens, 16 channels
-using MediumTile = DownTile<1, 8, 2>;  // 32 tokens, 64 channels
-using WideTile = DownTile<1, 8, 4>;    // 64 tokens, 64 channels
-constexpr int kHeldVectors = 4;
-constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // of the longest row that fits the registers of a warp
+using WideTile = DownTile<2, 4, 4, 2, 64, 3>;     // 128 tokens, 64 channels
+using MediumTile = DownTile<1, 4, 4, 2, 64, 3>;   // 64 tokens, 64 channels
+using ShortTile = DownTile<1, 2, 2, 2, 64, 4>;    // 32 tokens, 32 channels; 2 warps divide the columns
+using NarrowTile = DownTile<1, 2, 1, 1, 128, 4>;  // 16 tokens, 16 channels; 8 warps divide the columns
 
-// u of eight neighbouring columns of a token, given its mean and 1/std.
-template <class T>
-__device__ Pack<T> normalized(const DownProject<T>& p, const Pack<T>& x, float mean, float rstd, int column) {
-  float value[kVector], norm[kVector], skip[kVector];
-  x.widen(value);
-  load(p.norm_gain + column).widen(norm);
-  load(p.skip_gain + column).widen(skip);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) value[i] = fmaf((value[i] - mean) * rstd, norm[i], value[i] * skip[i]);
-  Pack<T> u;
-  u.narrow(value);
-  return u;
+// The channel that column i of column tile n of a warp stands for: so dealt, a lane ends with 2 kN neighbours.
+template <int kN>
+__device__ constexpr int dealt(int n, int i) {
+  return 2 * kN * (i / 2) + 2 * n + i % 2;
 }
 
-template <class T>
-__device__ float sum_of(const Pack<T>& x) {
-  float value[kVector], sum = 0;
-  x.widen(value);
+// A row tile of a warp: the products of its rows, and what its LayerNorm needs. Of acc[...][i], i of 0 and 1 belong to
+// row g = lane / 4, 2 and 3 to row g + 8.
+template <int kN>
+struct DownSums {
+  float norm[kN][4], skip[kN][4], row[4];  // Wa x, Wb x, and the sum of x
+  float squares[2];                        // of x - shift
+};
+
+// Fills a stage of the ring.
+template <class T, class Tile>
+__device__ __forceinline__ void fetch_stage(const DownProject<T>& p, char* stage, int first_token, int first_channel,
+                                            int first_column) {
+  constexpr int kChunks = Tile::kColumns / kVector, kAtOnce = kThreads / kChunks;
+  using Rows = Swizzled<kChunks>;
+  const int chunk = threadIdx.x % kChunks, thread_row = threadIdx.x / kChunks;
+  const int column = first_column + kVector * chunk;
+  const bool inside = column < p.dim;
+  const T* x = p.x + p.image() * p.batch_stride + column;
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) sum += value[i];
-  return sum;
+  for (int i = 0; i < ceil_div(Tile::kRows, kAtOnce); ++i) {
+    const int row = thread_row + kAtOnce * i;
+    if (Tile::kRows % kAtOnce && row >= Tile::kRows) break;
+    const bool there = inside && first_token + row < p.tokens;
+    copy_16(stage + Rows::offset(row, chunk), there ? x + (first_token + row) * p.token_stride : p.x, there);
+  }
+#pragma unroll
+  for (int i = 0; i < ceil_div(2 * Tile::kChannels, kAtOnce); ++i) {
+    const int row = thread_row + kAtOnce * i, place = row % Tile::kChannels, matrix = row / Tile::kChannels;
+    if (2 * Tile::kChannels % kAtOnce && row >= 2 * Tile::kChannels) break;
+    constexpr int kGroup = 8 * Tile::kN;
+    const int channel = first_channel + place / kGroup * kGroup + dealt<Tile::kN>(place % kGroup / 8, place % 8);
+    const bool there = inside && channel < p.channels;
+    const T* from = p.weights + static_cast<int64_t>(matrix * p.channels + channel) * p.dim + column;
+    copy_16(stage + Tile::kWeights + Rows::offset(row, chunk), there ? from : p.weights, there);
+  }
 }
 
+// Adds the squares of the two numbers in a register, each minus the shift of its row.
 template <class T>
-__device__ float squares_of(const Pack<T>& x, float mean) {
-  float value[kVector], sum = 0;
-  x.widen(value);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) sum = fmaf(value[i] - mean, value[i] - mean, sum);
-  return sum;
+__device__ __forceinline__ float add_squares(float sum, uint32_t pair, float shift) {
+  const float2 v = Pair<T>::widen(pair);
+  sum = fmaf(v.x - shift, v.x - shift, sum);
+  return fmaf(v.y - shift, v.y - shift, sum);
 }
 
-// Writes u of rows that have at most kHeld vectors per lane. They are read once and kept in registers. A warp asks for
-// kAtOnce rows together, so that it waits for memory less often.
-template <int kHeld, int kAtOnce, class T>
-__device__ void normalize_held(const DownProject<T>& p, int first_token, int rows, T* u, int stride) {
-  const int dim = p.weight.columns;
-  for (int row = warp() * rows; row < (warp() + 1) * rows; row += kAtOnce) {
-    Pack<T> x[kAtOnce][kHeld];
+template <class T, class Tile>
+__device__ __forceinline__ void project_tile(const DownProject<T>& p) {
+  constexpr int kChunks = Tile::kColumns / kVector, kSteps = Tile::kColumns / 16;
+  using Rows = Swizzled<kChunks>;
+  const int first_token = p.tile() * Tile::kRows, first_channel = p.part() * Tile::kChannels;
+  const int warp_m = warp() % Tile::kWarpsM, warp_n = warp() / Tile::kWarpsM % Tile::kWarpsN;
+  const int warp_k = warp() / (Tile::kWarpsM * Tile::kWarpsN);
+  const int warp_row = 16 * Tile::kM * warp_m;
+  const bool has_rows = first_token + warp_row < p.tokens;
+  char* ring = static_cast<char*>(shared_memory());
+  float* squares = reinterpret_cast<float*>(ring + Tile::kRingBytes);
+  float* channel_sums = squares + Tile::kRows;
+  const int stages = ceil_div(p.dim, Tile::kColumns);
+
+  let_next_kernel_start();
 #pragma unroll
-    for (int r = 0; r < kAtOnce; ++r) {
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < stages) {
+      fetch_stage<T, Tile>(p, ring + s * Tile::kStageBytes, first_token, first_channel, s * Tile::kColumns);
+    }
+    commit_copies();
+  }
+
+  // With two warps over channels, each sums the squares of one row of a lane's two; otherwise one warp sums both.
+  const auto sums_squares = [&](int half) { return Tile::kWarpsN == 1 || warp_n % 2 == half; };
+  DownSums<Tile::kN> sums[Tile::kM];
+  float shift[Tile::kM][2];
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int token = first_token + row + r, column = kVector * (lane() + kLanes * i);
-        x[r][i] = token < p.tokens && column < dim ? load(p.row(token) + column) : Pack<T>{};
-      }
+  for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sums[m].row[i] = 0;
+#pragma unroll
+      for (int n = 0; n < Tile::kN; ++n) sums[m].norm[n][i] = sums[m].skip[n][i] = 0;
     }
 #pragma unroll
-    for (int r = 0; r < kAtOnce; ++r) {
-      float sum = 0, squares = 0;
+    for (int half = 0; half < 2; ++half) {
+      sums[m].squares[half] = shift[m][half] = 0;
+      const int token = first_token + warp_row + 16 * m + 8 * half + lane() / 4;
+      if (!sums_squares(half) || token >= p.tokens) continue;
+      float value[kVector];
+      load(p.x + p.image() * p.batch_stride + token * p.token_stride).widen(value);
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) sum += sum_of(x[r][i]);
-      const float mean = warp_sum(sum) / dim;
+      for (int i = 0; i < kVector; ++i) shift[m][half] += value[i] / kVector;
+    }
+  }
+
+  // Where a lane reads the fragments of A and B, in bytes from the start of a stage, for the first step.
+  const int a_row = warp_row + lane() % 16, b_row = 8 * Tile::kN * warp_n + lane() % 8 + lane() / 16 * Tile::kChannels;
+  const int a_at = Rows::offset(a_row, lane() / 16);
+  const int b_at = Tile::kWeights + Rows::offset(b_row, lane() / 8 % 2);
+
+#pragma unroll 1
+  for (int s = 0; s < stages; ++s) {
+    wait_for_copies<Tile::kStages - 2>();
+    __syncthreads();  // this stage is here, and all warps have left the one that is filled now
+    const int next = s + Tile::kStages - 1;
+    if (next < stages) {
+      char* to = ring + next % Tile::kStages * Tile::kStageBytes;
+      fetch_stage<T, Tile>(p, to, first_token, first_channel, next * Tile::kColumns);
+    }
+    commit_copies();
+    if (!has_rows) continue;
+    const char* stage = ring + s % Tile::kStages * Tile::kStageBytes;
+    const int left = p.dim - s * Tile::kColumns;  // columns that are there
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        if (kVector * (lane() + kLanes * i) < dim) squares += squares_of(x[r][i], mean);
+    for (int i = 0; i < kSteps / Tile::kWarpsK; ++i) {
+      const int step = warp_k + i * Tile::kWarpsK;
+      if (16 * step >= left) break;
+      const bool whole = 16 * step + 8 < left;
+      uint32_t a[Tile::kM][4];
+#pragma unroll
+      for (int m = 0; m < Tile::kM; ++m) load_matrices(stage + (a_at ^ 32 * step) + 16 * m * Rows::kRowBytes, a[m]);
+#pragma unroll
+      for (int n = 0; n < Tile::kN; ++n) {
+        uint32_t b[4];
+        load_matrices(stage + (b_at ^ 32 * step) + 8 * n * Rows::kRowBytes, b);
+#pragma unroll
+        for (int m = 0; m < Tile::kM; ++m) {
+          mma_instruction(sums[m].norm[n], a[m], {b[0], b[1]}, T());
+          mma_instruction(sums[m].skip[n], a[m], {b[2], b[3]}, T());
+        }
       }
-      const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int column = kVector * (lane() + kLanes * i);
-        const Pack<T> zeros{};
-        if (column < round_up(dim, kDepth)) {
-          store(u + (row + r) * stride + column, column < dim ? normalized(p, x[r][i], mean, rstd, column) : zeros);
+      for (int m = 0; m < Tile::kM; ++m) {
+        mma_instruction(sums[m].row, a[m], {pair_of_ones<T>(), pair_of_ones<T>()}, T());
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (!sums_squares(half)) continue;
+          float& sum = sums[m].squares[half];
+          sum = add_squares<T>(sum, a[m][half], shift[m][half]);
+          if (whole) sum = add_squares<T>(sum, a[m][2 + half], shift[m][half]);
         }
       }
     }
   }
-}
 
-// Writes the mean and 1/std of rows of any length, which are read again for each chunk of u.
-template <class T>
-__device__ void measure_rows(const DownProject<T>& p, int first_token, int rows, float2* stats) {
-  const int dim = p.weight.columns;
-  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
-    if (first_token + row >= p.tokens) break;
-    const T* x = p.row(first_token + row);
-    float sum = 0, squares = 0;
-    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) sum += sum_of(load(x + column));
-    const float mean = warp_sum(sum) / dim;
-    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) {
-      squares += squares_of(load(x + column), mean);
-    }
-    const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
-    if (lane() == 0) stats[row] = make_float2(mean, rstd);
-  }
-}
-
-// Writes the columns of u from `first` on that are one chunk.
-template <class T>
-__device__ void normalize_chunk(const DownProject<T>& p, int first_token, int rows, const float2* stats, int first,
-                                T* u, int stride) {
-  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
-    const int token = first_token + row;
-    for (int column = kVector * lane(); column < p.chunk; column += kVector * kLanes) {
-      Pack<T> pack{};
-      if (token < p.tokens && first + column < p.weight.columns) {
-        pack = normalized(p, load(p.row(token) + first + column), stats[row].x, stats[row].y, first + column);
-      }
-      store(u + row * stride + column, pack);
-    }
-  }
-}
-
-// kHeld is the number of vectors per lane that hold a whole row, with all of D in one chunk. It is 0 when rows are
-// longer and D is read chunk by chunk.
-template <class T, bool kTensorCores, class Tile, int kHeld>
-__global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const DownProject<T> p) {
-  using Product = WarpProduct<T, kTensorCores, Tile::kM, Tile::kN, InOrder>;
-  const int first_token = p.tile() * Tile::kRows, first_channel = p.part() * Tile::kColumns;
-  const int dim = p.weight.columns, channels = p.weight.rows;
-  const int warp_m = warp() % Tile::kWarpsM, warp_k = warp() / Tile::kWarpsM;
-  constexpr int kRowsPerWarp = Tile::kRows / kWarps;
-  T* u = static_cast<T*>(shared_memory());
-  const int stride = shared_stride<T>(p.chunk);
-
-  Product product;
-  if constexpr (kHeld > 0) {
-    // Narrow tiles are used when there are few blocks, so no other block multiplies while this one waits for weights.
-    // It asks for the first of them before it normalises, and for the next ones before it multiplies.
-    constexpr bool kAhead = Tile::kWarpsK == kWarps;
-    typename Product::Operand operand;
-    if (kAhead) operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
-    normalize_held<kHeld, 2>(p, first_token, kRowsPerWarp, u, stride);
-    __syncthreads();
-    product.clear();
-    const T* a = u + warp_m * 16 * Tile::kM * stride;
-#pragma unroll 1
-    for (int k = kDepth * warp_k; k < dim; k += kDepth * Tile::kWarpsK) {
-      if (!kAhead) operand = product.fetch(p.weight, first_channel, k);
-      product.add(a + k, stride, p.weight, first_channel, operand);
-      if (kAhead) operand = product.fetch(p.weight, first_channel, k + kDepth * Tile::kWarpsK);
-    }
-  } else {
-    float2* stats = reinterpret_cast<float2*>(u + Tile::kRows * stride);
-    measure_rows(p, first_token, kRowsPerWarp, stats);
-    __syncwarp();
-    product.clear();
-    for (int first = 0; first < dim; first += p.chunk) {
-      normalize_chunk(p, first_token, kRowsPerWarp, stats, first, u, stride);
-      __syncthreads();
-      const T* a = u + warp_m * 16 * Tile::kM * stride;
-#pragma unroll 1
-      for (int k = kDepth * warp_k; k < p.chunk && first + k < dim; k += kDepth * Tile::kWarpsK) {
-        product.add(a + k, stride, p.weight, first_channel, product.fetch(p.weight, first_channel, first + k));
-      }
-      __syncthreads();
-    }
-  }
-  __syncthreads();
-
-  // The warps have each summed their part of D. They write these sums to shared memory, and then threads add them up in
-  // the order of the warps.
-  float* shares = static_cast<float*>(shared_memory());
-  constexpr int kShare = Tile::kRows * Tile::kSumStride;
+  // The squares of a row lie in the four lanes that share it, and with several warps over the columns in all of them.
 #pragma unroll
   for (int m = 0; m < Tile::kM; ++m) {
 #pragma unroll
-    for (int n = 0; n < Tile::kN; ++n) {
-      const int row = 16 * (warp_m * Tile::kM + m) + lane() / 4, column = 8 * n + 2 * (lane() % 4);
-      float* to = shares + warp_k * kShare + row * Tile::kSumStride + column;
-      *reinterpret_cast<float2*>(to) = make_float2(product.acc[m][n][0], product.acc[m][n][1]);
-      *reinterpret_cast<float2*>(to + 8 * Tile::kSumStride) = make_float2(product.acc[m][n][2], product.acc[m][n][3]);
+    for (int half = 0; half < 2; ++half) {
+      float& sum = sums[m].squares[half];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    }
+  }
+  if constexpr (Tile::kWarpsK > 1) {
+    wait_for_copies<0>();
+    __syncthreads();  // nobody reads the ring any more; the shares take its place
+    constexpr int kStep = Tile::kWarpsM * Tile::kWarpsN * Tile::kShares * kLanes;
+    float* share = reinterpret_cast<float*>(ring) + (warp() % (Tile::kWarpsM * Tile::kWarpsN)) * Tile::kShares * kLanes;
+    const auto each = [&](auto use) {  // use(k, number): number k of the lane
+      int k = 0;
+#pragma unroll
+      for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+        for (int n = 0; n < Tile::kN; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) use(k++, sums[m].norm[n][i]), use(k++, sums[m].skip[n][i]);
+        }
+        use(k++, sums[m].row[0]), use(k++, sums[m].row[2]);
+        use(k++, sums[m].squares[0]), use(k++, sums[m].squares[1]);
+      }
+    };
+    if (warp_k > 0) {
+      each([&](int k, float& number) { share[(warp_k - 1) * kStep + k * kLanes + lane()] = number; });
+    }
+    __syncthreads();
+    if (warp_k == 0) {
+#pragma unroll 1
+      for (int other = 0; other < Tile::kWarpsK - 1; ++other) {
+        each([&](int k, float& number) { number += share[other * kStep + k * kLanes + lane()]; });
+      }
+    }
+  }
+  const bool adds = has_rows && warp_k == 0;
+#pragma unroll
+  for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (!adds || !sums_squares(half) || lane() % 4) continue;
+      const float mean = sums[m].row[2 * half] / p.dim, apart = mean - shift[m][half];
+      const float variance = fmaxf(sums[m].squares[half] / p.dim - apart * apart, 0);
+      squares[warp_row + 16 * m + 8 * half + lane() / 4] = rsqrtf(variance + p.eps);
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < Tile::kRows * Tile::kN; i += kThreads) {
-    const int row = i / Tile::kN, channel = i % Tile::kN * kVector;
-    float* sum = shares + row * Tile::kSumStride + channel;
-    if (first_token + row >= p.tokens || first_channel + channel >= channels) continue;
-    float value[kVector], part[kVector];
-    load(p.bias + first_channel + channel).widen(value);
+
+  const int channel = first_channel + 8 * Tile::kN * warp_n + 2 * Tile::kN * (lane() % 4);
+  float pooled[2 * Tile::kN];
 #pragma unroll
-    for (int k = 0; k < Tile::kWarpsK; ++k) {
-      load(sum + k * kShare).widen(part);
+  for (int j = 0; j < 2 * Tile::kN; ++j) pooled[j] = 0;
+  if (adds && channel < p.channels) {
+    float bias[2 * Tile::kN], row_sum[2 * Tile::kN];
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) value[j] += part[j];
+    for (int j = 0; j < 2 * Tile::kN; ++j) bias[j] = p.bias[channel + j], row_sum[j] = p.row_sums[channel + j];
+#pragma unroll
+    for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warp_row + 16 * m + 8 * half + lane() / 4, token = first_token + row;
+        if (token >= p.tokens) continue;
+        const float mean = sums[m].row[2 * half] / p.dim, rstd = squares[row];
+        uint32_t h[Tile::kN];
+#pragma unroll
+        for (int n = 0; n < Tile::kN; ++n) {
+          float value[2];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int j = 2 * n + i;
+            const float norm = fmaf(-mean, row_sum[j], sums[m].norm[n][2 * half + i]);
+            value[i] = fmaf(rstd, norm, sums[m].skip[n][2 * half + i]) + bias[j];
+            if (token >= p.prefix) pooled[j] += value[i];
+          }
+          h[n] = Pair<T>::narrow(make_float2(value[0], value[1]));
+        }
+        T* to = p.h + (static_cast<int64_t>(p.image()) * p.tokens + token) * p.channels + channel;
+        store_words(to, h);
+      }
     }
-    Pack<T> h;
-    h.narrow(value);
-    const int64_t token = static_cast<int64_t>(p.image()) * p.tokens + first_token + row;
-    store(p.h + token * channels + first_channel + channel, h);
-    Pack<float> kept;
-    kept.narrow(value);
-    store(sum, kept);
   }
   if (!p.sums) return;
-  __syncthreads();
-  const int column = threadIdx.x;
-  if (column >= Tile::kColumns || first_channel + column >= channels) return;
-  float sum = 0;
-  for (int row = max(0, p.prefix - first_token); row < min(Tile::kRows, p.tokens - first_token); ++row) {
-    sum += shares[row * Tile::kSumStride + column];
+#pragma unroll
+  for (int j = 0; j < 2 * Tile::kN; ++j) {
+#pragma unroll
+    for (int step = 4; step < kLanes; step *= 2) pooled[j] += __shfl_xor_sync(0xffffffffu, pooled[j], step);
+    if (warp_k == 0 && lane() < 4) {
+      channel_sums[warp_m * Tile::kChannels + 8 * Tile::kN * warp_n + 2 * Tile::kN * lane() + j] = pooled[j];
+    }
   }
+  __syncthreads();
+  const int c = threadIdx.x;
+  if (c >= Tile::kChannels || first_channel + c >= p.channels) return;
+  float sum = 0;
+#pragma unroll
+  for (int m = 0; m < Tile::kWarpsM; ++m) sum += channel_sums[m * Tile::kChannels + c];
   const int64_t tile = static_cast<int64_t>(p.image()) * p.tiles + p.tile();
-  p.sums[tile * channels + first_channel + column] = sum;
+  p.sums[tile * p.channels + first_channel + c] = sum;
+}
+
+// Nothing on devices whose tensor cores do not have the type; a call there is refused.
+template <class T, class Tile>
+__global__ void __launch_bounds__(kThreads, kResident) down_project(const DownProject<T> p) {
+  if constexpr (kHasTensorCores<T>) project_tile<T, Tile>(p);
 }
 
 }  // namespace cuda
