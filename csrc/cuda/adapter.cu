@@ -117,17 +117,22 @@ struct Workspace {
 };
 
 ht_status too_little_shared_memory(int bytes, const Device& device) {
-  return ht::fail(HT_INVALID_ARGUMENT,
-                  "with this bottleneck and hidden width mix_and_up_project needs %d bytes of shared memory, and a block "
-                  "of this device has %d",
-                  bytes, device.block_bytes);
+  return ht::fail(
+      HT_INVALID_ARGUMENT,
+      "with this bottleneck and hidden width mix_and_up_project needs %d bytes of shared memory, and a block "
+      "of this device has %d",
+      bytes, device.block_bytes);
 }
 
 NoiseEstimator noise_of(const Sizes& n, const ht_adapter_weights_cuda& w, const float* sums, int tiles) {
-  return {sums,           n.hidden ? w.hidden_weight : nullptr,
-          w.hidden_bias,  w.score_weight,
-          w.score_bias,   tiles,
-          n.channels,     n.hidden,
+  return {sums,
+          n.hidden ? w.hidden_weight : nullptr,
+          w.hidden_bias,
+          w.score_weight,
+          w.score_bias,
+          tiles,
+          n.channels,
+          n.hidden,
           n.height * n.width};
 }
 
@@ -159,8 +164,8 @@ ht_status run_float32(const ht_adapter_shape& s, const ht_adapter_weights_cuda& 
   down.h = memory.h, down.sums = memory.sums, down.tokens = n.tokens, down.prefix = n.prefix;
   down.tiles = plan.down_tiles, down.parts = ceil_div(n.channels, plan.down_columns), down.chunk = plan.chunk;
   down.eps = s.eps;
-  ht_status status = check(float32::launch_down_project(down, n.images, plan, tensor_cores, stream),
-                           "down_project did not start");
+  ht_status status =
+      check(float32::launch_down_project(down, n.images, plan, tensor_cores, stream), "down_project did not start");
   if (status == HT_OK) status = filter(s, w.mask, memory, stream);
   if (status != HT_OK) return status;
 
@@ -261,7 +266,8 @@ ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapte
   if (status == HT_OK) status = check(current_device(device), "the CUDA device could not be read");
   if (status != HT_OK) return status;
   if (dtype == HT_BFLOAT16 && device.capability < 80) {
-    return ht::fail(HT_INVALID_ARGUMENT, "bfloat16 needs a GPU of compute capability 8.0 or newer, and this one has %d.%d",
+    return ht::fail(HT_INVALID_ARGUMENT,
+                    "bfloat16 needs a GPU of compute capability 8.0 or newer, and this one has %d.%d",
                     device.capability / 10, device.capability % 10);
   }
   const char* weights_16 = static_cast<const char*>(prepared);

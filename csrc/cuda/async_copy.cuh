@@ -2,8 +2,8 @@
 // 7.5 a copy is a load and a store.
 //
 // A thread's copies form groups: commit_copies() closes one, and wait_for_copies<n>() waits until at most the n newest
-// groups of this thread are under way; wait_for_copies<0>() waits for all copies, closed or not. A barrier then shows the
-// data to the other threads.
+// groups of this thread are under way; wait_for_copies<0>() waits for all copies, closed or not. A barrier then shows
+// the data to the other threads.
 #pragma once
 
 #include "numbers.cuh"

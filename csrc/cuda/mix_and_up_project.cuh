@@ -1,9 +1,9 @@
 // Stage 2 in 16-bit types: out = x + up_weight gelu(m) + up_bias. m is h for prefix tokens and mix_weight Y + mix_bias
 // for patches, and Y is the depthwise convolution of h with the image's own kernel (identities 2 and 4).
 //
-// Reads x and writes out, 4 BND bytes, and h with the margins of the tiles, about 2 to 4 times 2 BNC bytes. A block also
-// reads the kernels of the scales, 196 SC bytes, and, per tile, up_weight, 2 CD bytes; all of them, and x as far as
-// down_project has just read it, come from L2.
+// Reads x and writes out, 4 BND bytes, and h with the margins of the tiles, about 2 to 4 times 2 BNC bytes. A block
+// also reads the kernels of the scales, 196 SC bytes, and, per tile, up_weight, 2 CD bytes; all of them, and x as far
+// as down_project has just read it, come from L2.
 //
 // A block works on tiles of kRows tokens of one image (grid_tiles.h) and on a slice of D. It makes the image's kernel
 // once. With few images there are several slices, so that there are enough blocks; each repeats the convolution of its
@@ -88,8 +88,8 @@ struct MixLayout {
   }
 };
 
-// gelu(v) = v Phi(v). Phi(-|v|) is half of erfc(|v| / sqrt 2), by formula 7.1.26 of Abramowitz and Stegun, whose error of
-// 1.5e-7 is far below a last place of the 16-bit types.
+// gelu(v) = v Phi(v). Phi(-|v|) is half of erfc(|v| / sqrt 2), by formula 7.1.26 of Abramowitz and Stegun, whose error
+// of 1.5e-7 is far below a last place of the 16-bit types.
 __device__ __forceinline__ float gelu(float v) {
   const float z = fabsf(v) * 0.70710678118654752440f, t = __fdividef(1, fmaf(0.3275911f, z, 1));
   float sum = fmaf(0.5f * 1.061405429f, t, 0.5f * -1.453152027f);
@@ -100,8 +100,8 @@ __device__ __forceinline__ float gelu(float v) {
   return v * (v > 0 ? 1 - below : below);
 }
 
-// Starts the copies of `rows` rows of a matrix (count, channels) to swizzled rows. Place r of each 32 takes the row that
-// `kDealt` gives it, so that a lane of the product has neighbouring columns; without it, row r.
+// Starts the copies of `rows` rows of a matrix (count, channels) to swizzled rows. Place r of each 32 takes the row
+// that `kDealt` gives it, so that a lane of the product has neighbouring columns; without it, row r.
 template <class Tile, bool kDealt, class T>
 __device__ __forceinline__ void fetch_rows(const T* matrix, int first, int count, int rows, int channels, char* to) {
   constexpr int kChunks = 2 * Tile::kSteps, kAtOnce = kThreads / kChunks;
@@ -224,8 +224,8 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int used, const
   }
 }
 
-// Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the ring
-// is on its way.
+// Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the
+// ring is on its way.
 template <class Tile, class T>
 __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int first, int last, int used, const int* token,
                                            const char* g, char* ring) {
@@ -324,7 +324,9 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   char *y = memory + layout.y, *g = memory + layout.g, *mix_rows = memory + layout.mix, *ring = memory + layout.ring;
   T* halo = reinterpret_cast<T*>(memory + layout.halo);
   const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.dim);
-  const auto fetch_mix = [&] { fetch_rows<Tile, false>(p.mix_weight, 0, p.channels, p.channels, p.channels, mix_rows); };
+  const auto fetch_mix = [&] {
+    fetch_rows<Tile, false>(p.mix_weight, 0, p.channels, p.channels, p.channels, mix_rows);
+  };
   const auto fetch_up = [&] {
     fetch_rows<Tile, true>(p.up_weight, first, last, min(Tile::kStageRows, p.slice), p.channels, ring);
   };
@@ -340,7 +342,8 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   float weight[kMaxScales];
   scale_weights(p.noise, p.image(), reinterpret_cast<float*>(memory + layout.scratch), weight);
   image_kernel(p, weight, kernel, bias);
-  const T* patches = (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(p.image()) * p.tokens + p.prefix) * p.channels;
+  const T* patches =
+      (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(p.image()) * p.tokens + p.prefix) * p.channels;
 #pragma unroll 1
   for (int tile = blockIdx.x % p.blocks, begun = 0; tile < p.grid.tiles; tile += p.blocks, begun = 1) {
     const TilePlace place = TilePlace::of(p, tile, Tile::kRows);
@@ -350,8 +353,9 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     for (int slot = threadIdx.x; slot < Tile::kRows; slot += kThreads) {
       const int row = slot / p.grid.width, column = slot % p.grid.width, behind = slot - place.rows * p.grid.width;
       const int patch = (place.row + row) * p.width + place.column + column;
-      token[slot] = behind < 0 ? (column < place.columns ? p.prefix + patch : -1)
-                    : behind < place.prefix ? place.first_prefix + behind : -1;
+      token[slot] = behind < 0              ? (column < place.columns ? p.prefix + patch : -1)
+                    : behind < place.prefix ? place.first_prefix + behind
+                                            : -1;
     }
     wait_for_copies<0>();
     __syncthreads();

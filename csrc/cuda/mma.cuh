@@ -84,8 +84,8 @@ __device__ __forceinline__ uint32_t part_of(const Pack<T>& pack, int i) {
 __device__ __forceinline__ uint32_t part_of(const Pack<float>& pack, int i) { return to_tf32(pack.value[i]); }
 #endif
 
-// Loads four matrices of 8 rows of 16 bytes from shared memory: lane l names row l % 8 of matrix l / 8, and gets, of each
-// matrix, the two 16-bit numbers of row lane / 4 at 2 (lane % 4): fragments as the instructions define them.
+// Loads four matrices of 8 rows of 16 bytes from shared memory: lane l names row l % 8 of matrix l / 8, and gets, of
+// each matrix, the two 16-bit numbers of row lane / 4 at 2 (lane % 4): fragments as the instructions define them.
 #if defined(__CUDACC__)
 __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&to)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -1,9 +1,8 @@
-#include "plan.h"
-
 #include <algorithm>
 
 #include "down_project.cuh"
 #include "mix_and_up_project.cuh"
+#include "plan.h"
 
 namespace ht {
 namespace cuda {

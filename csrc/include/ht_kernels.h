@@ -155,8 +155,7 @@ typedef struct {
 
 /* The folded weights that come of them, in the order of ht_kernels.folding.FoldResults; their shapes are those of
  * HT_ADAPTER_WEIGHTS. */
-#define HT_FOLD_RESULTS(F) \
-  F(norm_gain) F(down_bias) F(scale_kernels) F(scale_bias) F(hidden_weight) F(mix_weight)
+#define HT_FOLD_RESULTS(F) F(norm_gain) F(down_bias) F(scale_kernels) F(scale_bias) F(hidden_weight) F(mix_weight)
 
 /* On the CPU, contiguous, or their gradients. */
 typedef struct {

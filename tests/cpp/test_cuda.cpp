@@ -189,10 +189,10 @@ const struct {
   const char* name;
   ht::cuda::Device device;
 } kDevices[] = {
-    {"T4", device_with(40, 64, 75)},         {"A100", device_with(108, 164, 80)},
-    {"RTX 3060", device_with(28, 100, 86)},  {"AGX Orin", device_with(16, 164, 87)},
-    {"L4", device_with(58, 100, 89)},        {"RTX 4090", device_with(128, 100, 89)},
-    {"H100", device_with(132, 228)},         {"B200", device_with(148, 228, 100)},
+    {"T4", device_with(40, 64, 75)},          {"A100", device_with(108, 164, 80)},
+    {"RTX 3060", device_with(28, 100, 86)},   {"AGX Orin", device_with(16, 164, 87)},
+    {"L4", device_with(58, 100, 89)},         {"RTX 4090", device_with(128, 100, 89)},
+    {"H100", device_with(132, 228)},          {"B200", device_with(148, 228, 100)},
     {"RTX 5090", device_with(170, 100, 120)},
 };
 
@@ -282,10 +282,10 @@ void test_errors() {
   const ht_adapter_shape shape = c.shape();
   const ht_adapter_weights_cuda none{};
   const ht_tokens tokens{};
-  expect(
-      ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, nullptr, tokens, tokens, nullptr, nullptr) == HT_INVALID_ARGUMENT &&
-          std::strstr(ht_last_error(), "multiples of 8"),
-      "a width that is not a multiple of 8 is named");
+  expect(ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, nullptr, tokens, tokens, nullptr, nullptr) ==
+                 HT_INVALID_ARGUMENT &&
+             std::strstr(ht_last_error(), "multiples of 8"),
+         "a width that is not a multiple of 8 is named");
   const ht_filter_shape large{1, 1, 65, 4, 1};
   expect(ht_spectral_filter_cuda(&large, HT_FLOAT32, &none, &shape.eps, &c, nullptr) == HT_INVALID_ARGUMENT &&
              std::strstr(ht_last_error(), "up to 64x64, got 65x4"),

@@ -17,8 +17,8 @@ constexpr int kSide = 7, kTaps = kSide * kSide, kMargin = kSide / 2;
 constexpr int kRun = 8;  // neighbouring patches of a row that a warp works on at once
 
 struct Depthwise {
-  const float* h;                  // (B, N, C)
-  const float* filtered;           // (B, N, C): h with its patches filtered; NULL without a spectral filter
+  const float* h;              // (B, N, C)
+  const float* filtered;       // (B, N, C): h with its patches filtered; NULL without a spectral filter
   const float* scale_kernels;  // (S, C, 7, 7)
   const float* scale_bias;     // (S, C)
   int tokens, channels, prefix, height, width, scales;
@@ -44,7 +44,7 @@ __device__ inline void image_kernel(const Depthwise& p, const float (&weight)[3]
 
 // Writes Y of the patches among `rows` tokens from first_token on to y (rows, stride), and leaves other rows alone.
 __device__ inline void convolve(const Depthwise& p, int image, int first_token, int rows, const float* kernel,
-                         const float* bias, float* y, int stride) {
+                                const float* bias, float* y, int stride) {
   const int first = max(0, first_token - p.prefix);
   const int last = min(first_token + rows, p.tokens) - p.prefix;  // the patch behind the last one
   if (first >= last) return;

@@ -22,11 +22,11 @@ namespace float32 {
 struct DownProject {
   const float* x;
   int64_t batch_stride, token_stride;
-  Matrix weight;        // (C, D)
+  Matrix weight;           // (C, D)
   const float* norm_gain;  // (D)
   const float* skip_gain;  // (D)
   const float* bias;       // (C)
-  float* h;                    // (B, N, C)
+  float* h;                // (B, N, C)
   float* sums;             // (B, tiles, C); NULL without a noise estimator
   int tokens, prefix;
   int tiles;  // tiles of tokens per image
@@ -62,7 +62,8 @@ constexpr int kHeldVectors = 4;
 constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // of the longest row that fits the registers of a warp
 
 // u of eight neighbouring columns of a token, given its mean and 1/std.
-__device__ inline Pack<float> normalized(const DownProject& p, const Pack<float>& x, float mean, float rstd, int column) {
+__device__ inline Pack<float> normalized(const DownProject& p, const Pack<float>& x, float mean, float rstd,
+                                         int column) {
   float value[kVector], norm[kVector], skip[kVector];
   x.widen(value);
   load(p.norm_gain + column).widen(norm);
@@ -147,7 +148,7 @@ __device__ inline void measure_rows(const DownProject& p, int first_token, int r
 
 // Writes the columns of u from `first` on that are one chunk.
 __device__ inline void normalize_chunk(const DownProject& p, int first_token, int rows, const float2* stats, int first,
-                                float* u, int stride) {
+                                       float* u, int stride) {
   for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
     const int token = first_token + row;
     for (int column = kVector * lane(); column < p.chunk; column += kVector * kLanes) {

@@ -11,9 +11,9 @@
 // its way from memory while it multiplies, and every lane ends with 8 neighbouring columns, which it stores at once.
 #pragma once
 
-#include "depthwise.cuh"
 #include "../launch.cuh"
 #include "../scale_weights.cuh"
+#include "depthwise.cuh"
 #include "warp_product.cuh"
 
 namespace ht {
@@ -23,9 +23,9 @@ namespace float32 {
 struct MixAndUpProject {
   NoiseEstimator noise;
   Depthwise depthwise;
-  Matrix mix_weight;   // (C, C)
+  Matrix mix_weight;      // (C, C)
   const float* mix_bias;  // (C)
-  Matrix up_weight;    // (D, C)
+  Matrix up_weight;       // (D, C)
   const float* up_bias;   // (D)
   const float* x;
   float* out;

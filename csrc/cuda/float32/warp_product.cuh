@@ -14,9 +14,7 @@ constexpr int kUpColumns = 32;  // columns of D that a warp of up_project comput
 
 // Elements from one row of A to the next. Eight lanes read 16 bytes each, from two or more rows, in one access; with
 // this stride they read from different banks.
-__host__ __device__ constexpr int shared_stride(int columns) {
-  return round_up(columns, 32) + 4;
-}
+__host__ __device__ constexpr int shared_stride(int columns) { return round_up(columns, 32) + 4; }
 
 // A row-major matrix in global memory. `columns` is a multiple of kVector. What lies outside reads as zero.
 struct Matrix {
