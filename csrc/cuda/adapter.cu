@@ -1,8 +1,6 @@
 // The C interface of the adapter on the GPU. A call checks its arguments, plans how blocks divide the work, and starts
 // two kernels, or three with a spectral filter.
 
-#include <climits>
-
 #include "checks.h"
 #include "float32/stages.h"
 #include "prepared.h"
@@ -13,6 +11,7 @@ namespace {
 using namespace ht::cuda;
 
 constexpr int kMaxChannels = 128;
+constexpr int64_t kMaxTokenStride = 1 << 24;  // so that distances within a tile of tokens fit 32 bits
 constexpr int kLeastRows = NarrowTile::kRows;  // tokens of the smallest tile of down_project in any type
 static_assert(kLeastRows == float32::NarrowTile::kRows, "one size of workspace serves all types");
 
@@ -56,8 +55,9 @@ ht_status check_tokens(const ht_tokens& x, const ht_tokens& out, const void* wor
     if (!t->data || !aligned(t->data) || t->batch_stride % kVector || t->token_stride % kVector) {
       return fail(HT_INVALID_ARGUMENT, "x and out must be aligned to 16 bytes, with strides that are multiples of 8");
     }
-    if (t->token_stride > INT_MAX || t->token_stride < INT_MIN) {
-      return fail(HT_INVALID_ARGUMENT, "the stride of tokens must fit 32 bits, got %lld", (long long)t->token_stride);
+    if (t->token_stride > kMaxTokenStride || t->token_stride < -kMaxTokenStride) {
+      return fail(HT_INVALID_ARGUMENT, "the distance of neighbouring tokens must be at most %lld numbers, got %lld",
+                  (long long)kMaxTokenStride, (long long)t->token_stride);
     }
   }
   return HT_OK;
@@ -196,7 +196,7 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   down.row_sums = reinterpret_cast<const float*>(prepared + at.row_sums), down.bias = w.down_bias;
   down.h = memory.h, down.sums = memory.sums, down.tokens = n.tokens, down.prefix = n.prefix, down.dim = n.dim;
   down.channels = n.channels, down.tiles = plan.down_tiles;
-  down.parts = ceil_div(n.channels, plan.down_channels), down.eps = s.eps;
+  down.parts = ceil_div(n.channels, plan.down_channels), down.eps = s.eps, down.inverse_dim = 1.0f / n.dim;
   ht_status status = check(launch_down_project(down, n.images, plan, stream), "down_project did not start");
   if (status == HT_OK) status = filter(s, w.mask, memory, stream);
   if (status != HT_OK) return status;
