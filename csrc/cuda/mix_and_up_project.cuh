@@ -93,7 +93,7 @@ struct MixLayout {
 // that exp(-z^2) of the formula is 2^(-z^2).
 __device__ __forceinline__ float gelu(float v) {
   const float z = fabsf(v) * 0.84932180028801904272f;        // sqrt(log2(e) / 2)
-  const float t = fast_reciprocal(fmaf(0.27275195f, z, 1));  // 0.3275911 / sqrt(log2(e))
+  const float t = fast_reciprocal(fmaf(0.27273748f, z, 1));  // 0.3275911 / sqrt(log2(e))
   float sum = fmaf(0.5f * 1.061405429f, t, 0.5f * -1.453152027f);
   sum = fmaf(sum, t, 0.5f * 1.421413741f);
   sum = fmaf(sum, t, 0.5f * -0.284496736f);
