@@ -1,4 +1,4 @@
-"""Published data of GPUs for the model of time. Clocks move with power, so measured rates may differ by tens of percent."""
+"""Published data of GPUs for the model of time. Clocks move with power, so what is measured may differ by a third."""
 
 from __future__ import annotations
 

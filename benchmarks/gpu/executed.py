@@ -59,7 +59,8 @@ class Executed:
     Attributes:
         kinds: instructions by kind.
         shared_bytes: that its lanes read and write in shared memory.
-        waits: how often it waits for loads from global memory: once for each run of a block that has some.
+        waits: how often it waits for loads from global memory: at the first instruction, in the order of the code, that
+            needs one of those on their way; all others are then taken to be there too.
         lines: instructions by function, the source file and line of the call in the kernel's own file.
         factors: for each loop of the machine code its source line and its trips, in order.
     """
@@ -88,12 +89,12 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
     copies = _copies(kernel, places, owners, trips)
     result = Executed(Counter(), 0.0, 0.0, Counter(), [])
     result.factors = [(place.loop.line, trips[number]) for number, place in enumerate(owners)]
+    on_their_way: dict[int, float] = {}  # registers of loads, and how often these run
     for block, content in kernel.blocks.items():
         around = kernel.loops_of(block)
         times = 1.0
         for number in around:
             times *= trips[number]
-        waits = 0.0
         for one in content.instructions:
             weight = times
             for part, ranges in skipped:
@@ -107,9 +108,10 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
             result.lines[_where(one)] += weight  # type: ignore[assignment]
             if one.kind in ("shared load", "shared store"):
                 result.shared_bytes += weight * 32 * one.bytes
-            if one.kind == "global load":
-                waits = max(waits, weight)
-        result.waits += waits
+            if on_their_way and one.touches(on_their_way.keys()):
+                result.waits += min(weight, max(on_their_way.values()))
+                on_their_way.clear()
+            on_their_way.update(dict.fromkeys(one.loaded, weight))
     return result
 
 

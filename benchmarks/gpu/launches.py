@@ -19,7 +19,7 @@ WARP = 32
 
 @dataclass(frozen=True)
 class Call:
-    """The sizes of one call: B images with a grid of H x W patches behind ``prefix`` tokens, D, C, Q and S."""
+    """The sizes of one call: B images with a grid of H x W patches behind ``prefix`` tokens, D, C and S."""
 
     batch: int
     dtype: str = "bfloat16"
@@ -28,8 +28,12 @@ class Call:
     prefix: int = 1
     dim: int = 768
     channels: int = 64
-    hidden: int = 16
     scales: int = 3
+
+    @property
+    def hidden(self) -> int:
+        """Q, as the published module has it."""
+        return self.channels // 4
 
     @property
     def tokens(self) -> int:

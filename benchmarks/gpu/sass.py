@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 Frame = tuple[str, int]
@@ -45,6 +45,7 @@ _KIND = {name: kind for kind, names in KINDS.items() for name in names}
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 _INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);")
 _LABEL = re.compile(r"^(\.L_x_\w+|\$?[\w.$]+):\s*$")
+_REGISTER = re.compile(r"\bR(\d+)\b")
 _TARGET = re.compile(r"`\(([^)]+)\)")
 
 
@@ -77,6 +78,26 @@ class Instruction:
         """The label that it branches to."""
         found = _TARGET.search(self.operands) if self.root in ("BRA", "CALL", "JMP") else None
         return found[1] if found else None
+
+    @property
+    def loaded(self) -> range:
+        """The registers that a load from global memory fills."""
+        found = _REGISTER.match(self.operands)
+        if self.kind != "global load" or found is None:
+            return range(0)
+        return range(int(found[1]), int(found[1]) + max(1, self.bytes // 4))
+
+    def touches(self, registers: Set[int]) -> bool:
+        """Whether it reads or writes some of these registers. Tensor cores take up to four behind each that is named,
+        wide stores as many as they have bytes."""
+        if self.kind == "tensor":
+            behind = 4
+        elif self.kind in ("global store", "shared store"):
+            behind = max(1, self.bytes // 4)
+        else:
+            behind = 1
+        named = [int(number) for number in _REGISTER.findall(self.operands)]
+        return any(number + i in registers for number in named for i in range(behind))
 
     @property
     def bytes(self) -> int:
@@ -189,9 +210,7 @@ def _blocks(name: str, instructions: Sequence[Instruction], labels: dict[str, in
         block = Block(list(instructions[start:stop]))
         last, following = block.instructions[-1], [stop] if stop < len(instructions) else []
         if last.root == "BRX":
-            raise ValueError(
-                f"{name} has a jump by a table, {last.name} {last.operands}, which this reader cannot follow"
-            )
+            raise ValueError(f"{name} jumps by a table, {last.name} {last.operands}, which this reader cannot follow")
         if last.root == "CALL" and last.target not in labels:
             raise ValueError(f"{name} calls {last.operands}, which is not inlined, so it would not be counted")
         if last.root == "CALL" and is_slow(last):

@@ -27,16 +27,19 @@ class Trips:
     Attributes:
         loops: all its loops.
         parts: what does not always run.
-        x_reads: how often x is read, as a multiple of its bytes.
+        slots: places for tokens in the tiles of all blocks that share no channels or columns; those of tiles that are
+            not full count too.
         l2: bytes that all blocks read and write through L2.
-        dram: bytes that have to come from memory or go there, apart from x.
+        dram: bytes that have to come from memory or go there.
+        again: bytes that an earlier kernel has read, and that come from L2 if they fit there.
     """
 
     loops: list[Loop]
     parts: list[Part]
-    x_reads: float
+    slots: int
     l2: float
     dram: float
+    again: float = 0
 
 
 def ceil(value: float, step: float) -> int:
@@ -87,7 +90,8 @@ def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     tiles = call.batch * plan["down_tiles"]
     x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
     weights = call.channels * call.dim * call.bytes + 8 * call.dim
-    return Trips(loops, skipped, 1, x * parts + h + tiles * (weights + 8 * call.dim * (parts - 1)), weights)
+    l2 = x * parts + h + tiles * (weights + 8 * call.dim * (parts - 1))
+    return Trips(loops, skipped, tiles * rows, l2, x + weights)
 
 
 def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
@@ -131,7 +135,7 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     kernels = 4 * call.scales * call.channels * 50
     around = 1 + 6 * call.width / rows  # rows of the grid in the neighbourhood of a tile, over those in it
     l2 = 2 * x + plan["slices"] * h * around + call.batch * tiles * weights + launch.blocks * kernels
-    return Trips(loops, skipped, 1, l2, x + weights)
+    return Trips(loops, skipped, call.batch * tiles * rows, l2, x + weights, again=x)
 
 
 def convolution(call: Call, rows: int) -> tuple[int, float]:
