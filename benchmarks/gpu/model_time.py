@@ -94,8 +94,8 @@ def report(call: Call, device: Device, predictions: Sequence[Prediction], lines:
         out += [
             "",
             one.launch.name.partition("(")[0].removeprefix("void ht::cuda::"),
-            f"  {work.blocks} blocks of {work.warps} warps, {bounds.resident(work, device)} at once on a multiprocessor "
-            f"({work.registers} registers, {work.shared:,} bytes of shared memory)",
+            f"  {work.blocks} blocks of {work.warps} warps with {work.registers} registers a thread and "
+            f"{work.shared:,} bytes of shared memory; a multiprocessor holds {bounds.resident(work, device)} at once",
             f"  {one.per_64:,.0f} instructions per 64 slots of a tile, {counts.instructions:,.0f} per warp; "
             f"{one.slow} lie on slow paths and are left out",
             "  " + ", ".join(f"{kind} {number:,.0f}" for kind, number in counts.kinds.most_common() if number >= 0.5),
@@ -126,6 +126,21 @@ def table(call: Call, folder: Path) -> list[str]:
     return out
 
 
+def measured(call: Call, predictions: Sequence[Prediction]) -> list[str]:
+    """What the GPU that is here says of the same call."""
+    from . import measured as here
+
+    total = sum(one.time for one in predictions)
+    out = [f"measured {1e6 * here.seconds(call):.1f} us in a CUDA graph, predicted {1e6 * total:.1f} us"]
+    executed_there = here.instructions(call)
+    for one in predictions:
+        if one.launch.function in executed_there:
+            counted = one.counts.instructions * one.launch.warps * one.launch.blocks
+            there = executed_there[one.launch.function]
+            out.append(f"{one.launch.function}: {there:,.0f} instructions by ncu, {counted:,.0f} counted here")
+    return out
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m benchmarks.gpu.model_time", description=__doc__.partition("\n")[0])
     found.add_argument("--device", default="H200", choices=DEVICES, help="the GPU (default: %(default)s)")
@@ -142,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
         "--lines", type=int, default=0, metavar="N", help="print the N source lines that execute most as well"
     )
     found.add_argument("--table", action="store_true", help="all GPUs and batches, as a table of markdown")
+    found.add_argument("--measure", action="store_true", help="time the call on the GPU that is here as well")
     found.add_argument("--cache", type=Path, metavar="DIR", help="keep what was compiled there (default: nowhere)")
     return found
 
@@ -158,6 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.error(f"argument --{name}: must be above 0, got {getattr(args, name)}")
     if missing := machine_code.missing():
         arguments.error(missing)
+    if args.measure:
+        import torch
+
+        if args.table or not torch.cuda.is_available():
+            arguments.error("argument --measure: needs a GPU that torch sees, and one call, so no --table")
     call = Call(args.batch, args.dtype, *map(int, sides), dim=args.dim, channels=args.bottleneck)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.cache or Path(temporary)
@@ -166,7 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 lines = table(call, folder)
             else:
                 device = DEVICES[args.device]
-                lines = report(call, device, predict(call, device, folder), args.lines)
+                predictions = predict(call, device, folder)
+                lines = report(call, device, predictions, args.lines)
+                lines += measured(call, predictions) if args.measure else []
         except (RuntimeError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,10 +118,10 @@ def test_trips_multiply(sources: Path) -> None:
 
 def test_an_unrolled_loop_shares_its_trips(sources: Path) -> None:
     """A loop that takes four trips at once, and two copies of which one runs: 9 trips are 2 and the first copy."""
-    copy = '	//## File "/anywhere/csrc/cuda/kernel.cuh", line 5\n        /*0050*/                   HMMA R8, R4, R12, R8 ;\n'
-    text = MACHINE_CODE.replace(copy, "")
-    inner = "        /*0050*/                   HMMA.16816.F32.BF16 R8, R4, R12, R8 ;\n"
-    text = text.replace(inner, 4 * inner).replace("        /*0080*/", 2 * copy + "        /*0080*/")
+    product = "        /*0050*/                   HMMA.16816.F32.BF16 R8, R4, R12, R8 ;\n"
+    copy = '//## File "/anywhere/csrc/cuda/kernel.cuh", line 5\n' + product
+    text = MACHINE_CODE.replace(product, 4 * product)
+    text = text.replace("        /*0080*/", 2 * copy + "        /*0080*/")
     columns = Loop("cuda/kernel.cuh", "j < columns", 9, once=("HMMA", 1))
     counts = executed.count(kernel(text), [ROWS, columns], [], sources)
     assert counts.factors[1] == ("j < columns", 2)
@@ -149,7 +150,8 @@ def test_loops_that_are_not_declared_are_said(sources: Path) -> None:
 )
 def test_the_bound_is_what_there_is_most_of(bound: str, changes: dict[str, object]) -> None:
     little = {"kinds": {"integer": 10.0}, "shared_bytes": 0.0, "waits": 0.0, "l2": 0.0, "dram": 0.0}
-    work = bounds.Work(blocks=8 * 108, warps=8, registers=32, shared=0, multiplications=2048, **{**little, **changes})  # type: ignore[arg-type]
+    much: dict[str, Any] = {**little, **changes}
+    work = bounds.Work(blocks=8 * 108, warps=8, registers=32, shared=0, multiplications=2048, **much)
     seconds = bounds.bounds(work, DEVICES["A100"])  # half as many lanes for float32 as a cycle can start
     assert max(seconds, key=lambda name: seconds[name]) == bound
 
@@ -191,6 +193,7 @@ def test_the_kernels_execute_few_instructions(tmp_path: Path) -> None:
         (["--grid", "14"], "argument --grid: must be two numbers above 0 such as 14,14, got 14"),
         (["--batch", "0"], "argument --batch: must be above 0, got 0"),
         (["--device", "abacus"], "argument --device"),
+        (["--measure", "--table"], "argument --measure: needs a GPU that torch sees, and one call"),
     ],
 )
 def test_wrong_values_are_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
