@@ -1,20 +1,24 @@
-// Stage 2: out = x + up_weight gelu(m) + up_bias. m is h for prefix tokens and mix_weight Y + mix_bias for patches, and
-// Y is the depthwise convolution of h with the image's own kernel.
+// Stage 2 in 16-bit types: out = x + up_weight gelu(m) + up_bias. m is h for prefix tokens and mix_weight Y + mix_bias
+// for patches, and Y is the depthwise convolution of h with the image's own kernel (identities 2 and 4).
 //
-// Reads h, x and the weights and writes out, 4 BND + 2 BNC bytes in 16-bit types. x comes from L2 as far as L2 still
-// holds what down_project read.
+// Reads x and writes out, 4 BND bytes, and h with the margins of the tiles, about 2 to 4 times 2 BNC bytes. A block
+// also reads the kernels of the scales, 196 SC bytes, and, per tile, up_weight, 2 CD bytes; all of them, and x as far
+// as down_project has just read it, come from L2.
 //
-// A block works on several tiles of 16 kM tokens of one image, so that it makes the image's kernel once for all of
-// them, and on a slice of D. With few images D has several slices, which make enough blocks; each slice repeats the
-// convolution of its tiles, which is a small part of the work. Y and gelu(m) of a tile stay in shared memory in the
-// type of x, row by row, for the tensor cores. Each warp then takes 32 columns of D at a time. The x that it adds is on
-// its way from memory while it multiplies, and every lane ends with 8 neighbouring columns, which it stores at once.
+// A block works on tiles of kRows tokens of one image (grid_tiles.h) and on a slice of D. It makes the image's kernel
+// once. With few images there are several slices, so that there are enough blocks; each repeats the convolution of its
+// tiles. Y and gelu(m) of a tile lie in shared memory in the type of x, in swizzled rows of C numbers, and so do
+// mix_weight and a ring of rows of up_weight. The warps are kWarpsM over rows and kWarpsN over columns of D. A warp
+// keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as x + up_bias, and every
+// lane ends with 8 neighbouring columns, which it stores at once.
+//
+// Everything before wait_for_kernel_in_front() may run while down_project still does.
 #pragma once
 
 #include "depthwise.cuh"
-#include "launch.cuh"
+#include "mma.cuh"
+#include "overlap.cuh"
 #include "scale_weights.cuh"
-#include "warp_product.cuh"
 
 namespace ht {
 namespace cuda {
@@ -22,130 +26,429 @@ namespace cuda {
 template <class T>
 struct MixAndUpProject {
   NoiseEstimator noise;
-  Depthwise<T> depthwise;
-  Matrix<T> mix_weight;   // (C, C)
-  const float* mix_bias;  // (C)
-  Matrix<T> up_weight;    // (D, C)
-  const float* up_bias;   // (D)
+  const T* h;               // (B, N, C)
+  const T* filtered;        // (B, N, C): h with its patches filtered; NULL without a spectral filter
+  const float* kernels;     // (49, S, C)
+  const float* scale_bias;  // (S, C)
+  const T* mix_weight;      // (C, C)
+  const float* mix_bias;    // (C)
+  const T* up_weight;       // (D, C)
+  const float* up_bias;     // (D)
   const T* x;
   T* out;
-  int64_t x_batch_stride, x_token_stride, out_batch_stride, out_token_stride;
-  int blocks;  // blocks per image and slice of D; a block works on every blocks-th tile of tokens
+  int64_t x_batch_stride, out_batch_stride;
+  int x_token_bytes, out_token_bytes;  // from a token to the next
+  GridTiles grid;
+  int tokens, prefix, height, width, channels, dim, scales;
+  int blocks;  // blocks per image and slice of D; a block works on every blocks-th tile
   int slice;   // columns of D per block, a multiple of kUpColumns
-
-  __device__ int image() const { return blockIdx.x / blocks; }
+  int stages;  // of the ring, 1 or 2
+  bool early;  // whether the weights have room of their own in shared memory, or take that of the halo
 };
 
-// Where a block keeps what in shared memory, in bytes from its start: floats first, then two tiles of T.
-struct MixLayout {
-  int kernel, bias, scratch, tiles, bytes;
+constexpr int kUpColumns = 32;  // columns of D that a warp computes at a time
 
-  template <class T>
-  static __host__ __device__ MixLayout of(int channels, int hidden, int rows) {
-    MixLayout l;
-    l.kernel = 0;
-    l.bias = l.kernel + kTaps * kernel_stride(channels) * static_cast<int>(sizeof(float));
-    l.scratch = l.bias + channels * static_cast<int>(sizeof(float));
-    l.tiles =
-        round_up(l.scratch + NoiseEstimator::scratch_floats(channels, hidden) * static_cast<int>(sizeof(float)), 16);
-    l.bytes = l.tiles + 2 * rows * shared_stride<T>(round_up(channels, kDepth)) * static_cast<int>(sizeof(T));
+// kSteps is the number of steps of 16 channels. A warp convolves kLines rows of at most kRun patches at once.
+template <int kM_, int kWarpsM_, int kSteps_, int kRun_, int kLines_>
+struct MixTile {
+  static constexpr int kM = kM_, kWarpsM = kWarpsM_, kSteps = kSteps_, kRun = kRun_, kLines = kLines_;
+  static constexpr int kRows = 16 * kM * kWarpsM, kWarpsN = kWarps / kWarpsM;
+  static constexpr int kStageRows = kUpColumns * kWarpsN;         // rows of up_weight in a stage of the ring
+  static constexpr int kCell = 16 * kSteps;                       // C, rounded up to whole steps
+  static constexpr int kResident = kM > 1 || kSteps > 4 ? 1 : 2;  // blocks that registers leave room for
+  using Rows = Swizzled<2 * kSteps>;
+};
+
+template <int kSteps>
+using LargeTile = MixTile<2, 4, kSteps, 8, 2>;  // 128 tokens
+template <int kSteps>
+using MiddleTile = MixTile<2, 2, kSteps, 8, 1>;  // 64 tokens
+template <int kSteps>
+using SmallTile = MixTile<1, 1, kSteps, 2, 1>;  // 16 tokens
+
+// Where a block keeps what in shared memory, in bytes from its start.
+struct MixLayout {
+  int kernel, bias, token, scratch, y, g, halo, mix, ring, bytes;
+
+  static __host__ __device__ MixLayout of(const GridTiles& grid, int channels, int hidden, int rows, int row_bytes,
+                                          int stage_rows, int stages, bool early) {
+    MixLayout l{};
+    l.bias = l.kernel + 2 * kTaps * row_bytes;
+    l.token = l.bias + 4 * channels;
+    l.scratch = l.token + 4 * rows;
+    l.y = round_up(l.scratch + 4 * NoiseEstimator::scratch_floats(channels, hidden), 128);
+    l.g = l.y + rows * row_bytes;
+    l.halo = l.g + rows * row_bytes;
+    const int behind_halo = round_up(l.halo + grid.halo() * row_bytes, 128);
+    l.mix = early ? behind_halo : l.halo;
+    l.ring = l.mix + channels * row_bytes;
+    const int end = l.ring + stages * stage_rows * row_bytes;
+    l.bytes = end > behind_halo ? end : behind_halo;
     return l;
   }
 };
 
-__device__ __forceinline__ float gelu(float v) { return 0.5f * v * (1 + erff(v * 0.70710678118654752440f)); }
+// gelu(v) = v Phi(v). Phi(-|v|) is half of erfc(|v| / sqrt 2), by formula 7.1.26 of Abramowitz and Stegun, whose error
+// of 1.5e-7 is far below a last place of the 16-bit types. There z is |v| / sqrt 2; here it is scaled once more, so
+// that exp(-z^2) of the formula is 2^(-z^2).
+__device__ __forceinline__ float gelu(float v) {
+  const float z = fabsf(v) * 0.84932180028801904272f;        // sqrt(log2(e) / 2)
+  const float t = fast_reciprocal(fmaf(0.27273748f, z, 1));  // 0.3275911 / sqrt(log2(e))
+  float sum = fmaf(0.5f * 1.061405429f, t, 0.5f * -1.453152027f);
+  sum = fmaf(sum, t, 0.5f * 1.421413741f);
+  sum = fmaf(sum, t, 0.5f * -0.284496736f);
+  sum = fmaf(sum, t, 0.5f * 0.254829592f);
+  const float below = sum * t * fast_exp2(-z * z);
+  return v * (v > 0 ? 1 - below : below);
+}
 
-// g = gelu(m) of a tile of tokens from its y, both (16 kM, stride).
-template <class T, bool kTensorCores, int kM>
-__device__ void mix(const MixAndUpProject<T>& p, int first_token, const T* y, T* g, int stride) {
-  using Product = WarpProduct<T, kTensorCores, 1, 1, InOrder>;
-  const Depthwise<T>& d = p.depthwise;
-  const T* h = d.h + (static_cast<int64_t>(p.image()) * d.tokens + first_token) * d.channels;
-  for (int task = warp(); task < kM * d.channels / 8; task += kWarps) {
-    const int first_row = task % kM * 16, first_channel = task / kM * 8;
-    Product product;
-    product.clear();
-    for (int k = 0; k < d.channels; k += kDepth) {
-      product.add(y + first_row * stride + k, stride, p.mix_weight, first_channel,
-                  product.fetch(p.mix_weight, first_channel, k));
+// Starts the copies of mix_weight to swizzled rows.
+template <class Tile, class T>
+__device__ __forceinline__ void fetch_mix_weight(const MixAndUpProject<T>& p, char* to) {
+  constexpr int kChunks = 2 * Tile::kSteps;
+  const int chunk = threadIdx.x % kChunks;
+  const bool inside = kVector * chunk < p.channels;
+#pragma unroll 1
+  for (int row = threadIdx.x / kChunks; row < p.channels; row += kThreads / kChunks) {
+    copy_16(to + Tile::Rows::offset(row, chunk), p.mix_weight + row * p.channels + (inside ? kVector * chunk : 0),
+            inside);
+  }
+}
+
+// What a thread copies of up_weight: one chunk of every kAtOnce-th row of a stage. Place r of each 32 rows takes the
+// row that leaves a lane of the product with neighbouring columns.
+template <class Tile, class T>
+struct RowCopies {
+  static constexpr int kChunks = 2 * Tile::kSteps, kAtOnce = kThreads / kChunks;
+  static_assert(kAtOnce == 32 || kAtOnce == 16, "a pass copies a group of 32 rows, or half of it");
+
+  const T* from;  // the thread's first row in the next stage, at its chunk
+  int row, last;  // that row, and the one behind the slice
+  int to;         // its place in a stage
+  int inside;     // whether the chunk is
+
+  __device__ RowCopies(const MixAndUpProject<T>& p, int first, int last_row) : last(last_row) {
+    const int place = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+    inside = kVector * chunk < p.channels;
+    row = first + 8 * (place % 8 / 2) + 2 * (place / 8) + place % 2, to = Tile::Rows::offset(place, chunk);
+    from = p.up_weight + static_cast<int64_t>(row) * p.channels + (inside ? kVector * chunk : 0);
+    keep(to), keep(inside);
+  }
+
+  // Starts the copies of the next stage.
+  __device__ __forceinline__ void start(const MixAndUpProject<T>& p, char* stage) {
+#pragma unroll
+    for (int place = 0; place < Tile::kStageRows; place += kAtOnce) {
+      const int behind = place / 32 * 32 + place % 32 / 4;
+      if (row + behind < last) copy_16(stage + to + place * Tile::Rows::kRowBytes, from + behind * p.channels, inside);
     }
-    const int channel = first_channel + 2 * (lane() % 4);
+    row += Tile::kStageRows, from += Tile::kStageRows * p.channels;
+  }
+};
+
+// Writes the kernel (49, kCell) and the bias (C) of an image to shared memory.
+template <class Tile, class T>
+__device__ __forceinline__ void image_kernel(const MixAndUpProject<T>& p, const float (&weight)[kMaxScales],
+                                             float* kernel, float* bias) {
+  for (int row = warp(); row < kTaps + 1; row += kWarps) {  // the last row is the bias
+    const float* from = row < kTaps ? p.kernels + row * p.scales * p.channels : p.scale_bias;
+    float* to = row < kTaps ? kernel + row * Tile::kCell : bias;
+    for (int c = 2 * lane(); c < p.channels; c += 2 * kLanes) {
+      float2 sum = make_float2(0, 0);
+#pragma unroll
+      for (int s = 0; s < kMaxScales; ++s) {
+        if (s >= p.scales) break;
+        const float2 tap = load_pair(from + s * p.channels + c);
+        sum = make_float2(fmaf(weight[s], tap.x, sum.x), fmaf(weight[s], tap.y, sum.y));
+      }
+      store_pair(to + c, sum);
+    }
+  }
+}
+
+// Where a tile lies, and which of its slots hold tokens.
+struct TilePlace {
+  int row, column, rows, columns;  // of its first patch, and how many patches are inside the grid
+  int first_prefix, prefix;        // the first prefix token of the tile and how many it has
+  int used;                        // slots in use: patches, then prefix tokens
+
+  template <class T>
+  __device__ static TilePlace of(const MixAndUpProject<T>& p, int tile, int slots) {
+    const GridTiles& g = p.grid;
+    TilePlace t{};
+    if (tile < g.patch_tiles) {
+      t.row = tile / g.across * g.height, t.column = tile % g.across * g.width;
+      t.rows = min(g.height, p.height - t.row), t.columns = min(g.width, p.width - t.column);
+      t.prefix = g.tiles == g.patch_tiles && tile == g.tiles - 1 ? p.prefix : 0;
+    } else {
+      t.first_prefix = (tile - g.patch_tiles) * slots;
+      t.prefix = min(slots, p.prefix - t.first_prefix);
+    }
+    t.used = t.rows * g.width + t.prefix;
+    return t;
+  }
+};
+
+// Writes Y of the patches of a tile.
+template <class Tile, int kRun, class T>
+__device__ __forceinline__ void convolve(const MixAndUpProject<T>& p, int this_warp, int image, const TilePlace& place,
+                                         const T* halo, const float* kernel, const float* bias, char* y) {
+  constexpr int kLines = Tile::kLines;
+  const int runs = ceil_div(place.columns, p.grid.run), groups = ceil_div(p.channels, 2 * kLanes);
+  const int lines = ceil_div(place.rows, kLines);
+  for (int item = this_warp; item < lines * runs * groups; item += kWarps) {
+    const int group = groups == 1 ? 0 : item % groups, rest = groups == 1 ? item : item / groups;
+    const int line = static_cast<unsigned>(rest) / static_cast<unsigned>(runs),
+              begin = (rest - line * runs) * p.grid.run;
+    const int row = kLines * line, channel = 2 * (group * kLanes + lane());
+    if (channel >= p.channels) continue;
+    float2 sum[kLines][kRun];
+    const float2 first = load_pair(bias + channel);
+#pragma unroll
+    for (int i = 0; i < kLines * kRun; ++i) sum[i / kRun][i % kRun] = first;
+    const T* from = halo + (row * p.grid.pitch + begin) * Tile::kCell + channel;
+    convolve_run<Tile::kCell>(from, p.grid.pitch * Tile::kCell, min(kLines, place.rows - row), kernel + channel, sum);
+    const int columns = min(p.grid.run, place.columns - begin);
+#pragma unroll
+    for (int r = 0; r < kLines; ++r) {
+      if (row + r >= place.rows) break;
+      if (p.filtered) {  // the residual is that of h before the filter
+        const int patch = (place.row + row + r) * p.width + place.column + begin;
+        const T* h = p.h + (static_cast<int64_t>(image) * p.tokens + p.prefix + patch) * p.channels + channel;
+#pragma unroll 1
+        for (int i = 0; i < columns; ++i) {
+          const float2 residual = load_pair(h + i * p.channels);
+#pragma unroll
+          for (int j = 0; j < kRun; ++j) {
+            if (j == i) sum[r][j] = make_float2(sum[r][j].x + residual.x, sum[r][j].y + residual.y);
+          }
+        }
+      }
+      const int slot = (row + r) * p.grid.width + begin;
+      char* to = y + slot * Tile::Rows::kRowBytes + 2 * (channel % kVector);
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) {
+        const int chunk = (channel / kVector) ^ ((slot + i) & Tile::Rows::kMask);
+        if (i < columns) store_pair(reinterpret_cast<T*>(to + i * Tile::Rows::kRowBytes + 16 * chunk), sum[r][i]);
+      }
+    }
+  }
+}
+
+// Writes gelu(m) of a tile.
+template <class Tile, class T>
+__device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int this_warp, int image, int used, const int* token,
+                                    const char* y, const char* weight, char* g) {
+  using Rows = typename Tile::Rows;
+  constexpr int kTilesM = Tile::kRows / 16, kParts = kWarps / kTilesM, kTilesN = 2 * Tile::kSteps / kParts;
+  const int first_row = 16 * (this_warp % kTilesM), first_tile = this_warp / kTilesM * kTilesN;
+  if (first_row >= used || 8 * first_tile >= p.channels) return;
+  const int a_at = Rows::offset(first_row + lane() % 16, lane() / 16);
+  uint32_t a[Tile::kSteps][4];
+#pragma unroll
+  for (int k = 0; k < Tile::kSteps; ++k) load_matrices(y + (a_at ^ 32 * k), a[k]);
+  const int slots[2] = {first_row + lane() / 4, first_row + lane() / 4 + 8};
+  const int tokens[2] = {token[slots[0]], token[slots[1]]};
+#pragma unroll
+  for (int n = 0; n < kTilesN; ++n) {
+    if (8 * (first_tile + n) >= p.channels) break;
+    const int b_at = Rows::offset(8 * (first_tile + n) + lane() % 8, lane() / 8);
+    const int channel = 8 * (first_tile + n) + 2 * (lane() % 4);
+    const float2 bias = load_pair(p.mix_bias + channel);
+    float acc[4] = {bias.x, bias.y, bias.x, bias.y};
+#pragma unroll
+    for (int k = 0; k < Tile::kSteps; k += 2) {
+      uint32_t b[4];
+      load_matrices(weight + (b_at ^ 32 * k), b);
+      mma_instruction(acc, a[k], {b[0], b[1]}, T());
+      mma_instruction(acc, a[k + 1], {b[2], b[3]}, T());
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = first_row + lane() / 4 + 8 * half;
-      float2 m = make_float2(product.acc[0][0][2 * half] + p.mix_bias[channel],
-                             product.acc[0][0][2 * half + 1] + p.mix_bias[channel + 1]);
-      if (first_token + row < d.prefix) m = load_pair(h + row * d.channels + channel);
-      store_pair(g + row * stride + channel, make_float2(gelu(m.x), gelu(m.y)));
+      float2 m = make_float2(acc[2 * half], acc[2 * half + 1]);
+      if (tokens[half] >= 0 && tokens[half] < p.prefix) {
+        const int64_t at = static_cast<int64_t>(image) * p.tokens + tokens[half];
+        m = load_pair(p.h + at * p.channels + channel);
+      }
+      char* to = g + Rows::offset(slots[half], channel / kVector) + 2 * (channel % kVector);
+      store_pair(reinterpret_cast<T*>(to), make_float2(gelu(m.x), gelu(m.y)));
     }
   }
 }
 
-// Writes out of a tile of tokens, the columns from `first` to the one before `last`, from g = gelu(m).
-template <class T, bool kTensorCores, int kM>
-__device__ void up_project(const MixAndUpProject<T>& p, int first_token, int first, int last, const T* g, int stride) {
-  using Product = WarpProduct<T, kTensorCores, kM, kUpColumns / 8, Spread>;
-  const T* x = p.x + p.image() * p.x_batch_stride;
-  T* out = p.out + p.image() * p.out_batch_stride;
-  for (int group = first + kUpColumns * warp(); group < last; group += kUpColumns * kWarps) {
-    const int column = group + kVector * (lane() % 4);
-    Pack<T> residual[2 * kM];
+// Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the
+// ring is on its way.
+template <class Tile, class T>
+__device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this_warp, int image, int first, int last,
+                                           int used, const int* token, const char* g, RowCopies<Tile, T> copies,
+                                           char* ring) {
+  using Rows = typename Tile::Rows;
+  constexpr int kM = Tile::kM;
+  const int warp_m = this_warp % Tile::kWarpsM, warp_n = this_warp / Tile::kWarpsM, warp_row = 16 * kM * warp_m;
+  const bool has_rows = warp_row < used;
+  // The lane's rows: their tokens, or token 0 for a slot without one, of which nothing is stored.
+  int tokens[2 * kM];
+  bool there[2 * kM];
 #pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) {
-      const int token = first_token + 8 * i + lane() / 4;
-      const bool inside = token < p.depthwise.tokens && column < last;
-      residual[i] = inside ? load(x + token * p.x_token_stride + column) : Pack<T>{};
+  for (int i = 0; i < 2 * kM; ++i) {
+    const int known = token[warp_row + 8 * i + lane() / 4];
+    there[i] = known >= 0, tokens[i] = max(known, 0);
+    keep(tokens[i]);
+  }
+  uint32_t a[kM][Tile::kSteps][4];
+  if (has_rows) {
+    const int a_at = Rows::offset(warp_row + lane() % 16, lane() / 16);
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int k = 0; k < Tile::kSteps; ++k) load_matrices(g + (a_at ^ 32 * k) + 16 * m * Rows::kRowBytes, a[m][k]);
     }
-    Product product;
-    product.clear();
+  }
+  int b_at[Tile::kSteps / 2];
+#pragma unroll
+  for (int k = 0; k < Tile::kSteps / 2; ++k) {
+    b_at[k] = Rows::offset(kUpColumns * warp_n + lane() % 8, 4 * k + lane() / 8);
+    keep(b_at[k]);
+  }
+  int column = first + kUpColumns * warp_n + kVector * (lane() % 4);  // the lane's first
+  const char* x = reinterpret_cast<const char*>(p.x + image * p.x_batch_stride + column);
+  char* out = reinterpret_cast<char*>(p.out + image * p.out_batch_stride + column);
+  const float* up_bias = p.up_bias + column;
+  char *here = ring, *other = ring + (p.stages - 1) * min(Tile::kStageRows, p.slice) * Rows::kRowBytes;
 #pragma unroll 1
-    for (int k = 0; k < p.up_weight.columns; k += kDepth) {
-      product.add(g + k, stride, p.up_weight, group, product.fetch(p.up_weight, group, k));
-    }
-    if (column >= last) continue;
-    float bias[kVector];
-    load(p.up_bias + column).widen(bias);
+  for (int behind = first; behind < last;) {
+    const bool inside = has_rows && column < last, starts = behind == first;
+    behind += Tile::kStageRows;
+    Pack<T> residual[2 * kM];
+    Pack<float> bias;
+    if (inside) {
+      bias = load(up_bias);
 #pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) {
-      const int token = first_token + 8 * i + lane() / 4;
-      float value[kVector];
-      residual[i].widen(value);
-#pragma unroll
-      for (int j = 0; j < kVector; ++j) value[j] += product.acc[i / 2][j / 2][i % 2 * 2 + j % 2] + bias[j];
-      Pack<T> result;
-      result.narrow(value);
-      if (token < p.depthwise.tokens) store(out + token * p.out_token_stride + column, result);
+      for (int i = 0; i < 2 * kM; ++i) {
+        keep(tokens[i]);
+        residual[i] = load(reinterpret_cast<const T*>(x + static_cast<int64_t>(tokens[i]) * p.x_token_bytes));
+      }
     }
+    if (p.stages == 1 && !starts) {
+      __syncthreads();  // all warps have left the only stage
+      copies.start(p, here);
+    }
+    wait_for_copies<0>();
+    __syncthreads();  // this stage is here, and all warps have left the other one
+    if (p.stages == 2 && behind < last) copies.start(p, other);
+    if (has_rows && column - kVector * (lane() % 4) < last) {
+      float acc[kM][4][4], bias_of[kVector];
+      bias.widen(bias_of);
+#pragma unroll
+      for (int i = 0; i < 2 * kM; ++i) {
+        float value[kVector];
+        residual[i].widen(value);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) acc[i / 2][j / 2][i % 2 * 2 + j % 2] = value[j] + bias_of[j];
+      }
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+#pragma unroll
+        for (int k = 0; k < Tile::kSteps; k += 2) {
+          uint32_t b[4];
+          load_matrices(here + b_at[k / 2] + 8 * n * Rows::kRowBytes, b);
+#pragma unroll
+          for (int m = 0; m < kM; ++m) {
+            mma_instruction(acc[m][n], a[m][k], {b[0], b[1]}, T());
+            mma_instruction(acc[m][n], a[m][k + 1], {b[2], b[3]}, T());
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2 * kM; ++i) {
+        float value[kVector];
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) value[j] = acc[i / 2][j / 2][i % 2 * 2 + j % 2];
+        Pack<T> result;
+        result.narrow(value);
+        if (inside && there[i]) {
+          store(reinterpret_cast<T*>(out + static_cast<int64_t>(tokens[i]) * p.out_token_bytes), result);
+        }
+      }
+    }
+    char* const left = here;
+    here = other, other = left;
+    column += Tile::kStageRows, up_bias += Tile::kStageRows;
+    x += sizeof(T) * Tile::kStageRows, out += sizeof(T) * Tile::kStageRows;
   }
 }
 
-template <class T, bool kTensorCores, int kM>
-__global__ void __launch_bounds__(kThreads, kResident<T>) mix_and_up_project(const MixAndUpProject<T> p) {
-  constexpr int kRows = 16 * kM;
-  const Depthwise<T>& d = p.depthwise;
-  const MixLayout layout = MixLayout::of<T>(d.channels, p.noise.hidden, kRows);
-  const int stride = shared_stride<T>(round_up(d.channels, kDepth));
+template <class Tile, class T>
+__device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
+  using Rows = typename Tile::Rows;
+  const MixLayout layout = MixLayout::of(p.grid, p.channels, p.noise.hidden, Tile::kRows, Rows::kRowBytes,
+                                         min(Tile::kStageRows, p.slice), p.stages, p.early);
   char* memory = static_cast<char*>(shared_memory());
   float* kernel = reinterpret_cast<float*>(memory + layout.kernel);
   float* bias = reinterpret_cast<float*>(memory + layout.bias);
-  T* y = reinterpret_cast<T*>(memory + layout.tiles);
-  T* g = y + kRows * stride;
-  const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.up_weight.rows);
+  int* token = reinterpret_cast<int*>(memory + layout.token);
+  char *y = memory + layout.y, *g = memory + layout.g, *mix_rows = memory + layout.mix, *ring = memory + layout.ring;
+  T* halo = reinterpret_cast<T*>(memory + layout.halo);
+  const int this_warp = uniform_warp();
+  const int image = blockIdx.x / static_cast<unsigned>(p.blocks);
+  const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.dim);
+  const RowCopies<Tile, T> from_first(p, first, last);
+  RowCopies<Tile, T> copies = from_first;
 
-  // The products read whole tiles, so rows of y without a patch and columns behind the last channel must be zero.
-  // Nothing else writes them.
-  for (int i = kVector * threadIdx.x; i < 2 * kRows * stride; i += kVector * kThreads) store(y + i, Pack<T>{});
-  float weight[kMaxScales];
-  scale_weights(p.noise, p.image(), reinterpret_cast<float*>(memory + layout.scratch), weight);
-  image_kernel(d, weight, kernel, bias);
-  __syncthreads();
-  for (int token = blockIdx.x % p.blocks * kRows; token < d.tokens; token += p.blocks * kRows) {
-    convolve(d, p.image(), token, kRows, kernel, bias, y, stride);
-    __syncthreads();
-    mix<T, kTensorCores, kM>(p, token, y, g, stride);
-    __syncthreads();
-    up_project<T, kTensorCores, kM>(p, token, first, last, g, stride);
+  if (p.channels < 16 * Tile::kSteps) {  // the products read whole steps; nothing else writes these columns
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 2 * Tile::kRows * Rows::kRowBytes / 16; i += kThreads) {
+      store(reinterpret_cast<T*>(y) + kVector * i, Pack<T>{});
+    }
   }
+  if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
+  wait_for_kernel_in_front();
+
+  float weight[kMaxScales];
+  scale_weights(p.noise, image, reinterpret_cast<float*>(memory + layout.scratch), weight);
+  image_kernel<Tile>(p, weight, kernel, bias);
+  const T* patches = (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
+#pragma unroll 1
+  for (int tile = blockIdx.x - image * p.blocks, begun = 0; tile < p.grid.tiles; tile += p.blocks, begun = 1) {
+    const TilePlace place = TilePlace::of(p, tile, Tile::kRows);
+    if (begun) __syncthreads();  // all warps have left the tile before
+    if (place.rows) {
+      fetch_halo<Tile::kCell>(patches, this_warp, p.grid, place.row, place.column, p.height, p.width, p.channels, halo);
+    }
+    if (begun && p.early) copies = from_first, copies.start(p, ring);
+    if (threadIdx.x < Tile::kRows) {
+      const int slot = threadIdx.x, behind = slot - place.rows * p.grid.width;
+      const int row = static_cast<unsigned>(slot) / static_cast<unsigned>(p.grid.width);
+      const int column = slot - row * p.grid.width;
+      const int patch = (place.row + row) * p.width + place.column + column;
+      token[slot] = behind < 0              ? (column < place.columns ? p.prefix + patch : -1)
+                    : behind < place.prefix ? place.first_prefix + behind
+                                            : -1;
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+    if (p.grid.run < Tile::kRun) {
+      convolve<Tile, (Tile::kRun > 2 ? Tile::kRun - 1 : Tile::kRun)>(p, this_warp, image, place, halo, kernel, bias, y);
+    } else {
+      convolve<Tile, Tile::kRun>(p, this_warp, image, place, halo, kernel, bias, y);
+    }
+    __syncthreads();
+    if (!p.early) {
+      copies = from_first;
+      fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
+      wait_for_copies<0>();
+      __syncthreads();
+    }
+    mix<Tile>(p, this_warp, image, place.used, token, y, mix_rows, g);
+    __syncthreads();
+    up_project<Tile, T>(p, this_warp, image, first, last, place.used, token, g, copies, ring);
+  }
+}
+
+// Nothing on devices whose tensor cores do not have the type; a call there is refused.
+template <class T, class Tile>
+__global__ void __launch_bounds__(kThreads, Tile::kResident) mix_and_up_project(const MixAndUpProject<T> p) {
+  if constexpr (kHasTensorCores<T>) do_tiles<Tile>(p);
 }
 
 }  // namespace cuda
