@@ -120,6 +120,7 @@ def ask(program: Path, call: Call, device: Device) -> Started:
         *(call.batch, call.height, call.width, call.prefix, call.dim, call.channels, call.hidden, call.scales),
         *(DTYPES.index(call.dtype), device.multiprocessors, device.block_bytes, device.shared_bytes),
         device.reserved_bytes,
+        device.architecture,
     )
     done = subprocess.run([str(program), *map(str, numbers)], capture_output=True, text=True)
     if done.returncode:

@@ -11,6 +11,7 @@ is a block that ends in such a call; ``Kernel.slow`` counts their instructions.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
@@ -198,6 +199,7 @@ def _kernel(name: str, lines: Sequence[str]) -> Kernel:
 
 def _short(path: str) -> str:
     """A path from the folder csrc on, or the file's name alone."""
+    path = posixpath.normpath(path)
     return path.rpartition("/csrc/")[2] if "/csrc/" in path else path.rpartition("/")[2]
 
 

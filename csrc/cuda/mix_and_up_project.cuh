@@ -215,13 +215,11 @@ __device__ __forceinline__ void convolve(const MixAndUpProject<T>& p, int this_w
       if (p.filtered) {  // the residual is that of h before the filter
         const int patch = (place.row + row + r) * p.width + place.column + begin;
         const T* h = p.h + (static_cast<int64_t>(image) * p.tokens + p.prefix + patch) * p.channels + channel;
-#pragma unroll 1
-        for (int i = 0; i < columns; ++i) {
-          const float2 residual = load_pair(h + i * p.channels);
 #pragma unroll
-          for (int j = 0; j < kRun; ++j) {
-            if (j == i) sum[r][j] = make_float2(sum[r][j].x + residual.x, sum[r][j].y + residual.y);
-          }
+        for (int i = 0; i < kRun; ++i) {
+          if (i >= columns) break;
+          const float2 residual = load_pair(h + i * p.channels);
+          sum[r][i] = make_float2(sum[r][i].x + residual.x, sum[r][i].y + residual.y);
         }
       }
       const int slot = (row + r) * p.grid.width + begin;
