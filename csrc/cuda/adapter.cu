@@ -186,7 +186,7 @@ template <class T>
 ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dtype dtype, const char* prepared,
               const Device& device, const ht_tokens& x, const ht_tokens& out, char* workspace, cudaStream_t stream) {
   const Plan plan = make_plan(s, device);
-  if (plan.mix_bytes > device.block_bytes) return too_little_shared_memory(plan.mix_bytes, device);
+  if (plan.layout.bytes > device.block_bytes) return too_little_shared_memory(plan.layout.bytes, device);
   const Sizes n(s);
   const Workspace<T> memory(s, dtype, workspace);
   const PreparedLayout at = PreparedLayout::of(s);
@@ -213,6 +213,7 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   mix.tokens = n.tokens, mix.prefix = n.prefix, mix.height = n.height, mix.width = n.width;
   mix.channels = n.channels, mix.dim = n.dim, mix.scales = n.scales;
   mix.blocks = plan.mix_blocks, mix.slice = plan.slice, mix.stages = plan.stages, mix.early = plan.early;
+  mix.layout = plan.layout;
   return check(launch_mix_and_up_project(mix, n.images, plan, stream), "mix_and_up_project did not start");
 }
 

@@ -11,7 +11,7 @@ template <class T, int kSteps>
 cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
   const dim3 grid(images * plan.mix_blocks, plan.slices);
   const auto run = [&](auto tile) {
-    return launch_early<&mix_and_up_project<T, decltype(tile)>>(grid, plan.mix_bytes, stream, p);
+    return launch_early<&mix_and_up_project<T, decltype(tile)>>(grid, plan.layout.bytes, stream, p);
   };
   if constexpr (kSteps <= 4) {
     if (plan.mix == MixTokens::kLarge) return run(LargeTile<kSteps>{});

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "depthwise.cuh"
+#include "mix_layout.h"
 #include "mma.cuh"
 #include "overlap.cuh"
 #include "scale_weights.cuh"
@@ -44,6 +45,7 @@ struct MixAndUpProject {
   int slice;   // columns of D per block, a multiple of kUpColumns
   int stages;  // of the ring, 1 or 2
   bool early;  // whether the weights have room of their own in shared memory, or take that of the halo
+  MixLayout layout;
 };
 
 constexpr int kUpColumns = 32;  // columns of D that a warp computes at a time
@@ -65,28 +67,6 @@ template <int kSteps>
 using MiddleTile = MixTile<2, 2, kSteps, 8, 1>;  // 64 tokens
 template <int kSteps>
 using SmallTile = MixTile<1, 1, kSteps, 2, 1>;  // 16 tokens
-
-// Where a block keeps what in shared memory, in bytes from its start.
-struct MixLayout {
-  int kernel, bias, token, scratch, y, g, halo, mix, ring, bytes;
-
-  static __host__ __device__ MixLayout of(const GridTiles& grid, int channels, int hidden, int rows, int row_bytes,
-                                          int stage_rows, int stages, bool early) {
-    MixLayout l{};
-    l.bias = l.kernel + 2 * kTaps * row_bytes;
-    l.token = l.bias + 4 * channels;
-    l.scratch = l.token + 4 * rows;
-    l.y = round_up(l.scratch + 4 * NoiseEstimator::scratch_floats(channels, hidden), 128);
-    l.g = l.y + rows * row_bytes;
-    l.halo = l.g + rows * row_bytes;
-    const int behind_halo = round_up(l.halo + grid.halo() * row_bytes, 128);
-    l.mix = early ? behind_halo : l.halo;
-    l.ring = l.mix + channels * row_bytes;
-    const int end = l.ring + stages * stage_rows * row_bytes;
-    l.bytes = end > behind_halo ? end : behind_halo;
-    return l;
-  }
-};
 
 // gelu(v) = v Phi(v). Phi(-|v|) is half of erfc(|v| / sqrt 2), by formula 7.1.26 of Abramowitz and Stegun, whose error
 // of 1.5e-7 is far below a last place of the 16-bit types. There z is |v| / sqrt 2; here it is scaled once more, so
@@ -146,23 +126,32 @@ struct RowCopies {
   }
 };
 
+// The sum over scales of weight times the pair of numbers at `from`; those of the next scale are C numbers behind.
+__device__ __forceinline__ float2 weighted(const float* from, int channels, int scales,
+                                           const float (&weight)[kMaxScales]) {
+  float2 sum = load_pair(from);
+  sum = make_float2(weight[0] * sum.x, weight[0] * sum.y);
+  if (scales == 1) return sum;
+#pragma unroll
+  for (int s = 1; s < kMaxScales; ++s) {
+    const float2 pair = load_pair(from + s * channels);
+    sum = make_float2(fmaf(weight[s], pair.x, sum.x), fmaf(weight[s], pair.y, sum.y));
+  }
+  return sum;
+}
+
 // Writes the kernel (49, kCell) and the bias (C) of an image to shared memory.
 template <class Tile, class T>
-__device__ __forceinline__ void image_kernel(const MixAndUpProject<T>& p, const float (&weight)[kMaxScales],
-                                             float* kernel, float* bias) {
-  for (int row = warp(); row < kTaps + 1; row += kWarps) {  // the last row is the bias
-    const float* from = row < kTaps ? p.kernels + row * p.scales * p.channels : p.scale_bias;
-    float* to = row < kTaps ? kernel + row * Tile::kCell : bias;
-    for (int c = 2 * lane(); c < p.channels; c += 2 * kLanes) {
-      float2 sum = make_float2(0, 0);
+__device__ __forceinline__ void image_kernel(const MixAndUpProject<T>& p, int this_warp,
+                                             const float (&weight)[kMaxScales], float* kernel, float* bias) {
+  for (int c = 2 * lane(); c < p.channels; c += 2 * kLanes) {
+    const float* from = p.kernels + this_warp * p.scales * p.channels + c;
 #pragma unroll
-      for (int s = 0; s < kMaxScales; ++s) {
-        if (s >= p.scales) break;
-        const float2 tap = load_pair(from + s * p.channels + c);
-        sum = make_float2(fmaf(weight[s], tap.x, sum.x), fmaf(weight[s], tap.y, sum.y));
-      }
-      store_pair(to + c, sum);
+    for (int tap = this_warp; tap < kTaps; tap += kWarps) {
+      store_pair(kernel + tap * Tile::kCell + c, weighted(from, p.channels, p.scales, weight));
+      from += kWarps * p.scales * p.channels;
     }
+    if (this_warp == kWarps - 1) store_pair(bias + c, weighted(p.scale_bias + c, p.channels, p.scales, weight));
   }
 }
 
@@ -379,8 +368,7 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
 template <class Tile, class T>
 __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   using Rows = typename Tile::Rows;
-  const MixLayout layout = MixLayout::of(p.grid, p.channels, p.noise.hidden, Tile::kRows, Rows::kRowBytes,
-                                         min(Tile::kStageRows, p.slice), p.stages, p.early);
+  const MixLayout& layout = p.layout;
   char* memory = static_cast<char*>(shared_memory());
   float* kernel = reinterpret_cast<float*>(memory + layout.kernel);
   float* bias = reinterpret_cast<float*>(memory + layout.bias);
@@ -404,7 +392,7 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
 
   float weight[kMaxScales];
   scale_weights(p.noise, image, reinterpret_cast<float*>(memory + layout.scratch), weight);
-  image_kernel<Tile>(p, weight, kernel, bias);
+  image_kernel<Tile>(p, this_warp, weight, kernel, bias);
   const T* patches = (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
 #pragma unroll 1
   for (int tile = blockIdx.x - image * p.blocks, begun = 0; tile < p.grid.tiles; tile += p.blocks, begun = 1) {

@@ -39,10 +39,9 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
   plan.slice = std::max(plan.slice, std::min(dim, 2 * kUpColumns));
   const auto fits = [&](int stages, bool early) {
     plan.stages = stages, plan.early = early;
-    plan.mix_bytes = MixLayout::of(grid, channels, hidden, Tile::kRows, Tile::Rows::kRowBytes,
-                                   std::min(Tile::kStageRows, plan.slice), stages, early)
-                         .bytes;
-    return device.resident(plan.mix_bytes) > 0;
+    plan.layout = MixLayout::of(grid, channels, hidden, Tile::kRows, Tile::Rows::kRowBytes,
+                                std::min(Tile::kStageRows, plan.slice), stages, early);
+    return device.resident(plan.layout.bytes) > 0;
   };
   bool good = (plan.slice > Tile::kStageRows && fits(2, true)) || fits(1, true) || fits(1, false);
   for (; !good && least && plan.slice > 2 * kUpColumns; good = fits(1, false)) {
@@ -51,7 +50,7 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
   plan.slices = ceil_div(dim, plan.slice);
   plan.mix = name, plan.mix_rows = Tile::kRows, plan.grid = grid;
   // As many blocks as can be resident at once, each with the same number of tiles where that is possible.
-  const int64_t resident = int64_t{std::max(1, std::min(Tile::kResident, device.resident(plan.mix_bytes)))};
+  const int64_t resident = int64_t{std::max(1, std::min(Tile::kResident, device.resident(plan.layout.bytes)))};
   const int64_t per_block = (blocks + resident * device.multiprocessors - 1) / (resident * device.multiprocessors);
   plan.mix_blocks = static_cast<int>((grid.tiles + per_block - 1) / per_block);
   return good;

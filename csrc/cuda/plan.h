@@ -4,6 +4,7 @@
 #include "device.h"
 #include "grid_tiles.h"
 #include "ht_kernels.h"
+#include "mix_layout.h"
 
 namespace ht {
 namespace cuda {
@@ -18,15 +19,15 @@ struct Plan {
   int down_channels;  // channels of the tile
   int down_bytes;     // bytes of shared memory of a block
 
-  MixTokens mix;   // the tile of mix_and_up_project
-  int mix_rows;    // tokens of the tile
-  GridTiles grid;  // tiles of an image
-  int mix_blocks;  // blocks per image and slice
-  int slices;      // parts that D is divided into
-  int slice;       // columns in a slice
-  int stages;      // of the ring of up_weight's rows
-  bool early;      // whether the weights have room of their own
-  int mix_bytes;   // bytes of shared memory of a block; above that of the device when the adapter does not fit it
+  MixTokens mix;     // the tile of mix_and_up_project
+  int mix_rows;      // tokens of the tile
+  GridTiles grid;    // tiles of an image
+  int mix_blocks;    // blocks per image and slice
+  int slices;        // parts that D is divided into
+  int slice;         // columns in a slice
+  int stages;        // of the ring of up_weight's rows
+  bool early;        // whether the weights have room of their own
+  MixLayout layout;  // its bytes are above those of the device when the adapter does not fit it
 };
 
 // Large tiles read the weights least often. They are taken when they fill the device; with few images the tiles get

@@ -247,7 +247,7 @@ void check_plan(const char* name, const ht::cuda::Device& device, const ht_adapt
   good(p.grid.patch_tiles / p.grid.across * p.grid.height >= s.grid_height, "tiles reach down");
   good(device.resident(p.down_bytes) >= 1, "a block of down_project fits");
   const bool may_not_fit = device.capability < 80 && s.bottleneck > 64;
-  good(device.resident(p.mix_bytes) >= 1 || may_not_fit, "a block of mix_and_up_project fits");
+  good(device.resident(p.layout.bytes) >= 1 || may_not_fit, "a block of mix_and_up_project fits");
 }
 
 void test_plans() {
