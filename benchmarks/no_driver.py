@@ -23,6 +23,9 @@ def replace(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., Any]) -> None
         def __init__(self, weights: FoldedAdapter, dtype: int) -> None:
             self.weights = weights
 
+        def prepared(self) -> int:
+            return 0
+
         def workspace(self, *layout: object) -> int:
             return 1 << 16
 

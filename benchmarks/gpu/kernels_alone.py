@@ -25,7 +25,7 @@ ADAPTERS = (
     (1, 768, 64, 16, 3, 4, 5, 1, 0),
     (1, 104, 128, 32, 3, 6, 6, 2, 0),
     (2, 96, 24, 6, 3, 5, 8, 1, 24),
-    (1, 1064, 16, 4, 3, 2, 3, 1, 1),  # a row too long for a warp's registers
+    (1, 1064, 16, 4, 3, 2, 3, 1, 1),  # a row too long for a warp's registers in float32
 )
 FILTERS = ((2, 11, 5, 8, 11), (1, 2, 37, 31, 1), (1, 1, 1, 1, 1))
 # batch, classes, grid height and width, height and width of the masks; the last group of pixels is whole in one.
@@ -130,7 +130,9 @@ def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype:
     out = memory.place(bits(np.full((batch, tokens, dim), np.nan, np.float32), dtype))
     call = (batch, height, width, prefix, 1e-5)
     workspace, strides = memory.room(adapter.workspace(*call)), (tokens * dim, dim)
-    adapter.forward(*call, tf32, (x, *strides), (memory.address(out), *strides), workspace, 0)
+    prepared = memory.room(adapter.prepared())
+    adapter.prepare(prepared, 0)
+    adapter.forward(*call, tf32, prepared, (x, *strides), (memory.address(out), *strides), workspace, 0)
     finish(memory, out, dtype, f"adapter {sizes} in {NAMES[dtype]}")
 
 

@@ -1,103 +1,66 @@
-// The depthwise convolution: makes the kernel of an image from those of the scales, then applies it to a tile of
-// tokens.
+// The depthwise convolution in 16-bit types: Y of a tile of patches with the image's own 7x7 kernel (identity 2).
 //
-// It reads h through the L1 cache. The 7x7 neighbourhoods of a tile fit there, so each value comes from L2 about once
-// per tile that it lies in or borders on. A lane works on two neighbouring channels, so that a warp reads whole cache
-// lines, and on up to eight neighbouring patches of a row, so that 14 loads of a row feed 7 x 8 x 2 multiplications.
+// A tile of h with a margin of three patches, zeros outside the grid, lies in shared memory as (height + 6, pitch, C),
+// and the kernel as (49, C) in float32. A lane works on two neighbouring channels, so a warp reads whole rows of banks.
+// It takes a run of neighbouring patches of a row at once: for each of the seven rows of taps it loads the taps and
+// kRun + 6 patches into registers, and multiplies 7 kRun times 2. Nothing asks whether a patch is inside the grid.
 #pragma once
 
-#include "launch.cuh"
-#include "warp_product.cuh"
+#include "async_copy.cuh"
+#include "grid_tiles.h"
+#include "threads.cuh"
 
 namespace ht {
 namespace cuda {
 
-constexpr int kSide = 7, kTaps = kSide * kSide, kMargin = kSide / 2;
-constexpr int kRun = 8;  // neighbouring patches of a row that a warp works on at once
-
+// Starts the copies of a tile with its margins from h of an image, whose first patch is at `patches`. Row and column
+// are those of the tile's first patch.
 template <class T>
-struct Depthwise {
-  const T* h;                  // (B, N, C)
-  const T* filtered;           // (B, N, C): h with its patches filtered; NULL without a spectral filter
-  const float* scale_kernels;  // (S, C, 7, 7)
-  const float* scale_bias;     // (S, C)
-  int tokens, channels, prefix, height, width, scales;
-};
-
-// Floats from one row of the kernel in shared memory to the next. A row is two floats longer than its channels, so that
-// the writes of the threads, each of the next tap of a channel, are spread over the banks.
-__host__ __device__ constexpr int kernel_stride(int channels) { return channels + 2; }
-
-// Writes the kernel (49, kernel_stride) and the bias (C) of an image to shared memory.
-template <class T>
-__device__ void image_kernel(const Depthwise<T>& p, const float (&weight)[3], float* kernel, float* bias) {
-  for (int i = threadIdx.x; i < p.channels * kTaps; i += kThreads) {
-    float tap = 0;
-    for (int s = 0; s < p.scales; ++s) tap = fmaf(weight[s], p.scale_kernels[s * p.channels * kTaps + i], tap);
-    kernel[i % kTaps * kernel_stride(p.channels) + i / kTaps] = tap;
-  }
-  for (int c = threadIdx.x; c < p.channels; c += kThreads) {
-    float sum = 0;
-    for (int s = 0; s < p.scales; ++s) sum = fmaf(weight[s], p.scale_bias[s * p.channels + c], sum);
-    bias[c] = sum;
+__device__ __forceinline__ void fetch_halo(const T* patches, const GridTiles& tiles, int row, int column, int height,
+                                           int width, int channels, T* halo) {
+  const int chunks = channels / kVector;
+  const int shift = chunks <= 1 ? 0 : chunks <= 2 ? 1 : chunks <= 4 ? 2 : chunks <= 8 ? 3 : 4;
+  const int chunk = threadIdx.x % kLanes & ((1 << shift) - 1);
+  if (chunk >= chunks) return;
+  for (int r = warp(); r < tiles.height + kSide - 1; r += kWarps) {
+    const int from_row = row + r - kMargin;
+    const bool row_inside = from_row >= 0 && from_row < height;
+    const T* line = patches + (from_row * width + column - kMargin) * channels + kVector * chunk;
+    T* to = halo + r * tiles.pitch * channels + kVector * chunk;
+    for (int c = lane() >> shift; c < tiles.pitch; c += kLanes >> shift) {
+      const int from_column = column + c - kMargin;
+      const bool inside = row_inside && from_column >= 0 && from_column < width;
+      copy_16(to + c * channels, inside ? line + c * channels : patches, inside);
+    }
   }
 }
 
-// Writes Y of the patches among `rows` tokens from first_token on to y (rows, stride), and leaves other rows alone.
-template <class T>
-__device__ void convolve(const Depthwise<T>& p, int image, int first_token, int rows, const float* kernel,
-                         const float* bias, T* y, int stride) {
-  const int first = max(0, first_token - p.prefix);
-  const int last = min(first_token + rows, p.tokens) - p.prefix;  // the patch behind the last one
-  if (first >= last) return;
-  const int64_t offset = (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
-  const T* source = (p.filtered ? p.filtered : p.h) + offset;
-  const int runs = (p.width + kRun - 1) / kRun, run_width = (p.width + runs - 1) / runs;
-  const int first_row = first / p.width, count = (last - 1) / p.width - first_row + 1;
-  const int pairs = p.channels / 2, groups = (pairs + kLanes - 1) / kLanes;
-  for (int item = warp(); item < count * runs * groups; item += kWarps) {
-    const int row = first_row + item / groups / runs;
-    const int begin = max(item / groups % runs * run_width, first - row * p.width);
-    const int end = min(min((item / groups % runs + 1) * run_width, p.width), last - row * p.width);
-    const int channel = 2 * (item % groups * kLanes + lane());
-    if (begin >= end || channel >= p.channels) continue;
-    float2 sum[kRun];
+// Writes Y of one run of kRun patches or fewer, two channels per lane: put(i, y) gets that of patch i.
+template <int kRun, class T, class Put>
+__device__ __forceinline__ void convolve_run(const T* halo, int pitch, int channels, const float* kernel, float2 bias,
+                                             const Put& put) {
+  float2 sum[kRun];
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) sum[i] = make_float2(bias[channel], bias[channel + 1]);
+  for (int i = 0; i < kRun; ++i) sum[i] = bias;
 #pragma unroll 1
-    for (int dy = 0; dy < kSide; ++dy) {
-      const int from_row = row + dy - kMargin;
-      if (from_row < 0 || from_row >= p.height) continue;
-      const T* line = source + from_row * p.width * p.channels + channel;
-      float2 value[kRun + kSide - 1];
+  for (int dy = 0; dy < kSide; ++dy) {
+    float2 value[kRun + kSide - 1];
 #pragma unroll
-      for (int i = 0; i < kRun + kSide - 1; ++i) {
-        const int column = begin + i - kMargin;
-        const bool inside = column >= 0 && column < p.width && i < end - begin + kSide - 1;
-        value[i] = inside ? load_pair(line + column * p.channels) : make_float2(0, 0);
-      }
+    for (int i = 0; i < kRun + kSide - 1; ++i) value[i] = load_pair(halo + i * channels);
 #pragma unroll
-      for (int dx = 0; dx < kSide; ++dx) {
-        const float* at = kernel + (dy * kSide + dx) * kernel_stride(p.channels) + channel;
-        const float2 tap = *reinterpret_cast<const float2*>(at);
+    for (int dx = 0; dx < kSide; ++dx) {
+      const float2 tap = *reinterpret_cast<const float2*>(kernel + dx * channels);
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) {
-          sum[i].x = fmaf(value[i + dx].x, tap.x, sum[i].x);
-          sum[i].y = fmaf(value[i + dx].y, tap.y, sum[i].y);
-        }
+      for (int i = 0; i < kRun; ++i) {
+        sum[i].x = fmaf(value[i + dx].x, tap.x, sum[i].x);
+        sum[i].y = fmaf(value[i + dx].y, tap.y, sum[i].y);
       }
     }
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      if (begin + i >= end) continue;
-      const int patch = row * p.width + begin + i;
-      if (p.filtered) {
-        const float2 residual = load_pair(p.h + offset + patch * p.channels + channel);
-        sum[i] = make_float2(sum[i].x + residual.x, sum[i].y + residual.y);
-      }
-      store_pair(y + (p.prefix + patch - first_token) * stride + channel, sum[i]);
-    }
+    halo += pitch * channels;
+    kernel += kSide * channels;
   }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) put(i, sum[i]);
 }
 
 }  // namespace cuda

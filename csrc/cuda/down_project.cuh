@@ -1,19 +1,24 @@
-// Stage 1: h = down_weight u + down_bias with u = (x - mean) rstd norm_gain + x skip_gain, and sums of h over patches.
+// Stage 1 in 16-bit types: h = rstd (Wa x - mean s) + Wb x + bias, and sums of h over patches (identities 3 and 5 of
+// docs/algebra.md). Wa and Wb are down_weight times norm_gain and skip_gain, s are the row sums of the rounded Wa.
 //
-// Reads x once, 2 BND bytes in 16-bit types, and down_weight once per tile of tokens, from L2. Writes h, 2 BNC bytes,
-// and for the noise estimator one float32 sum per tile and channel. The next stage adds the sums of the tiles in order,
-// so the same input gives the same bits.
+// Reads x once, 2 BND bytes, and the stacked weights, 4 CD bytes, once per tile of tokens, from L2. Writes h, 2 BNC
+// bytes, and for the noise estimator one float32 sum per tile and channel. The next stage adds the sums of the tiles in
+// order, so the same input gives the same bits.
 //
-// A block computes a tile of kRows tokens of one image and kColumns channels. The blocks that share a tile of tokens
-// are neighbours in the grid, so they run at the same time, and all but one of them get x from L2. The warps of a block
-// first normalise rows. A row that fits the registers of a warp is read once, and its variance still comes from centred
-// values. u goes to shared memory in the type of x. Then the warps multiply, kWarpsM of them side by side over rows and
-// kWarpsK over D, and add up their results in shared memory. One image has few tokens, so narrow tiles are used for it:
-// they make enough blocks, and all warps of a block then divide D among them.
+// A block computes a tile of kRows tokens of one image and kChannels channels. x goes to the tensor cores as it is, so
+// no element is touched on its way: a ring of kStages stages of kColumns columns is filled by asynchronous copies.
+// Per stage, shared memory holds three swizzled tiles: x (kRows, kColumns), Wa and Wb (kChannels, kColumns).
+// The warps are kWarpsM over rows, kWarpsN over channels and kWarpsK over steps of 16 columns. A warp has the same
+// channels of Wa x and Wb x, so h is made in its registers.
+//
+// The sums of rows are one more product, with ones. Squares are summed in float32, of x minus the mean of the row's
+// first two values, so that a mean far from 0 does not cost their digits. The warps that share rows divide the work.
 #pragma once
 
-#include "launch.cuh"
-#include "warp_product.cuh"
+#include "async_copy.cuh"
+#include "mma.cuh"
+#include "overlap.cuh"
+#include "threads.cuh"
 
 namespace ht {
 namespace cuda {
@@ -22,242 +27,345 @@ template <class T>
 struct DownProject {
   const T* x;
   int64_t batch_stride, token_stride;
-  Matrix<T> weight;        // (C, D)
-  const float* norm_gain;  // (D)
-  const float* skip_gain;  // (D)
-  const float* bias;       // (C)
-  T* h;                    // (B, N, C)
-  float* sums;             // (B, tiles, C); NULL without a noise estimator
-  int tokens, prefix;
+  const T* weights;       // (2, C, D): Wa, then Wb
+  const float* row_sums;  // (C), of Wa
+  const float* bias;      // (C)
+  T* h;                   // (B, N, C)
+  float* sums;            // (B, tiles, C); NULL without a noise estimator
+  int tokens, prefix, dim, channels;
   int tiles;  // tiles of tokens per image
-  int parts;  // parts of the channels, of kColumns each
-  int chunk;  // columns of u that are in shared memory at a time, a multiple of kDepth
-  float eps;
-
-  __device__ int part() const { return blockIdx.x % parts; }
-  __device__ int tile() const { return blockIdx.x / parts % tiles; }
-  __device__ int image() const { return blockIdx.x / parts / tiles; }
-  __device__ const T* row(int token) const { return x + image() * batch_stride + token * token_stride; }
+  int parts;  // parts of the channels, of kChannels each; the blocks of a tile's parts are neighbours
+  float eps, inverse_dim;
 };
 
-template <int kM_, int kN_, int kWarpsM_>
+// kN is the number of column tiles of 8 that a warp has of Wa x, and as many of Wb x.
+template <int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kColumns_, int kStages_>
 struct DownTile {
-  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsK = kWarps / kWarpsM;
-  static constexpr int kRows = 16 * kM * kWarpsM, kColumns = 8 * kN;
-  static constexpr int kSumStride = kColumns + 8;  // so that neighbouring rows of partial sums lie in different banks
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kColumns = kColumns_;
+  static constexpr int kStages = kStages_, kWarpsK = kWarps / (kWarpsM * kWarpsN);
+  static constexpr int kRows = 16 * kM * kWarpsM, kChannels = 8 * kN * kWarpsN;
+  static constexpr int kWeights = 2 * kRows * kColumns;  // bytes from the start of a stage to its weights
+  static constexpr int kStageBytes = kWeights + 4 * kChannels * kColumns;
+  static constexpr int kShares = 4 * kM * (2 * kN + 1);  // float32 numbers that a lane gives to the warp that adds
+  static constexpr int kShareBytes = (kWarpsK - 1) * kWarpsM * kWarpsN * kShares * kLanes * 4;
+  static constexpr int kRingBytes = kStages * kStageBytes > kShareBytes ? kStages * kStageBytes : kShareBytes;
+  static constexpr int kBytes = kRingBytes + 4 * (kRows + kWarpsM * kChannels);  // then 1/std of rows, and sums of channels
+};
 
-  // Bytes of shared memory of a block. It first holds rows of u and, unless the rows are held in registers, their
-  // statistics, and then the partial sums of the warps in the same place.
-  template <class T>
-  static constexpr int bytes(int chunk, bool held) {
-    const int u = kRows * (shared_stride<T>(chunk) * static_cast<int>(sizeof(T)) + (held ? 0 : 8));
-    const int shares = kWarpsK * kRows * kSumStride * static_cast<int>(sizeof(float));
-    return u > shares ? u : shares;
+using WideTile = DownTile<2, 4, 4, 2, 64, 3>;     // 128 tokens, 64 channels
+using MediumTile = DownTile<1, 4, 4, 2, 64, 3>;   // 64 tokens, 64 channels
+using ShortTile = DownTile<1, 2, 2, 2, 64, 4>;    // 32 tokens, 32 channels; 2 warps divide the columns
+using NarrowTile = DownTile<1, 2, 1, 1, 128, 4>;  // 16 tokens, 16 channels; 8 warps divide the columns
+
+// The channel that column i of column tile n of a warp stands for: so dealt, a lane ends with 2 kN neighbours.
+template <int kN>
+__device__ constexpr int dealt(int n, int i) {
+  return 2 * kN * (i / 2) + 2 * n + i % 2;
+}
+
+// A row tile of a warp: the products of its rows, and what its LayerNorm needs. Of acc[...][i], i of 0 and 1 belong to
+// row g = lane / 4, 2 and 3 to row g + 8. The warp sums the squares of kHalves of these two rows.
+template <int kN, int kHalves>
+struct DownSums {
+  float norm[kN][4], skip[kN][4], row[4];  // Wa x, Wb x + bias, and the sum of x
+  float squares[kHalves];                  // of x - shift
+};
+
+// What a thread copies: one chunk of every kAtOnce-th row of x and of the weights. Behind the last token or channel it
+// copies the last again, for what comes of these rows is not stored.
+template <class T, class Tile>
+struct StageCopies {
+  static constexpr int kChunks = Tile::kColumns / kVector, kAtOnce = kThreads / kChunks, kGroup = 8 * Tile::kN;
+  static_assert(Tile::kRows % kAtOnce == 0 && kAtOnce % kGroup == 0 && Tile::kChannels % kGroup == 0,
+                "a pass copies whole groups of channels");
+  using Rows = Swizzled<kChunks>;
+
+  const T *x, *weights;                               // of the tile, at the thread's chunk of the next stage
+  int row_of_x[Tile::kRows / kAtOnce];                // where the rows begin behind them
+  int row_of_weights[2 * Tile::kChannels / kAtOnce];
+  int column;                                         // of the chunk
+  int to;                                             // the place of the first row in a stage
+
+  __device__ StageCopies(const DownProject<T>& p, int image, int first_token, int first_channel) {
+    const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+    column = kVector * chunk, to = Rows::offset(row, chunk);
+    x = p.x + image * p.batch_stride + first_token * p.token_stride + column;
+    weights = p.weights + column;
+#pragma unroll
+    for (int i = 0; i < Tile::kRows / kAtOnce; ++i) {
+      row_of_x[i] = min(row + kAtOnce * i, p.tokens - 1 - first_token) * static_cast<int>(p.token_stride);
+    }
+    const int dealt_row = row / kGroup * kGroup + dealt<Tile::kN>(row % kGroup / 8, row % 8);
+#pragma unroll
+    for (int i = 0; i < 2 * Tile::kChannels / kAtOnce; ++i) {
+      const int channel = first_channel + kAtOnce * i % Tile::kChannels + dealt_row;
+      const int matrix = kAtOnce * i / Tile::kChannels;
+      row_of_weights[i] = (matrix * p.channels + min(channel, p.channels - 1)) * p.dim;
+    }
+    keep(to);
+  }
+
+  // Starts the copies of the next stage.
+  __device__ __forceinline__ void start(const DownProject<T>& p, char* stage) {
+    const bool inside = column < p.dim;
+#pragma unroll
+    for (int i = 0; i < Tile::kRows / kAtOnce; ++i) {
+      copy_16(stage + to + kAtOnce * i * Rows::kRowBytes, x + row_of_x[i], inside);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * Tile::kChannels / kAtOnce; ++i) {
+      copy_16(stage + Tile::kWeights + to + kAtOnce * i * Rows::kRowBytes, weights + row_of_weights[i], inside);
+    }
+    x += Tile::kColumns, weights += Tile::kColumns, column += Tile::kColumns;
   }
 };
 
-using NarrowTile = DownTile<1, 2, 1>;  // 16 tokens, 16 channels
-using MediumTile = DownTile<1, 8, 2>;  // 32 tokens, 64 channels
-using WideTile = DownTile<1, 8, 4>;    // 64 tokens, 64 channels
-constexpr int kHeldVectors = 4;
-constexpr int kHeldColumns = kHeldVectors * kLanes * kVector;  // of the longest row that fits the registers of a warp
-
-// u of eight neighbouring columns of a token, given its mean and 1/std.
-template <class T>
-__device__ Pack<T> normalized(const DownProject<T>& p, const Pack<T>& x, float mean, float rstd, int column) {
-  float value[kVector], norm[kVector], skip[kVector];
-  x.widen(value);
-  load(p.norm_gain + column).widen(norm);
-  load(p.skip_gain + column).widen(skip);
+// Neighbouring numbers, or zeros.
+template <int kCount>
+__device__ __forceinline__ void load_if(bool inside, const float* from, float (&to)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) value[i] = fmaf((value[i] - mean) * rstd, norm[i], value[i] * skip[i]);
-  Pack<T> u;
-  u.narrow(value);
-  return u;
-}
-
-template <class T>
-__device__ float sum_of(const Pack<T>& x) {
-  float value[kVector], sum = 0;
-  x.widen(value);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) sum += value[i];
-  return sum;
-}
-
-template <class T>
-__device__ float squares_of(const Pack<T>& x, float mean) {
-  float value[kVector], sum = 0;
-  x.widen(value);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i) sum = fmaf(value[i] - mean, value[i] - mean, sum);
-  return sum;
-}
-
-// Writes u of rows that have at most kHeld vectors per lane. They are read once and kept in registers. A warp asks for
-// kAtOnce rows together, so that it waits for memory less often.
-template <int kHeld, int kAtOnce, class T>
-__device__ void normalize_held(const DownProject<T>& p, int first_token, int rows, T* u, int stride) {
-  const int dim = p.weight.columns;
-  for (int row = warp() * rows; row < (warp() + 1) * rows; row += kAtOnce) {
-    Pack<T> x[kAtOnce][kHeld];
-#pragma unroll
-    for (int r = 0; r < kAtOnce; ++r) {
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int token = first_token + row + r, column = kVector * (lane() + kLanes * i);
-        x[r][i] = token < p.tokens && column < dim ? load(p.row(token) + column) : Pack<T>{};
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < kAtOnce; ++r) {
-      float sum = 0, squares = 0;
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) sum += sum_of(x[r][i]);
-      const float mean = warp_sum(sum) / dim;
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        if (kVector * (lane() + kLanes * i) < dim) squares += squares_of(x[r][i], mean);
-      }
-      const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int column = kVector * (lane() + kLanes * i);
-        const Pack<T> zeros{};
-        if (column < round_up(dim, kDepth)) {
-          store(u + (row + r) * stride + column, column < dim ? normalized(p, x[r][i], mean, rstd, column) : zeros);
-        }
-      }
-    }
+  for (int i = 0; i < kCount; i += 2) {
+    const float2 pair = inside ? load_pair(from + i) : make_float2(0, 0);
+    to[i] = pair.x, to[i + 1] = pair.y;
   }
 }
 
-// Writes the mean and 1/std of rows of any length, which are read again for each chunk of u.
+// Adds the squares of the two numbers in a register, each minus the shift of its row.
 template <class T>
-__device__ void measure_rows(const DownProject<T>& p, int first_token, int rows, float2* stats) {
-  const int dim = p.weight.columns;
-  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
-    if (first_token + row >= p.tokens) break;
-    const T* x = p.row(first_token + row);
-    float sum = 0, squares = 0;
-    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) sum += sum_of(load(x + column));
-    const float mean = warp_sum(sum) / dim;
-    for (int column = kVector * lane(); column < dim; column += kVector * kLanes) {
-      squares += squares_of(load(x + column), mean);
-    }
-    const float rstd = rsqrtf(warp_sum(squares) / dim + p.eps);
-    if (lane() == 0) stats[row] = make_float2(mean, rstd);
-  }
+__device__ __forceinline__ float add_squares(float sum, uint32_t pair, float shift) {
+  const float2 v = Pair<T>::widen(pair);
+  sum = fmaf(v.x - shift, v.x - shift, sum);
+  return fmaf(v.y - shift, v.y - shift, sum);
 }
 
-// Writes the columns of u from `first` on that are one chunk.
-template <class T>
-__device__ void normalize_chunk(const DownProject<T>& p, int first_token, int rows, const float2* stats, int first,
-                                T* u, int stride) {
-  for (int row = warp() * rows; row < (warp() + 1) * rows; ++row) {
-    const int token = first_token + row;
-    for (int column = kVector * lane(); column < p.chunk; column += kVector * kLanes) {
-      Pack<T> pack{};
-      if (token < p.tokens && first + column < p.weight.columns) {
-        pack = normalized(p, load(p.row(token) + first + column), stats[row].x, stats[row].y, first + column);
-      }
-      store(u + row * stride + column, pack);
-    }
+template <class T, class Tile>
+__device__ __forceinline__ void project_tile(const DownProject<T>& p) {
+  constexpr int kChunks = Tile::kColumns / kVector, kSteps = Tile::kColumns / 16;
+  using Rows = Swizzled<kChunks>;
+  const int this_warp = uniform_warp();
+  unsigned block = blockIdx.x, part = 0;
+  if (p.parts > 1) part = block % p.parts, block /= p.parts;
+  const int image = block / static_cast<unsigned>(p.tiles), tile = block - image * p.tiles;
+  const int first_token = tile * Tile::kRows, first_channel = part * Tile::kChannels;
+  const int warp_m = this_warp % Tile::kWarpsM, warp_n = this_warp / Tile::kWarpsM % Tile::kWarpsN;
+  const int warp_k = this_warp / (Tile::kWarpsM * Tile::kWarpsN);
+  const int warp_row = 16 * Tile::kM * warp_m;
+  const bool has_rows = first_token + warp_row < p.tokens;
+  char* ring = static_cast<char*>(shared_memory());
+  float* rstds = reinterpret_cast<float*>(ring + Tile::kRingBytes);
+  float* channel_sums = rstds + Tile::kRows;
+  const int stages = ceil_div(p.dim, Tile::kColumns);
+  StageCopies<T, Tile> copies(p, image, first_token, first_channel);
+
+  let_next_kernel_start();
+#pragma unroll
+  for (int s = 0; s < Tile::kStages - 1; ++s) {
+    if (s < stages) copies.start(p, ring + s * Tile::kStageBytes);
+    commit_copies();
   }
-}
 
-// kHeld is the number of vectors per lane that hold a whole row, with all of D in one chunk. It is 0 when rows are
-// longer and D is read chunk by chunk.
-template <class T, bool kTensorCores, class Tile, int kHeld>
-__global__ void __launch_bounds__(kThreads, kResident<T>) down_project(const DownProject<T> p) {
-  using Product = WarpProduct<T, kTensorCores, Tile::kM, Tile::kN, InOrder>;
-  const int first_token = p.tile() * Tile::kRows, first_channel = p.part() * Tile::kColumns;
-  const int dim = p.weight.columns, channels = p.weight.rows;
-  const int warp_m = warp() % Tile::kWarpsM, warp_k = warp() / Tile::kWarpsM;
-  constexpr int kRowsPerWarp = Tile::kRows / kWarps;
-  T* u = static_cast<T*>(shared_memory());
-  const int stride = shared_stride<T>(p.chunk);
-
-  Product product;
-  if constexpr (kHeld > 0) {
-    // Narrow tiles are used when there are few blocks, so no other block multiplies while this one waits for weights.
-    // It asks for the first of them before it normalises, and for the next ones before it multiplies.
-    constexpr bool kAhead = Tile::kWarpsK == kWarps;
-    typename Product::Operand operand;
-    if (kAhead) operand = product.fetch(p.weight, first_channel, kDepth * warp_k);
-    normalize_held<kHeld, 2>(p, first_token, kRowsPerWarp, u, stride);
-    __syncthreads();
-    product.clear();
-    const T* a = u + warp_m * 16 * Tile::kM * stride;
-#pragma unroll 1
-    for (int k = kDepth * warp_k; k < dim; k += kDepth * Tile::kWarpsK) {
-      if (!kAhead) operand = product.fetch(p.weight, first_channel, k);
-      product.add(a + k, stride, p.weight, first_channel, operand);
-      if (kAhead) operand = product.fetch(p.weight, first_channel, k + kDepth * Tile::kWarpsK);
-    }
-  } else {
-    float2* stats = reinterpret_cast<float2*>(u + Tile::kRows * stride);
-    measure_rows(p, first_token, kRowsPerWarp, stats);
-    __syncwarp();
-    product.clear();
-    for (int first = 0; first < dim; first += p.chunk) {
-      normalize_chunk(p, first_token, kRowsPerWarp, stats, first, u, stride);
-      __syncthreads();
-      const T* a = u + warp_m * 16 * Tile::kM * stride;
-#pragma unroll 1
-      for (int k = kDepth * warp_k; k < p.chunk && first + k < dim; k += kDepth * Tile::kWarpsK) {
-        product.add(a + k, stride, p.weight, first_channel, product.fetch(p.weight, first_channel, first + k));
-      }
-      __syncthreads();
-    }
-  }
-  __syncthreads();
-
-  // The warps have each summed their part of D. They write these sums to shared memory, and then threads add them up in
-  // the order of the warps.
-  float* shares = static_cast<float*>(shared_memory());
-  constexpr int kShare = Tile::kRows * Tile::kSumStride;
+  // With two warps over channels, each sums the squares of one row of a lane's two, the first: the second warp has its
+  // rows g and g + 8 swapped. Otherwise one warp sums both.
+  constexpr int kHalves = Tile::kWarpsN == 1 ? 2 : 1;
+  const int swapped = kHalves == 1 ? 8 * warp_n : 0;
+  DownSums<Tile::kN, kHalves> sums[Tile::kM];
+  float shift[Tile::kM][kHalves];
+  const int channel = first_channel + 8 * Tile::kN * warp_n + 2 * Tile::kN * (lane() % 4);  // the lane's first
+  float bias[2 * Tile::kN];
+  load_if(warp_k == 0 && channel < p.channels, p.bias + channel, bias);
 #pragma unroll
   for (int m = 0; m < Tile::kM; ++m) {
 #pragma unroll
-    for (int n = 0; n < Tile::kN; ++n) {
-      const int row = 16 * (warp_m * Tile::kM + m) + lane() / 4, column = 8 * n + 2 * (lane() % 4);
-      float* to = shares + warp_k * kShare + row * Tile::kSumStride + column;
-      *reinterpret_cast<float2*>(to) = make_float2(product.acc[m][n][0], product.acc[m][n][1]);
-      *reinterpret_cast<float2*>(to + 8 * Tile::kSumStride) = make_float2(product.acc[m][n][2], product.acc[m][n][3]);
+    for (int i = 0; i < 4; ++i) {
+      sums[m].row[i] = 0;
+#pragma unroll
+      for (int n = 0; n < Tile::kN; ++n) {
+        sums[m].norm[n][i] = 0, sums[m].skip[n][i] = bias[2 * n + i % 2];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) {
+      sums[m].squares[i] = shift[m][i] = 0;
+      const int token = first_token + warp_row + 16 * m + (8 * i ^ swapped) + lane() / 4;
+      if (token >= p.tokens) continue;
+      const float2 first = load_pair(p.x + image * p.batch_stride + token * p.token_stride);
+      shift[m][i] = 0.5f * (first.x + first.y);
+    }
+  }
+
+  // Where a lane reads the fragments of A and B in each of its steps, in bytes from the start of a stage.
+  const int a_row = warp_row + (lane() % 16 ^ swapped);
+  const int b_row = 8 * Tile::kN * warp_n + lane() % 8 + lane() / 16 * Tile::kChannels;
+  int a_at[kSteps / Tile::kWarpsK], b_at[kSteps / Tile::kWarpsK];
+#pragma unroll
+  for (int i = 0; i < kSteps / Tile::kWarpsK; ++i) {
+    const int step = warp_k + i * Tile::kWarpsK;
+    a_at[i] = Rows::offset(a_row, 2 * step + lane() / 16);
+    b_at[i] = Tile::kWeights + Rows::offset(b_row, 2 * step + lane() / 8 % 2);
+    keep(a_at[i]), keep(b_at[i]);
+  }
+
+  // Adds the products of a stage, of which `left` columns are there; with kFull all are.
+  const auto multiply = [&](const char* stage, int left, auto full) {
+    constexpr bool kFull = decltype(full)::value;
+#pragma unroll
+    for (int i = 0; i < kSteps / Tile::kWarpsK; ++i) {
+      const int step = warp_k + i * Tile::kWarpsK;
+      if (!kFull && 16 * step >= left) break;
+      const bool whole = kFull || 16 * step + 8 < left;  // or only its first eight columns are there
+      uint32_t a[Tile::kM][4];
+#pragma unroll
+      for (int m = 0; m < Tile::kM; ++m) load_matrices(stage + a_at[i] + 16 * m * Rows::kRowBytes, a[m]);
+#pragma unroll
+      for (int n = 0; n < Tile::kN; ++n) {
+        uint32_t b[4];
+        load_matrices(stage + b_at[i] + 8 * n * Rows::kRowBytes, b);
+#pragma unroll
+        for (int m = 0; m < Tile::kM; ++m) {
+          mma_instruction(sums[m].norm[n], a[m], {b[0], b[1]}, T());
+          mma_instruction(sums[m].skip[n], a[m], {b[2], b[3]}, T());
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < Tile::kM; ++m) {
+        mma_instruction(sums[m].row, a[m], {pair_of_ones<T>(), pair_of_ones<T>()}, T());
+#pragma unroll
+        for (int j = 0; j < kHalves; ++j) {
+          float& sum = sums[m].squares[j];
+          sum = add_squares<T>(sum, a[m][j], shift[m][j]);
+          if (whole) sum = add_squares<T>(sum, a[m][2 + j], shift[m][j]);
+        }
+      }
+    }
+  };
+  int here = 0, free = Tile::kStages - 1;  // the places in the ring of the next stage to read, and to fill
+  const auto next_stage = [&](bool more) {
+    wait_for_copies<Tile::kStages - 2>();
+    __syncthreads();  // this stage is here, and all warps have left the one that is filled now
+    if (more) copies.start(p, ring + free * Tile::kStageBytes);
+    commit_copies();
+    const char* stage = ring + here * Tile::kStageBytes;
+    free = here, here = here + 1 == Tile::kStages ? 0 : here + 1;
+    return stage;
+  };
+  const int whole_stages = p.dim / Tile::kColumns;
+#pragma unroll 1
+  for (int s = 0; s < whole_stages; ++s) {
+    const char* stage = next_stage(s + Tile::kStages - 1 < stages);
+    if (has_rows) multiply(stage, Tile::kColumns, std::true_type());
+  }
+  if (whole_stages < stages) {
+    const char* stage = next_stage(false);
+    if (has_rows) multiply(stage, p.dim % Tile::kColumns, std::false_type());
+  }
+
+  // The squares of a row lie in the four lanes that share it, and with several warps over the columns in all of them.
+#pragma unroll
+  for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) {
+      float& sum = sums[m].squares[i];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    }
+  }
+  if constexpr (Tile::kWarpsK > 1) {
+    wait_for_copies<0>();
+    __syncthreads();  // nobody reads the ring any more; the shares take its place
+    constexpr int kStep = Tile::kWarpsM * Tile::kWarpsN * Tile::kShares * kLanes;
+    float* share = reinterpret_cast<float*>(ring) + (this_warp % (Tile::kWarpsM * Tile::kWarpsN)) * Tile::kShares * kLanes;
+    const auto each = [&](auto use) {  // use(k, number): number k of the lane
+      int k = 0;
+#pragma unroll
+      for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+        for (int n = 0; n < Tile::kN; ++n) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) use(k++, sums[m].norm[n][i]), use(k++, sums[m].skip[n][i]);
+        }
+        use(k++, sums[m].row[0]), use(k++, sums[m].row[2]);
+#pragma unroll
+        for (int i = 0; i < kHalves; ++i) use(k++, sums[m].squares[i]);
+      }
+    };
+    if (warp_k > 0) {
+      each([&](int k, float& number) { share[(warp_k - 1) * kStep + k * kLanes + lane()] = number; });
+    }
+    __syncthreads();
+    if (warp_k == 0) {
+#pragma unroll 1
+      for (int other = 0; other < Tile::kWarpsK - 1; ++other) {
+        each([&](int k, float& number) { number += share[other * kStep + k * kLanes + lane()]; });
+      }
+    }
+  }
+  const bool adds = has_rows && warp_k == 0;
+  const float inverse = p.inverse_dim;
+#pragma unroll
+  for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+    for (int i = 0; i < kHalves; ++i) {
+      if (!adds || lane() % 4) continue;
+      const float mean = sums[m].row[2 * i] * inverse, apart = mean - shift[m][i];
+      const float variance = fmaxf(sums[m].squares[i] * inverse - apart * apart, 0);
+      rstds[warp_row + 16 * m + (8 * i ^ swapped) + lane() / 4] = rsqrtf(variance + p.eps);
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < Tile::kRows * Tile::kN; i += kThreads) {
-    const int row = i / Tile::kN, channel = i % Tile::kN * kVector;
-    float* sum = shares + row * Tile::kSumStride + channel;
-    if (first_token + row >= p.tokens || first_channel + channel >= channels) continue;
-    float value[kVector], part[kVector];
-    load(p.bias + first_channel + channel).widen(value);
+
+  float pooled[2 * Tile::kN];
 #pragma unroll
-    for (int k = 0; k < Tile::kWarpsK; ++k) {
-      load(sum + k * kShare).widen(part);
+  for (int j = 0; j < 2 * Tile::kN; ++j) pooled[j] = 0;
+  if (adds && channel < p.channels) {
+    float row_sum[2 * Tile::kN];
+    load_if(true, p.row_sums + channel, row_sum);
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) value[j] += part[j];
+    for (int m = 0; m < Tile::kM; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warp_row + 16 * m + (8 * half ^ swapped) + lane() / 4, token = first_token + row;
+        if (token >= p.tokens) continue;
+        const float mean = sums[m].row[2 * half] * inverse, rstd = rstds[row];
+        uint32_t h[Tile::kN];
+#pragma unroll
+        for (int n = 0; n < Tile::kN; ++n) {
+          float value[2];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int j = 2 * n + i;
+            const float norm = fmaf(-mean, row_sum[j], sums[m].norm[n][2 * half + i]);
+            value[i] = fmaf(rstd, norm, sums[m].skip[n][2 * half + i]);
+            if (token >= p.prefix) pooled[j] += value[i];
+          }
+          h[n] = Pair<T>::narrow(make_float2(value[0], value[1]));
+        }
+        T* to = p.h + (static_cast<int64_t>(image) * p.tokens + token) * p.channels + channel;
+        store_words(to, h);
+      }
     }
-    Pack<T> h;
-    h.narrow(value);
-    const int64_t token = static_cast<int64_t>(p.image()) * p.tokens + first_token + row;
-    store(p.h + token * channels + first_channel + channel, h);
-    Pack<float> kept;
-    kept.narrow(value);
-    store(sum, kept);
   }
   if (!p.sums) return;
-  __syncthreads();
-  const int column = threadIdx.x;
-  if (column >= Tile::kColumns || first_channel + column >= channels) return;
-  float sum = 0;
-  for (int row = max(0, p.prefix - first_token); row < min(Tile::kRows, p.tokens - first_token); ++row) {
-    sum += shares[row * Tile::kSumStride + column];
+#pragma unroll
+  for (int j = 0; j < 2 * Tile::kN; ++j) {
+#pragma unroll
+    for (int step = 4; step < kLanes; step *= 2) pooled[j] += __shfl_xor_sync(0xffffffffu, pooled[j], step);
+    if (warp_k == 0 && lane() < 4) {
+      channel_sums[warp_m * Tile::kChannels + 8 * Tile::kN * warp_n + 2 * Tile::kN * lane() + j] = pooled[j];
+    }
   }
-  const int64_t tile = static_cast<int64_t>(p.image()) * p.tiles + p.tile();
-  p.sums[tile * channels + first_channel + column] = sum;
+  __syncthreads();
+  const int c = threadIdx.x;
+  if (c >= Tile::kChannels || first_channel + c >= p.channels) return;
+  float sum = 0;
+#pragma unroll
+  for (int m = 0; m < Tile::kWarpsM; ++m) sum += channel_sums[m * Tile::kChannels + c];
+  p.sums[(static_cast<int64_t>(image) * p.tiles + tile) * p.channels + first_channel + c] = sum;
+}
+
+// Nothing on devices whose tensor cores do not have the type; a call there is refused.
+template <class T, class Tile>
+__global__ void __launch_bounds__(kThreads, Tile::kM > 1 ? 1 : kResident) down_project(const DownProject<T> p) {
+  if constexpr (kHasTensorCores<T>) project_tile<T, Tile>(p);
 }
 
 }  // namespace cuda

@@ -11,6 +11,7 @@ namespace cuda {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
+constexpr int kResident = 2;  // blocks of 16-bit kernels that the registers of a multiprocessor have room for
 
 #if defined(__CUDACC__)
 __device__ __forceinline__ void* shared_memory() {
@@ -48,6 +49,48 @@ cudaError_t launch(dim3 grid, int shared_bytes, cudaStream_t stream, Arguments a
   }
   void* addresses[] = {&arguments};
   return cudaLaunchKernel(kKernel, grid, dim3(kThreads), addresses, shared_bytes, stream);
+}
+
+// Whether the code of a kernel, on the current device, can wait for the kernel in front (overlap.cuh). The driver may
+// have made it of PTX for older devices, where it cannot.
+template <auto kKernel>
+cudaError_t can_start_early(bool& can) {
+  static std::atomic<uint64_t> known{0}, yes{0};  // a bit per device
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (known.load(std::memory_order_acquire) & bit) {
+    can = yes.load(std::memory_order_relaxed) & bit;
+    return cudaSuccess;
+  }
+  cudaFuncAttributes attributes{};
+  error = cudaFuncGetAttributes(&attributes, kKernel);
+  if (error != cudaSuccess) return error;
+  can = attributes.ptxVersion >= 90;
+  if (can) yes.fetch_or(bit, std::memory_order_relaxed);
+  known.fetch_or(bit, std::memory_order_release);
+  return cudaSuccess;
+}
+
+// launch(), but the kernel may start before the one in front has ended. It must call wait_for_kernel_in_front().
+template <auto kKernel, class Arguments>
+cudaError_t launch_early(dim3 grid, int shared_bytes, cudaStream_t stream, Arguments arguments) {
+  bool early = false;
+  cudaError_t error = can_start_early<kKernel>(early);
+  if (error != cudaSuccess) return error;
+  if (!early) return launch<kKernel>(grid, shared_bytes, stream, arguments);
+  if (shared_bytes > 48 * 1024) {
+    error = allow_all_shared_memory<kKernel>();
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(kThreads), config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream, config.attrs = &attribute, config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kKernel, arguments);
 }
 
 }  // namespace cuda

@@ -84,6 +84,24 @@ __device__ __forceinline__ uint32_t part_of(const Pack<T>& pack, int i) {
 __device__ __forceinline__ uint32_t part_of(const Pack<float>& pack, int i) { return to_tf32(pack.value[i]); }
 #endif
 
+// Loads four matrices of 8 rows of 16 bytes from shared memory: lane l names row l % 8 of matrix l / 8, and gets, of
+// each matrix, the two 16-bit numbers of row lane / 4 at 2 (lane % 4): fragments as the instructions define them.
+#if defined(__CUDACC__)
+__device__ __forceinline__ void load_matrices(const void* row, uint32_t (&to)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))));
+}
+#else
+void load_matrices(const void* row, uint32_t (&to)[4]);
+#endif
+
+// Two ones in a register.
+template <class T>
+__device__ constexpr uint32_t pair_of_ones() {
+  return std::is_same<T, __half>::value ? 0x3c003c00u : 0x3f803f80u;
+}
+
 template <class T>
 __device__ __forceinline__ void mma(float (&acc)[4], const Pack<T>& lower, const Pack<T>& upper, const Pack<T>& b) {
 #pragma unroll

@@ -125,6 +125,17 @@ __device__ __forceinline__ void store(T* to, const Pack<T>& pack) {
   *reinterpret_cast<Pack<T>*>(to) = pack;
 }
 
+// Stores neighbouring pairs at once.
+template <class T, int kPairs>
+__device__ __forceinline__ void store_words(T* to, const uint32_t (&pairs)[kPairs]) {
+  struct alignas(4 * kPairs) Words {
+    uint32_t word[kPairs];
+  } words;
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) words.word[i] = pairs[i];
+  *reinterpret_cast<Words*>(to) = words;
+}
+
 template <class T>
 __device__ __forceinline__ float2 load_pair(const T* from) {
   return Pair<T>::widen(*reinterpret_cast<const typename Pair<T>::Bits*>(from));

@@ -9,74 +9,72 @@ namespace cuda {
 
 namespace {
 
-struct DownChoice {
-  DownTokens tile;
-  bool held;
-  double fill;  // the tile is chosen when there are at least this many blocks per multiprocessor
-  int rows, columns;
-  int (*bytes)(int chunk, bool held);
-};
+// A tile is taken when its blocks are at least this part of the multiprocessors. Half of them with the large tile still
+// take less time than all of them with a tile of half the size, which reads the weights twice as often.
+constexpr double kFill = 0.75;
 
-template <class Tile, class T>
-constexpr DownChoice choice(DownTokens tile, bool held, double fill) {
-  return {tile, held, fill, Tile::kRows, Tile::kColumns, &Tile::template bytes<T>};
+template <class Tile>
+bool choose_down(DownTokens name, double fill, const ht_adapter_shape& s, int tokens, const Device& device,
+                 Plan& plan) {
+  const int tiles = ceil_div(tokens, Tile::kRows);
+  const int parts = ceil_div(static_cast<int>(s.bottleneck), Tile::kChannels);
+  if (!device.resident(Tile::kBytes) || s.batch * tiles * parts < fill * device.multiprocessors) return false;
+  plan.down = name, plan.down_rows = Tile::kRows, plan.down_tiles = tiles;
+  plan.down_channels = Tile::kChannels, plan.down_bytes = Tile::kBytes;
+  return true;
 }
 
-template <class T>
-void plan_down_project(const ht_adapter_shape& s, int tokens, const Device& device, Plan& plan) {
-  // In the order of what they read from memory and L2, least first.
-  const DownChoice choices[] = {
-      choice<WideTile, T>(DownTokens::kWide, true, 1.5), choice<MediumTile, T>(DownTokens::kMedium, true, 1),
-      choice<MediumTile, T>(DownTokens::kMedium, false, 1), choice<NarrowTile, T>(DownTokens::kNarrow, true, 0),
-      choice<NarrowTile, T>(DownTokens::kNarrow, false, 0)};
-  for (const int resident : {kResident<T>, 1}) {
-    for (const DownChoice& c : choices) {
-      if (c.held && s.dim > kHeldColumns) continue;
-      const int tiles = (tokens + c.rows - 1) / c.rows;
-      const int64_t blocks = s.batch * tiles * ((s.bottleneck + c.columns - 1) / c.columns);
-      int chunk = round_up(static_cast<int>(s.dim), kDepth);
-      while (!c.held && chunk > kDepth && device.resident(c.bytes(chunk, c.held)) < resident) {
-        chunk = round_up(chunk / 2, kDepth);
-      }
-      if (blocks < c.fill * device.multiprocessors || device.resident(c.bytes(chunk, c.held)) < resident) continue;
-      plan.down = c.tile, plan.held = c.held, plan.down_rows = c.rows, plan.down_columns = c.columns;
-      plan.down_tiles = tiles, plan.chunk = chunk, plan.down_bytes = c.bytes(chunk, c.held);
-      return;
-    }
-  }
-}
-
-template <class T>
-void plan_mix_and_up_project(const ht_adapter_shape& s, int tokens, const Device& device, Plan& plan) {
+template <class Tile>
+bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const Device& device, Plan& plan) {
+  const bool least = name == MixTokens::kSmall;  // there is no smaller tile to turn to
   const int channels = static_cast<int>(s.bottleneck), hidden = s.scales == 1 ? 0 : static_cast<int>(s.hidden);
-  const auto bytes = [&](int rows) { return MixLayout::of<T>(channels, hidden, rows).bytes; };
-  const int64_t dim = round_up(static_cast<int>(s.dim), kUpColumns);
-  const bool fills = (tokens + 31) / 32 * s.batch >= device.multiprocessors;
-  const bool fits = device.resident(bytes(32)) >= std::min(kResident<T>, device.resident(bytes(16)));
-  plan.mix_rows = fills && fits ? 32 : 16;
-  const int tiles = (tokens + plan.mix_rows - 1) / plan.mix_rows;
-  const int64_t per_block = (tiles * s.batch + 2 * device.multiprocessors - 1) / (2 * device.multiprocessors);
-  plan.mix_blocks = static_cast<int>((tiles + per_block - 1) / per_block);
-  const int64_t wanted = (device.multiprocessors + tiles * s.batch - 1) / (tiles * s.batch);
-  plan.slices = static_cast<int>(std::max<int64_t>(1, std::min(wanted, dim / (kUpColumns * kWarps / 2))));
-  plan.slice = round_up(static_cast<int>((dim + plan.slices - 1) / plan.slices), kUpColumns);
-  plan.slices = static_cast<int>((dim + plan.slice - 1) / plan.slice);
-  plan.mix_bytes = bytes(plan.mix_rows);
+  const GridTiles grid = cut_grid(static_cast<int>(s.grid_height), static_cast<int>(s.grid_width),
+                                  static_cast<int>(s.prefix_tokens), Tile::kRows, Tile::kRun);
+  const int64_t blocks = s.batch * grid.tiles;
+  if (blocks < fill * device.multiprocessors) return false;
+
+  const int dim = round_up(static_cast<int>(s.dim), kUpColumns);
+  const int64_t wanted = std::max<int64_t>(1, device.multiprocessors / blocks);
+  plan.slice = round_up(static_cast<int>((dim + wanted - 1) / wanted), kUpColumns);
+  plan.slice = std::max(plan.slice, std::min(dim, 2 * kUpColumns));
+  const auto fits = [&](int stages, bool early) {
+    plan.stages = stages, plan.early = early;
+    plan.mix_bytes = MixLayout::of(grid, channels, hidden, Tile::kRows, Tile::Rows::kRowBytes,
+                                   std::min(Tile::kStageRows, plan.slice), stages, early)
+                         .bytes;
+    return device.resident(plan.mix_bytes) > 0;
+  };
+  bool good = (plan.slice > Tile::kStageRows && fits(2, true)) || fits(1, true) || fits(1, false);
+  for (; !good && least && plan.slice > 2 * kUpColumns; good = fits(1, false)) {
+    plan.slice = round_up(plan.slice / 2, kUpColumns);
+  }
+  plan.slices = ceil_div(dim, plan.slice);
+  plan.mix = name, plan.mix_rows = Tile::kRows, plan.grid = grid;
+  // As many blocks as can be resident at once, each with the same number of tiles where that is possible.
+  const int64_t resident = int64_t{std::max(1, std::min(kResident, device.resident(plan.mix_bytes)))};
+  const int64_t per_block = (blocks + resident * device.multiprocessors - 1) / (resident * device.multiprocessors);
+  plan.mix_blocks = static_cast<int>((grid.tiles + per_block - 1) / per_block);
+  return good;
 }
 
-template <class T>
-Plan plan_of(const ht_adapter_shape& s, const Device& device) {
-  Plan plan{};
-  const int tokens = static_cast<int>(s.prefix_tokens + s.grid_height * s.grid_width);
-  plan_down_project<T>(s, tokens, device, plan);
-  plan_mix_and_up_project<T>(s, tokens, device, plan);
-  return plan;
+template <int kSteps>
+void plan_mix(const ht_adapter_shape& s, const Device& device, Plan& plan) {
+  if (choose_mix<LargeTile<kSteps>>(MixTokens::kLarge, kFill, s, device, plan)) return;
+  if (choose_mix<MiddleTile<kSteps>>(MixTokens::kMiddle, kFill, s, device, plan)) return;
+  choose_mix<SmallTile<kSteps>>(MixTokens::kSmall, 0, s, device, plan);
 }
 
 }  // namespace
 
-Plan make_plan(const ht_adapter_shape& s, ht_dtype dtype, const Device& device) {
-  return dtype == HT_FLOAT32 ? plan_of<float>(s, device) : plan_of<__half>(s, device);
+Plan make_plan(const ht_adapter_shape& s, const Device& device) {
+  Plan plan{};
+  const int tokens = static_cast<int>(s.prefix_tokens + s.grid_height * s.grid_width);
+  choose_down<WideTile>(DownTokens::kWide, kFill, s, tokens, device, plan) ||
+      choose_down<MediumTile>(DownTokens::kMedium, kFill, s, tokens, device, plan) ||
+      choose_down<ShortTile>(DownTokens::kShort, kFill, s, tokens, device, plan) ||
+      choose_down<NarrowTile>(DownTokens::kNarrow, 0, s, tokens, device, plan);
+  s.bottleneck <= 64 ? plan_mix<4>(s, device, plan) : plan_mix<8>(s, device, plan);
+  return plan;
 }
 
 }  // namespace cuda

@@ -1,44 +1,38 @@
-// How the work of a call is divided among blocks.
+// How the work of a call in 16-bit types is divided among blocks.
 #pragma once
 
+#include "device.h"
+#include "grid_tiles.h"
 #include "ht_kernels.h"
 
 namespace ht {
 namespace cuda {
 
-struct Device {
-  int multiprocessors;
-  int block_bytes;           // of shared memory that one block can have
-  int multiprocessor_bytes;  // of shared memory that the blocks of a multiprocessor have together
-  int reserved_bytes;        // of shared memory that CUDA takes for itself with each block
-
-  // How many blocks that use `bytes` each a multiprocessor has room for.
-  int resident(int bytes) const { return bytes > block_bytes ? 0 : multiprocessor_bytes / (bytes + reserved_bytes); }
-};
-
-enum class DownTokens { kNarrow, kMedium, kWide };
+enum class DownTokens { kNarrow, kShort, kMedium, kWide };
+enum class MixTokens { kSmall, kMiddle, kLarge };
 
 struct Plan {
-  DownTokens down;   // the tile of down_project
-  bool held;         // whether the rows of x stay in registers while they are normalised
-  int down_rows;     // tokens of the tile
-  int down_tiles;    // tiles of tokens per image
-  int down_columns;  // channels of the tile
-  int chunk;         // columns of u that are in shared memory at a time
-  int down_bytes;    // bytes of shared memory of a block of down_project
+  DownTokens down;    // the tile of down_project
+  int down_rows;      // tokens of the tile
+  int down_tiles;     // tiles of tokens per image
+  int down_channels;  // channels of the tile
+  int down_bytes;     // bytes of shared memory of a block
 
-  int mix_rows;    // tokens of a tile of mix_and_up_project, 16 or 32
+  MixTokens mix;   // the tile of mix_and_up_project
+  int mix_rows;    // tokens of the tile
+  GridTiles grid;  // tiles of an image
   int mix_blocks;  // blocks per image and slice
   int slices;      // parts that D is divided into
   int slice;       // columns in a slice
-  int mix_bytes;   // bytes of shared memory of a block of mix_and_up_project
+  int stages;      // of the ring of up_weight's rows
+  bool early;      // whether the weights have room of their own
+  int mix_bytes;   // bytes of shared memory of a block; above that of the device when the adapter does not fit it
 };
 
-// Wide tiles read the weights least often. With few images there are too few wide tiles to keep the device busy, so the
-// tiles get narrower, and then D is divided into slices too. Tiles also get narrower, or hold D in chunks, until a
-// multiprocessor has room for as many blocks as its registers allow, because one block can then multiply while another
-// waits for memory.
-Plan make_plan(const ht_adapter_shape& shape, ht_dtype dtype, const Device& device);
+// Large tiles read the weights least often. They are taken when they fill the device; with few images the tiles get
+// smaller, and then D is divided into slices too. Where shared memory is short the ring has one stage, then the weights
+// take the room of the halo, then tiles get smaller.
+Plan make_plan(const ht_adapter_shape& shape, const Device& device);
 
 }  // namespace cuda
 }  // namespace ht

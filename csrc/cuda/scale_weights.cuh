@@ -5,8 +5,7 @@
 // weights of two small layers, 4 Q (C + S) bytes, all from L2.
 #pragma once
 
-#include "launch.cuh"
-#include "warp_product.cuh"
+#include "threads.cuh"
 
 namespace ht {
 namespace cuda {

@@ -155,8 +155,7 @@ typedef struct {
 
 /* The folded weights that come of them, in the order of ht_kernels.folding.FoldResults; their shapes are those of
  * HT_ADAPTER_WEIGHTS. */
-#define HT_FOLD_RESULTS(F) \
-  F(norm_gain) F(down_bias) F(scale_kernels) F(scale_bias) F(hidden_weight) F(mix_weight)
+#define HT_FOLD_RESULTS(F) F(norm_gain) F(down_bias) F(scale_kernels) F(scale_bias) F(hidden_weight) F(mix_weight)
 
 /* On the CPU, contiguous, or their gradients. */
 typedef struct {
@@ -247,15 +246,27 @@ typedef struct {
 #undef HT_MATRIX
 } ht_adapter_weights_cuda;
 
+/* How many bytes of device memory, aligned to 256, ht_adapter_prepare_cuda fills; 0 for HT_FLOAT32. */
+size_t ht_adapter_prepared_cuda(const ht_adapter_shape* shape, ht_dtype dtype);
+
+/* Fills the device memory `prepared` with the weights in the layout that the forward reads: one kernel is added to the
+ * stream. It serves calls of any batch and grid, as long as the weights stay where they are, unchanged. For HT_FLOAT32
+ * there is nothing to do, and prepared may be NULL. */
+ht_status ht_adapter_prepare_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
+                                  void* prepared, void* stream);
+
 /* Bytes of device memory, aligned to 256, that the call below needs. */
 size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype dtype);
 
-/* out = adapter(x) on the current device, for inference: two kernels, three with a spectral filter, are added to the
+/* out = adapter(x) on the current device, for inference, with weights and dtype as ht_adapter_prepare_cuda was given
+ * them, and what it made. Two kernels, three with a spectral filter, are added to the
  * stream (a cudaStream_t), nothing is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out
  * are aligned to 16 bytes, with strides that are multiples of 8, and may not overlap. With a spectral filter H and W
- * are at most 64. tf32 allows tensor cores to round float32 products to TF32. */
+ * are at most 64. tf32 allows tensor cores to round float32 products to TF32. HT_BFLOAT16 needs compute capability 8.0,
+ * and C above 64 in 16-bit types more shared memory than devices of 7.5 have. */
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
-                                  int tf32, ht_tokens x, ht_tokens out, void* workspace, void* stream);
+                                  int tf32, const void* prepared, ht_tokens x, ht_tokens out, void* workspace,
+                                  void* stream);
 
 /* out = irfft2(mask * rfft2(x)) on the current device: one kernel is added to the stream. x and out are contiguous and
  * in dtype, mask (masks, H, W / 2 + 1, 2) is aligned to 8 bytes. H and W are at most 64. */

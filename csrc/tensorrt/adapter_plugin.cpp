@@ -114,7 +114,7 @@ size_t AdapterPlugin::getWorkspaceSize(const DynamicPluginTensorDesc* in, int32_
   ht_dtype dtype;
   if (!to_dtype(in[kX].desc.type, dtype)) return 0;
   const ht_adapter_shape largest = shape(in[kX].max, in[place("scale_kernels", inputs)].max, 0, is_masked(inputs));
-  return ht_adapter_forward_workspace_cuda(&largest, dtype);
+  return ht_adapter_prepared_cuda(&largest, dtype) + ht_adapter_forward_workspace_cuda(&largest, dtype);
 }
 
 int32_t AdapterPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc*,
@@ -150,7 +150,12 @@ int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDes
   const auto tokens = [&](const void* data) {
     return ht_tokens{const_cast<void*>(data), dims.d[1] * dims.d[2], dims.d[2]};
   };
-  return ht_adapter_forward_cuda(&call, &weights, dtype, 0, tokens(inputs[kX]), tokens(outputs[0]), workspace, stream);
+  // The weights are inputs, so each call prepares them: one small kernel, into the front of the workspace.
+  char* const prepared = static_cast<char*>(workspace);
+  const ht_status status = ht_adapter_prepare_cuda(&call, &weights, dtype, prepared, stream);
+  if (status != HT_OK) return status;
+  return ht_adapter_forward_cuda(&call, &weights, dtype, 0, prepared, tokens(inputs[kX]), tokens(outputs[0]),
+                                 prepared + ht_adapter_prepared_cuda(&call, dtype), stream);
 }
 
 IPluginV3* AdapterPlugin::attachToContext(IPluginResourceContext*) noexcept { return clone(); }

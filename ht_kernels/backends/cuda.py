@@ -22,6 +22,7 @@ MAX_SIDE = 64
 """The largest side of a grid on which the kernels compute a spectral filter."""
 NO_KERNELS = "this build has no CUDA kernels: no nvcc that works was found, or HT_KERNELS_CUDA=0, when it was built"
 _OLDEST = (7, 5)
+_BFLOAT16 = (8, 0)  # the oldest GPUs whose tensor cores have it
 _TEGRA = {(8, 7), (10, 1), (11, 0)}  # Orin, and Thor under its two numbers
 
 
@@ -34,7 +35,9 @@ def can_run(case: Case) -> str | None:
             f"it needs a width and a bottleneck that are multiples of 8, the bottleneck at most {_MAX_BOTTLENECK}, "
             f"and they are {case.dim} and {case.bottleneck}"
         )
-    return _device_reason(case.device.index) or core.transforms_reason()
+    if reason := _device_reason(case.device.index) or core.transforms_reason():
+        return reason
+    return _bfloat16_reason(case.device.index) if case.dtype == torch.bfloat16 else None
 
 
 def can_filter(case: FilterCase) -> str | None:
@@ -85,6 +88,14 @@ def _device_reason(index: int | None) -> str | None:
     return architecture_reason(core.module.build_info()["cuda_archs"], torch.cuda.get_device_capability(index))
 
 
+@torch_private.constant_for_compilers
+def _bfloat16_reason(index: int | None) -> str | None:
+    major, minor = torch.cuda.get_device_capability(index)
+    if (major, minor) >= _BFLOAT16:
+        return None
+    return f"its adapter in bfloat16 needs compute capability 8.0 or newer, and the GPU has {major}.{minor}"
+
+
 def architecture_reason(archs: Sequence[str], capability: tuple[int, int]) -> str | None:
     """The reason why a build for ``archs`` does not run on a GPU with this compute capability, or None if it does.
 
@@ -118,12 +129,16 @@ def _serves(arch: str, capability: tuple[int, int]) -> bool:
 
 
 class CudaAdapter:
-    """Prepared weights for tokens of one dtype, and the sizes of the workspaces of calls, by their shape."""
+    """Weights for tokens of one dtype as the kernels read them, and the sizes of workspaces of calls, by their shape."""
 
     def __init__(self, folded: FoldedAdapter, dtype: torch.dtype) -> None:
         self.weights = gpu.ready(folded, dtype)  # the compiled object holds their addresses only
         self.launches = core.module.CudaAdapter(self.weights, DTYPES[dtype])
         self.device = self.weights.up_weight.device
+        self.prepared = torch.empty(self.launches.prepared(), dtype=torch.uint8, device=self.device)
+        if self.prepared.numel():
+            with torch.cuda.device(self.device):
+                self.launches.prepare(self.prepared.data_ptr(), torch_private.current_stream(self.device.index))
         self.workspaces: dict[tuple[int, Layout], int] = {}
 
     def workspace(self, batch: int, layout: Layout) -> Tensor:
@@ -135,8 +150,15 @@ class CudaAdapter:
 
 
 def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> CudaAdapter:
-    """Prepare the weights: cast the matrices to the dtype of tokens, align all weights, and pass on their addresses."""
-    return CudaAdapter(folded, dtype)
+    """Prepare the weights: cast the matrices to the dtype of tokens, align all weights, and stack what is multiplied.
+
+    Raises:
+        BackendError: the driver refused the launch.
+    """
+    try:
+        return CudaAdapter(folded, dtype)
+    except RuntimeError as error:
+        raise BackendError(str(error)) from error
 
 
 def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
@@ -161,7 +183,15 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
         target = core.tokens(result)
     memory = prepared.workspace(x.size(0), layout)
     index = prepared.device.index
-    call = (x.size(0), *layout, autocast or gpu.may_round(), source, target, memory.data_ptr())
+    call = (
+        x.size(0),
+        *layout,
+        autocast or gpu.may_round(),
+        prepared.prepared.data_ptr(),
+        source,
+        target,
+        memory.data_ptr(),
+    )
     if index == torch.cuda.current_device():
         _launch(prepared, call, index)
     else:
@@ -173,7 +203,7 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
 def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> None:
     """Launch the kernels on the current stream of the current device."""
     try:
-        prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 10
+        prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 11
     except RuntimeError as error:
         raise BackendError(str(error)) from error
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 
 #define __host__
 #define __device__
@@ -41,6 +42,8 @@ inline float __uint_as_float(uint32_t bits) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
 inline void sincospif(float value, float* sine, float* cosine) {  // exact at quarter turns, as CUDA's
   const double quarter = std::nearbyint(2 * value), rest = 1.5707963267948966 * (2 * value - quarter);
@@ -58,9 +61,28 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
-  cudaDevAttrReservedSharedMemoryPerBlock
+  cudaDevAttrReservedSharedMemoryPerBlock,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrComputeCapabilityMinor
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetLastError();
@@ -73,15 +95,25 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
   return set_shared_limit(reinterpret_cast<const void*>(kernel), bytes);
 }
 
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*);
+
 // Runs body once for every thread of every block, with shared_bytes of shared memory, filled with NaN first; refuses
-// when they are more than the kernel's limit.
-cudaError_t emulate(const void* kernel, const std::function<void()>& body, dim3 grid, int threads, int shared_bytes);
+// when they are more than the kernel's limit. A kernel that starts early begins before the kernel in front has run.
+cudaError_t emulate(const void* kernel, std::function<void()> body, dim3 grid, int threads, int shared_bytes,
+                    bool early);
 template <class Arguments>
 cudaError_t cudaLaunchKernel(void (*kernel)(Arguments), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t) {
-  const Arguments& a = *static_cast<const Arguments*>(arguments[0]);
+  const auto a = *static_cast<std::remove_const_t<Arguments>*>(arguments[0]);
   return emulate(
-      reinterpret_cast<const void*>(kernel), [&] { kernel(a); }, grid, block.x, static_cast<int>(shared_bytes));
+      reinterpret_cast<const void*>(kernel), [=] { kernel(a); }, grid, block.x, static_cast<int>(shared_bytes), false);
+}
+template <class Arguments, class Given>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(Arguments), const Given& a) {
+  return emulate(
+      reinterpret_cast<const void*>(kernel), [=] { kernel(a); }, c->gridDim, c->blockDim.x,
+      static_cast<int>(c->dynamicSmemBytes), c->numAttrs > 0);
 }
 void* emulated_shared_memory();
 
@@ -91,8 +123,17 @@ struct Emulated {
   int device = 0;
   int multiprocessors = 132;
   int block_bytes = 227 * 1024, multiprocessor_bytes = 228 * 1024, reserved_bytes = 1024;
+  int capability = 90;
   bool last_thread_first = false;
+  bool overlaps = false;  // a kernel runs as late as it may: with the one behind it, or by emulated_synchronize()
   bool refuses = false;
   std::function<void()> meanwhile;
 };
 extern Emulated emulated;
+void emulated_synchronize();
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = emulated.capability;
+  return cudaSuccess;
+}

@@ -16,11 +16,20 @@ namespace {
 constexpr int kLanes = 32;
 constexpr size_t kStackBytes = 128 * 1024;
 
+// A copy of 16 bytes that has not been done.
+struct Copy {
+  void* to;
+  const void* from;  // NULL for zeros
+  int group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(kStackBytes);
   bool done = false;
   int waits[2] = {};  // barriers of its block and of its warp that it has reached
+  std::vector<Copy> copies;
+  int groups = 0;  // of copies that it has closed
 };
 
 ucontext_t scheduler;
@@ -28,6 +37,8 @@ std::vector<Fiber> fibers;
 std::vector<float> shared_memory;
 const std::function<void()>* body;
 int current = 0;
+std::function<void()> pending;   // a launch that has not run
+std::function<void()> in_front;  // the one in front of the kernel that runs, if it has not run
 cudaError_t last_error = cudaSuccess;
 std::map<std::pair<const void*, int>, int> shared_limits;  // bytes, by kernel and device
 
@@ -35,6 +46,7 @@ std::map<std::pair<const void*, int>, int> shared_limits;  // bytes, by kernel a
 struct Shown {
   float value;
   uint32_t a[4], b[2];
+  const void* row;
 };
 std::vector<Shown> shown;
 
@@ -58,6 +70,7 @@ struct Wait {
   Kind kind;
 };
 std::vector<Wait> waiting;
+int waited = 0;  // threads of the block that have waited for the kernel in front
 
 void wait(int first, int last, Kind kind) {
   waiting[current] = {first, last, kind};
@@ -131,6 +144,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrReservedSharedMemoryPerBlock:
       *value = emulated.reserved_bytes;
       break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = emulated.capability / 10;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = emulated.capability % 10;
+      break;
   }
   return cudaSuccess;
 }
@@ -145,13 +164,11 @@ cudaError_t set_shared_limit(const void* kernel, int bytes) {
 
 void* emulated_shared_memory() { return shared_memory.data(); }
 
-cudaError_t emulate(const void* kernel, const std::function<void()>& thread_body, dim3 grid, int threads,
-                    int shared_bytes) {
-  if (const auto meanwhile = std::exchange(emulated.meanwhile, nullptr)) meanwhile();
-  const auto limit = shared_limits.find({kernel, emulated.device});
-  if (emulated.refuses || shared_bytes > (limit == shared_limits.end() ? 48 * 1024 : limit->second)) {
-    return last_error = cudaErrorInvalidValue;
-  }
+namespace {
+
+// Runs the blocks of a kernel one after the other. A kernel that starts early must wait for the one in front in every
+// block.
+void run(const std::function<void()>& thread_body, dim3 grid, int threads, int shared_bytes, bool early) {
   body = &thread_body;
   fibers.resize(threads);
   shown.resize(threads);
@@ -161,8 +178,10 @@ cudaError_t emulate(const void* kernel, const std::function<void()>& thread_body
       // Of exactly this size, so that AddressSanitizer sees what goes beyond it.
       shared_memory = std::vector<float>(shared_bytes / sizeof(float), NAN);
       waiting.assign(threads, {0, 0, kBlock});
+      waited = 0;
       for (Fiber& f : fibers) {
-        f.done = false, f.waits[kBlock] = f.waits[kWarp] = 0;
+        f.done = false, f.waits[kBlock] = f.waits[kWarp] = f.groups = 0;
+        f.copies.clear();
         getcontext(&f.context);
         f.context.uc_stack.ss_sp = f.stack.data();
         f.context.uc_stack.ss_size = f.stack.size();
@@ -179,15 +198,95 @@ cudaError_t emulate(const void* kernel, const std::function<void()>& thread_body
         }
         if (!all_done && !moved) std::abort();  // threads wait for each other at different barriers
       }
+      if (early && waited != threads) std::abort();  // a block has not waited for the kernel in front
     }
   }
+}
+
+}  // namespace
+
+cudaError_t emulate(const void* kernel, std::function<void()> thread_body, dim3 grid, int threads, int shared_bytes,
+                    bool early) {
+  if (const auto meanwhile = std::exchange(emulated.meanwhile, nullptr)) meanwhile();
+  const auto limit = shared_limits.find({kernel, emulated.device});
+  if (emulated.refuses || shared_bytes > (limit == shared_limits.end() ? 48 * 1024 : limit->second)) {
+    return last_error = cudaErrorInvalidValue;
+  }
+  if (!early) emulated_synchronize();
+  const auto launch = [=, front = std::exchange(pending, nullptr)] {
+    in_front = front;
+    run(thread_body, grid, threads, shared_bytes, early);
+  };
+  if (emulated.overlaps) {
+    pending = launch;
+  } else {
+    launch();
+  }
   return cudaSuccess;
+}
+
+void emulated_synchronize() {
+  if (const auto launch = std::exchange(pending, nullptr)) launch();
 }
 
 // The instructions, as PTX defines their fragments.
 
 namespace ht {
 namespace cuda {
+
+void copy_16(void* to, const void* from, bool inside) {
+  Fiber& f = fibers[current];
+  f.copies.push_back({to, inside ? from : nullptr, f.groups});
+}
+
+void commit_copies() { ++fibers[current].groups; }
+
+void wait_for_copies(int under_way) {
+  Fiber& f = fibers[current];
+  std::vector<Copy> rest;
+  for (const Copy& c : f.copies) {
+    if (under_way > 0 && c.group >= f.groups - under_way) {
+      rest.push_back(c);
+    } else if (c.from) {
+      std::memcpy(c.to, c.from, 16);
+    } else {
+      std::memset(c.to, 0, 16);
+    }
+  }
+  f.copies = rest;
+}
+
+void load_matrices(const void* row, uint32_t (&to)[4]) {
+  shown[current].row = row;
+  __syncwarp();
+  for (int i = 0; i < 4; ++i) {
+    const void* from = shown[warp_first() + 8 * i + current % kLanes / 4].row;
+    std::memcpy(&to[i], static_cast<const char*>(from) + 4 * (current % 4), 4);
+  }
+  __syncwarp();
+}
+
+void let_next_kernel_start() {}
+
+// The first thread that comes here runs the kernel in front, on its own stack.
+void wait_for_kernel_in_front() {
+  ++waited;
+  const auto front = std::exchange(in_front, nullptr);
+  if (!front) return;
+  const int thread = current, waits = waited;
+  const Index block = blockIdx;
+  const std::function<void()>* own_body = body;
+  const ucontext_t own_scheduler = scheduler;
+  auto own_fibers = std::exchange(fibers, {});
+  auto own_shown = std::exchange(shown, {});
+  auto own_waiting = std::exchange(waiting, {});
+  auto own_memory = std::exchange(shared_memory, {});
+  front();
+  fibers = std::move(own_fibers), shown = std::move(own_shown), waiting = std::move(own_waiting);
+  shared_memory = std::move(own_memory);
+  scheduler = own_scheduler, body = own_body, blockIdx = block, current = thread, waited = waits;
+  threadIdx.x = thread;
+}
 
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16) {
   product(acc, a, b, 2, [](uint32_t bits, int j) { return __uint_as_float(j ? bits & 0xffff0000u : bits << 16); });

@@ -2,41 +2,28 @@
 // contiguous. The warp takes kDepth values of k at a time and sums in float32.
 #pragma once
 
-#include "mma.cuh"
+#include "../mma.cuh"
+#include "../threads.cuh"
 
 namespace ht {
 namespace cuda {
+namespace float32 {
 
 constexpr int kDepth = 32;      // values of k in one step
 constexpr int kUpColumns = 32;  // columns of D that a warp of up_project computes at a time
-constexpr int kLanes = 32;
-
-__device__ __forceinline__ int lane() { return threadIdx.x % kLanes; }
-__device__ __forceinline__ int warp() { return threadIdx.x / kLanes; }
-
-__host__ __device__ constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 // Elements from one row of A to the next. Eight lanes read 16 bytes each, from two or more rows, in one access; with
 // this stride they read from different banks.
-template <class T>
-__host__ __device__ constexpr int shared_stride(int columns) {
-  return round_up(columns, 128 / sizeof(T)) + (sizeof(T) == 2 ? 64 : 16) / static_cast<int>(sizeof(T));
-}
-
-// Blocks that a multiprocessor should have room for. Two blocks leave 128 registers a thread, which suffice for
-// fragments of 16-bit numbers. Fragments of float32 take twice as many, and so do sums without tensor cores.
-template <class T>
-constexpr int kResident = sizeof(T) == 2 && kHasTensorCores<T> ? 2 : 1;
+__host__ __device__ constexpr int shared_stride(int columns) { return round_up(columns, 32) + 4; }
 
 // A row-major matrix in global memory. `columns` is a multiple of kVector. What lies outside reads as zero.
-template <class T>
 struct Matrix {
-  const T* data;
+  const float* data;
   int rows, columns;
 
-  __device__ Pack<T> at(int row, int column) const {
+  __device__ Pack<float> at(int row, int column) const {
     if (row < rows && column < columns) return load(data + static_cast<int64_t>(row) * columns + column);
-    return Pack<T>{};
+    return Pack<float>{};
   }
 };
 
@@ -50,14 +37,14 @@ struct Spread {
   __device__ static int column(int n, int i) { return 8 * (i / 2) + 2 * n + i % 2; }
 };
 
-template <class T, bool kTensorCores, int kM, int kN, class Order>
+template <bool kTensorCores, int kM, int kN, class Order>
 struct WarpProduct {
-  static constexpr bool kMma = kTensorCores && kHasTensorCores<T>;
+  static constexpr bool kMma = kTensorCores && kHasTensorCores<float>;
 
   // The values of B for one step of kDepth. A caller that fetches them early does not wait for memory when it
   // multiplies.
   struct Operand {
-    Pack<T> pack[kMma ? kN : 1];
+    Pack<float> pack[kMma ? kN : 1];
     int k;
   };
 
@@ -71,7 +58,7 @@ struct WarpProduct {
     for (int i = 0; i < kM * kN * 4; ++i) acc[i / (kN * 4)][i / 4 % kN][i % 4] = 0;
   }
 
-  __device__ static Operand fetch(const Matrix<T>& b, int first_column, int k) {
+  __device__ static Operand fetch(const Matrix& b, int first_column, int k) {
     Operand operand;
     operand.k = k;
     if constexpr (kMma) {
@@ -84,12 +71,12 @@ struct WarpProduct {
   }
 
   // Adds one step. `a` points to the first of this warp's rows of A, at the first k of the step.
-  __device__ void add(const T* a, int stride, const Matrix<T>& b, int first_column, const Operand& operand) {
+  __device__ void add(const float* a, int stride, const Matrix& b, int first_column, const Operand& operand) {
     if constexpr (kMma) {
       a += lane() / 4 * stride + kVector * (lane() % 4);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        const Pack<T> lower = load(a + 16 * m * stride), upper = load(a + (16 * m + 8) * stride);
+        const Pack<float> lower = load(a + 16 * m * stride), upper = load(a + (16 * m + 8) * stride);
 #pragma unroll
         for (int n = 0; n < kN; ++n) mma(acc[m][n], lower, upper, operand.pack[n]);
       }
@@ -100,7 +87,7 @@ struct WarpProduct {
   }
 
  private:
-  __device__ void add_plain(const T* a, int stride, const Matrix<T>& b, int first_column, int k) {
+  __device__ void add_plain(const float* a, int stride, const Matrix& b, int first_column, int k) {
     float rows[2 * kM][kVector];
 #pragma unroll
     for (int m = 0; m < 2 * kM; ++m) load(a + 8 * m * stride).widen(rows[m]);
@@ -121,12 +108,6 @@ struct WarpProduct {
   }
 };
 
-// The sum of the lanes' values, which every lane gets.
-__device__ __forceinline__ float warp_sum(float value) {
-#pragma unroll
-  for (int step = kLanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
+}  // namespace float32
 }  // namespace cuda
 }  // namespace ht
