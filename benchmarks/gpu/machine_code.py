@@ -47,7 +47,11 @@ def compiled(launches: Sequence[Launch], architecture: int, folder: Path) -> dic
     Raises:
         RuntimeError: nvcc or a disassembler fails.
     """
-    lines = ['#include "cuda/stages.h"', *(f"template __global__ {launch.name};" for launch in launches)]
+    stages = ("cuda/stages.h", "cuda/float32/stages.h")
+    lines = [
+        *(f'#include "{name}"' for name in stages),
+        *(f"template __global__ {launch.name};" for launch in launches),
+    ]
     files = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cu", ".cuh", ".h"))
     key = hashlib.sha256("\n".join([*lines, *(path.read_text() for path in files)]).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,91 @@ def multiplications(call: Call, depth: int) -> tuple[str, int]:
 
 def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     file = "cuda/down_project.cuh"
+    row_tiles, _, warps_m, warps_n, columns, _ = shape(launch, "DownTile")
+    warps_k, rows, tiles = launch.warps // (warps_m * warps_n), plan["down_rows"], plan["down_tiles"]
+    parts = ceil(call.channels, plan["down_channels"])
+    whole = call.dim // columns
+    has_rows = ceil(call.tokens, 16 * row_tiles) / (tiles * warps_m)  # the part of the warps
+    loops = [Loop(file, "s < whole_stages; ++s", whole), Loop(file, "other < Tile::kWarpsK - 1", warps_k - 1)]
+    skipped = [
+        Part(file, "if (has_rows) multiply(stage, Tile::kColumns", has_rows),
+        Part(file, "if (whole_stages < stages) {", float(whole * columns < call.dim)),
+        Part(file, "if (warp_k > 0) {", (warps_k - 1) / warps_k),
+        Part(file, "if (warp_k == 0) {", 1 / warps_k),
+        Part(file, "if (adds && channel < p.channels) {", has_rows / warps_k),
+    ]
+    x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
+    weights = 2 * call.channels * call.dim * call.bytes
+    all_tiles = call.batch * tiles
+    return Trips(loops, skipped, all_tiles * rows, x * parts + h + all_tiles * weights, x + weights)
+
+
+def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file, depthwise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh"
+    _, warps_m, steps, longest_run = shape(launch, "MixTile")
+    rows, warps, tiles = plan["mix_rows"], launch.warps, plan["grid.tiles"]
+    height, width, across = plan["grid.height"], plan["grid.width"], plan["grid.across"]
+    stage_rows = min(32 * warps // warps_m, plan["slice"])
+    at_once = launch.threads // (2 * steps)  # rows that the threads copy at once
+    stages = ceil(plan["slice"], 32 * warps // warps_m)
+    per_block = tiles / plan["mix_blocks"]
+    early, later = float(plan["early"]), (stages - 1) / stages
+    lanes = 1  # that copy a patch
+    while lanes < call.channels // 8:
+        lanes *= 2
+    runs = sum(ceil(min(width, call.width - i * width), plan["grid.run"]) for i in range(across))
+    items = call.height * runs * ceil(call.channels, 64)
+    short = plan["grid.run"] < longest_run
+    copies, halo_rows = ("LDGSTS", 1), height + 6
+    loops = [
+        Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 4 * rows * steps / launch.threads, ("STS", 1)),
+        Loop(file, "r < rows; r += kAtOnce", call.channels / at_once, copies, "const auto fetch_mix"),
+        Loop(file, "r < rows; r += kAtOnce", stage_rows / at_once, copies),
+        *noise_estimator(call, plan, warps),
+        Loop(file, "row < kTaps + 1; row += kWarps", 50 / warps),
+        Loop(file, "c = 2 * lane(); c < p.channels", ceil(call.channels, 64), ("STS", 1)),
+        Loop(file, "tile < p.grid.tiles; tile += p.blocks", per_block),
+        Loop(depthwise, "r < tiles.height + kSide - 1", halo_rows / warps),
+        Loop(depthwise, "c < tiles.pitch; c += kLanes >> shift", ceil(plan["grid.pitch"], WARP // lanes), copies),
+        Loop(file, "slot < Tile::kRows; slot += kThreads", ceil(rows, WARP) / warps, ("STS", 1)),
+        Loop(file, "item < place.rows * runs * groups", items / tiles / warps),
+        Loop(depthwise, "dy < kSide", 7),
+        Loop(file, "first < last; ++stage", stages),
+    ]
+    skipped = [
+        Part("cuda/scale_weights.cuh", "if (warp() < kMaxScales) {", 3 / warps),
+        Part(file, "if (p.channels < 16 * Tile::kSteps) {", float(call.channels < 16 * steps)),
+        Part(file, "if (p.early) fetch_mix(), fetch_up();", early),
+        Part(file, "if (begun && p.early) fetch_up();", early * max(0, per_block - 1) / per_block),
+        Part(file, "if (!p.early) {", 1 - early),
+        Part(file, "if (stage > 0 && p.stages == 1) {", later * (plan["stages"] == 1)),
+        Part(file, "if (p.stages == 2 && next < last) {", later * (plan["stages"] == 2)),
+        Part(file, "convolve<Tile, (Tile::kRun > 2", float(short)),
+        Part(file, "convolve<Tile, Tile::kRun>", float(not short)),
+        Part(file, "if (p.filtered) {", 0),
+        Part(file, "if (tokens[half] >= 0 && tokens[half] < p.prefix) {", ceil(call.prefix, 16) / (rows / 16 * tiles)),
+    ]
+    x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
+    around = min(call.height, halo_rows) * min(call.width, width + 6) / (height * width)
+    weights, kernels = call.channels * call.dim * call.bytes, 4 * call.scales * call.channels * 50
+    mixing = launch.blocks * call.channels**2 * call.bytes * (1 if early else per_block)
+    l2 = 2 * x + plan["slices"] * h * around + call.batch * tiles * weights + mixing + launch.blocks * kernels
+    return Trips(loops, skipped, call.batch * tiles * rows, l2, x + weights, again=x)
+
+
+def noise_estimator(call: Call, plan: Plan, warps: int) -> list[Loop]:
+    file = "cuda/scale_weights.cuh"
+    return [
+        Loop(file, "c < p.channels; c += kThreads", ceil(call.channels, WARP) / warps),
+        Loop(file, "tile < p.tiles", plan["down_tiles"], ("LDG", 1)),
+        Loop(file, "q < p.hidden; q += kWarps", call.hidden / warps),
+        Loop(file, "c = lane(); c < p.channels", ceil(call.channels, WARP), ("LDG", 1)),
+        Loop(file, "q = lane(); q < p.hidden", ceil(call.hidden, WARP), ("LDG", 1)),
+    ]
+
+
+def down_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file = "cuda/float32/down_project.cuh"
     _, columns, warps_m = shape(launch, "DownTile")
     warps_k, rows = launch.warps // warps_m, plan["down_rows"]
     channels = 8 * columns
@@ -78,7 +163,7 @@ def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
         Loop(file, "first < dim; first += p.chunk", chunks),
         Loop(file, "k < p.chunk && first + k < dim", call.dim / depth / chunks),
         Loop(file, "k < dim; k += kDepth * Tile::kWarpsK", call.dim / depth),
-        Loop("cuda/warp_product.cuh", "k < kDepth; k += kVector) add_plain", 4),
+        Loop("cuda/float32/warp_product.cuh", "k < kDepth; k += kVector) add_plain", 4),
         Loop(file, "i < Tile::kRows * Tile::kN; i += kThreads", rows * columns / launch.threads, ("STG", 1)),
         Loop(file, "row < min(Tile::kRows, p.tokens - first_token)", patches * summing, ("LDS", 1)),
     ]
@@ -94,8 +179,12 @@ def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     return Trips(loops, skipped, tiles * rows, l2, x + weights)
 
 
-def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
-    file, depthwise, noise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh", "cuda/scale_weights.cuh"
+def mix_and_up_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file, depthwise, noise = (
+        "cuda/float32/mix_and_up_project.cuh",
+        "cuda/float32/depthwise.cuh",
+        "cuda/scale_weights.cuh",
+    )
     rows, warps = plan["mix_rows"], launch.warps
     tiles = ceil(call.tokens, rows)
     padded = 32 * ceil(call.channels, 32)
@@ -107,11 +196,7 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     groups = ceil(call.dim, 32) / plan["slices"]
     loops = [
         Loop(file, "i < 2 * kRows * stride", clearing, ("STS", call.bytes // 2)),
-        Loop(noise, "c < p.channels; c += kThreads", over_channels),
-        Loop(noise, "tile < p.tiles", plan["down_tiles"], ("LDG", 1)),
-        Loop(noise, "q < p.hidden; q += kWarps", call.hidden / warps),
-        Loop(noise, "c = lane(); c < p.channels", ceil(call.channels, WARP), ("LDG", 1)),
-        Loop(noise, "q = lane(); q < p.hidden", ceil(call.hidden, WARP), ("LDG", 1)),
+        *noise_estimator(call, plan, warps),
         Loop(depthwise, "i < p.channels * kTaps", call.channels * 49 / launch.threads),
         Loop(depthwise, "s < p.scales; ++s) tap", call.scales, ("LDG", 1)),
         Loop(depthwise, "c < p.channels; c += kThreads", over_channels),
@@ -123,7 +208,7 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
         Loop(file, "k < d.channels; k += kDepth", steps, multiplications(call, 32)),
         Loop(file, "group < last; group += kUpColumns * kWarps", groups / warps),
         Loop(file, "k < p.up_weight.columns; k += kDepth", steps),
-        Loop("cuda/warp_product.cuh", "k < kDepth; k += kVector) add_plain", 4),
+        Loop("cuda/float32/warp_product.cuh", "k < kDepth; k += kVector) add_plain", 4),
     ]
     skipped = [
         Part(noise, "if (warp() < kMaxScales) {", 3 / warps),
@@ -157,5 +242,7 @@ def convolution(call: Call, rows: int) -> tuple[int, float]:
 KERNELS: dict[str, Callable[[Call, Plan, Launch], Trips]] = {
     "down_project": down_project,
     "mix_and_up_project": mix_and_up_project,
+    "float32::down_project": down_project_float32,
+    "float32::mix_and_up_project": mix_and_up_project_float32,
 }
-"""What is declared, by the name of the kernel."""
+"""What is declared, by the name of the kernel in ht::cuda."""
