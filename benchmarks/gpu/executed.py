@@ -29,12 +29,15 @@ class Loop:
         line: text of the line of its ``for``; all lines of the file with that text are meant.
         trips: how often it runs each time it is reached, as a mean over warps.
         once: the name of an instruction and how often one trip executes it; needed where the compiler unrolls.
+        call: text of the line of that file that the loop is inlined at, where its trips depend on the caller, or "".
+            A declaration with such a line goes before one without.
     """
 
     file: str
     line: str
     trips: float
     once: tuple[str, int] | None = None
+    call: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Executed:
         shared_bytes: that its lanes read and write in shared memory.
         waits: how often it waits for loads from global memory: at the first instruction, in the order of the code, that
             needs one of those on their way; all others are then taken to be there too.
-        lines: instructions by function, the source file and line of the call in the kernel's own file.
+        lines: instructions by source line, with what was inlined there.
         factors: for each loop of the machine code its source line and its trips, in order.
     """
 
@@ -82,7 +85,7 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
     Raises:
         ValueError: a loop of the machine code has no declaration, or one names a line that is not in its file.
     """
-    places = [_Place(loop, _ranges(sources, loop.file, loop.line, body=False)) for loop in loops]
+    places = [_Place(loop, sources) for loop in loops]
     skipped = [(part, _ranges(sources, part.file, part.line, body=True)) for part in parts]
     owners = [_owner(kernel, number, places, sources) for number in range(len(kernel.loops))]
     trips = _trips(kernel, owners)
@@ -98,14 +101,15 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
         for one in content.instructions:
             weight = times
             for part, ranges in skipped:
-                if _inside(one, part.file, ranges):
+                if _inside(one.stack, part.file, ranges):
                     weight *= part.share
             for place in places:
                 share = copies.get((id(place), around[0] if around else None))
                 if share is not None and not any(owners[n] is place for n in around) and place.has(one):
                     weight *= share
             result.kinds[one.kind] += weight  # type: ignore[assignment]
-            result.lines[_where(one)] += weight  # type: ignore[assignment]
+            for file, line in set(one.stack):
+                result.lines[f"{file}:{line}"] += weight  # type: ignore[assignment]
             if one.kind in ("shared load", "shared store"):
                 result.shared_bytes += weight * 32 * one.bytes
             if on_their_way and one.touches(on_their_way.keys()):
@@ -118,14 +122,21 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
 class _Place:
     """A declared loop and where its source lies."""
 
-    def __init__(self, loop: Loop, ranges: list[range]) -> None:
-        self.loop, self.ranges = loop, ranges
+    def __init__(self, loop: Loop, sources: Path) -> None:
+        self.loop = loop
+        self.ranges = _ranges(sources, loop.file, loop.line, body=False)
+        self.calls = _ranges(sources, loop.file, loop.call, body=False) if loop.call else []
 
-    def begins(self, frame: Frame) -> bool:
-        return frame[0] == self.loop.file and any(frame[1] == lines.start for lines in self.ranges)
+    def begins(self, stack: Sequence[Frame], depth: int) -> bool:
+        """Whether a frame of a stack is the line of the loop, and the frames around it are of its call."""
+        file, line = stack[depth]
+        here = file == self.loop.file and any(line == lines.start for lines in self.ranges)
+        return here and (not self.calls or _inside(stack[depth + 1 :], file, self.calls))
 
     def has(self, one: Instruction) -> bool:
-        return _inside(one, self.loop.file, self.ranges)
+        """Whether an instruction comes from the loop."""
+        inside = _inside(one.stack, self.loop.file, self.ranges)
+        return inside and (not self.calls or _inside(one.stack, self.loop.file, self.calls))
 
     def once(self, instructions: Iterable[Instruction]) -> float:
         """How many trips these instructions are."""
@@ -141,7 +152,7 @@ def _owner(kernel: Kernel, number: int, places: Sequence[_Place], sources: Path)
     for depth in range(max(map(len, stacks), default=0)):
         for stack in stacks:
             for place in places:
-                if depth < len(stack) and place.begins(stack[depth]):
+                if depth < len(stack) and place.begins(stack, depth):
                     return place
     file, line = stacks[0][0] if stacks and stacks[0] else ("an unknown file", 0)
     text = _text(sources, file)[line - 1].strip() if line and (sources / file).exists() else ""
@@ -215,10 +226,5 @@ def _ranges(sources: Path, file: str, line: str, body: bool) -> list[range]:
     return found
 
 
-def _inside(one: Instruction, file: str, ranges: Sequence[range]) -> bool:
-    return any(name == file and any(line in lines for lines in ranges) for name, line in one.stack)
-
-
-def _where(one: Instruction) -> str:
-    """The line of the kernel's own file that an instruction comes from, or "" where nothing is known."""
-    return f"{one.stack[-1][0]}:{one.stack[-1][1]}" if one.stack else ""
+def _inside(stack: Sequence[Frame], file: str, ranges: Sequence[range]) -> bool:
+    return any(name == file and any(line in lines for lines in ranges) for name, line in stack)

@@ -105,10 +105,17 @@ def report(call: Call, device: Device, predictions: Sequence[Prediction], lines:
             "  us: " + ", ".join(f"{name} {1e6 * value:.1f}" for name, value in one.seconds.items()),
             f"  predicted {1e6 * one.time:.1f} us, bound by {one.bound}",
         ]
-        out += [f"    {number:8,.0f} per warp at {place}" for place, number in counts.lines.most_common(lines)]
+        out += [f"    {number:8,.0f} per warp at {_words(place)}" for place, number in counts.lines.most_common(lines)]
     total, floor = sum(one.time for one in predictions), bounds.floor(call.x_bytes, device)
     out += ["", f"predicted {1e6 * total:.1f} us together; a copy of x takes {1e6 * floor:.1f} us"]
     return out
+
+
+def _words(place: str) -> str:
+    """A source line with its text, where the file is one of the library's."""
+    name, _, line = place.rpartition(":")
+    file = machine_code.SOURCES / name
+    return f"{place}  {file.read_text().splitlines()[int(line) - 1].strip()}" if file.exists() else place
 
 
 def table(call: Call, folder: Path) -> list[str]:
@@ -154,7 +161,11 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--dtype", default="bfloat16", choices=launches.DTYPES, help="of tokens (default: %(default)s)")
     found.add_argument(
-        "--lines", type=int, default=0, metavar="N", help="print the N source lines that execute most as well"
+        "--lines",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the N source lines that execute most, inlined functions included",
     )
     found.add_argument("--table", action="store_true", help="all GPUs and batches, as a table of markdown")
     found.add_argument("--measure", action="store_true", help="time the call on the GPU that is here as well")

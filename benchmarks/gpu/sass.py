@@ -71,7 +71,8 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        return _KIND.get(self.root, "integer")
+        """One of ``KINDS``, or integer. What never does anything is control: ptxas puts such loads before copies."""
+        return "control" if self.predicate == "@!PT" else _KIND.get(self.root, "integer")
 
     @property
     def target(self) -> str | None:

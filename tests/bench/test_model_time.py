@@ -96,6 +96,7 @@ def test_blocks_loops_and_slow_paths() -> None:
     sizes = {one.name: one.bytes for block in found.blocks.values() for one in block.instructions}
     assert sizes["LDG.E.128"] == 16 and sizes["LDS.64"] == 8
     assert sass.Instruction("LDSM.16.M88.4", "", "", ()).bytes == 16
+    assert sass.Instruction("LDS", "RZ, [RZ]", "@!PT", ()).kind == "control"
 
 
 @pytest.mark.parametrize(("line", "what"), [("BRX R4 -0x10", "jumps by a table"), ("CALL.ABS R4", "not inlined")])
@@ -126,6 +127,18 @@ def test_an_unrolled_loop_shares_its_trips(sources: Path) -> None:
     counts = executed.count(kernel(text), [ROWS, columns], [], sources)
     assert counts.factors[1] == ("j < columns", 2)
     assert counts.kinds["tensor"] == 10 * (2 * 4 + 1)
+
+
+def test_trips_may_depend_on_the_caller(sources: Path) -> None:
+    """A loop of a function that is inlined at line 5, and that another line calls too."""
+    (sources / "cuda/kernel.cuh").write_text(SOURCE + "void inlined() {\n  while (true) body();\n}\n")
+    last = "        /*0070*/"
+    frames = '//## File "/csrc/cuda/kernel.cuh", line 13 inlined at "/csrc/cuda/kernel.cuh", line 5\n'
+    text = MACHINE_CODE.replace(last, frames + last)
+    loops = [Loop("cuda/kernel.cuh", "while (true)", 5, call="load();"), Loop("cuda/kernel.cuh", "while (true)", 3)]
+    assert executed.count(kernel(text), [ROWS, *loops], [], sources).kinds["tensor"] == 30
+    loops[0] = Loop("cuda/kernel.cuh", "while (true)", 5, call="multiply();")
+    assert executed.count(kernel(text), [ROWS, *loops], [], sources).kinds["tensor"] == 50
 
 
 def test_loops_that_are_not_declared_are_said(sources: Path) -> None:
