@@ -132,7 +132,7 @@ def test_an_unrolled_loop_shares_its_trips(sources: Path) -> None:
 def test_trips_may_depend_on_the_caller(sources: Path) -> None:
     """A loop of a function that is inlined at line 5, and that another line calls too."""
     (sources / "cuda/kernel.cuh").write_text(SOURCE + "void inlined() {\n  while (true) body();\n}\n")
-    last = "        /*0070*/"
+    last = '	//## File "/anywhere/csrc/cuda/kernel.cuh", line 5\n        /*0070*/'
     frames = '//## File "/csrc/cuda/kernel.cuh", line 13 inlined at "/csrc/cuda/kernel.cuh", line 5\n'
     text = MACHINE_CODE.replace(last, frames + last)
     loops = [Loop("cuda/kernel.cuh", "while (true)", 5, call="load();"), Loop("cuda/kernel.cuh", "while (true)", 3)]
