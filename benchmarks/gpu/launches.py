@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from ht_kernels.errors import InputError
+
 from .devices import Device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,15 +114,18 @@ def ask(program: Path, call: Call, device: Device) -> Started:
     """What the library would start for a call.
 
     Raises:
-        RuntimeError: the library refuses the call; the message is its own.
+        InputError: the library refuses the call; the message is its own.
     """
     numbers = (
         *(call.batch, call.height, call.width, call.prefix, call.dim, call.channels, call.hidden, call.scales),
         *(DTYPES.index(call.dtype), device.multiprocessors, device.block_bytes, device.shared_bytes),
         *(device.reserved_bytes, device.architecture),
     )
+    done = subprocess.run([str(program), *map(str, numbers)], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"on {device.name} the library refuses this call: {done.stderr.strip()}")
     plan, launches = {}, []
-    for line in _run(program, *numbers).splitlines():
+    for line in done.stdout.splitlines():
         kind, name, *rest = line.split("\t")
         if kind == "plan":
             plan[name] = int(rest[0])

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ht_kernels.errors import InputError
+
 from . import bounds, executed, launches, machine_code, trips
 from .devices import DEVICES, Device
 from .launches import Call, Launch
@@ -56,7 +58,8 @@ def predict(call: Call, device: Device, folder: Path, program: Path | None = Non
     """Predict the kernels of a call. Compiled files are kept in ``folder``.
 
     Raises:
-        RuntimeError: a program is missing or fails, or the library refuses the call.
+        InputError: the library refuses the call.
+        RuntimeError: a program is missing or fails.
         ValueError: the kernels have loops whose trips are not declared.
     """
     started = launches.ask(program or launches.build(folder), call, device)
@@ -201,6 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 predictions = predict(call, device, folder)
                 lines = report(call, device, predictions, args.lines)
                 lines += measured(call, predictions) if args.measure else []
+        except InputError as error:
+            arguments.error(str(error))
         except (RuntimeError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1

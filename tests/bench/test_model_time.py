@@ -217,6 +217,14 @@ def test_wrong_values_are_refused(arguments: list[str], said: str, capsys: pytes
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.skipif(bool(machine_code.missing()), reason="needs nvcc, nvdisasm, cuobjdump and g++")
+def test_what_the_library_refuses_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        model_time.main(["--dim", "100"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "on H200 the library refuses this call: dim and bottleneck must be" in said
+
+
 def test_runs_of_the_convolution() -> None:
     """A grid of 14 x 14 in tiles of 32 tokens: its rows are two runs of 7, some of them cut by the ends of tiles."""
     items, inside = trips.convolution(Call(batch=1), 32)
