@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ht_kernels as ht
 from ht_kernels.deploy.places import is_exported
+from ht_kernels.errors import InputError
 from ht_kernels.video.example import example_clip
 from ht_kernels.weights import PHANTOM
 
@@ -34,7 +35,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="also write video, masks and a report there")
     args = parser.parse_args()
 
-    source = ht.video.open_source(args.input or example_clip())
+    try:
+        source = ht.video.open_source(args.input or example_clip())
+    except InputError as error:
+        parser.error(str(error))
     stream = ht.video.Stream(open_model(args.checkpoint), live=True, crop="auto", smooth=0.6)
     timer = threading.Timer(args.seconds, stream.stop)  # your program has a button
     timer.daemon = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import secrets
 import shutil
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of errors that say that a disk, a user's share of it or a file cannot hold more."""
+
+_DRAWN_BY = "ht-kernels "
+"""In front of the name of a command, the software that a PNG file names."""
 
 
 def why(error: OSError) -> str:
@@ -86,6 +90,15 @@ def read_whole(path: Path, what: str) -> bytes:
         raise InputError(f"{what} {path} cannot be read: {why(error)}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The values of a JSON object in a file; none where the file is missing, cannot be read or is something else."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, unless they exist.
 
@@ -113,12 +126,12 @@ def check_output_folder(path: str | Path) -> None:
         raise InputError(f"the output folder {path} cannot be written: {why(error)}") from error
 
 
-def claim(folder: Path, names: Iterable[str], overwrite: bool = False) -> None:
+def claim(folder: Path, names: Iterable[str | Path], overwrite: bool = False) -> None:
     """Refuse a folder for outputs that cannot be written, or that holds files which the outputs would replace.
 
     Args:
         folder: where the outputs go; it need not exist.
-        names: the files that will be written into it, as patterns of :meth:`pathlib.Path.glob`.
+        names: the files that will be written, by their paths in it.
         overwrite: whether such files may be replaced. Pass the names to :func:`output_folder`, which removes them.
 
     Raises:
@@ -145,41 +158,45 @@ def claim_files(paths: Sequence[Path], overwrite: bool = False) -> None:
     _refuse([path for path in paths if os.path.lexists(path)], overwrite)
 
 
-def check_foreign(folder: Path, names: Iterable[Path], earlier: Iterable[str]) -> None:
+def check_foreign(folder: Path, names: Iterable[str | Path], earlier: Iterable[str | Path]) -> None:
     """Refuse to replace files that no earlier run wrote.
 
     Args:
         folder: where the outputs go; it need not exist.
-        names: the files that will be written, relative to it.
-        earlier: those that an earlier run wrote, as patterns of :meth:`pathlib.Path.glob`.
+        names: the files that will be written, by their paths in it.
+        earlier: those that an earlier run wrote.
 
     Raises:
         InputError: such a file is there.
     """
-    ours = set(written(folder, earlier))
-    for target in (folder / name for name in names):
-        if os.path.lexists(target) and target not in ours:
-            raise InputError(
-                f"{target} is there already, and no earlier run of this command wrote it: move it, or name another "
-                "output"
-            )
+    ours = set(map(Path, earlier))
+    if there := written(folder, {Path(name) for name in names} - ours):
+        raise InputError(
+            f"{there[0]} is there already, and no earlier run of this command wrote it: move it, or name another output"
+        )
 
 
-def written(folder: Path, names: Iterable[str]) -> list[Path]:
-    """What a folder holds that has one of these names, patterns of :meth:`pathlib.Path.glob`."""
-    return sorted({path for name in names for path in folder.glob(name)})
+def written(folder: Path, names: Iterable[str | Path]) -> list[Path]:
+    """What a folder holds of files with these paths in it."""
+    return sorted({folder / name for name in names if os.path.lexists(folder / name)})
+
+
+def within(listed: Any) -> list[Path]:
+    """Those of a list of paths that stay within a folder; a report that lists files may be anybody's."""
+    paths = [Path(file) for file in listed if isinstance(file, str)] if isinstance(listed, list) else []
+    return [path for path in paths if path.name and not path.is_absolute() and ".." not in path.parts]
 
 
 @contextmanager
-def output_folder(path: str | Path, replaced: Iterable[str] = (), strict: bool = False) -> Iterator[Path]:
+def output_folder(path: str | Path, replaced: Iterable[str | Path] = (), strict: bool = False) -> Iterator[Path]:
     """Write a folder whose content appears only when all of it is written.
 
     ``with output_folder(path) as folder:`` gives a hidden folder on the same disk: in the final folder if that
     exists, which may be where another disk is mounted, otherwise beside it. When the block ends, the files of the
     hidden folder are moved to the final folder, where they replace files of the same name. Files that are there and
-    have one of the names ``replaced``, patterns of :meth:`pathlib.Path.glob`, are removed first, and folders that this
-    empties: results of an earlier run do not stay beside new ones. Every other file stays. If the block raises, also by
-    an interrupt, the hidden folder is removed and the final folder does not change. With ``strict`` it does not change
+    have one of the names ``replaced``, which are paths in the folder, are removed first, and folders that this empties:
+    results of an earlier run do not stay beside new ones. Every other file stays. If the block raises, also by an
+    interrupt, the hidden folder is removed and the final folder does not change. With ``strict`` it does not change
     either where a file would be replaced that has none of these names.
 
     Raises:
@@ -223,11 +240,25 @@ def utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """A matplotlib figure as the bytes of a PNG file."""
+def png_bytes(figure: Figure, command: str | None = None) -> bytes:
+    """A matplotlib figure as the bytes of a PNG file, which names the command that drew it, such as ``inspect``."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", metadata=command and {"Software": _DRAWN_BY + command})
     return content.getvalue()
+
+
+def drawn(folder: Path, names: Iterable[str], command: str) -> list[str]:
+    """Those of the pictures with these names in a folder that name the command as what drew them."""
+    return [name for name in names if (_DRAWN_BY + command).encode() in _head(folder / name)]
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, in which a PNG file names its software; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""
 
 
 def _try_to_write(folder: Path) -> None:
@@ -244,7 +275,7 @@ def _refuse(there: Sequence[Path], overwrite: bool) -> None:
         raise InputError(f"{there[0]} is there already{more}: name another output, or replace it with --overwrite")
 
 
-def _check_strictly(hidden: Path, path: Path, earlier: Iterable[str]) -> None:
+def _check_strictly(hidden: Path, path: Path, earlier: Iterable[str | Path]) -> None:
     """Refuse to replace what is in ``path`` by what is in ``hidden``, but for files of an earlier run."""
     names = [file.relative_to(hidden) for file in sorted(hidden.rglob("*"))]
     check_foreign(path, [name for name in names if not ((hidden / name).is_dir() and (path / name).is_dir())], earlier)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
@@ -34,11 +35,17 @@ def lazily(
 
 
 def _import(name: str, package: str) -> ModuleType:
-    """Import a module. Where a package is missing that it needs, the error says what to install."""
+    """Import a module. Where a package is missing that it needs, the error says what to install.
+
+    It is an AttributeError, so that ``hasattr`` gives False; but for ``from ... import``, which would drop the
+    sentence, a ModuleNotFoundError.
+    """
     try:
         return importlib.import_module(name, package)
     except ModuleNotFoundError as error:
         missing = what_is_missing(error)
         if missing is None:
             raise
-        raise ModuleNotFoundError(missing, name=error.name) from error
+        if sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap":
+            raise ModuleNotFoundError(missing, name=error.name) from error
+        raise AttributeError(missing) from error

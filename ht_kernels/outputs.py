@@ -1,4 +1,4 @@
-"""The files that results consist of, as patterns of :meth:`pathlib.Path.glob` in the output folder.
+"""The files that results consist of, by their paths in the output folder.
 
 A command refuses a folder that holds such a file (:func:`ht_kernels.files.claim`), and with ``--overwrite`` replaces
 these files and no others.
@@ -6,7 +6,7 @@ these files and no others.
 
 from __future__ import annotations
 
-from glob import escape
+from collections.abc import Collection
 
 from ht_kernels.choices import TASKS
 
@@ -25,7 +25,8 @@ RECORDING = (
 PREDICTIONS = ("predictions.csv", "predictions.json")
 """The tables of predictions. The second says which pictures there are."""
 
-DEMO = ("contact_sheet.png", *RECORDING)
+CONTACT_SHEET = "contact_sheet.png"
+DEMO = (CONTACT_SHEET, *RECORDING)
 
 EVALUATION = (
     "report.md",
@@ -55,8 +56,8 @@ _TABLES = ("train.txt", "val.txt", "test.txt", "labels.csv", "captions.csv", "cl
 
 def dataset(name: str) -> tuple[str, ...]:
     """The tables of a data set in the published layout. Its images lie among those of others."""
-    tables = [f"{task}/{escape(name)}/{table}" for task in TASKS for table in _TABLES]
-    return (*tables, f"{escape(name)}.sha256")
+    tables = [f"{task}/{name}/{table}" for task in TASKS for table in _TABLES]
+    return (*tables, f"{name}.sha256")
 
 
 PHANTOM_CLIPS = "phantom_clips.sha256"
@@ -66,7 +67,7 @@ PHANTOMS = (*dataset("PHANTOM"), PHANTOM_CLIPS)
 """Of simulated phantoms, as a data set or as clips. The checksums say which images, masks and clips there are."""
 
 
-def evaluations(names: list[str]) -> tuple[str, ...]:
+def evaluations(names: Collection[str]) -> list[str]:
     """Of an evaluation of these data sets."""
-    each = [f"{escape(name)}/{file}" for name in names for file in EVALUATION] if len(names) > 1 else []
-    return (*EVALUATION, *each)
+    each = [f"{name}/{file}" for name in names for file in EVALUATION] if len(names) > 1 else []
+    return [*EVALUATION, *each]

@@ -28,16 +28,9 @@ def installed(package: str) -> bool:
         return False
 
 
-def lacks_torch(error: BaseException) -> bool:
-    """Whether an error, or what it came from, is that torch is not installed, or what is used beside it alone."""
-    if isinstance(error, ModuleNotFoundError) and error.name in _BESIDE_TORCH:
-        return not installed("torch")
-    return error.__cause__ is not None and lacks_torch(error.__cause__)
-
-
 def what_is_missing(error: ModuleNotFoundError) -> str | None:
     """What to tell a user whose program ended at a package that is not installed; None where the error is another."""
-    if lacks_torch(error):
+    if error.name in _BESIDE_TORCH and not installed("torch"):
         return WITHOUT_TORCH
     package = (error.name or "").partition(".")[0]
     if package in ("", "ht_kernels") or installed(package):
@@ -70,14 +63,14 @@ def import_package(module: str, needs: str, install: str) -> Any:
         ) from error
 
 
-def need_torch(what: str) -> None:
+def need_torch(what: str | None = None) -> None:
     """Refuse work that needs torch where it is not installed; it is not imported.
 
     Args:
-        what: what needs it, such as "a checkpoint".
+        what: what needs it, such as "a checkpoint"; None for a command, whose name the message has already.
 
     Raises:
         InputError: it is not installed.
     """
     if not installed("torch"):
-        raise InputError(f"{what}: {WITHOUT_TORCH}")
+        raise InputError(WITHOUT_TORCH if what is None else f"{what}: {WITHOUT_TORCH}")

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Predicts:
-    """A model with a method that predicts.
+    """A model with a method that predicts: an ``HTCLIP``, a folded model or a session. Only a session needs no torch.
 
     Models lie below predictions, so the method imports them when it is called.
     """

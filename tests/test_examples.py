@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import not_installed
 from test_docs import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -50,6 +51,13 @@ def test_live(
     said = run("live.py", "--seconds", "1.5", *output, monkeypatch=monkeypatch, capsys=capsys)
     assert "frame    0  " in said and "masks a second" in said
     assert (tmp_path / "out" / "overlay.mp4").exists() == writes
+
+
+def test_live_without_a_clip() -> None:
+    program = f"import runpy; runpy.run_path({str(EXAMPLES / 'live.py')!r}, run_name='__main__')"
+    done = not_installed.run(program, hidden=["pydicom"])
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: the example clip comes with pydicom, which is not installed: pip install pydicom" in done.stderr
 
 
 def test_periodic_interference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from helpers.clips import folded, frames, write_dicom
 from helpers.layout import make_layout
 from ht_kernels import outputs
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, claim_files, output_folder
+from ht_kernels.files import check_foreign, claim, claim_files, drawn, output_folder, png_bytes
 from ht_kernels.train.results import earlier_files
 from ht_kernels.video import Stream, open_source, record
 
@@ -24,7 +25,7 @@ def tree(folder: Path) -> list[str]:
 
 def test_a_claim(tmp_path: Path) -> None:
     """New and foreign folders are taken; one with results only to overwrite them."""
-    names = ("report.json", "masks/[0-9]*.png")
+    names = ("report.json", "masks/00001.png")
     claim(tmp_path / "new/deep", names)
     assert tree(tmp_path) == [] and not (tmp_path / "new").exists()
     (tmp_path / "masks").mkdir()
@@ -40,6 +41,18 @@ def test_a_claim(tmp_path: Path) -> None:
         (folder / "masks").mkdir()
         (folder / "masks/00002.png").touch()
     assert tree(tmp_path) == ["masks/00002.png", "masks/expert.png"]
+
+
+def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    """Of what an earlier run wrote, ``a[1].png`` is not ``a1.png``."""
+    (tmp_path / "a1.png").touch()
+    (tmp_path / "a[1].png").touch()
+    check_foreign(tmp_path, ["a[1].png"], ["a[1].png"])
+    with pytest.raises(InputError, match=r"a1\.png is there already, and no earlier run of this command wrote it"):
+        check_foreign(tmp_path, ["a[1].png", "a1.png"], ["a[1].png"])
+    with output_folder(tmp_path, ["a[1].png"], strict=True):
+        pass
+    assert tree(tmp_path) == ["a1.png"]
 
 
 def test_results_stay_where_new_ones_fail(tmp_path: Path) -> None:
@@ -113,12 +126,50 @@ def test_a_command_refuses_results_that_are_there(
     assert tree(tmp_path) == before and mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("command", "there"),
+    [
+        ("demo", "contact_sheet.png"),
+        ("bench", "results.json"),
+        ("bench", "chart.png"),
+        ("bench", "settings.yaml"),
+        ("inspect phantom", "filters.png"),
+    ],
+)
+def test_overwrite_replaces_no_file_of_others(
+    command: str, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / there
+    mine.write_text('{"form": "mine"}')
+    assert main([*command.split(), "--output", str(tmp_path), "--overwrite"]) == 2
+    assert f"{there} is there already, and " in capsys.readouterr().err
+    assert tree(tmp_path) == [there] and mine.read_text() == '{"form": "mine"}'
+
+
+def test_a_picture_names_the_command_that_drew_it(tmp_path: Path) -> None:
+    names = ("activations.png", "filters.png", "missing.png")
+    (tmp_path / names[0]).write_bytes(png_bytes(Figure(), "inspect"))
+    (tmp_path / names[1]).write_bytes(png_bytes(Figure()))
+    assert drawn(tmp_path, names, "inspect") == [names[0]] and drawn(tmp_path, names, "bench") == []
+
+
+def test_a_recording_replaces_what_its_report_names(tmp_path: Path) -> None:
+    clip = open_source(write_dicom(tmp_path / "clip.dcm", np.stack(frames()[:2]), FrameTime="40"))
+    record(clip, Stream(folded()), tmp_path / "out")
+    (tmp_path / "out/labels.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"labels\.csv is there already, and no earlier run of this command wrote it"):
+        record(clip, Stream(folded()), tmp_path / "out")
+    assert (tmp_path / "out/labels.csv").read_text() == "mine"
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_recording_leaves_nothing_of_another_clip(tmp_path: Path) -> None:
     """A segmentation and masks of a longer clip go; a file of the user beside them stays."""
     long, short = (write_dicom(tmp_path / f"{n}.dcm", np.stack(frames()[:n]), FrameTime="40") for n in (5, 2))
     out = tmp_path / "out"
-    record(open_source(long), Stream(folded()), out)
+    report = record(open_source(long), Stream(folded()), out)
+    report["files"].append("segmentation.dcm")
+    (out / "report.json").write_text(json.dumps(report))
     (out / "segmentation.dcm").touch()
     (out / "masks/notes.txt").touch()
     assert len(list((out / "masks").glob("*.png"))) == 5
@@ -217,12 +268,12 @@ def test_results_of_an_older_version_are_replaced_too(tmp_path: Path) -> None:
     for name in ("report.md", "BUSI/report.md", "BUSI/mine.md", "CAMUS/report.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    results = {"title": "", "datasets": {"BUSI": {}, "..": {}, "a/b": {}}}
+    results = {"title": "", "datasets": {"BUSI": {}, "DDTI": {}, "..": {}, "a/b": {}}}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert earlier_files(tmp_path) == ["BUSI/report.md", "report.md", "results.json"]
+    assert {str(file) for file in earlier_files(tmp_path)} == set(outputs.evaluations(["BUSI", "DDTI"]))
     files = ["report.md", "BUSI/roc.png", "BUSI/mine.md", "../report.md", "/report.md", "a/b/report.md", 7]
     (tmp_path / "results.json").write_text(json.dumps(results | {"files": files}))
-    assert earlier_files(tmp_path) == ["report.md", "BUSI/roc.png"]
+    assert earlier_files(tmp_path) == [Path("report.md"), Path("BUSI/roc.png")]
     for text in ('{"cases": []}', "[]", "{", '{"title": ""}'):
         (tmp_path / "results.json").write_text(text)
         assert earlier_files(tmp_path) == []
@@ -237,9 +288,5 @@ def test_a_table_over_folds_replaces_only_such_a_table(tmp_path: Path, capsys: p
     assert main(command) == 0 and main(command) == 0
     (out / "folds.csv").write_text("mine")
     assert main(command) == 2
-    assert "and no evaluation wrote it" in capsys.readouterr().err and (out / "folds.csv").read_text() == "mine"
-
-
-def test_names_of_data_sets_are_no_patterns() -> None:
-    assert f"{'[*]'}/report.md" not in outputs.evaluations(["a*", "b"])
-    assert "a[*]/report.md" in outputs.evaluations(["a*", "b"]) and outputs.dataset("a*")[-1] == "a[*].sha256"
+    assert "and no earlier run of this command wrote it" in capsys.readouterr().err
+    assert (out / "folds.csv").read_text() == "mine"

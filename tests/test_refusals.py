@@ -12,10 +12,11 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from helpers.layout import make_layout
+from helpers.layout import make_layout, save
 from ht_kernels.cli import COMMANDS
 
 PROGRAM = """
@@ -169,6 +170,8 @@ REFUSALS = {
     TRAIN: "no data was named",
     f"{TRAIN} missing --dataset BUSI": "there is no folder missing/segmentation/BUSI",
     f"{TRAIN} data --dataset BUSY": "there is no folder data/segmentation/BUSY: .*did you mean BUSI?",
+    f"{TRAIN} data --dataset TWICE --from breast": "train.txt names TWICE_0.png, and so does .*val.txt",
+    f"{TRAIN} data --dataset THREE --from breast": "the 7 masks of THREE have more than two values",
     f"{TRAIN} --phantoms 9 --from missing.pt": "there is no checkpoint file missing.pt",
     EVALUATE: "no data was named",
     "evaluate breast missing --dataset BUSI --output new": "there is no folder missing",
@@ -197,13 +200,14 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     from helpers.clips import frames, write_dicom
 
     folder = tmp_path_factory.mktemp("refusals")
-    make_layout(folder / "data")
+    for name in ("BUSI", "TWICE", "THREE"):
+        make_layout(folder / "data", name)
+    (folder / "data/segmentation/TWICE/val.txt").write_text("TWICE_0.png")
+    save(folder / "data/all/masks/THREE_0.png", np.eye(40, 52, dtype=np.uint8) + np.eye(40, 52, 1, dtype=np.uint8) * 2)
     (folder / "file").touch()
     (folder / "images").mkdir()
     torch.save({"a": torch.zeros(1)}, folder / "published.pt")
     (folder / "web.pt").write_text("<!doctype html>")
-    import numpy as np
-
     write_dicom(folder / "clip.dcm", np.stack(frames()), FrameTime="40")
     before = sorted(folder.rglob("*"))
     commands = [shlex.join(words) for words in HELP] + list(REFUSALS)

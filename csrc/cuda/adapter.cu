@@ -11,7 +11,7 @@ namespace {
 using namespace ht::cuda;
 
 constexpr int kMaxChannels = 128;
-constexpr int64_t kMaxTokenStride = 1 << 24;  // so that distances within a tile of tokens fit 32 bits
+constexpr int64_t kMaxTokenStride = 1 << 24;   // so that distances within a tile of tokens fit 32 bits
 constexpr int kLeastRows = NarrowTile::kRows;  // tokens of the smallest tile of down_project in any type
 static_assert(kLeastRows == float32::NarrowTile::kRows, "one size of workspace serves all types");
 
@@ -207,9 +207,9 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   mix.kernels = reinterpret_cast<const float*>(prepared + at.kernels), mix.scale_bias = w.scale_bias;
   mix.mix_weight = static_cast<const T*>(w.mix_weight), mix.mix_bias = w.mix_bias;
   mix.up_weight = static_cast<const T*>(w.up_weight), mix.up_bias = w.up_bias;
-  mix.x = down.x, mix.x_batch_stride = x.batch_stride, mix.x_token_stride = static_cast<int>(x.token_stride);
+  mix.x = down.x, mix.x_batch_stride = x.batch_stride, mix.x_token_bytes = static_cast<int>(sizeof(T) * x.token_stride);
   mix.out = static_cast<T*>(out.data), mix.out_batch_stride = out.batch_stride;
-  mix.out_token_stride = static_cast<int>(out.token_stride), mix.grid = plan.grid;
+  mix.out_token_bytes = static_cast<int>(sizeof(T) * out.token_stride), mix.grid = plan.grid;
   mix.tokens = n.tokens, mix.prefix = n.prefix, mix.height = n.height, mix.width = n.width;
   mix.channels = n.channels, mix.dim = n.dim, mix.scales = n.scales;
   mix.blocks = plan.mix_blocks, mix.slice = plan.slice, mix.stages = plan.stages, mix.early = plan.early;

@@ -43,13 +43,15 @@ template <int kM_, int kN_, int kWarpsM_, int kWarpsN_, int kColumns_, int kStag
 struct DownTile {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kColumns = kColumns_;
   static constexpr int kStages = kStages_, kWarpsK = kWarps / (kWarpsM * kWarpsN);
+  static constexpr int kResident = kM > 1 ? 1 : 2;  // blocks that registers leave room for
   static constexpr int kRows = 16 * kM * kWarpsM, kChannels = 8 * kN * kWarpsN;
   static constexpr int kWeights = 2 * kRows * kColumns;  // bytes from the start of a stage to its weights
   static constexpr int kStageBytes = kWeights + 4 * kChannels * kColumns;
   static constexpr int kShares = 4 * kM * (2 * kN + 1);  // float32 numbers that a lane gives to the warp that adds
   static constexpr int kShareBytes = (kWarpsK - 1) * kWarpsM * kWarpsN * kShares * kLanes * 4;
   static constexpr int kRingBytes = kStages * kStageBytes > kShareBytes ? kStages * kStageBytes : kShareBytes;
-  static constexpr int kBytes = kRingBytes + 4 * (kRows + kWarpsM * kChannels);  // then 1/std of rows, and sums of channels
+  static constexpr int kBytes =
+      kRingBytes + 4 * (kRows + kWarpsM * kChannels);  // then 1/std of rows, and sums of channels
 };
 
 using WideTile = DownTile<2, 4, 4, 2, 64, 3>;     // 128 tokens, 64 channels
@@ -80,11 +82,11 @@ struct StageCopies {
                 "a pass copies whole groups of channels");
   using Rows = Swizzled<kChunks>;
 
-  const T *x, *weights;                               // of the tile, at the thread's chunk of the next stage
-  int row_of_x[Tile::kRows / kAtOnce];                // where the rows begin behind them
+  const T *x, *weights;                 // of the tile, at the thread's chunk of the next stage
+  int row_of_x[Tile::kRows / kAtOnce];  // where the rows begin behind them
   int row_of_weights[2 * Tile::kChannels / kAtOnce];
-  int column;                                         // of the chunk
-  int to;                                             // the place of the first row in a stage
+  int column;  // of the chunk
+  int to;      // the place of the first row in a stage
 
   __device__ StageCopies(const DownProject<T>& p, int image, int first_token, int first_channel) {
     const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
@@ -119,16 +121,6 @@ struct StageCopies {
     x += Tile::kColumns, weights += Tile::kColumns, column += Tile::kColumns;
   }
 };
-
-// Neighbouring numbers, or zeros.
-template <int kCount>
-__device__ __forceinline__ void load_if(bool inside, const float* from, float (&to)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; i += 2) {
-    const float2 pair = inside ? load_pair(from + i) : make_float2(0, 0);
-    to[i] = pair.x, to[i + 1] = pair.y;
-  }
-}
 
 // Adds the squares of the two numbers in a register, each minus the shift of its row.
 template <class T>
@@ -273,7 +265,8 @@ __device__ __forceinline__ void project_tile(const DownProject<T>& p) {
     wait_for_copies<0>();
     __syncthreads();  // nobody reads the ring any more; the shares take its place
     constexpr int kStep = Tile::kWarpsM * Tile::kWarpsN * Tile::kShares * kLanes;
-    float* share = reinterpret_cast<float*>(ring) + (this_warp % (Tile::kWarpsM * Tile::kWarpsN)) * Tile::kShares * kLanes;
+    float* share =
+        reinterpret_cast<float*>(ring) + (this_warp % (Tile::kWarpsM * Tile::kWarpsN)) * Tile::kShares * kLanes;
     const auto each = [&](auto use) {  // use(k, number): number k of the lane
       int k = 0;
 #pragma unroll
@@ -364,7 +357,7 @@ __device__ __forceinline__ void project_tile(const DownProject<T>& p) {
 
 // Nothing on devices whose tensor cores do not have the type; a call there is refused.
 template <class T, class Tile>
-__global__ void __launch_bounds__(kThreads, Tile::kM > 1 ? 1 : kResident) down_project(const DownProject<T> p) {
+__global__ void __launch_bounds__(kThreads, Tile::kResident) down_project(const DownProject<T> p) {
   if constexpr (kHasTensorCores<T>) project_tile<T, Tile>(p);
 }
 

@@ -23,16 +23,20 @@ struct GridTiles {
   int run;            // neighbouring patches of a row that a warp convolves at once
   int pitch;          // patches in a row of the tile with its margins, as they lie in shared memory
 
-  __host__ __device__ int halo() const { return (height + kSide - 1) * pitch; }  // patches in shared memory
+  int lines;  // rows of patches that a warp convolves at once
+
+  // Patches in shared memory: rows up to the last that a warp reads.
+  __host__ __device__ int halo() const { return ((height + lines - 1) / lines * lines + kSide - 1) * pitch; }
 };
 
 // The widest tiles of at most `rows` patches, least tiles first, then least patches around them. Runs have at most
-// `longest_run` patches.
-inline GridTiles cut_grid(int height, int width, int prefix, int rows, int longest_run) {
+// `longest_run` patches; `lines` of them are convolved at once.
+inline GridTiles cut_grid(int height, int width, int prefix, int rows, int longest_run, int lines) {
   const auto ceil = [](int value, int step) { return (value + step - 1) / step; };
   GridTiles best{};
   for (int h = 1; h <= rows && h <= height; ++h) {
     GridTiles t{};
+    t.lines = lines;
     t.across = ceil(width, rows / h < width ? rows / h : width);
     t.width = ceil(width, t.across);
     const int down = ceil(height, h);

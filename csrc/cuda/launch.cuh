@@ -11,7 +11,6 @@ namespace cuda {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kResident = 2;  // blocks of 16-bit kernels that the registers of a multiprocessor have room for
 
 #if defined(__CUDACC__)
 __device__ __forceinline__ void* shared_memory() {

@@ -13,14 +13,10 @@ cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cud
   const auto run = [&](auto tile) {
     return launch_early<&mix_and_up_project<T, decltype(tile)>>(grid, plan.mix_bytes, stream, p);
   };
-  switch (plan.mix) {
-    case MixTokens::kLarge:
-      return run(LargeTile<kSteps>{});
-    case MixTokens::kMiddle:
-      return run(MiddleTile<kSteps>{});
-    default:
-      return run(SmallTile<kSteps>{});
+  if constexpr (kSteps <= 4) {
+    if (plan.mix == MixTokens::kLarge) return run(LargeTile<kSteps>{});
   }
+  return plan.mix == MixTokens::kMiddle ? run(MiddleTile<kSteps>{}) : run(SmallTile<kSteps>{});
 }
 
 }  // namespace

@@ -37,34 +37,34 @@ struct MixAndUpProject {
   const T* x;
   T* out;
   int64_t x_batch_stride, out_batch_stride;
-  int x_token_stride, out_token_stride;
+  int x_token_bytes, out_token_bytes;  // from a token to the next
   GridTiles grid;
   int tokens, prefix, height, width, channels, dim, scales;
   int blocks;  // blocks per image and slice of D; a block works on every blocks-th tile
   int slice;   // columns of D per block, a multiple of kUpColumns
   int stages;  // of the ring, 1 or 2
   bool early;  // whether the weights have room of their own in shared memory, or take that of the halo
-
-  __device__ int image() const { return blockIdx.x / blocks; }
 };
 
 constexpr int kUpColumns = 32;  // columns of D that a warp computes at a time
 
-// kSteps is the number of steps of 16 channels, kRun the longest run of the convolution.
-template <int kM_, int kWarpsM_, int kSteps_, int kRun_>
+// kSteps is the number of steps of 16 channels. A warp convolves kLines rows of at most kRun patches at once.
+template <int kM_, int kWarpsM_, int kSteps_, int kRun_, int kLines_>
 struct MixTile {
-  static constexpr int kM = kM_, kWarpsM = kWarpsM_, kSteps = kSteps_, kRun = kRun_;
+  static constexpr int kM = kM_, kWarpsM = kWarpsM_, kSteps = kSteps_, kRun = kRun_, kLines = kLines_;
   static constexpr int kRows = 16 * kM * kWarpsM, kWarpsN = kWarps / kWarpsM;
-  static constexpr int kStageRows = kUpColumns * kWarpsN;  // rows of up_weight in a stage of the ring
+  static constexpr int kStageRows = kUpColumns * kWarpsN;         // rows of up_weight in a stage of the ring
+  static constexpr int kCell = 16 * kSteps;                       // C, rounded up to whole steps
+  static constexpr int kResident = kM > 1 || kSteps > 4 ? 1 : 2;  // blocks that registers leave room for
   using Rows = Swizzled<2 * kSteps>;
 };
 
 template <int kSteps>
-using LargeTile = MixTile<2, 4, kSteps, 8>;  // 128 tokens
+using LargeTile = MixTile<2, 4, kSteps, 8, 2>;  // 128 tokens
 template <int kSteps>
-using MiddleTile = MixTile<2, 2, kSteps, 8>;  // 64 tokens
+using MiddleTile = MixTile<2, 2, kSteps, 8, 1>;  // 64 tokens
 template <int kSteps>
-using SmallTile = MixTile<1, 1, kSteps, 2>;  // 16 tokens
+using SmallTile = MixTile<1, 1, kSteps, 2, 1>;  // 16 tokens
 
 // Where a block keeps what in shared memory, in bytes from its start.
 struct MixLayout {
@@ -73,13 +73,13 @@ struct MixLayout {
   static __host__ __device__ MixLayout of(const GridTiles& grid, int channels, int hidden, int rows, int row_bytes,
                                           int stage_rows, int stages, bool early) {
     MixLayout l{};
-    l.bias = l.kernel + 4 * kTaps * channels;
+    l.bias = l.kernel + 2 * kTaps * row_bytes;
     l.token = l.bias + 4 * channels;
     l.scratch = l.token + 4 * rows;
     l.y = round_up(l.scratch + 4 * NoiseEstimator::scratch_floats(channels, hidden), 128);
     l.g = l.y + rows * row_bytes;
     l.halo = l.g + rows * row_bytes;
-    const int behind_halo = round_up(l.halo + 2 * grid.halo() * channels, 128);
+    const int behind_halo = round_up(l.halo + grid.halo() * row_bytes, 128);
     l.mix = early ? behind_halo : l.halo;
     l.ring = l.mix + channels * row_bytes;
     const int end = l.ring + stages * stage_rows * row_bytes;
@@ -89,37 +89,70 @@ struct MixLayout {
 };
 
 // gelu(v) = v Phi(v). Phi(-|v|) is half of erfc(|v| / sqrt 2), by formula 7.1.26 of Abramowitz and Stegun, whose error
-// of 1.5e-7 is far below a last place of the 16-bit types.
+// of 1.5e-7 is far below a last place of the 16-bit types. There z is |v| / sqrt 2; here it is scaled once more, so
+// that exp(-z^2) of the formula is 2^(-z^2).
 __device__ __forceinline__ float gelu(float v) {
-  const float z = fabsf(v) * 0.70710678118654752440f, t = __fdividef(1, fmaf(0.3275911f, z, 1));
+  const float z = fabsf(v) * 0.84932180028801904272f;        // sqrt(log2(e) / 2)
+  const float t = fast_reciprocal(fmaf(0.27273748f, z, 1));  // 0.3275911 / sqrt(log2(e))
   float sum = fmaf(0.5f * 1.061405429f, t, 0.5f * -1.453152027f);
   sum = fmaf(sum, t, 0.5f * 1.421413741f);
   sum = fmaf(sum, t, 0.5f * -0.284496736f);
-  sum = fmaf(sum, t, 0.5f * 0.254829592f) * t;
-  const float below = sum * __expf(-z * z);
+  sum = fmaf(sum, t, 0.5f * 0.254829592f);
+  const float below = sum * t * fast_exp2(-z * z);
   return v * (v > 0 ? 1 - below : below);
 }
 
-// Starts the copies of `rows` rows of a matrix (count, channels) to swizzled rows. Place r of each 32 takes the row
-// that `kDealt` gives it, so that a lane of the product has neighbouring columns; without it, row r.
-template <class Tile, bool kDealt, class T>
-__device__ __forceinline__ void fetch_rows(const T* matrix, int first, int count, int rows, int channels, char* to) {
-  constexpr int kChunks = 2 * Tile::kSteps, kAtOnce = kThreads / kChunks;
+// Starts the copies of mix_weight to swizzled rows.
+template <class Tile, class T>
+__device__ __forceinline__ void fetch_mix_weight(const MixAndUpProject<T>& p, char* to) {
+  constexpr int kChunks = 2 * Tile::kSteps;
   const int chunk = threadIdx.x % kChunks;
-  for (int r = threadIdx.x / kChunks; r < rows; r += kAtOnce) {
-    const int row = first + (kDealt ? r / 32 * 32 + 8 * (r % 8 / 2) + 2 * (r % 32 / 8) + r % 2 : r);
-    const bool inside = row < count && kVector * chunk < channels;
-    copy_16(to + Tile::Rows::offset(r, chunk), inside ? matrix + row * channels + kVector * chunk : matrix, inside);
+  const bool inside = kVector * chunk < p.channels;
+#pragma unroll 1
+  for (int row = threadIdx.x / kChunks; row < p.channels; row += kThreads / kChunks) {
+    copy_16(to + Tile::Rows::offset(row, chunk), p.mix_weight + row * p.channels + (inside ? kVector * chunk : 0),
+            inside);
   }
 }
 
-// Writes the kernel (49, C) and the bias (C) of an image to shared memory.
-template <class T>
+// What a thread copies of up_weight: one chunk of every kAtOnce-th row of a stage. Place r of each 32 rows takes the
+// row that leaves a lane of the product with neighbouring columns.
+template <class Tile, class T>
+struct RowCopies {
+  static constexpr int kChunks = 2 * Tile::kSteps, kAtOnce = kThreads / kChunks;
+  static_assert(kAtOnce == 32 || kAtOnce == 16, "a pass copies a group of 32 rows, or half of it");
+
+  const T* from;  // the thread's first row in the next stage, at its chunk
+  int row, last;  // that row, and the one behind the slice
+  int to;         // its place in a stage
+  int inside;     // whether the chunk is
+
+  __device__ RowCopies(const MixAndUpProject<T>& p, int first, int last_row) : last(last_row) {
+    const int place = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+    inside = kVector * chunk < p.channels;
+    row = first + 8 * (place % 8 / 2) + 2 * (place / 8) + place % 2, to = Tile::Rows::offset(place, chunk);
+    from = p.up_weight + static_cast<int64_t>(row) * p.channels + (inside ? kVector * chunk : 0);
+    keep(to), keep(inside);
+  }
+
+  // Starts the copies of the next stage.
+  __device__ __forceinline__ void start(const MixAndUpProject<T>& p, char* stage) {
+#pragma unroll
+    for (int place = 0; place < Tile::kStageRows; place += kAtOnce) {
+      const int behind = place / 32 * 32 + place % 32 / 4;
+      if (row + behind < last) copy_16(stage + to + place * Tile::Rows::kRowBytes, from + behind * p.channels, inside);
+    }
+    row += Tile::kStageRows, from += Tile::kStageRows * p.channels;
+  }
+};
+
+// Writes the kernel (49, kCell) and the bias (C) of an image to shared memory.
+template <class Tile, class T>
 __device__ __forceinline__ void image_kernel(const MixAndUpProject<T>& p, const float (&weight)[kMaxScales],
                                              float* kernel, float* bias) {
   for (int row = warp(); row < kTaps + 1; row += kWarps) {  // the last row is the bias
     const float* from = row < kTaps ? p.kernels + row * p.scales * p.channels : p.scale_bias;
-    float* to = row < kTaps ? kernel + row * p.channels : bias;
+    float* to = row < kTaps ? kernel + row * Tile::kCell : bias;
     for (int c = 2 * lane(); c < p.channels; c += 2 * kLanes) {
       float2 sum = make_float2(0, 0);
 #pragma unroll
@@ -158,38 +191,57 @@ struct TilePlace {
 
 // Writes Y of the patches of a tile.
 template <class Tile, int kRun, class T>
-__device__ __forceinline__ void convolve(const MixAndUpProject<T>& p, const TilePlace& place, const T* halo,
-                                         const float* kernel, const float* bias, char* y) {
+__device__ __forceinline__ void convolve(const MixAndUpProject<T>& p, int this_warp, int image, const TilePlace& place,
+                                         const T* halo, const float* kernel, const float* bias, char* y) {
+  constexpr int kLines = Tile::kLines;
   const int runs = ceil_div(place.columns, p.grid.run), groups = ceil_div(p.channels, 2 * kLanes);
-  for (int item = warp(); item < place.rows * runs * groups; item += kWarps) {
-    const int channel = 2 * (item % groups * kLanes + lane());
-    const int row = item / groups / runs, begin = item / groups % runs * p.grid.run;
+  const int lines = ceil_div(place.rows, kLines);
+  for (int item = this_warp; item < lines * runs * groups; item += kWarps) {
+    const int group = groups == 1 ? 0 : item % groups, rest = groups == 1 ? item : item / groups;
+    const int line = static_cast<unsigned>(rest) / static_cast<unsigned>(runs),
+              begin = (rest - line * runs) * p.grid.run;
+    const int row = kLines * line, channel = 2 * (group * kLanes + lane());
     if (channel >= p.channels) continue;
-    const int end = min(begin + p.grid.run, place.columns);
-    const auto put = [&](int i, float2 sum) {
-      if (begin + i >= end) return;
-      if (p.filtered) {
-        const int patch = (place.row + row) * p.width + place.column + begin + i;
-        const T* h = p.h + (static_cast<int64_t>(p.image()) * p.tokens + p.prefix + patch) * p.channels;
-        const float2 residual = load_pair(h + channel);
-        sum = make_float2(sum.x + residual.x, sum.y + residual.y);
+    float2 sum[kLines][kRun];
+    const float2 first = load_pair(bias + channel);
+#pragma unroll
+    for (int i = 0; i < kLines * kRun; ++i) sum[i / kRun][i % kRun] = first;
+    const T* from = halo + (row * p.grid.pitch + begin) * Tile::kCell + channel;
+    convolve_run<Tile::kCell>(from, p.grid.pitch * Tile::kCell, min(kLines, place.rows - row), kernel + channel, sum);
+    const int columns = min(p.grid.run, place.columns - begin);
+#pragma unroll
+    for (int r = 0; r < kLines; ++r) {
+      if (row + r >= place.rows) break;
+      if (p.filtered) {  // the residual is that of h before the filter
+        const int patch = (place.row + row + r) * p.width + place.column + begin;
+        const T* h = p.h + (static_cast<int64_t>(image) * p.tokens + p.prefix + patch) * p.channels + channel;
+#pragma unroll 1
+        for (int i = 0; i < columns; ++i) {
+          const float2 residual = load_pair(h + i * p.channels);
+#pragma unroll
+          for (int j = 0; j < kRun; ++j) {
+            if (j == i) sum[r][j] = make_float2(sum[r][j].x + residual.x, sum[r][j].y + residual.y);
+          }
+        }
       }
-      const int slot = row * p.grid.width + begin + i;
-      char* to = y + Tile::Rows::offset(slot, channel / kVector) + 2 * (channel % kVector);
-      store_pair(reinterpret_cast<T*>(to), sum);
-    };
-    const T* from = halo + (row * p.grid.pitch + begin) * p.channels + channel;
-    convolve_run<kRun>(from, p.grid.pitch, p.channels, kernel + channel, load_pair(bias + channel), put);
+      const int slot = (row + r) * p.grid.width + begin;
+      char* to = y + slot * Tile::Rows::kRowBytes + 2 * (channel % kVector);
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) {
+        const int chunk = (channel / kVector) ^ ((slot + i) & Tile::Rows::kMask);
+        if (i < columns) store_pair(reinterpret_cast<T*>(to + i * Tile::Rows::kRowBytes + 16 * chunk), sum[r][i]);
+      }
+    }
   }
 }
 
 // Writes gelu(m) of a tile.
 template <class Tile, class T>
-__device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int used, const int* token, const char* y,
-                                    const char* weight, char* g) {
+__device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int this_warp, int image, int used, const int* token,
+                                    const char* y, const char* weight, char* g) {
   using Rows = typename Tile::Rows;
   constexpr int kTilesM = Tile::kRows / 16, kParts = kWarps / kTilesM, kTilesN = 2 * Tile::kSteps / kParts;
-  const int first_row = 16 * (warp() % kTilesM), first_tile = warp() / kTilesM * kTilesN;
+  const int first_row = 16 * (this_warp % kTilesM), first_tile = this_warp / kTilesM * kTilesN;
   if (first_row >= used || 8 * first_tile >= p.channels) return;
   const int a_at = Rows::offset(first_row + lane() % 16, lane() / 16);
   uint32_t a[Tile::kSteps][4];
@@ -215,7 +267,7 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int used, const
     for (int half = 0; half < 2; ++half) {
       float2 m = make_float2(acc[2 * half], acc[2 * half + 1]);
       if (tokens[half] >= 0 && tokens[half] < p.prefix) {
-        const int64_t at = static_cast<int64_t>(p.image()) * p.tokens + tokens[half];
+        const int64_t at = static_cast<int64_t>(image) * p.tokens + tokens[half];
         m = load_pair(p.h + at * p.channels + channel);
       }
       char* to = g + Rows::offset(slots[half], channel / kVector) + 2 * (channel % kVector);
@@ -227,17 +279,23 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int used, const
 // Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the
 // ring is on its way.
 template <class Tile, class T>
-__device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int first, int last, int used, const int* token,
-                                           const char* g, char* ring) {
+__device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this_warp, int image, int first, int last,
+                                           int used, const int* token, const char* g, RowCopies<Tile, T> copies,
+                                           char* ring) {
   using Rows = typename Tile::Rows;
   constexpr int kM = Tile::kM;
-  const int stage_rows = min(Tile::kStageRows, p.slice);
-  const int warp_m = warp() % Tile::kWarpsM, warp_n = warp() / Tile::kWarpsM, warp_row = 16 * kM * warp_m;
+  const int warp_m = this_warp % Tile::kWarpsM, warp_n = this_warp / Tile::kWarpsM, warp_row = 16 * kM * warp_m;
   const bool has_rows = warp_row < used;
-  const T* x = p.x + p.image() * p.x_batch_stride;
-  T* out = p.out + p.image() * p.out_batch_stride;
-  uint32_t a[kM][Tile::kSteps][4];
+  // The lane's rows: their tokens, or token 0 for a slot without one, of which nothing is stored.
   int tokens[2 * kM];
+  bool there[2 * kM];
+#pragma unroll
+  for (int i = 0; i < 2 * kM; ++i) {
+    const int known = token[warp_row + 8 * i + lane() / 4];
+    there[i] = known >= 0, tokens[i] = max(known, 0);
+    keep(tokens[i]);
+  }
+  uint32_t a[kM][Tile::kSteps][4];
   if (has_rows) {
     const int a_at = Rows::offset(warp_row + lane() % 16, lane() / 16);
 #pragma unroll
@@ -245,70 +303,78 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int firs
 #pragma unroll
       for (int k = 0; k < Tile::kSteps; ++k) load_matrices(g + (a_at ^ 32 * k) + 16 * m * Rows::kRowBytes, a[m][k]);
     }
+  }
+  int b_at[Tile::kSteps / 2];
 #pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) tokens[i] = token[warp_row + 8 * i + lane() / 4];
+  for (int k = 0; k < Tile::kSteps / 2; ++k) {
+    b_at[k] = Rows::offset(kUpColumns * warp_n + lane() % 8, 4 * k + lane() / 8);
+    keep(b_at[k]);
   }
   int column = first + kUpColumns * warp_n + kVector * (lane() % 4);  // the lane's first
-  Pack<T> residual[2 * kM];
-  const auto fetch_residual = [&](int from) {
-#pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) {
-      const bool inside = has_rows && tokens[i] >= 0 && from < last;
-      residual[i] = inside ? load(x + static_cast<int64_t>(tokens[i]) * p.x_token_stride + from) : Pack<T>{};
-    }
-  };
-  fetch_residual(column);
-  const int b_at = Rows::offset(kUpColumns * warp_n + lane() % 8, lane() / 8);
+  const char* x = reinterpret_cast<const char*>(p.x + image * p.x_batch_stride + column);
+  char* out = reinterpret_cast<char*>(p.out + image * p.out_batch_stride + column);
+  const float* up_bias = p.up_bias + column;
+  char *here = ring, *other = ring + (p.stages - 1) * min(Tile::kStageRows, p.slice) * Rows::kRowBytes;
 #pragma unroll 1
-  for (int stage = 0; first < last; ++stage, first += Tile::kStageRows, column += Tile::kStageRows) {
-    const int next = first + Tile::kStageRows;
-    if (stage > 0 && p.stages == 1) {
+  for (int behind = first; behind < last;) {
+    const bool inside = has_rows && column < last, starts = behind == first;
+    behind += Tile::kStageRows;
+    Pack<T> residual[2 * kM];
+    Pack<float> bias;
+    if (inside) {
+      bias = load(up_bias);
+#pragma unroll
+      for (int i = 0; i < 2 * kM; ++i) {
+        keep(tokens[i]);
+        residual[i] = load(reinterpret_cast<const T*>(x + static_cast<int64_t>(tokens[i]) * p.x_token_bytes));
+      }
+    }
+    if (p.stages == 1 && !starts) {
       __syncthreads();  // all warps have left the only stage
-      fetch_rows<Tile, true>(p.up_weight, first, last, stage_rows, p.channels, ring);
+      copies.start(p, here);
     }
     wait_for_copies<0>();
     __syncthreads();  // this stage is here, and all warps have left the other one
-    const char* rows = ring + stage % p.stages * stage_rows * Rows::kRowBytes;
-    if (p.stages == 2 && next < last) {
-      char* to = ring + (stage + 1) % 2 * stage_rows * Rows::kRowBytes;
-      fetch_rows<Tile, true>(p.up_weight, next, last, stage_rows, p.channels, to);
-    }
-    if (!has_rows || first + kUpColumns * warp_n >= last) continue;
-    const bool inside = column < last;
-    float bias[kVector], acc[kM][4][4];
-    load(p.up_bias + (inside ? column : 0)).widen(bias);
+    if (p.stages == 2 && behind < last) copies.start(p, other);
+    if (has_rows && column - kVector * (lane() % 4) < last) {
+      float acc[kM][4][4], bias_of[kVector];
+      bias.widen(bias_of);
 #pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) {
-      float value[kVector];
-      residual[i].widen(value);
+      for (int i = 0; i < 2 * kM; ++i) {
+        float value[kVector];
+        residual[i].widen(value);
 #pragma unroll
-      for (int j = 0; j < kVector; ++j) acc[i / 2][j / 2][i % 2 * 2 + j % 2] = value[j] + bias[j];
-    }
-    fetch_residual(column + Tile::kStageRows);
+        for (int j = 0; j < kVector; ++j) acc[i / 2][j / 2][i % 2 * 2 + j % 2] = value[j] + bias_of[j];
+      }
 #pragma unroll
-    for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < 4; ++n) {
 #pragma unroll
-      for (int k = 0; k < Tile::kSteps; k += 2) {
-        uint32_t b[4];
-        load_matrices(rows + (b_at ^ 32 * k) + 8 * n * Rows::kRowBytes, b);
+        for (int k = 0; k < Tile::kSteps; k += 2) {
+          uint32_t b[4];
+          load_matrices(here + b_at[k / 2] + 8 * n * Rows::kRowBytes, b);
 #pragma unroll
-        for (int m = 0; m < kM; ++m) {
-          mma_instruction(acc[m][n], a[m][k], {b[0], b[1]}, T());
-          mma_instruction(acc[m][n], a[m][k + 1], {b[2], b[3]}, T());
+          for (int m = 0; m < kM; ++m) {
+            mma_instruction(acc[m][n], a[m][k], {b[0], b[1]}, T());
+            mma_instruction(acc[m][n], a[m][k + 1], {b[2], b[3]}, T());
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2 * kM; ++i) {
+        float value[kVector];
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) value[j] = acc[i / 2][j / 2][i % 2 * 2 + j % 2];
+        Pack<T> result;
+        result.narrow(value);
+        if (inside && there[i]) {
+          store(reinterpret_cast<T*>(out + static_cast<int64_t>(tokens[i]) * p.out_token_bytes), result);
         }
       }
     }
-#pragma unroll
-    for (int i = 0; i < 2 * kM; ++i) {
-      float value[kVector];
-#pragma unroll
-      for (int j = 0; j < kVector; ++j) value[j] = acc[i / 2][j / 2][i % 2 * 2 + j % 2];
-      Pack<T> result;
-      result.narrow(value);
-      if (inside && tokens[i] >= 0) {
-        store(out + static_cast<int64_t>(tokens[i]) * p.out_token_stride + column, result);
-      }
-    }
+    char* const left = here;
+    here = other, other = left;
+    column += Tile::kStageRows, up_bias += Tile::kStageRows;
+    x += sizeof(T) * Tile::kStageRows, out += sizeof(T) * Tile::kStageRows;
   }
 }
 
@@ -323,35 +389,37 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   int* token = reinterpret_cast<int*>(memory + layout.token);
   char *y = memory + layout.y, *g = memory + layout.g, *mix_rows = memory + layout.mix, *ring = memory + layout.ring;
   T* halo = reinterpret_cast<T*>(memory + layout.halo);
+  const int this_warp = uniform_warp();
+  const int image = blockIdx.x / static_cast<unsigned>(p.blocks);
   const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.dim);
-  const auto fetch_mix = [&] {
-    fetch_rows<Tile, false>(p.mix_weight, 0, p.channels, p.channels, p.channels, mix_rows);
-  };
-  const auto fetch_up = [&] {
-    fetch_rows<Tile, true>(p.up_weight, first, last, min(Tile::kStageRows, p.slice), p.channels, ring);
-  };
+  const RowCopies<Tile, T> from_first(p, first, last);
+  RowCopies<Tile, T> copies = from_first;
 
   if (p.channels < 16 * Tile::kSteps) {  // the products read whole steps; nothing else writes these columns
+#pragma unroll 1
     for (int i = threadIdx.x; i < 2 * Tile::kRows * Rows::kRowBytes / 16; i += kThreads) {
       store(reinterpret_cast<T*>(y) + kVector * i, Pack<T>{});
     }
   }
-  if (p.early) fetch_mix(), fetch_up();
+  if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
   wait_for_kernel_in_front();
 
   float weight[kMaxScales];
-  scale_weights(p.noise, p.image(), reinterpret_cast<float*>(memory + layout.scratch), weight);
-  image_kernel(p, weight, kernel, bias);
-  const T* patches =
-      (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(p.image()) * p.tokens + p.prefix) * p.channels;
+  scale_weights(p.noise, image, reinterpret_cast<float*>(memory + layout.scratch), weight);
+  image_kernel<Tile>(p, weight, kernel, bias);
+  const T* patches = (p.filtered ? p.filtered : p.h) + (static_cast<int64_t>(image) * p.tokens + p.prefix) * p.channels;
 #pragma unroll 1
-  for (int tile = blockIdx.x % p.blocks, begun = 0; tile < p.grid.tiles; tile += p.blocks, begun = 1) {
+  for (int tile = blockIdx.x - image * p.blocks, begun = 0; tile < p.grid.tiles; tile += p.blocks, begun = 1) {
     const TilePlace place = TilePlace::of(p, tile, Tile::kRows);
     if (begun) __syncthreads();  // all warps have left the tile before
-    if (place.rows) fetch_halo(patches, p.grid, place.row, place.column, p.height, p.width, p.channels, halo);
-    if (begun && p.early) fetch_up();
-    for (int slot = threadIdx.x; slot < Tile::kRows; slot += kThreads) {
-      const int row = slot / p.grid.width, column = slot % p.grid.width, behind = slot - place.rows * p.grid.width;
+    if (place.rows) {
+      fetch_halo<Tile::kCell>(patches, this_warp, p.grid, place.row, place.column, p.height, p.width, p.channels, halo);
+    }
+    if (begun && p.early) copies = from_first, copies.start(p, ring);
+    if (threadIdx.x < Tile::kRows) {
+      const int slot = threadIdx.x, behind = slot - place.rows * p.grid.width;
+      const int row = static_cast<unsigned>(slot) / static_cast<unsigned>(p.grid.width);
+      const int column = slot - row * p.grid.width;
       const int patch = (place.row + row) * p.width + place.column + column;
       token[slot] = behind < 0              ? (column < place.columns ? p.prefix + patch : -1)
                     : behind < place.prefix ? place.first_prefix + behind
@@ -360,26 +428,26 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     wait_for_copies<0>();
     __syncthreads();
     if (p.grid.run < Tile::kRun) {
-      convolve<Tile, (Tile::kRun > 2 ? Tile::kRun - 1 : Tile::kRun)>(p, place, halo, kernel, bias, y);
+      convolve<Tile, (Tile::kRun > 2 ? Tile::kRun - 1 : Tile::kRun)>(p, this_warp, image, place, halo, kernel, bias, y);
     } else {
-      convolve<Tile, Tile::kRun>(p, place, halo, kernel, bias, y);
+      convolve<Tile, Tile::kRun>(p, this_warp, image, place, halo, kernel, bias, y);
     }
     __syncthreads();
     if (!p.early) {
-      fetch_mix(), fetch_up();
+      copies = from_first;
+      fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
       wait_for_copies<0>();
       __syncthreads();
     }
-    mix<Tile>(p, place.used, token, y, mix_rows, g);
+    mix<Tile>(p, this_warp, image, place.used, token, y, mix_rows, g);
     __syncthreads();
-    up_project<Tile>(p, first, last, place.used, token, g, ring);
+    up_project<Tile, T>(p, this_warp, image, first, last, place.used, token, g, copies, ring);
   }
 }
 
 // Nothing on devices whose tensor cores do not have the type; a call there is refused.
 template <class T, class Tile>
-__global__ void __launch_bounds__(kThreads, Tile::kSteps > 4 ? 1 : kResident)
-    mix_and_up_project(const MixAndUpProject<T> p) {
+__global__ void __launch_bounds__(kThreads, Tile::kResident) mix_and_up_project(const MixAndUpProject<T> p) {
   if constexpr (kHasTensorCores<T>) do_tiles<Tile>(p);
 }
 

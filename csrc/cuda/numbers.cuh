@@ -146,5 +146,30 @@ __device__ __forceinline__ void store_pair(T* to, float2 values) {
   *reinterpret_cast<typename Pair<T>::Bits*>(to) = Pair<T>::narrow(values);
 }
 
+// Neighbouring numbers, or zeros.
+template <int kCount>
+__device__ __forceinline__ void load_if(bool inside, const float* from, float (&to)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    const float2 pair = inside ? load_pair(from + i) : make_float2(0, 0);
+    to[i] = pair.x, to[i + 1] = pair.y;
+  }
+}
+
+#if defined(__CUDACC__)
+// 1 / x and 2^x by the special function unit, with an error of two last places.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+__device__ __forceinline__ float fast_exp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+#else
+inline float fast_reciprocal(float x) { return 1 / x; }
+inline float fast_exp2(float x) { return std::exp2(x); }
+#endif
+
 }  // namespace cuda
 }  // namespace ht

@@ -29,7 +29,7 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
   const bool least = name == MixTokens::kSmall;  // there is no smaller tile to turn to
   const int channels = static_cast<int>(s.bottleneck), hidden = s.scales == 1 ? 0 : static_cast<int>(s.hidden);
   const GridTiles grid = cut_grid(static_cast<int>(s.grid_height), static_cast<int>(s.grid_width),
-                                  static_cast<int>(s.prefix_tokens), Tile::kRows, Tile::kRun);
+                                  static_cast<int>(s.prefix_tokens), Tile::kRows, Tile::kRun, Tile::kLines);
   const int64_t blocks = s.batch * grid.tiles;
   if (blocks < fill * device.multiprocessors) return false;
 
@@ -51,7 +51,7 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
   plan.slices = ceil_div(dim, plan.slice);
   plan.mix = name, plan.mix_rows = Tile::kRows, plan.grid = grid;
   // As many blocks as can be resident at once, each with the same number of tiles where that is possible.
-  const int64_t resident = int64_t{std::max(1, std::min(kResident, device.resident(plan.mix_bytes)))};
+  const int64_t resident = int64_t{std::max(1, std::min(Tile::kResident, device.resident(plan.mix_bytes)))};
   const int64_t per_block = (blocks + resident * device.multiprocessors - 1) / (resident * device.multiprocessors);
   plan.mix_blocks = static_cast<int>((grid.tiles + per_block - 1) / per_block);
   return good;
@@ -59,7 +59,9 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
 
 template <int kSteps>
 void plan_mix(const ht_adapter_shape& s, const Device& device, Plan& plan) {
-  if (choose_mix<LargeTile<kSteps>>(MixTokens::kLarge, kFill, s, device, plan)) return;
+  if constexpr (kSteps <= 4) {  // wider bottlenecks would not fit its registers
+    if (choose_mix<LargeTile<kSteps>>(MixTokens::kLarge, kFill, s, device, plan)) return;
+  }
   if (choose_mix<MiddleTile<kSteps>>(MixTokens::kMiddle, kFill, s, device, plan)) return;
   choose_mix<SmallTile<kSteps>>(MixTokens::kSmall, 0, s, device, plan);
 }

@@ -53,7 +53,8 @@ __device__ inline void scale_weights(const NoiseEstimator& p, int image, float* 
   const float largest = fmaxf(score[0], fmaxf(score[1], score[2]));
   float total = 0;
   for (int s = 0; s < kMaxScales; ++s) total += weight[s] = expf(score[s] - largest);
-  for (int s = 0; s < kMaxScales; ++s) weight[s] /= total;
+  const float inverse = 1 / total;
+  for (int s = 0; s < kMaxScales; ++s) weight[s] *= inverse;
 }
 
 }  // namespace cuda

@@ -48,7 +48,7 @@ def draw(results: list[Result], facts: dict[str, Any]) -> bytes:
         f"{cpu['model']}, {threads}, torch {packages['torch']}, ht_kernels {facts['ht_kernels']}",
         fontsize=10,
     )
-    return png_bytes(figure)
+    return png_bytes(figure, "bench")
 
 
 def _panel(axis: Axes, results: list[Result]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels import environment
-from ht_kernels.files import output_folder
+from ht_kernels.files import drawn, output_folder, read_object
 from ht_kernels.outputs import BENCH
 
 NAME = "results.json"
@@ -26,6 +26,12 @@ def facts() -> dict[str, Any]:
 def as_bytes(document: dict[str, Any]) -> bytes:
     """A document as the bytes of its file."""
     return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def earlier_files(directory: Path) -> list[str]:
+    """Those of the files of a benchmark in a folder that an earlier one wrote."""
+    known = {"form", "environment"} <= read_object(directory / NAME).keys()
+    return [*([NAME] if known else []), *drawn(directory, BENCH, "bench")]
 
 
 def write(document: dict[str, Any], directory: Path) -> Path:

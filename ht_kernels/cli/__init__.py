@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.files import DISK_FULL
-from ht_kernels.packages import WITHOUT_TORCH, installed, lacks_torch, what_is_missing
+from ht_kernels.packages import need_torch, what_is_missing
 
 from . import config, parser
 
@@ -63,14 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             args = parse(words)
-            if args.command in _BY_TORCH and not installed("torch"):
-                raise InputError(WITHOUT_TORCH)
+            if args.command in _BY_TORCH:
+                need_torch()
             status: int = args.run(args)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except (InputError, BackendError) as error:
-        print(f"{name}: {WITHOUT_TORCH if lacks_torch(error) else error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         lacking = what_is_missing(error)

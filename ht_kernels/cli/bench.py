@@ -10,7 +10,7 @@ from pathlib import Path
 from ht_kernels.bench.sizes import read_sizes
 from ht_kernels.choices import FORMS, VARIANTS
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, read_whole
+from ht_kernels.files import check_foreign, claim, read_whole
 from ht_kernels.outputs import BENCH, SETTINGS
 
 from . import config, outputs, terminal
@@ -94,7 +94,11 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f"{path} is a folder: name the results.json in it")
         read_whole(path, "the results")
     if not args.compare:
+        from ht_kernels.bench.document import earlier_files
+
         claim(args.output, (*BENCH, SETTINGS), args.overwrite)
+        check_foreign(args.output, BENCH, earlier_files(args.output))
+        config.check_foreign(args, args.output / SETTINGS)
 
 
 def _comparison(args: argparse.Namespace, seconds: float) -> int:

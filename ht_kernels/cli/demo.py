@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ht_kernels.files import claim
-from ht_kernels.outputs import DEMO
+from ht_kernels.files import check_foreign, claim, drawn
+from ht_kernels.outputs import CONTACT_SHEET, DEMO
 
 from . import outputs, terminal
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     claim(args.output, DEMO, args.overwrite)
+    check_foreign(args.output, [CONTACT_SHEET], drawn(args.output, [CONTACT_SHEET], "demo"))
     import ht_kernels as ht
     from ht_kernels.clip import HTCLIP
     from ht_kernels.demo import breast, clips, comparison, sheet
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     source = clips.heart()
     check_output(source, args.output)
     make_folder(args.output)
-    picture = args.output / "contact_sheet.png"
+    picture = args.output / CONTACT_SHEET
     picture.unlink(missing_ok=True)  # one of an earlier run would not show what an interrupted one leaves
     with terminal.interruptible():
         model = HTCLIP.from_checkpoint(BREAST).eval()
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         print("\nThe published computation against ht_kernels: the breast model on one image, in turns", flush=True)
         compared = comparison.compare(model, folded, images[0].sample.image)
         print("\n".join(_comparison_lines(compared)), flush=True)
-        write_whole(picture, png_bytes(sheet.draw(images, phantom, heart, compared)), "the picture")
+        write_whole(picture, png_bytes(sheet.draw(images, phantom, heart, compared), "demo"), "the picture")
     print(f"\nwrote {picture.name}, overlay.mp4, masks/ and report.json to {args.output}")
     return 0
 

@@ -268,7 +268,7 @@ def _read(
 ) -> tuple[Examples, Prompts | None]:
     """A split of a data set, and the prompts for its classes where a contrastive model needs them."""
     from ht_kernels.data import CaptionDataset, ClassificationDataset, SegmentationDataset
-    from ht_kernels.data.segmentation import check_two_values
+    from ht_kernels.data.two_values import check_two_values
     from ht_kernels.train import read_examples
     from ht_kernels.train.zero_shot import fill, read_prompts
 
@@ -278,7 +278,8 @@ def _read(
     if model.config.task == "segmentation":
         masks = SegmentationDataset(**where, image_size=size, classes=_classes_of_masks(model, args.data, dataset))
         if len(masks.classes) == 2:
-            check_two_values([masks], "If they are the numbers of classes, evaluate a model that was trained on these")
+            advice = "If they are the numbers of classes, evaluate a model that was trained on these"
+            check_two_values(args.data, dataset, [args.split], masks.named, advice)
         return read_examples(masks, args.skip_bad, watch), None
     if model.config.task == "classification":
         of_labels = ClassificationDataset(**where, image_size=size)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.files import claim, output_folder
+from ht_kernels.files import check_foreign, claim, drawn, output_folder
 from ht_kernels.outputs import INSPECTION
 
 from . import model_options, outputs, terminal
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.checkpoint is not None:
         model_options.check_checkpoint(args.checkpoint)
     claim(args.output, INSPECTION, args.overwrite)
+    earlier = drawn(args.output, INSPECTION, "inspect")
+    check_foreign(args.output, INSPECTION, earlier)
     source = open_file(args.frames or example_clip())
     import torch
 
@@ -87,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"The model cannot be folded, so noise weights are not drawn: {unfoldable}.", file=sys.stderr)
     elif any(adapter.noise for adapter in found.values()):
         pictures["noise_weights.png"] = _draw_noise_weights(noise_weights_of(model, frames))
-    with output_folder(args.output, INSPECTION) as folder:
+    with output_folder(args.output, earlier, strict=True) as folder:
         for name, figure in pictures.items():
-            (folder / name).write_bytes(png_bytes(figure))
+            (folder / name).write_bytes(png_bytes(figure, "inspect"))
     print(f"wrote {', '.join(pictures)} to {args.output}")
     return 0
 

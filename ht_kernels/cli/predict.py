@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
 from ht_kernels.outputs import SETTINGS
+from ht_kernels.words import counted
 
 from . import config, model_options, outputs, running, terminal
 
@@ -71,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
         )
     config.write(args, args.output / SETTINGS)
     terminal.warn(report["warnings"])
-    states = Counter(row["state"] for row in report["images"])
-    print(", ".join(f"{count} {state}" for state, count in states.items()))
+    states = Counter(row["state"] for row in report["images"] if row["state"] != "failed")
+    found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
+    print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
     masks = "masks/, " if predictor.task == "segmentation" else ""
     print(f"wrote {masks}overlays/, predictions.csv and predictions.json to {args.output}")
     for reason in report["failed"].values():

@@ -260,6 +260,8 @@ def _check(args: argparse.Namespace, recipe: Recipe) -> Fold | None:
     fold = _fold(args)
     _check_inputs(args)
     _check_start(args, recipe)
+    if args.phantoms is None:
+        _check_data(args)
     try:
         import ht_kernels.train.trainer  # noqa: F401
         from ht_kernels.train.fingerprint import check_resume
@@ -540,6 +542,34 @@ def _check_start(args: argparse.Namespace, recipe: Recipe) -> None:
         )
 
 
+def _check_data(args: argparse.Namespace) -> None:
+    """Refuse lists that share an image, and masks of several classes that would be read as two."""
+    from ht_kernels.data.overlap import check_splits
+    from ht_kernels.data.two_values import check_two_values
+
+    check_splits(args.data, args.task, args.dataset)
+    if args.task != "segmentation":
+        return
+    chosen = _chosen_classes(args)
+    if chosen is None or len(chosen) == 2:
+        check_two_values(
+            args.data,
+            args.dataset,
+            ("train", "val"),
+            chosen is not None,
+            "If they are the numbers of classes, name all of these: with --classes background,NAME,NAME or a name a "
+            f"line in {args.data / 'segmentation' / args.dataset / 'classes.txt'}",
+        )
+
+
+def _chosen_classes(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """The names of the classes, as ``--classes`` or ``classes.txt`` of the data set says them; None if neither does."""
+    from ht_kernels.data.layout import chosen_class_names
+
+    given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
+    return chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
+
+
 def _fold(args: argparse.Namespace) -> Fold | None:
     from ht_kernels.train import Fold
 
@@ -554,25 +584,14 @@ def _data(args: argparse.Namespace, recipe: Recipe) -> tuple[tuple[str, ...], Ca
     Data that is missing is reported before a model is loaded.
     """
     from ht_kernels.data import ClassificationDataset, SegmentationDataset
-    from ht_kernels.data.layout import chosen_class_names
-    from ht_kernels.data.overlap import check_splits
-    from ht_kernels.data.segmentation import check_two_values
     from ht_kernels.train import read_examples
 
     if args.phantoms is not None:
         return _OF_PHANTOMS, lambda size, watch: _simulate(args.phantoms, recipe.seed, size, watch)
-    given = None if args.classes is None else tuple(name.strip() for name in args.classes.split(","))
-    chosen = chosen_class_names(args.data, args.task, args.dataset, given, "--classes")
+    chosen = _chosen_classes(args)
     kind = SegmentationDataset if args.task == "segmentation" else ClassificationDataset
     sets = {split: kind(args.data, args.dataset, split, classes=chosen) for split in ("train", "val")}
-    check_splits(args.data, args.task, args.dataset)
     names: tuple[str, ...] = sets["train"].classes
-    if args.task == "segmentation" and len(names) == 2:
-        check_two_values(
-            list(sets.values()),  # type: ignore[arg-type]
-            "If they are the numbers of classes, name all of these: with --classes background,NAME,NAME or a name a "
-            f"line in {args.data / 'segmentation' / args.dataset / 'classes.txt'}",
-        )
     if len(names) < 2:
         raise InputError(f"every image of {args.dataset} has the label 0, so there is nothing to tell apart")
 
@@ -598,7 +617,6 @@ def _simulate(count: int, seed: int, size: int, watch: Watch) -> _Data:
 def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None], watch: Watch) -> tuple[HTCLIP, _Data]:
     """The model, which knows what images go through, and the images with captions."""
     from ht_kernels.data import CaptionDataset
-    from ht_kernels.data.overlap import check_splits
     from ht_kernels.train import read_examples
 
     model = _model(args, recipe, say, task=args.task)
@@ -607,7 +625,6 @@ def _pairs(args: argparse.Namespace, recipe: Recipe, say: Callable[[str], None],
         return CaptionDataset(args.data, args.dataset, split, model.preprocess)
 
     sets = [open_split(split) for split in ("train", "val")]
-    check_splits(args.data, args.task, args.dataset)
     train, val = (read_examples(data, args.skip_bad, watch) for data in sets)
     return model, _Data(train, val, test=lambda: open_split("test"))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 from ht_kernels.errors import InputError
+from ht_kernels.files import read_object
 
 
 def manifest_path(path: Path) -> Path:
@@ -50,7 +49,7 @@ def check_place(path: Path) -> None:
         InputError: it would.
     """
     manifest = manifest_path(path)
-    if manifest.exists() and _values(manifest).get("file") != path.name:
+    if manifest.exists() and read_object(manifest).get("file") != path.name:
         raise InputError(
             f"{manifest} is there already and is not the manifest of an earlier {path.name}, and the export would "
             "replace it: name another output, or move that file away"
@@ -71,7 +70,7 @@ def check_report_place(path: Path) -> None:
         InputError: it would.
     """
     for report in (report_path(path), failed_report_path(path)):
-        if report.exists() and "thresholds" not in _values(report):
+        if report.exists() and "thresholds" not in read_object(report):
             raise InputError(
                 f"{report} is there already and is not the report of an export, which would replace it: name another "
                 "output, or move that file away"
@@ -90,15 +89,6 @@ def check_folder(folder: Path) -> None:
         raise InputError(
             f"the folder's name {folder.name!r} becomes the model's: use letters, digits, '.', '_' and '-'"
         )
-
-
-def _values(path: Path) -> dict[str, Any]:
-    """The values of a JSON file; none if it is something else."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _stem(path: Path) -> Path:

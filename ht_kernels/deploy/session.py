@@ -179,7 +179,7 @@ class Session(Predicts):
         """Return the logits, masks or embeddings of frames, as the class describes.
 
         Raises:
-            InputError: the frames do not have the shape that the model takes.
+            InputError: the frames do not have the shape that the model takes, or no values.
             TypeError: the frames are neither an array nor a tensor, or not uint8.
         """
         self._check(frames)
@@ -219,6 +219,8 @@ class Session(Predicts):
             raise InputError(f"frames must have shape ({_count(self.batch)}, {wanted}), got {shape}")
         if str(frames.dtype).removeprefix("torch.") != "uint8":
             raise TypeError(f"frames must be uint8, got {frames.dtype}")
+        if getattr(frames, "is_meta", False):
+            raise InputError("frames are a tensor on 'meta', which has no values: pass one on another device")
 
 
 def _is_tensor(value: Any) -> bool:

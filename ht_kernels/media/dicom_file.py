@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,8 +62,14 @@ def is_dicom(head: bytes) -> bool:
     pydicom's dictionary; where pydicom is not installed, such files are not known as DICOM.
     """
     return head[128:132] == b"DICM" or (
-        installed("pydicom") and any(_two_elements(head, *encoding) for encoding in ("<e", "<i", ">e"))
+        _knows_elements() and any(_two_elements(head, *encoding) for encoding in ("<e", "<i", ">e"))
     )
+
+
+@cache
+def _knows_elements() -> bool:
+    """Whether pydicom is installed. It is looked up once: a folder may have thousands of files that are not DICOM."""
+    return installed("pydicom")
 
 
 def _two_elements(head: bytes, order: str, explicit: str) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from os.path import abspath, commonpath
 from pathlib import Path
 
 from ht_kernels.errors import InputError
-from ht_kernels.files import claim, why
+from ht_kernels.files import check_foreign, claim, read_object, why, within
 from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES, is_image
 from ht_kernels.media.opening import is_hidden, natural_order
@@ -74,24 +72,14 @@ def check_names(output: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: it holds one.
     """
-    earlier = {output / file for file in earlier_files(output)}
-    for name in names:
-        for place in (f"overlays/{name}.png", f"overlays/{name}.mp4", f"masks/{name}.png", f"probabilities/{name}.npz"):
-            if os.path.lexists(output / place) and output / place not in earlier:
-                raise InputError(f"{output / place} is there already, and no prediction wrote it: name another output")
+    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz"
+    check_foreign(output, [kind.format(name) for name in names for kind in kinds], earlier_files(output))
 
 
-def earlier_files(output: Path) -> list[str]:
+def earlier_files(output: Path) -> list[Path]:
     """The pictures and arrays that an earlier prediction wrote into a folder, as its predictions.json says."""
-    try:
-        files = json.loads((output / "predictions.json").read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
-    kinds = "overlays", "masks", "probabilities"
-    if not isinstance(files, list):
-        return []
-    parts = [Path(file).parts for file in files if isinstance(file, str)]
-    return [str(Path(*part)) for part in parts if part and part[0] in kinds and ".." not in part]
+    files = within(read_object(output / "predictions.json").get("files"))
+    return [file for file in files if file.parts[0] in ("overlays", "masks", "probabilities")]
 
 
 def _inside(folder: Path, output: Path) -> Iterator[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.packages import need_torch
+from ht_kernels.predict_method import Predicts
 from ht_kernels.video.crop import AutoCrop, check_crop
 from ht_kernels.video.model import FrameModel
 from ht_kernels.video.overlay import check_unfamiliar
@@ -209,8 +209,6 @@ def is_clip(source: Source) -> bool:
 
 def _runnable(model: Any) -> FoldedHTCLIP | Session:
     """What runs a model on frames. Torch is not imported for an exported file or a session."""
-    if isinstance(model, Session):
-        return model
     if isinstance(model, (str, Path)):
         path = locate(model)
         if is_exported(path):
@@ -220,7 +218,9 @@ def _runnable(model: Any) -> FoldedHTCLIP | Session:
         from ht_kernels.deploy.fastest import fastest
 
         return fastest(HTCLIP.from_checkpoint(path).eval())
-    if "torch" in sys.modules:  # without it there is no model
+    if isinstance(model, Session):
+        return model
+    if isinstance(model, Predicts):
         from ht_kernels.clip import HTCLIP
         from ht_kernels.deploy.folded import FoldedHTCLIP, fold
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +160,7 @@ class Prediction:
         if name is None:
             name = "image" if self.file is None else without_ending(Path(self.file.name)).name
             name = name if self.index is None else f"{name}/{self.index + 1:05}"
-        stale = f"masks/{escape(name)}.png", f"probabilities/{escape(name)}.npz"  # an unfamiliar image has none
+        stale = f"masks/{name}.png", f"probabilities/{name}.npz"  # an unfamiliar image has none
         with output_folder(folder, stale) as part:
             save_into(part, name, self, probability)
 

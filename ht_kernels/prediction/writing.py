@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def predict_files(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
-    with output_folder(output, (*PREDICTIONS, *map(escape, earlier_files(Path(output)))), strict=True) as folder:
+    with output_folder(output, (*PREDICTIONS, *earlier_files(Path(output))), strict=True) as folder:
         for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def evaluate(
         results["classes"] = summarize_classes(rows, several)
     if prompts:
         results["prompts"] = dict(prompts)
-    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
+    with output_folder(output, earlier_files(output), strict=True) as folder:
         pictures = _draw(folder, examples, predictions, rows, names)
         _write(folder, rows, results, _report(results, pictures))
     return results
@@ -169,7 +168,7 @@ def evaluate_all(
         InputError: as for :func:`evaluate`.
     """
     check_foreign(output, sets)
-    with output_folder(output, map(escape, earlier_files(output)), strict=True) as folder:
+    with output_folder(output, earlier_files(output), strict=True) as folder:
         each = {
             name: evaluate(model, examples, folder / name, f"{title}: {name}", prompts, watch)
             for name, (examples, prompts) in sets.items()
@@ -301,11 +300,13 @@ def _draw(folder: Path, examples: Examples, predictions: Tensor, rows: list[Row]
         draw_confusion(folder / "confusion.png", rows, names)
         return ["roc.png", "confusion.png"]
     ranked = sorted((i for i in range(len(rows)) if not math.isnan(rows[i]["dice"])), key=lambda i: rows[i]["dice"])
-    middle = max(0, len(ranked) // 2 - 2)
-    chosen = (
-        list(dict.fromkeys([*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]])) or list(range(len(rows)))[:4]
-    )
-    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen, names)
+    middle = len(ranked) // 2 - 2
+    if len(ranked) > 12:
+        chosen, title = [*ranked[:4], *ranked[middle : middle + 4], *ranked[-4:]], "The worst, the middle and the best"
+    else:
+        chosen = ranked or list(range(len(rows)))[:4]
+        title = counted(len(chosen), "image")
+    draw_masks(folder / "overlays.png", examples, predictions, rows, chosen, title, names)
     shown = [row for row in rows if math.isfinite(row["dice"]) and math.isfinite(row["confidence"])]
     if not shown:
         return ["overlays.png"]

@@ -41,9 +41,10 @@ def draw_masks(
     predictions: Tensor,
     rows: Sequence[Row],
     chosen: Sequence[int],
+    title: str,
     names: Sequence[str] = ("background", "lesion"),
 ) -> None:
-    """Draw the chosen images with the true outline in orange and the predicted outline in blue.
+    """Draw the chosen images with the true outline in orange and the predicted outline in blue, below a title.
 
     With more than two ``names`` of classes each class has its own colour, and a legend has those that are drawn; true
     outlines are then dashed. The title of each image has its Dice, or the words "no lesion" if it has none.
@@ -71,7 +72,7 @@ def draw_masks(
         words = f"Dice {rows[i]['dice']:.3f}" if rows[i]["lesions"] else "no lesion"
         axes.set_title(f"{_short(rows[i]['name'], 40)}\n{words}", fontsize=8)
     words = "truth dashed, prediction solid" if several else "truth orange, prediction blue"
-    figure.suptitle(f"The worst, the middle and the best: {words}", fontsize=10, wrap=True)
+    figure.suptitle(f"{title}: {words}", fontsize=10, wrap=True)
     if legend:
         patches = [Patch(color=_shade(number), label=names[number]) for number in drawn]
         figure.legend(handles=patches, loc="outside lower center", ncols=_NAMES_IN_A_ROW, fontsize=8, frameon=False)

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from glob import escape
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from ht_kernels.errors import InputError
-from ht_kernels.files import written
+from ht_kernels import files
 from ht_kernels.outputs import EVALUATION, FOLDS, evaluations
 
 
-def earlier_files(output: Path) -> list[str]:
-    """The files that an earlier evaluation wrote into a folder, as its results.json says; paths within the folder.
+def earlier_files(output: Path) -> list[Path]:
+    """The files that an earlier evaluation wrote into a folder, as its results.json says, by their paths in it.
 
     Older versions did not say it: then they are all of which an evaluation of these data sets consists.
     """
-    results = _read(output / "results.json")
+    results = files.read_object(output / "results.json")
     if "title" not in results or not {"summary", "datasets"} & results.keys():
         return []
-    files = results.get("files")
-    if isinstance(files, list):
-        return [file for file in files if isinstance(file, str) and _is_result(Path(file))]
-    datasets = results.get("datasets")
-    names = [name for name in datasets if Path(name).name == name] if isinstance(datasets, dict) else []
-    patterns = [*EVALUATION, *(f"{escape(name)}/{file}" for name in names for file in EVALUATION)]
-    return [str(path.relative_to(output)) for path in written(output, patterns)]
+    if "files" not in results:
+        datasets = results.get("datasets")
+        results["files"] = evaluations(datasets if isinstance(datasets, dict) else ())
+    return [file for file in files.within(results["files"]) if file.name in EVALUATION and len(file.parts) <= 2]
 
 
-def _is_result(file: Path) -> bool:
-    """Whether a path is that of a result in the folder, or in the folder of a data set in it."""
-    folder = file.parent.name
-    return file.name in EVALUATION and folder != ".." and file == Path(folder) / file.name
-
-
-def check_foreign(output: Path, datasets: Iterable[str] = ()) -> None:
+def check_foreign(output: Path, datasets: Collection[str] = ()) -> None:
     """Refuse a folder with files that an evaluation would replace, and that no evaluation wrote.
 
     Args:
@@ -46,10 +33,7 @@ def check_foreign(output: Path, datasets: Iterable[str] = ()) -> None:
     Raises:
         InputError: it is such a folder.
     """
-    earlier = {output / file for file in earlier_files(output)}
-    for path in written(output, evaluations(list(datasets))):
-        if path not in earlier:
-            raise InputError(_refusal(path))
+    files.check_foreign(output, evaluations(datasets), earlier_files(output))
 
 
 def check_foreign_folds(output: Path) -> None:
@@ -58,22 +42,9 @@ def check_foreign_folds(output: Path) -> None:
     Raises:
         InputError: it is such a folder.
     """
-    there = written(output, FOLDS)
     try:
         lines = (output / "folds.csv").read_bytes().splitlines()
     except OSError:
         lines = []
-    if there and not (lines and lines[0].startswith(b"run,") and lines[-1].startswith(b"standard deviation,")):
-        raise InputError(_refusal(there[0]))
-
-
-def _refusal(path: Path) -> str:
-    return f"{path} is there already, and no evaluation wrote it: move it, or name another output"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
+    ours = bool(lines) and lines[0].startswith(b"run,") and lines[-1].startswith(b"standard deviation,")
+    files.check_foreign(output, FOLDS, FOLDS if ours else ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ht_kernels.log import log
 from ht_kernels.logits import Logits, mask_of_grid, probabilities, to_grid, upsample
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.preprocess import preprocess
+from ht_kernels.predict_method import Predicts
 
 if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP
@@ -137,15 +137,14 @@ def _runnable(model: Any) -> Session | FoldedFrames:
     if isinstance(model, Session):
         return model
     made = "HTCLIP.from_checkpoint(...)"
-    if "torch" in sys.modules:  # without it there is no folded model
-        from ht_kernels.clip import HTCLIP
+    if isinstance(model, Predicts):
         from ht_kernels.deploy.folded import FoldedHTCLIP
 
         from .folded_model import FoldedFrames
 
         if isinstance(model, FoldedHTCLIP):
             return FoldedFrames(model)
-        made = "it" if isinstance(model, HTCLIP) else made
+        made = "it"
     raise TypeError(
         f"model must be a folded model or a session, got {type(model).__name__}: ht_kernels.fold makes a folded model "
         f"of {made}"

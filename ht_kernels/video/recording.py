@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_output_folder, output_folder, written
+from ht_kernels.files import check_foreign, check_output_folder, output_folder, read_object, within, written
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.outputs import RECORDING
 from ht_kernels.packages import installed
@@ -73,8 +72,8 @@ def record(
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
     check_output(source, output)
-    names, earlier = _names(source), _masks_and_pictures(_read_report(Path(output) / "report.json"))
-    with output_folder(output, (*RECORDING, *earlier)) as folder:
+    names, report = _names(source), _read_report(Path(output) / "report.json")
+    with output_folder(output, (*_results(report), *_masks_and_pictures(report))) as folder:
         video = VideoSink(folder / "overlay.mp4", source.fps or USUAL_FPS) if names is None else None
         pictures = None if names is None else PictureSink(folder / "overlays", names)
         masks = MaskSink(folder / "masks", names) if stream.task == "segmentation" else None
@@ -143,12 +142,14 @@ def check_output(source: Source | LiveSource, output: str | Path) -> None:
         came, place = source.path.resolve(), folder.resolve()
         if came == place or any(came.is_relative_to(place / name) for name in _FILES):
             raise InputError(f"the output {output} would replace the input {source.path}: name another folder")
-    there = written(folder, (*RECORDING, "masks/*", "overlays/*"))
-    if there and not _read_report(folder / "report.json"):
+    there = [*written(folder, RECORDING), *folder.glob("masks/*"), *folder.glob("overlays/*")]
+    report = _read_report(folder / "report.json")
+    if there and not report:
         raise InputError(
             f"{there[0]} is there already, and no stream wrote it, as there is no report.json of one beside it: name "
             "another folder for the output"
         )
+    check_foreign(folder, RECORDING, _results(report))
 
 
 def _names(source: Source | LiveSource) -> list[str] | None:
@@ -161,18 +162,21 @@ def _names(source: Source | LiveSource) -> list[str] | None:
 
 def _read_report(path: Path) -> dict[str, Any]:
     """The report of an earlier stream; empty if the file is none, or is missing."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) and "latency_ms" in values else {}
+    values = read_object(path)
+    return values if "latency_ms" in values else {}
+
+
+def _results(report: dict[str, Any]) -> list[str]:
+    """The files beside masks and pictures that an earlier stream wrote; older versions did not say which."""
+    listed = {str(path) for path in within(report.get("files", list(RECORDING)))}
+    return [name for name in RECORDING if name in listed]
 
 
 def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
-    """The masks and pictures that an earlier stream wrote, as patterns of :meth:`pathlib.Path.glob`."""
+    """The masks and pictures that an earlier stream wrote, by their paths in its folder."""
     names, last = report.get("pictures"), report.get("last_mask")
     if isinstance(names, list):
-        safe = [escape(name) for name in names if isinstance(name, str) and "/" not in name]
+        safe = [name for name in names if isinstance(name, str) and "/" not in name]
         return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
     return [f"masks/{number:05}.png" for number in range(1, last + 1)] if isinstance(last, int) else []
 

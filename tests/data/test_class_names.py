@@ -12,7 +12,7 @@ from helpers.layout import disc, make_layout, save
 from helpers.several_classes import NAMES, make_several, scene
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.data.layout import chosen_class_names, class_names
-from ht_kernels.data.segmentation import check_two_values
+from ht_kernels.data.two_values import check_two_values
 from ht_kernels.errors import InputError
 
 LIST = "segmentation/LEG/classes.txt"
@@ -83,11 +83,11 @@ def test_masks_of_several_classes(tmp_path: Path) -> None:
     assert SegmentationDataset(root, "LEG", "val").classes == ("background", "lesion")
 
 
-def two(root: Path, *values: int, classes: tuple[str, ...] | None = None) -> None:
+def two(root: Path, *values: int, named: bool = False) -> None:
     """Masks of two values each, of which the larger are ``values``, looked at as two classes."""
     for i in range(5):
         save(root / f"all/masks/BUSI_{i}.png", disc(i) * np.uint8(values[i % len(values)]))
-    check_two_values([SegmentationDataset(root, "BUSI", "train", classes=classes)], "Name them.")
+    check_two_values(root, "BUSI", ["train"], named, "Name them.")
 
 
 def test_masks_of_two_values_each_may_have_several_classes(tmp_path: Path) -> None:
@@ -98,23 +98,23 @@ def test_masks_of_two_values_each_may_have_several_classes(tmp_path: Path) -> No
         two(root, 1, 2)
     with pytest.raises(InputError, match=r"0 in 5, 100 in 3, 200 in 2\. Name"):
         two(root, 100, 200)
-    two(root, 100, 200, classes=("background", "nodule"))
+    two(root, 100, 200, named=True)
     with pytest.raises(InputError, match=r"0 in 5, 1 in 3, 2 in 2\. Name"):
-        two(root, 1, 2, classes=("background", "nodule"))
+        two(root, 1, 2, named=True)
 
 
 def test_edges_in_gray_are_no_classes(tmp_path: Path) -> None:
     root = make_layout(tmp_path)
-    data = [SegmentationDataset(root, "BUSI", "train")]
+    data = SegmentationDataset(root, "BUSI", "train")
     mask = disc(0) * np.uint8(255)
     mask[mask.any(1).argmax()] //= 2
     save(root / "all/masks/BUSI_0.png", mask)
     (root / "all/masks/BUSI_1.png").write_text("damaged")
-    check_two_values(data, "")
-    assert 0 < data[0][0][1].float().mean() < 1
+    check_two_values(root, "BUSI", ["train"], False, "")
+    assert 0 < data[0][1].float().mean() < 1
     save(root / "all/masks/BUSI_0.png", np.repeat(np.uint8([0, 100, 200, 250]), 520).reshape(40, 52))
     with pytest.raises(InputError, match="0 in 4, 100 in 1, 200 in 1, 250 in 1, 255 in 3"):
-        check_two_values(data, "")
+        check_two_values(root, "BUSI", ["train"], False, "")
 
 
 def test_a_small_area_of_another_class_is_not_overlooked(tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_small_area_of_another_class_is_not_overlooked(tmp_path: Path) -> None
     data = SegmentationDataset(root, "BUSI", "train")
     assert set(data[0][1].unique().tolist()) == {0, 1}
     with pytest.raises(InputError, match="0 in 5, 1 in 1, 2 in 1, 255 in 4"):
-        check_two_values([data], "")
+        check_two_values(root, "BUSI", ["train"], False, "")

@@ -159,6 +159,8 @@ def test_wrong_frames_and_options() -> None:
             opened(frames)
     with pytest.raises(TypeError, match=r"frames must be uint8, got torch\.float32"):
         opened(some_frames(folded, 1).float())
+    with pytest.raises(InputError, match="frames are a tensor on 'meta', which has no values"):
+        opened(some_frames(folded, 1).to("meta"))
     with pytest.raises(InputError, match="runtime must be one of tensorrt, cuda_graph"):
         Session.open(folded, runtime="gpu")
     for batch in (0, 4097):

@@ -139,11 +139,14 @@ def test_the_modules_without_torch_import_none(folder: Path) -> None:
 def test_names_in_python_say_what_they_need(folder: Path) -> None:
     code = """
 import ht_kernels as ht
-for ask in (lambda: ht.fold, lambda: ht.HTCLIP, lambda: ht.functional, lambda: ht.deploy.export_onnx):
+for ask in ("ht.fold", "ht.HTCLIP", "ht.functional", "ht.deploy.export_onnx", "from ht_kernels.deploy import fold"):
     try:
-        ask()
-    except ModuleNotFoundError as error:
-        print(error.name, error)
+        exec(ask)
+    except (AttributeError, ModuleNotFoundError) as error:
+        print(type(error).__name__, error)
+print(hasattr(ht, "fold"), hasattr(ht, "functional"), hasattr(ht, "Predictor"))
 """
-    lines = run(code, folder=folder).stdout.splitlines()
-    assert len(lines) == 4 and all(line.startswith("torch this needs torch, which is not installed") for line in lines)
+    *lines, there = run(code, folder=folder).stdout.splitlines()
+    kinds = [line.partition(" this needs torch, which is not installed: pip install")[0] for line in lines]
+    assert kinds == ["AttributeError"] * 4 + ["ModuleNotFoundError"]
+    assert there == "False False True"

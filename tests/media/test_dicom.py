@@ -68,6 +68,17 @@ def test_what_is_no_dicom() -> None:
     assert not any(dicom_file.is_dicom(row.tobytes()) for row in noise)
 
 
+def test_pydicom_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(dicom_file, "installed", asked.append)
+    dicom_file._knows_elements.cache_clear()
+    try:
+        assert not any(dicom_file.is_dicom(bytes(400)) for _ in range(3))
+    finally:
+        dicom_file._knows_elements.cache_clear()
+    assert asked == ["pydicom"]
+
+
 @pytest.mark.parametrize("kind", ["3", "3.1", "6", "6.1", "6.2"])
 def test_the_class_says_ultrasound_where_modality_does_not(tmp_path: Path, kind: str) -> None:
     for modality in (None, "OT"):

@@ -21,6 +21,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
 from ht_kernels.prediction import Predictor, writing
 from ht_kernels.prediction.inputs import find_files
+from ht_kernels.words import counted
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(120)]
 
@@ -75,6 +76,9 @@ def test_images_and_clips(
     assert "frames of clip.dcm: 2 of 2" in said.err and "predicting files: 4 of 4" in said.err
     assert f"{other}: unfamiliar, no mask: unlike" in said.out and f"{one}: class " in said.out
     assert "wrote masks/, overlays/, predictions.csv and predictions.json" in said.out
+    states = [row["state"] for row in table(output)]
+    assert f"4 of 4 inputs have a result: {states.count('unfamiliar')} frames unfamiliar, " in said.out
+    assert f", {counted(states.count('ok'), 'frame')} ok\n" in said.out
     predictor = Predictor(models["segmentation"])
     result = predictor(one)
     rows = table(output)
@@ -130,7 +134,9 @@ def test_a_file_that_cannot_be_read(calls: list[Any], tmp_path: Path, capsys: py
     bad.write_bytes(one.read_bytes()[:100])
     arguments = ["--weights", "breast", "--output", str(output)]
     assert main(["predict", str(bad), str(one), *arguments]) == 2
-    *_, first, last = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr()
+    *_, first, last = said.err.splitlines()
+    assert "\n1 of 2 inputs have a result: 1 frame ok\n" in said.out
     assert first.startswith(f"no result: {bad} ")
     assert last == f"ht-kernels predict: 1 of 2 inputs have no result: {bad}; the others are in {output}"
     assert written(output) == [
@@ -216,7 +222,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
         ([str(one), "--output", new, "--image-size", "0"], "--image-size 0 was given"),
         (
             [str(one), "--output", str(tmp_path / "masks of experts"), "--overwrite"],
-            "one.png is there already, and no prediction wrote it",
+            "one.png is there already, and no earlier run of this command wrote it: move it, or name another output",
         ),
     ]:
         assert main(["predict", *arguments, "--weights", "breast"]) == 2, message

@@ -48,6 +48,21 @@ def two_classes() -> tuple[Examples, torch.Tensor]:
     return Examples(torch.zeros(5, 1, 24, 32, dtype=torch.uint8), truth, names, {}), guess
 
 
+@pytest.mark.parametrize(("count", "title"), [(2, "2 images"), (13, "The worst, the middle and the best")])
+def test_the_title_of_pictures_counts_them(
+    count: int, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    truth = torch.zeros(count, IMAGE, IMAGE, dtype=torch.uint8)
+    truth[:, 8:16, 8:16] = 1
+    names = tuple(map(str, range(count)))
+    evaluate(small_model(num_classes=2).float(), Examples(truth[:, None] * 255, truth, names, {}), tmp_path / "out", "")
+    masks = drawn[0]
+    assert masks.get_suptitle() == f"{title}: truth orange, prediction blue"
+    assert len({axes.get_title() for axes in masks.axes}) == min(count, 12)
+
+
 def test_each_class_that_was_missed_counts_as_the_diagonal() -> None:
     """Rows average over the classes in the truth; a class found elsewhere, or another class, is no hit."""
     data, guess = two_classes()

@@ -8,7 +8,6 @@ import io
 import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from ht_kernels import outputs
 from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
-from ht_kernels.files import check_foreign
+from ht_kernels.files import check_foreign, within
 
 from ..layout import SPLITS, image_path, mask_path
 from ..names import visible
@@ -97,18 +96,16 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
     _write_table(folder / "groups.csv", groups.items(), ("image", "group"))
 
 
-def written_before(output: Path, dataset: str) -> list[str]:
-    """What an earlier preparation of a data set wrote, as patterns of :meth:`pathlib.Path.glob`: its tables, and the
-    images and masks in its checksums."""
-    images = [place for place in listed(output / f"{dataset}.sha256") if place.startswith("all/")]
+def written_before(output: Path, dataset: str) -> list[str | Path]:
+    """What an earlier preparation of a data set wrote: its tables, and the images and masks in its checksums."""
+    images = [place for place in listed(output / f"{dataset}.sha256") if place.parts[0] == "all"]
     return [*outputs.dataset(dataset), *images]
 
 
-def listed(checksums: Path) -> list[str]:
-    """The files in a file of checksums, as patterns of :meth:`pathlib.Path.glob`; none where there is no such file."""
+def listed(checksums: Path) -> list[Path]:
+    """The files in a file of checksums, by their paths beside it; none where there is no such file."""
     lines = checksums.read_bytes().splitlines() if checksums.is_file() else []
-    places = [os.fsdecode(line.partition(b"  ")[2]) for line in lines]
-    return [escape(place) for place in places if place and not place.startswith("/") and ".." not in Path(place).parts]
+    return within([os.fsdecode(line.partition(b"  ")[2]) for line in lines])
 
 
 def check_images(output: Path, dataset: str, names: Iterable[str]) -> None:
