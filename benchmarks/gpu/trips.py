@@ -81,44 +81,43 @@ def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
 
 def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     file, depthwise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh"
-    _, warps_m, steps, longest_run = shape(launch, "MixTile")
+    _, warps_m, steps, longest_run, most_lines = shape(launch, "MixTile")
     rows, warps, tiles = plan["mix_rows"], launch.warps, plan["grid.tiles"]
     height, width, across = plan["grid.height"], plan["grid.width"], plan["grid.across"]
-    stage_rows = min(32 * warps // warps_m, plan["slice"])
     at_once = launch.threads // (2 * steps)  # rows that the threads copy at once
     stages = ceil(plan["slice"], 32 * warps // warps_m)
     per_block = tiles / plan["mix_blocks"]
     early, later = float(plan["early"]), (stages - 1) / stages
-    lanes = 1  # that copy a patch
-    while lanes < call.channels // 8:
-        lanes *= 2
     runs = sum(ceil(min(width, call.width - i * width), plan["grid.run"]) for i in range(across))
-    items = call.height * runs * ceil(call.channels, 64)
+    heights = [min(height, call.height - row) for row in range(0, call.height, height)]
+    lines = [ceil(rows_inside, most_lines) for rows_inside in heights]  # that are convolved together
+    items = sum(lines) * runs * ceil(call.channels, 64)
+    taps = 6 + call.height / sum(lines)  # rows of patches that reach them
     short = plan["grid.run"] < longest_run
     copies, halo_rows = ("LDGSTS", 1), height + 6
     loops = [
         Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 4 * rows * steps / launch.threads, ("STS", 1)),
-        Loop(file, "r < rows; r += kAtOnce", call.channels / at_once, copies, "const auto fetch_mix"),
-        Loop(file, "r < rows; r += kAtOnce", stage_rows / at_once, copies),
+        Loop(file, "row < p.channels; row += kThreads / kChunks", call.channels / at_once, copies),
         *noise_estimator(call, plan, warps),
         Loop(file, "row < kTaps + 1; row += kWarps", 50 / warps),
         Loop(file, "c = 2 * lane(); c < p.channels", ceil(call.channels, 64), ("STS", 1)),
         Loop(file, "tile < p.grid.tiles; tile += p.blocks", per_block),
         Loop(depthwise, "r < tiles.height + kSide - 1", halo_rows / warps),
-        Loop(depthwise, "c < tiles.pitch; c += kLanes >> shift", ceil(plan["grid.pitch"], WARP // lanes), copies),
-        Loop(file, "slot < Tile::kRows; slot += kThreads", ceil(rows, WARP) / warps, ("STS", 1)),
-        Loop(file, "item < place.rows * runs * groups", items / tiles / warps),
-        Loop(depthwise, "dy < kSide", 7),
-        Loop(file, "first < last; ++stage", stages),
+        Loop(
+            depthwise, "to < end; to += kLanes / kChunks * kCell", ceil(plan["grid.pitch"], WARP // (2 * steps)), copies
+        ),
+        Loop(file, "item < lines * runs * groups", items / tiles / warps),
+        Loop(depthwise, "dy < kSide + lines - 1", taps),
+        Loop(file, "i < columns; ++i", 0),
+        Loop(file, "for (int behind = first; behind < last;)", stages),
     ]
     skipped = [
         Part("cuda/scale_weights.cuh", "if (warp() < kMaxScales) {", 3 / warps),
         Part(file, "if (p.channels < 16 * Tile::kSteps) {", float(call.channels < 16 * steps)),
-        Part(file, "if (p.early) fetch_mix(), fetch_up();", early),
-        Part(file, "if (begun && p.early) fetch_up();", early * max(0, per_block - 1) / per_block),
+        Part(file, "if (p.early) fetch_mix_weight", early),
         Part(file, "if (!p.early) {", 1 - early),
-        Part(file, "if (stage > 0 && p.stages == 1) {", later * (plan["stages"] == 1)),
-        Part(file, "if (p.stages == 2 && next < last) {", later * (plan["stages"] == 2)),
+        Part(file, "if (p.stages == 1 && !starts) {", later * (plan["stages"] == 1)),
+        Part(file, "if (p.stages == 2 && behind < last) copies.start", later * (plan["stages"] == 2)),
         Part(file, "convolve<Tile, (Tile::kRun > 2", float(short)),
         Part(file, "convolve<Tile, Tile::kRun>", float(not short)),
         Part(file, "if (p.filtered) {", 0),
