@@ -45,7 +45,7 @@ int main(int count, char** values) {
 #define PRINT(name) std::printf("plan\t" #name "\t%d\n", static_cast<int>(plan.name))
   if (dtype == HT_FLOAT32) {
     const ht::cuda::float32::Plan plan = ht::cuda::float32::make_plan(shape, device);
-    PRINT(held), PRINT(down_rows), PRINT(down_tiles), PRINT(down_columns), PRINT(chunk);
+    PRINT(down_rows), PRINT(down_tiles), PRINT(down_columns), PRINT(chunk);
     PRINT(mix_rows), PRINT(mix_blocks), PRINT(slices), PRINT(slice);
   } else {
     const ht::cuda::Plan plan = ht::cuda::make_plan(shape, device);
@@ -64,7 +64,8 @@ int main(int count, char** values) {
 #undef PLACE
   const int64_t tokens = shape.prefix_tokens + shape.grid_height * shape.grid_width;
   const ht_tokens x{memory, tokens * shape.dim, shape.dim};
-  const ht_status status = ht_adapter_forward_cuda(&shape, &weights, dtype, 0, memory, x, x, memory, nullptr);
+  const ht_status status =
+      ht_adapter_forward_cuda(&shape, &weights, dtype, 0, memory, x, x, memory, nullptr);
   if (status != HT_OK) std::fprintf(stderr, "%s\n", ht_last_error());
   return status == HT_OK ? 0 : 1;
 }

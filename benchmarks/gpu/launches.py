@@ -65,8 +65,8 @@ class Launch:
 
     @property
     def function(self) -> str:
-        """The name without namespaces, template arguments and parameters."""
-        return self.name.partition("<")[0].rpartition("::")[2]
+        """The name within ht::cuda, without template arguments and parameters."""
+        return self.name.partition("<")[0].rpartition("ht::cuda::")[2]
 
     @property
     def blocks(self) -> int:
@@ -119,8 +119,7 @@ def ask(program: Path, call: Call, device: Device) -> Started:
     numbers = (
         *(call.batch, call.height, call.width, call.prefix, call.dim, call.channels, call.hidden, call.scales),
         *(DTYPES.index(call.dtype), device.multiprocessors, device.block_bytes, device.shared_bytes),
-        device.reserved_bytes,
-        device.architecture,
+        *(device.reserved_bytes, device.architecture),
     )
     done = subprocess.run([str(program), *map(str, numbers)], capture_output=True, text=True)
     if done.returncode:

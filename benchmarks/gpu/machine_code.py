@@ -47,9 +47,9 @@ def compiled(launches: Sequence[Launch], architecture: int, folder: Path) -> dic
     Raises:
         RuntimeError: nvcc or a disassembler fails.
     """
+    stages = ("cuda/stages.h", "cuda/float32/stages.h")
     lines = [
-        '#include "cuda/float32/stages.h"',
-        '#include "cuda/stages.h"',
+        *(f'#include "{name}"' for name in stages),
         *(f"template __global__ {launch.name};" for launch in launches),
     ]
     files = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".cu", ".cuh", ".h"))

@@ -59,6 +59,90 @@ def multiplications(call: Call, depth: int) -> tuple[str, int]:
     return "HMMA", depth // (8 if call.dtype == "float32" else 16)
 
 
+def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file = "cuda/down_project.cuh"
+    row_tiles, _, warps_m, warps_n, columns, _ = shape(launch, "DownTile")
+    warps_k, rows, tiles = launch.warps // (warps_m * warps_n), plan["down_rows"], plan["down_tiles"]
+    parts = ceil(call.channels, plan["down_channels"])
+    whole = call.dim // columns
+    has_rows = ceil(call.tokens, 16 * row_tiles) / (tiles * warps_m)  # the part of the warps
+    loops = [Loop(file, "s < whole_stages; ++s", whole), Loop(file, "other < Tile::kWarpsK - 1", warps_k - 1)]
+    skipped = [
+        Part(file, "if (has_rows) multiply(stage, Tile::kColumns", has_rows),
+        Part(file, "if (whole_stages < stages) {", float(whole * columns < call.dim)),
+        Part(file, "if (warp_k > 0) {", (warps_k - 1) / warps_k),
+        Part(file, "if (warp_k == 0) {", 1 / warps_k),
+        Part(file, "if (adds && channel < p.channels) {", has_rows / warps_k),
+    ]
+    x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
+    weights = 2 * call.channels * call.dim * call.bytes
+    all_tiles = call.batch * tiles
+    return Trips(loops, skipped, all_tiles * rows, x * parts + h + all_tiles * weights, x + weights)
+
+
+def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file, depthwise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh"
+    _, warps_m, steps, longest_run, most_lines = shape(launch, "MixTile")
+    rows, warps, tiles = plan["mix_rows"], launch.warps, plan["grid.tiles"]
+    height, width, across = plan["grid.height"], plan["grid.width"], plan["grid.across"]
+    at_once = launch.threads // (2 * steps)  # rows that the threads copy at once
+    stages = ceil(plan["slice"], 32 * warps // warps_m)
+    per_block = tiles / plan["mix_blocks"]
+    early, later = float(plan["early"]), (stages - 1) / stages
+    runs = sum(ceil(min(width, call.width - i * width), plan["grid.run"]) for i in range(across))
+    heights = [min(height, call.height - row) for row in range(0, call.height, height)]
+    lines = [ceil(rows_inside, most_lines) for rows_inside in heights]  # that are convolved together
+    items = sum(lines) * runs * ceil(call.channels, 64)
+    taps = 6 + call.height / sum(lines)  # rows of patches that reach them
+    short = plan["grid.run"] < longest_run
+    copies, halo_rows = ("LDGSTS", 1), height + 6
+    loops = [
+        Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 4 * rows * steps / launch.threads, ("STS", 1)),
+        Loop(file, "row < p.channels; row += kThreads / kChunks", call.channels / at_once, copies),
+        *noise_estimator(call, plan, warps),
+        Loop(file, "row < kTaps + 1; row += kWarps", 50 / warps),
+        Loop(file, "c = 2 * lane(); c < p.channels", ceil(call.channels, 64), ("STS", 1)),
+        Loop(file, "tile < p.grid.tiles; tile += p.blocks", per_block),
+        Loop(depthwise, "r < tiles.height + kSide - 1", halo_rows / warps),
+        Loop(
+            depthwise, "to < end; to += kLanes / kChunks * kCell", ceil(plan["grid.pitch"], WARP // (2 * steps)), copies
+        ),
+        Loop(file, "item < lines * runs * groups", items / tiles / warps),
+        Loop(depthwise, "dy < kSide + lines - 1", taps),
+        Loop(file, "i < columns; ++i", 0),
+        Loop(file, "for (int behind = first; behind < last;)", stages),
+    ]
+    skipped = [
+        Part("cuda/scale_weights.cuh", "if (warp() < kMaxScales) {", 3 / warps),
+        Part(file, "if (p.channels < 16 * Tile::kSteps) {", float(call.channels < 16 * steps)),
+        Part(file, "if (p.early) fetch_mix_weight", early),
+        Part(file, "if (!p.early) {", 1 - early),
+        Part(file, "if (p.stages == 1 && !starts) {", later * (plan["stages"] == 1)),
+        Part(file, "if (p.stages == 2 && behind < last) copies.start", later * (plan["stages"] == 2)),
+        Part(file, "convolve<Tile, (Tile::kRun > 2", float(short)),
+        Part(file, "convolve<Tile, Tile::kRun>", float(not short)),
+        Part(file, "if (p.filtered) {", 0),
+        Part(file, "if (tokens[half] >= 0 && tokens[half] < p.prefix) {", ceil(call.prefix, 16) / (rows / 16 * tiles)),
+    ]
+    x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
+    around = min(call.height, halo_rows) * min(call.width, width + 6) / (height * width)
+    weights, kernels = call.channels * call.dim * call.bytes, 4 * call.scales * call.channels * 50
+    mixing = launch.blocks * call.channels**2 * call.bytes * (1 if early else per_block)
+    l2 = 2 * x + plan["slices"] * h * around + call.batch * tiles * weights + mixing + launch.blocks * kernels
+    return Trips(loops, skipped, call.batch * tiles * rows, l2, x + weights, again=x)
+
+
+def noise_estimator(call: Call, plan: Plan, warps: int) -> list[Loop]:
+    file = "cuda/scale_weights.cuh"
+    return [
+        Loop(file, "c < p.channels; c += kThreads", ceil(call.channels, WARP) / warps),
+        Loop(file, "tile < p.tiles", plan["down_tiles"], ("LDG", 1)),
+        Loop(file, "q < p.hidden; q += kWarps", call.hidden / warps),
+        Loop(file, "c = lane(); c < p.channels", ceil(call.channels, WARP), ("LDG", 1)),
+        Loop(file, "q = lane(); q < p.hidden", ceil(call.hidden, WARP), ("LDG", 1)),
+    ]
+
+
 def down_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
     file = "cuda/float32/down_project.cuh"
     _, columns, warps_m = shape(launch, "DownTile")
@@ -96,7 +180,11 @@ def down_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
 
 
 def mix_and_up_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
-    file, depthwise, noise = "cuda/float32/mix_and_up_project.cuh", "cuda/float32/depthwise.cuh", NOISE
+    file, depthwise, noise = (
+        "cuda/float32/mix_and_up_project.cuh",
+        "cuda/float32/depthwise.cuh",
+        "cuda/scale_weights.cuh",
+    )
     rows, warps = plan["mix_rows"], launch.warps
     tiles = ceil(call.tokens, rows)
     padded = 32 * ceil(call.channels, 32)
@@ -108,7 +196,7 @@ def mix_and_up_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
     groups = ceil(call.dim, 32) / plan["slices"]
     loops = [
         Loop(file, "i < 2 * kRows * stride", clearing, ("STS", call.bytes // 2)),
-        *noise_loops(call, plan, warps),
+        *noise_estimator(call, plan, warps),
         Loop(depthwise, "i < p.channels * kTaps", call.channels * 49 / launch.threads),
         Loop(depthwise, "s < p.scales; ++s) tap", call.scales, ("LDG", 1)),
         Loop(depthwise, "c < p.channels; c += kThreads", over_channels),
@@ -151,107 +239,10 @@ def convolution_float32(call: Call, rows: int) -> tuple[int, float]:
     return items, inside / items
 
 
-def noise_loops(call: Call, plan: Plan, warps: int) -> list[Loop]:
-    """The loops of the noise estimator in a block."""
-    return [
-        Loop(NOISE, "c < p.channels; c += kThreads", ceil(call.channels, WARP) / warps),
-        Loop(NOISE, "tile < p.tiles", plan["down_tiles"], ("LDG", 1)),
-        Loop(NOISE, "q < p.hidden; q += kWarps", call.hidden / warps),
-        Loop(NOISE, "c = lane(); c < p.channels", ceil(call.channels, WARP), ("LDG", 1)),
-        Loop(NOISE, "q = lane(); q < p.hidden", ceil(call.hidden, WARP), ("LDG", 1)),
-    ]
-
-
-def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
-    file = "cuda/down_project.cuh"
-    m, _, warps_m, warps_n, columns, ring = shape(launch, "DownTile")
-    warps_k, rows = launch.warps // (warps_m * warps_n), plan["down_rows"]
-    parts = ceil(call.channels, plan["down_channels"])
-    stages, whole = ceil(call.dim, columns), call.dim // columns
-    tiles = call.batch * plan["down_tiles"]
-    busy = ceil(call.tokens, 16 * m) / (plan["down_tiles"] * warps_m)  # the part of the warps that have rows
-    loops = [
-        Loop(file, "s < whole_stages; ++s", whole),
-        Loop(file, "other < Tile::kWarpsK - 1; ++other", warps_k - 1),
-    ]
-    skipped = [
-        Part(file, "if (more) copies.start", max(0, stages - ring + 1) / stages),
-        Part(file, "if (has_rows) multiply(stage, Tile::kColumns", busy),
-        Part(file, "if (whole_stages < stages) {", stages - whole),
-        Part(file, "if (warp_k > 0) {", 1 - 1 / warps_k),
-        Part(file, "if (warp_k == 0) {", 1 / warps_k),
-        Part(file, "if (adds && channel < p.channels) {", busy / warps_k),
-    ]
-    weights = 2 * call.channels * call.dim * call.bytes
-    h = call.batch * call.tokens * call.channels * call.bytes
-    l2 = call.x_bytes * parts + h + tiles * weights
-    return Trips(loops, skipped, tiles * rows, l2, call.x_bytes + weights)
-
-
-def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
-    file, depthwise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh"
-    m, warps_m, steps, run, lines = shape(launch, "MixTile")
-    rows, warps, chunks = plan["mix_rows"], launch.warps, 2 * steps
-    height, width, tiles = plan["grid.height"], plan["grid.width"], plan["grid.tiles"]
-    runs, groups = ceil(width, plan["grid.run"]), ceil(call.channels, 2 * WARP)
-    heights = [min(height, call.height - row) for row in range(0, call.height, height)]
-    across = plan["grid.across"]
-    items = across * runs * groups * sum(ceil(rows_here, lines) for rows_here in heights) / tiles / warps
-    mean_lines = sum(heights) / sum(ceil(rows_here, lines) for rows_here in heights)
-    used = [rows_here * width for rows_here in heights for _ in range(across)] + [0] * (
-        tiles - plan["grid.patch_tiles"]
-    )
-    used[-1] += call.prefix
-    busy = sum(ceil(slots, 16 * m) for slots in used) / (tiles * warps_m)
-    mixing = sum(ceil(slots, 16) for slots in used) / (tiles * rows / 16)
-    stage_rows = 32 * warps // warps_m
-    passes = ceil(plan["slice"], stage_rows)
-    filled = plan["slice"] / (passes * stage_rows)
-    patch_tiles = plan["grid.patch_tiles"] / tiles
-    shorter = float(plan["grid.run"] < run)
-    loops = [
-        Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 2 * rows * chunks / launch.threads, ("STS", 1)),
-        Loop(
-            file, "row < p.channels; row += kThreads / kChunks", call.channels * chunks / launch.threads, ("LDGSTS", 1)
-        ),
-        *noise_loops(call, plan, warps),
-        Loop(file, "row < kTaps + 1; row += kWarps", 50 / warps),
-        Loop(file, "c = 2 * lane(); c < p.channels", groups, ("STS", 1)),
-        Loop(file, "tile < p.grid.tiles; tile += p.blocks", tiles / plan["mix_blocks"]),
-        Loop(depthwise, "r < tiles.height + kSide - 1", patch_tiles * (height + 6) / warps),
-        Loop(depthwise, "to < end; to +=", ceil(plan["grid.pitch"], WARP // chunks), ("LDGSTS", 1)),
-        Loop(file, "item < lines * runs * groups", items),
-        Loop(depthwise, "dy < kSide + lines - 1", 6 + mean_lines),
-        Loop(file, "behind < last;", passes),
-    ]
-    skipped = [
-        Part(NOISE, "if (warp() < kMaxScales) {", 3 / warps),
-        Part(file, "if (p.channels < 16 * Tile::kSteps) {", float(call.channels < 16 * steps)),
-        Part(file, "if (p.early) fetch_mix_weight", float(plan["early"])),
-        Part(file, "if (!p.early) {", float(not plan["early"])),
-        Part(file, "if (begun && p.early)", float(plan["early"]) * (1 - plan["mix_blocks"] / tiles)),
-        Part(file, "if (threadIdx.x < Tile::kRows) {", rows / launch.threads),
-        Part(file, "convolve<Tile, (Tile::kRun > 2", shorter),
-        Part(file, "convolve<Tile, Tile::kRun>(", 1 - shorter),
-        Part(file, "if (p.filtered) {", 0),
-        Part(depthwise, "sum[r][i].x = fmaf(", 7 * mean_lines / (lines * (6 + mean_lines))),
-        Part(depthwise, "sum[r][i].y = fmaf(", 7 * mean_lines / (lines * (6 + mean_lines))),
-        Part(file, "mix<Tile>(p, this_warp", mixing),
-        Part(file, "if (tokens[half] >= 0 && tokens[half] < p.prefix) {", 16 * ceil(call.prefix, 16) / (rows * tiles)),
-        Part(file, "if (p.stages == 1 && !starts) {", float(plan["stages"] == 1) * (1 - 1 / passes)),
-        Part(file, "if (p.stages == 2 && behind < last)", float(plan["stages"] == 2) * (1 - 1 / passes)),
-        Part(file, "if (has_rows && column - kVector", busy * filled),
-    ]
-    around = (min(height + 6, call.height) * min(width + 6, call.width)) / (height * width)
-    h = call.batch * call.tokens * call.channels * call.bytes
-    weights = call.channels * call.dim * call.bytes
-    per_block = call.channels * call.channels * call.bytes + 4 * call.scales * call.channels * 50
-    l2 = 2 * call.x_bytes + plan["slices"] * h * around + call.batch * tiles * weights + launch.blocks * per_block
-    return Trips(loops, skipped, call.batch * tiles * rows, l2, call.x_bytes + weights, again=call.x_bytes)
-
-
-Declared = Callable[[Call, Plan, Launch], Trips]
-KERNELS: dict[str, Declared] = {"down_project": down_project, "mix_and_up_project": mix_and_up_project}
-"""What is declared, by the name of the kernel, in 16-bit types."""
-FLOAT32: dict[str, Declared] = {"down_project": down_project_float32, "mix_and_up_project": mix_and_up_project_float32}
-"""The same for float32."""
+KERNELS: dict[str, Callable[[Call, Plan, Launch], Trips]] = {
+    "down_project": down_project,
+    "mix_and_up_project": mix_and_up_project,
+    "float32::down_project": down_project_float32,
+    "float32::mix_and_up_project": mix_and_up_project_float32,
+}
+"""What is declared, by the name of the kernel in ht::cuda."""
