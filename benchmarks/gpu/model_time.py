@@ -70,10 +70,9 @@ def predict(call: Call, device: Device, folder: Path, program: Path | None = Non
 def _kernel(
     call: Call, device: Device, started: launches.Started, launch: Launch, compiled: machine_code.Compiled
 ) -> Prediction:
-    kernels = trips.FLOAT32 if call.dtype == "float32" else trips.KERNELS
-    if launch.function not in kernels:
+    if launch.function not in trips.KERNELS:
         raise ValueError(f"benchmarks/gpu/trips.py does not have the kernel {launch.function}: add it there")
-    declared = kernels[launch.function](call, started.plan, launch)
+    declared = trips.KERNELS[launch.function](call, started.plan, launch)
     counts = executed.count(compiled.code, declared.loops, declared.parts, machine_code.SOURCES)
     work = bounds.Work(
         launch.blocks,

@@ -18,7 +18,6 @@ from .executed import Loop, Part
 from .launches import WARP, Call, Launch
 
 Plan = Mapping[str, int]
-NOISE = "cuda/scale_weights.cuh"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def down_project(call: Call, plan: Plan, launch: Launch) -> Trips:
 
 def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     file, depthwise = "cuda/mix_and_up_project.cuh", "cuda/depthwise.cuh"
-    _, warps_m, steps, longest_run, most_lines = shape(launch, "MixTile")
+    row_tiles, warps_m, steps, longest_run, most_lines = shape(launch, "MixTile")
     rows, warps, tiles = plan["mix_rows"], launch.warps, plan["grid.tiles"]
     height, width, across = plan["grid.height"], plan["grid.width"], plan["grid.across"]
     at_once = launch.threads // (2 * steps)  # rows that the threads copy at once
@@ -92,24 +91,29 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     runs = sum(ceil(min(width, call.width - i * width), plan["grid.run"]) for i in range(across))
     heights = [min(height, call.height - row) for row in range(0, call.height, height)]
     lines = [ceil(rows_inside, most_lines) for rows_inside in heights]  # that are convolved together
-    items = sum(lines) * runs * ceil(call.channels, 64)
     taps = 6 + call.height / sum(lines)  # rows of patches that reach them
+    items = sum(lines) * runs * ceil(call.channels, 64)
     short = plan["grid.run"] < longest_run
     copies, halo_rows = ("LDGSTS", 1), height + 6
+    used = [inside * width for inside in heights for _ in range(across)] + [0] * (tiles - plan["grid.patch_tiles"])
+    used[-1] += call.prefix  # slots of each tile
+    mixing_rows = 16 * sum(ceil(slots, 16) for slots in used) / (rows * tiles)  # the part of the slots
+    has_rows = sum(ceil(slots, 16 * row_tiles) for slots in used) / (warps_m * tiles)  # the part of the warps
+    has_columns = call.dim / plan["slices"] / (stages * 32 * warps // warps_m)
+    met = 7 * call.height / sum(lines) / (most_lines * taps)  # of the products of a row of patches, those in the kernel
     loops = [
         Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 4 * rows * steps / launch.threads, ("STS", 1)),
+        Loop(file, "i < last - first; i += 4 * kThreads", plan["slice"] / (4 * launch.threads), copies),
         Loop(file, "row < p.channels; row += kThreads / kChunks", call.channels / at_once, copies),
         *noise_estimator(call, plan, warps),
-        Loop(file, "row < kTaps + 1; row += kWarps", 50 / warps),
-        Loop(file, "c = 2 * lane(); c < p.channels", ceil(call.channels, 64), ("STS", 1)),
+        Loop(file, "c = 2 * lane(); c < Tile::kCell", ceil(call.channels, 64), ("STS", 8)),
         Loop(file, "tile < p.grid.tiles; tile += p.blocks", per_block),
-        Loop(depthwise, "r < tiles.height + kSide - 1", halo_rows / warps),
+        Loop(depthwise, "r < tiles.height + kSide - 1", halo_rows / warps * plan["grid.patch_tiles"] / tiles),
         Loop(
             depthwise, "to < end; to += kLanes / kChunks * kCell", ceil(plan["grid.pitch"], WARP // (2 * steps)), copies
         ),
         Loop(file, "item < lines * runs * groups", items / tiles / warps),
         Loop(depthwise, "dy < kSide + lines - 1", taps),
-        Loop(file, "i < columns; ++i", 0),
         Loop(file, "for (int behind = first; behind < last;)", stages),
     ]
     skipped = [
@@ -122,7 +126,12 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
         Part(file, "convolve<Tile, (Tile::kRun > 2", float(short)),
         Part(file, "convolve<Tile, Tile::kRun>", float(not short)),
         Part(file, "if (p.filtered) {", 0),
-        Part(file, "if (tokens[half] >= 0 && tokens[half] < p.prefix) {", ceil(call.prefix, 16) / (rows / 16 * tiles)),
+        Part(depthwise, "sum[r][i].x = fmaf(", met),
+        Part(depthwise, "sum[r][i].y = fmaf(", met),
+        Part(file, "mix<Tile>(p, this_warp", mixing_rows),
+        Part(file, "if (has_rows && column - Tile::kStageRows", has_rows * has_columns),
+        Part(file, "if (threadIdx.x < Tile::kRows) {", rows / launch.threads),
+        Part(file, "if (static_cast<unsigned>(tokens[half]) <", ceil(call.prefix, 16) / (rows / 16 * tiles)),
     ]
     x, h = call.x_bytes, call.batch * call.tokens * call.channels * call.bytes
     around = min(call.height, halo_rows) * min(call.width, width + 6) / (height * width)
@@ -191,7 +200,7 @@ def mix_and_up_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
     row_bytes = 128 * ceil(padded * call.bytes, 128) + (64 * 2 if call.bytes == 2 else 16)
     clearing = 2 * rows * row_bytes // call.bytes / (8 * launch.threads)
     over_channels = ceil(call.channels, WARP) / warps
-    items, inside = convolution_float32(call, rows)
+    items, inside = convolution(call, rows)
     steps = ceil(call.channels, 32)
     groups = ceil(call.dim, 32) / plan["slices"]
     loops = [
@@ -223,7 +232,7 @@ def mix_and_up_project_float32(call: Call, plan: Plan, launch: Launch) -> Trips:
     return Trips(loops, skipped, call.batch * tiles * rows, l2, x + weights, again=x)
 
 
-def convolution_float32(call: Call, rows: int) -> tuple[int, float]:
+def convolution(call: Call, rows: int) -> tuple[int, float]:
     """The runs of patches in the convolution of an image, and the mean of the rows of taps that are inside the grid."""
     runs = ceil(call.width, 8)
     width, groups = ceil(call.width, runs), ceil(call.channels // 2, WARP)

@@ -26,14 +26,14 @@ __device__ __forceinline__ void fetch_halo(const T* patches, int this_warp, cons
 #pragma unroll 1
   for (int r = this_warp; r < tiles.height + kSide - 1; r += kWarps) {
     const int from_row = row + r - kMargin;
-    const bool row_inside = from_row >= 0 && from_row < height;
+    const unsigned columns_inside = from_row >= 0 && from_row < height ? width : 0;  // from 0 on
     int from_column = column - kMargin + lane() / kChunks;
     const T* from = patches + (from_row * width + from_column) * channels + kVector * chunk;
     T* to = halo + (r * tiles.pitch + lane() / kChunks) * kCell + kVector * chunk;
     const T* end = halo + (r + 1) * tiles.pitch * kCell;
 #pragma unroll 1
     for (; to < end; to += kLanes / kChunks * kCell) {
-      copy_16(to, from, row_inside && from_column >= 0 && from_column < width);
+      copy_16(to, from, static_cast<unsigned>(from_column) < columns_inside);
       from += kLanes / kChunks * channels, from_column += kLanes / kChunks;
     }
   }
@@ -49,7 +49,10 @@ __device__ __forceinline__ void convolve_run(const T* halo, int line, int lines,
   for (int dy = 0; dy < kSide + lines - 1; ++dy) {
     float2 value[kRun + kSide - 1];
 #pragma unroll
-    for (int i = 0; i < kRun + kSide - 1; ++i) value[i] = load_pair(halo + i * kCell);
+    for (int i = 0; i < kRun + kSide - 1; ++i) {
+      value[i] = load_pair(halo + i * kCell);
+      if (kLines > 1) keep(value[i].x), keep(value[i].y);
+    }
 #pragma unroll
     for (int r = kLines - 1; r >= 0; --r) {
 #pragma unroll

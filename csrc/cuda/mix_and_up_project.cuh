@@ -106,23 +106,25 @@ struct RowCopies {
   int row, last;  // that row, and the one behind the slice
   int to;         // its place in a stage
   int inside;     // whether the chunk is
+  int channels;   // C
 
   __device__ RowCopies(const MixAndUpProject<T>& p, int first, int last_row) : last(last_row) {
     const int place = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
     inside = kVector * chunk < p.channels;
     row = first + 8 * (place % 8 / 2) + 2 * (place / 8) + place % 2, to = Tile::Rows::offset(place, chunk);
     from = p.up_weight + static_cast<int64_t>(row) * p.channels + (inside ? kVector * chunk : 0);
-    keep(to), keep(inside);
+    channels = p.channels;
+    keep(to), keep(inside), keep(channels);
   }
 
   // Starts the copies of the next stage.
-  __device__ __forceinline__ void start(const MixAndUpProject<T>& p, char* stage) {
+  __device__ __forceinline__ void start(char* stage) {
 #pragma unroll
     for (int place = 0; place < Tile::kStageRows; place += kAtOnce) {
       const int behind = place / 32 * 32 + place % 32 / 4;
-      if (row + behind < last) copy_16(stage + to + place * Tile::Rows::kRowBytes, from + behind * p.channels, inside);
+      if (row + behind < last) copy_16(stage + to + place * Tile::Rows::kRowBytes, from + behind * channels, inside);
     }
-    row += Tile::kStageRows, from += Tile::kStageRows * p.channels;
+    row += Tile::kStageRows, from += Tile::kStageRows * channels;
   }
 };
 
@@ -144,11 +146,14 @@ __device__ __forceinline__ float2 weighted(const float* from, int channels, int 
 template <class Tile, class T>
 __device__ __forceinline__ void image_kernel(const MixAndUpProject<T>& p, int this_warp,
                                              const float (&weight)[kMaxScales], float* kernel, float* bias) {
-  for (int c = 2 * lane(); c < p.channels; c += 2 * kLanes) {
-    const float* from = p.kernels + this_warp * p.scales * p.channels + c;
 #pragma unroll
-    for (int tap = this_warp; tap < kTaps; tap += kWarps) {
-      store_pair(kernel + tap * Tile::kCell + c, weighted(from, p.channels, p.scales, weight));
+  for (int c = 2 * lane(); c < Tile::kCell; c += 2 * kLanes) {
+    if (c >= p.channels) break;
+    const float* from = p.kernels + this_warp * p.scales * p.channels + c;
+    float* to = kernel + this_warp * Tile::kCell + c;
+#pragma unroll
+    for (int i = 0; i < kTaps; i += kWarps) {
+      if (i + this_warp < kTaps) store_pair(to + i * Tile::kCell, weighted(from, p.channels, p.scales, weight));
       from += kWarps * p.scales * p.channels;
     }
     if (this_warp == kWarps - 1) store_pair(bias + c, weighted(p.scale_bias + c, p.channels, p.scales, weight));
@@ -253,7 +258,7 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int this_warp, 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float2 m = make_float2(acc[2 * half], acc[2 * half + 1]);
-      if (tokens[half] >= 0 && tokens[half] < p.prefix) {
+      if (static_cast<unsigned>(tokens[half]) < static_cast<unsigned>(p.prefix)) {  // a prefix token, not -1
         const int64_t at = static_cast<int64_t>(image) * p.tokens + tokens[half];
         m = load_pair(p.h + at * p.channels + channel);
       }
@@ -267,8 +272,8 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int this_warp, 
 // ring is on its way.
 template <class Tile, class T>
 __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this_warp, int image, int first, int last,
-                                           int used, const int* token, const char* g, RowCopies<Tile, T> copies,
-                                           char* ring) {
+                                           int used, const int* token, const char* g, const float* slice_bias,
+                                           RowCopies<Tile, T> copies, char* ring) {
   using Rows = typename Tile::Rows;
   constexpr int kM = Tile::kM;
   const int warp_m = this_warp % Tile::kWarpsM, warp_n = this_warp / Tile::kWarpsM, warp_row = 16 * kM * warp_m;
@@ -298,34 +303,37 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
     keep(b_at[k]);
   }
   int column = first + kUpColumns * warp_n + kVector * (lane() % 4);  // the lane's first
-  const char* x = reinterpret_cast<const char*>(p.x + image * p.x_batch_stride + column);
+  const char* x = reinterpret_cast<const char*>(p.x + image * p.x_batch_stride);
   char* out = reinterpret_cast<char*>(p.out + image * p.out_batch_stride + column);
-  const float* up_bias = p.up_bias + column;
+  const float* up_bias = slice_bias - first;
+  int x_bytes = p.x_token_bytes, out_bytes = p.out_token_bytes;
+  keep(x_bytes), keep(out_bytes);
+  // What a stage adds its products to: it is on its way while the stage before is multiplied.
+  Pack<T> residual[2 * kM];
+  const auto fetch_residual = [&] {
+    const char* from = x + sizeof(T) * min(column, last - kVector);  // behind the last column, the last are read again
+#pragma unroll
+    for (int i = 0; i < 2 * kM; ++i) {
+      residual[i] = load(reinterpret_cast<const T*>(from + wide_product(tokens[i], x_bytes)));
+    }
+  };
+  fetch_residual();
   char *here = ring, *other = ring + (p.stages - 1) * min(Tile::kStageRows, p.slice) * Rows::kRowBytes;
 #pragma unroll 1
   for (int behind = first; behind < last;) {
     const bool inside = has_rows && column < last, starts = behind == first;
     behind += Tile::kStageRows;
-    Pack<T> residual[2 * kM];
-    Pack<float> bias;
-    if (inside) {
-      bias = load(up_bias);
-#pragma unroll
-      for (int i = 0; i < 2 * kM; ++i) {
-        keep(tokens[i]);
-        residual[i] = load(reinterpret_cast<const T*>(x + static_cast<int64_t>(tokens[i]) * p.x_token_bytes));
-      }
-    }
     if (p.stages == 1 && !starts) {
       __syncthreads();  // all warps have left the only stage
-      copies.start(p, here);
+      copies.start(here);
     }
     wait_for_copies<0>();
     __syncthreads();  // this stage is here, and all warps have left the other one
-    if (p.stages == 2 && behind < last) copies.start(p, other);
-    if (has_rows && column - kVector * (lane() % 4) < last) {
+    if (p.stages == 2 && behind < last) copies.start(other);
+    column += Tile::kStageRows;
+    if (has_rows && column - Tile::kStageRows - kVector * (lane() % 4) < last) {
       float acc[kM][4][4], bias_of[kVector];
-      bias.widen(bias_of);
+      load(up_bias + column - Tile::kStageRows).widen(bias_of);
 #pragma unroll
       for (int i = 0; i < 2 * kM; ++i) {
         float value[kVector];
@@ -333,6 +341,7 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
 #pragma unroll
         for (int j = 0; j < kVector; ++j) acc[i / 2][j / 2][i % 2 * 2 + j % 2] = value[j] + bias_of[j];
       }
+      fetch_residual();
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
 #pragma unroll
@@ -354,14 +363,13 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
         Pack<T> result;
         result.narrow(value);
         if (inside && there[i]) {
-          store(reinterpret_cast<T*>(out + static_cast<int64_t>(tokens[i]) * p.out_token_bytes), result);
+          store(reinterpret_cast<T*>(out + wide_product(tokens[i], out_bytes)), result);
         }
       }
     }
     char* const left = here;
     here = other, other = left;
-    column += Tile::kStageRows, up_bias += Tile::kStageRows;
-    x += sizeof(T) * Tile::kStageRows, out += sizeof(T) * Tile::kStageRows;
+    out += sizeof(T) * Tile::kStageRows;
   }
 }
 
@@ -375,6 +383,7 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   int* token = reinterpret_cast<int*>(memory + layout.token);
   char *y = memory + layout.y, *g = memory + layout.g, *mix_rows = memory + layout.mix, *ring = memory + layout.ring;
   T* halo = reinterpret_cast<T*>(memory + layout.halo);
+  float* up_bias = reinterpret_cast<float*>(memory + layout.up_bias);
   const int this_warp = uniform_warp();
   const int image = blockIdx.x / static_cast<unsigned>(p.blocks);
   const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.dim);
@@ -387,7 +396,9 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
       store(reinterpret_cast<T*>(y) + kVector * i, Pack<T>{});
     }
   }
-  if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
+#pragma unroll 1
+  for (int i = 4 * threadIdx.x; i < last - first; i += 4 * kThreads) copy_16(up_bias + i, p.up_bias + first + i, true);
+  if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(ring);
   wait_for_kernel_in_front();
 
   float weight[kMaxScales];
@@ -401,7 +412,7 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     if (place.rows) {
       fetch_halo<Tile::kCell>(patches, this_warp, p.grid, place.row, place.column, p.height, p.width, p.channels, halo);
     }
-    if (begun && p.early) copies = from_first, copies.start(p, ring);
+    if (begun && p.early) copies = from_first, copies.start(ring);
     if (threadIdx.x < Tile::kRows) {
       const int slot = threadIdx.x, behind = slot - place.rows * p.grid.width;
       const int row = static_cast<unsigned>(slot) / static_cast<unsigned>(p.grid.width);
@@ -421,13 +432,13 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     __syncthreads();
     if (!p.early) {
       copies = from_first;
-      fetch_mix_weight<Tile>(p, mix_rows), copies.start(p, ring);
+      fetch_mix_weight<Tile>(p, mix_rows), copies.start(ring);
       wait_for_copies<0>();
       __syncthreads();
     }
     mix<Tile>(p, this_warp, image, place.used, token, y, mix_rows, g);
     __syncthreads();
-    up_project<Tile, T>(p, this_warp, image, first, last, place.used, token, g, copies, ring);
+    up_project<Tile, T>(p, this_warp, image, first, last, place.used, token, g, up_bias, copies, ring);
   }
 }
 

@@ -8,14 +8,15 @@ namespace cuda {
 
 // In bytes from the start. A row of `row_bytes` holds the channels of a patch or a token, or one row of a weight.
 struct MixLayout {
-  int kernel, bias, token, scratch, y, g, halo, mix, ring, bytes;
+  int kernel, bias, up_bias, token, scratch, y, g, halo, mix, ring, bytes;
 
-  static MixLayout of(const GridTiles& grid, int channels, int hidden, int rows, int row_bytes, int stage_rows,
-                      int stages, bool early) {
+  static MixLayout of(const GridTiles& grid, int channels, int hidden, int rows, int row_bytes, int slice,
+                      int stage_rows, int stages, bool early) {
     const auto aligned = [](int bytes) { return (bytes + 127) / 128 * 128; };
     MixLayout l{};
     l.bias = l.kernel + 2 * kTaps * row_bytes;
-    l.token = l.bias + 4 * channels;
+    l.up_bias = l.bias + 4 * channels;
+    l.token = l.up_bias + 4 * slice;
     l.scratch = l.token + 4 * rows;
     l.y = aligned(l.scratch + 4 * (channels + hidden + 4));
     l.g = l.y + rows * row_bytes;

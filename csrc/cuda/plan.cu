@@ -39,7 +39,7 @@ bool choose_mix(MixTokens name, double fill, const ht_adapter_shape& s, const De
   plan.slice = std::max(plan.slice, std::min(dim, 2 * kUpColumns));
   const auto fits = [&](int stages, bool early) {
     plan.stages = stages, plan.early = early;
-    plan.layout = MixLayout::of(grid, channels, hidden, Tile::kRows, Tile::Rows::kRowBytes,
+    plan.layout = MixLayout::of(grid, channels, hidden, Tile::kRows, Tile::Rows::kRowBytes, plan.slice,
                                 std::min(Tile::kStageRows, plan.slice), stages, early);
     return device.resident(plan.layout.bytes) > 0;
   };

@@ -17,9 +17,19 @@ __device__ __forceinline__ int uniform_warp() { return __shfl_sync(0xffffffffu, 
 
 // Hides from the compiler how a value was made, so that it stays in its register instead of being made again.
 __device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void keep(float& value) { asm volatile("" : "+f"(value)); }
+
+// The whole product of two numbers of 32 bits, in one instruction, which also adds a pointer.
+__device__ __forceinline__ int64_t wide_product(int a, int b) {
+  int64_t product;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+}
 #else
+inline int64_t wide_product(int a, int b) { return static_cast<int64_t>(a) * b; }
 inline int uniform_warp() { return warp(); }
 inline void keep(int&) {}
+inline void keep(float&) {}
 #endif
 
 __host__ __device__ constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
