@@ -102,10 +102,10 @@ def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
     folded = FoldedAdapter(*(None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)))
     x, layout = torch.zeros(1, prefix + side * side, dim, dtype=of_x), Layout(*grid, prefix, 1e-5)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    prepared = backend.prepare(folded, of_h, grid)
     if not training:
-        backend.infer(prepared, x, layout, autocast=False)
+        backend.infer(backend.prepare(folded, of_h, grid), x, layout, autocast=False)
         return
+    prepared = backend.prepare_training(folded, of_h, grid)
     how = Training(None, torch.zeros(1, dtype=torch.int64), 0.1, of_h)
     out, *state = backend.forward(prepared, folded, x, layout, how)
     backend.backward(prepared, folded, out, x, layout, how, tuple(state), torch.empty_like(x))
