@@ -46,7 +46,8 @@ def correlate(
     exists = (row >= prefix) & (row < tokens)
     at = h + row[:, None] * CHANNELS + channel[None, :]
     y = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
-    for down in range(-3, 4):
+    reach = tl.minimum(3, height - 1)
+    for down in range(-reach, reach + 1):
         in_column = exists & (patch_row + down >= 0) & (patch_row + down < height)
         for right in tl.static_range(-3, 4):
             inside = in_column & (patch_column + right >= 0) & (patch_column + right < width)
@@ -103,10 +104,8 @@ def mix(
     {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
     {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
-    {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
