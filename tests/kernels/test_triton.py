@@ -175,8 +175,8 @@ def test_every_tile_of_16_bits_is_right(tile: dict[str, int], monkeypatch: pytes
 
 
 def test_a_mean_of_2000_deviations_costs_the_variance_no_digits() -> None:
-    """Seen in the bottleneck, because ``out`` is rounded as x is. In float32, 2000 squared has no digit of a variance of
-    1 that is worth much."""
+    """Seen in the bottleneck, because ``out`` is rounded as x is. In float32 the square of 2000 has a step of 0.25, and
+    the variance is 1."""
     from ht_kernels.backends.triton import forward
 
     grid, dim = (3, 5), 768

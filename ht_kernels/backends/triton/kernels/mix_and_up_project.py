@@ -102,7 +102,6 @@ def mix(
 
 @tuned(
     {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
     {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
