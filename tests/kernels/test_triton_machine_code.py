@@ -40,7 +40,7 @@ TARGETS = {
 """What is compiled, by the version of Triton: for 9.0 all kernels, and besides what needs most registers."""
 
 
-SEARCHED = ("80:bfloat16,base", "90:bfloat16,base", "90:float32,base", "90:float32,large")
+SEARCHED = ("80:bfloat16,base", "90:bfloat16,base", "90:float32,base")
 """Of what every tile is compiled that the search tries: inference of one adapter."""
 
 
@@ -64,7 +64,7 @@ def test_no_tile_of_the_search_spills() -> None:
     rows = compiled("--all", *SEARCHED, environment={})
     assert {f"{row[0]}:{row[1]}" for row in rows} == set(SEARCHED)
     for kernel in ("down_project", "stacked_down_project", "mix_and_up_project"):
-        assert len({row[3] for row in rows if row[2] == kernel}) >= 4
+        assert len({row[3] for row in rows if row[2] == kernel}) >= 5
     for row in rows:
         assert int(row[-1]) == 0 and int(row[-3]) <= SHARED, row
 
