@@ -46,6 +46,9 @@ def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) ->
     return core.module.CpuAdapter(folded.map(lambda t: t.float().contiguous()), *grid, dtype is torch.bfloat16)
 
 
+prepare_training = prepare
+
+
 def bfloat16_reason() -> str | None:
     """The reason why the kernels have no instruction for products of bfloat16, or None if they have one."""
     if core.missing:

@@ -112,7 +112,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     folded, training, layout, (autocast, train, name, forced) = _unpack(rest)
     if train:
         backend = dispatch.BACKENDS[name]
-        prepared = backend.prepare(folded, training.dtype, layout.grid)
+        prepared = backend.prepare_training(folded, training.dtype, layout.grid)
         out, *state = backend.forward(prepared, folded, x, layout, training)
         return out, *state
     bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
@@ -144,7 +144,7 @@ def _backward(grad_out: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     backend = dispatch.BACKENDS[name]
     grad_out, x = unit_stride(grad_out), unit_stride(x)
     grad_x = torch.empty_like(x) if needs_x else None
-    prepared = backend.prepare(folded, training.dtype, layout.grid)
+    prepared = backend.prepare_training(folded, training.dtype, layout.grid)
     grads = backend.backward(prepared, folded, grad_out, x, layout, training, state, grad_x)
     return _or_nothing(x, grad_x), *(_or_nothing(x, None if g is None else g.contiguous()) for g in grads)
 

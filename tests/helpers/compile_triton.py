@@ -5,7 +5,8 @@ backend runs on tensors in host memory, and where it would launch a kernel, the 
 arguments. Of the tiles it takes the last one that suits, which needs most registers, or with ``--all`` every one.
 
 Prints a line for each kernel: architecture, case, kernel, tile, bytes of shared memory, registers per thread, and bytes
-of stack per thread, which is where registers are spilled to.
+of stack per thread, which is where registers are spilled to. At the end it says, on standard error, how much time of a
+processor the compilers took: with ``--all`` and one case, what the first call of a model has to compile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -64,7 +67,7 @@ class Recorder:
 
     def __init__(self, gpu: Gpu, every_tile: bool) -> None:
         self.gpu, self.every_tile, self.case, self.seen = gpu, every_tile, "", set[tuple[int, str]]()
-        self.run = JITFunction.run
+        self.run, self.seconds = JITFunction.run, 0.0
         driver.set_active(gpu)
         triton.knobs.nvidia.dump_ptxas_log = True
         triton.knobs.compilation.disable_line_info = True  # it takes time and no register
@@ -77,14 +80,21 @@ class Recorder:
             kernel.fn.run(*args, **kwargs, **tile.all_kwargs())
 
     def compile(self, kernel: JITFunction, *args: Any, grid: object, warmup: bool, **kwargs: Any) -> None:
+        before = processor_time()
         with redirect_stdout(io.StringIO()) as report:
             made = self.run(kernel, *args, grid=None, warmup=True, **kwargs)
+        self.seconds += processor_time() - before
         if (self.gpu.arch, made.hash) in self.seen:
             return
         self.seen.add((self.gpu.arch, made.hash))
         names = ("ROWS", "COLUMNS", "SLICES", "DEPTH", "ALL_HEIGHT", "ALL_WIDTH", "num_warps")
         tile = ",".join(f"{name}={kwargs[name]}" for name in names if name in kwargs) or "-"
         print(self.gpu.arch, self.case, kernel.__name__, tile, made.metadata.shared, *registers(report.getvalue()))
+
+
+def processor_time() -> float:
+    """Seconds that this process and the compilers that it started have taken of processors."""
+    return sum(os.times()[:4])
 
 
 def registers(report: str) -> tuple[int, int]:
@@ -102,10 +112,10 @@ def adapter(dtype: str, size: str, form: str | None, training: bool) -> None:
     folded = FoldedAdapter(*(None if t is None else t.detach() for t in (on_grid(folded, grid) if form else folded)))
     x, layout = torch.zeros(1, prefix + side * side, dim, dtype=of_x), Layout(*grid, prefix, 1e-5)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    prepared = backend.prepare(folded, of_h, grid)
     if not training:
-        backend.infer(prepared, x, layout, autocast=False)
+        backend.infer(backend.prepare(folded, of_h, grid), x, layout, autocast=False)
         return
+    prepared = backend.prepare_training(folded, of_h, grid)
     how = Training(None, torch.zeros(1, dtype=torch.int64), 0.1, of_h)
     out, *state = backend.forward(prepared, folded, x, layout, how)
     backend.backward(prepared, folded, out, x, layout, how, tuple(state), torch.empty_like(x))
@@ -147,6 +157,7 @@ def main() -> None:
             for recorder.case, launch in cases().items():
                 if chosen in ("", recorder.case):
                     launch()
+    print(f"{len(recorder.seen)} kernels, {recorder.seconds:.1f} s of a processor", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,33 @@ TARGETS = {
 """What is compiled, by the version of Triton: for 9.0 all kernels, and besides what needs most registers."""
 
 
+SEARCHED = ("80:bfloat16,base", "90:bfloat16,base", "90:float32,base")
+"""Of what every tile is compiled that the search tries: inference of one adapter."""
+
+
 def launches(path: Path) -> bool:
     """Whether a file has the kernel that it is named after."""
     source = path.read_text()
     return "@triton.jit" in source and f"def {path.stem}(" in source
+
+
+def compiled(*arguments: str, environment: dict[str, str]) -> list[list[str]]:
+    """The lines that helpers/compile_triton.py prints, without an interpreter."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1", **environment}
+    script = ROOT / "tests/helpers/compile_triton.py"
+    done = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.timeout(600)
+def test_no_tile_of_the_search_spills() -> None:
+    rows = compiled("--all", *SEARCHED, environment={})
+    assert {f"{row[0]}:{row[1]}" for row in rows} == set(SEARCHED)
+    for kernel in ("down_project", "stacked_down_project", "mix_and_up_project"):
+        assert len({row[3] for row in rows if row[2] == kernel}) >= 5
+    for row in rows:
+        assert int(row[-1]) == 0 and int(row[-3]) <= SHARED, row
 
 
 @pytest.mark.timeout(600)
@@ -51,16 +74,13 @@ def launches(path: Path) -> bool:
 def test_machine_code(version: str) -> None:
     """Compiled without a GPU for the arguments of real launches: tiles fit every architecture, and registers spill only
     where images are large."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
+    environment = {}
     if version == "3.6":
         folder = os.environ.get("HT_KERNELS_TRITON_36")
         if not folder:
             pytest.skip("HT_KERNELS_TRITON_36 does not name a folder with Triton 3.6")
         environment["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-    script = ROOT / "tests/helpers/compile_triton.py"
-    done = subprocess.run([sys.executable, script, *TARGETS[version]], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [line.split() for line in done.stdout.splitlines()]
+    rows = compiled(*TARGETS[version], environment=environment)
     assert {f"{row[0]}:{row[1]}" for row in rows} == set(TARGETS[version])
     assert {row[2] for row in rows} == {path.stem for path in KERNELS.glob("*.py") if launches(path)}
     for arch, case, kernel, tile, shared, _, spilled in rows:

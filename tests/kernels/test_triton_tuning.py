@@ -17,6 +17,7 @@ from ht_kernels.backends.triton.kernels.down_project import down_project
 from ht_kernels.backends.triton.kernels.down_project_backward import down_project_backward
 from ht_kernels.backends.triton.kernels.mix_and_up_project import mix_and_up_project
 from ht_kernels.backends.triton.kernels.mix_and_up_project_backward import mix_and_up_project_backward
+from ht_kernels.backends.triton.kernels.stacked_down_project import stacked_down_project
 
 KERNELS = (
     down_project,
@@ -33,6 +34,12 @@ KERNELS = (
 @pytest.mark.parametrize("channels", [1, 16, 24, 64, 128])
 def test_every_case_has_a_tile(kernel: Any, size: int, channels: int) -> None:
     assert any(tuning.suits(tile, size, channels) for tile in kernel.configs)
+
+
+@pytest.mark.parametrize("channels", [1, 16, 24, 64, 128])
+def test_every_case_of_16_bits_has_a_tile(channels: int) -> None:
+    kernel = stacked_down_project
+    assert all(tuning.suits(tile, 2, channels, kernel.numbers) for tile in kernel.configs)
 
 
 def test_large_tiles_do_not_suit_wide_bottlenecks() -> None:

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from ht_kernels.folding import FoldedAdapter
 from .. import core, gpu, torch_private
 from ..call import Case, FilterCase, Layout, MaskCase, Training
 from .state import empty_state
+
+if TYPE_CHECKING:
+    from .prepared import TritonAdapter
 
 _MAX_BOTTLENECK = 128
 _OLDEST = (8, 0)
@@ -83,12 +86,33 @@ def _place_reason(device: str, index: int | None, named: bool) -> str | None:
     return f"it needs compute capability {_OLDEST[0]}.{_OLDEST[1]}, and the GPU has {capability[0]}.{capability[1]}"
 
 
-def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> FoldedAdapter:
-    """Prepare the weights: cast the matrices to ``dtype``, the dtype of products, and align all weights."""
-    return gpu.ready(folded, dtype)
+def prepare(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> TritonAdapter:
+    """Prepare the weights for inference: cast the matrices to ``dtype``, the dtype of products, and align all weights.
+
+    For 16-bit tokens, stack the down projection with both gains.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    return _prepare(folded, dtype, training=False)
 
 
-def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
+def prepare_training(folded: FoldedAdapter, dtype: torch.dtype, grid: tuple[int, int]) -> TritonAdapter:
+    """Prepare the weights for one step of training, in the same way, but stack nothing.
+
+    Raises:
+        BackendError: Triton could not build or start a kernel.
+    """
+    return _prepare(folded, dtype, training=True)
+
+
+def _prepare(folded: FoldedAdapter, dtype: torch.dtype, training: bool) -> TritonAdapter:
+    with _running(folded.up_weight):
+        made: TritonAdapter = _module("prepared").prepare(folded, dtype, training)
+    return made
+
+
+def infer(prepared: TritonAdapter, x: Tensor, layout: Layout, autocast: bool) -> Tensor:
     """Compute the adapter of ``x`` (B, N, D). The result has the strides of ``x``.
 
     ``autocast`` allows tensor cores to round the factors of float32 products, as
@@ -103,7 +127,7 @@ def infer(prepared: FoldedAdapter, x: Tensor, layout: Layout, autocast: bool) ->
 
 
 def forward(
-    prepared: FoldedAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
+    prepared: TritonAdapter, folded: FoldedAdapter, x: Tensor, layout: Layout, training: Training
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the adapter of ``x``, and the state that :func:`backward` needs; see :func:`~.state.empty_state`.
 
@@ -117,7 +141,7 @@ def forward(
 
 
 def backward(
-    prepared: FoldedAdapter,
+    prepared: TritonAdapter,
     folded: FoldedAdapter,
     grad_out: Tensor,
     x: Tensor,

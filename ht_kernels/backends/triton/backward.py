@@ -29,13 +29,14 @@ from .kernels.depthwise_input_backward import depthwise_input_backward
 from .kernels.down_project_backward import down_project_backward
 from .kernels.mix_and_up_project_backward import mix_and_up_project_backward
 from .kernels.noise_backward import noise_backward
+from .prepared import TritonAdapter, depthwise_kernels, image_stride
 from .spectral import filter_patches, mask_gradient, patches
 from .state import SUM_ROWS
 from .tuning import padded, size_of
 
 
 def backward(
-    folded: FoldedAdapter,
+    prepared: TritonAdapter,
     grad_out: Tensor,
     x: Tensor,
     layout: Layout,
@@ -46,15 +47,14 @@ def backward(
 ) -> FoldedAdapter:
     """Compute the float32 gradients of the folded weights, and fill ``grad_x`` if given.
 
-    The last dimension of all tokens is contiguous. The matrices in ``folded`` have the dtype of the bottleneck in
-    ``state``.
+    The last dimension of all tokens is contiguous. Products were prepared for the dtype of the bottleneck in ``state``.
     """
     h, stats, sums = (t.contiguous() for t in state)
-    return launch(folded, grad_out, x, layout, training, h, stats, sums, grad_x, "tf32" if tf32 else "ieee")
+    return launch(prepared, grad_out, x, layout, training, h, stats, sums, grad_x, "tf32" if tf32 else "ieee")
 
 
 def launch(
-    folded: FoldedAdapter,
+    prepared: TritonAdapter,
     grad_out: Tensor,
     x: Tensor,
     layout: Layout,
@@ -66,6 +66,7 @@ def launch(
     precision: str,
 ) -> FoldedAdapter:
     """Launch the kernels and products, on tokens with a contiguous last dimension."""
+    folded = prepared.folded
     if x.numel() == 0:
         return folded.map(lambda w: torch.zeros_like(w, dtype=torch.float32))
     batch, tokens, dim = x.shape
@@ -77,7 +78,7 @@ def launch(
     def tiles(tile: dict[str, Any]) -> tuple[int]:
         return (batch * -(-tokens // int(tile["ROWS"])),)
 
-    mask = folded.mask
+    kernels, mask = depthwise_kernels(prepared, sums, height * width), folded.mask
     filtered = h if mask is None else filter_patches(h, mask, grid, prefix)
     activation, convolved, grad_m, grad_y = (torch.empty_like(h) for _ in range(4))
     grad_sums = sums.new_empty(batch * parts, dim)
@@ -85,13 +86,7 @@ def launch(
         grad_out,
         h,
         filtered,
-        sums,
-        folded.scale_kernels,
-        folded.scale_bias,
-        folded.hidden_weight,
-        folded.hidden_bias,
-        folded.score_weight,
-        folded.score_bias,
+        kernels,
         folded.mix_weight,
         folded.mix_bias,
         folded.up_weight,
@@ -107,17 +102,15 @@ def launch(
         height,
         width,
         parts,
+        image_stride(kernels),
         grad_out.stride(0),
         grad_out.stride(1),
         work,
         DIM=dim,
         CHANNELS=channels,
-        HIDDEN=hidden,
-        SCALES=scales,
         SPECTRAL=mask is not None,
         DROPOUT=seed is not None,
         ALL_CHANNELS=padded(channels),
-        ALL_HIDDEN=padded(hidden),
         PRECISION=precision,
     )
 
@@ -162,16 +155,15 @@ def launch(
         grad_filtered = torch.empty_like(h)
         depthwise_input_backward[tiles](
             grad_y,
-            weights,
-            folded.scale_kernels,
+            kernels,
             grad_filtered,
             tokens,
             prefix,
             height,
             width,
+            image_stride(kernels),
             work,
             CHANNELS=channels,
-            SCALES=scales,
             ALL_CHANNELS=padded(channels),
         )
         through = filter_patches(grad_filtered, mask, grid, prefix, conjugated=True)
@@ -187,8 +179,7 @@ def launch(
         grad_y,
         through,
         grad_patch,
-        weights,
-        folded.scale_kernels,
+        kernels,
         folded.down_weight,
         folded.norm_gain,
         folded.skip_gain,
@@ -197,6 +188,7 @@ def launch(
         prefix,
         height,
         width,
+        image_stride(kernels),
         x.stride(0),
         x.stride(1),
         grad_out.stride(0),
@@ -206,7 +198,7 @@ def launch(
         work,
         DIM=dim,
         CHANNELS=channels,
-        SCALES=scales,
+        POOL=grad_patch is not None,
         SPECTRAL=mask is not None,
         NEEDS_X=grad_x is not None,
         ALL_CHANNELS=padded(channels),

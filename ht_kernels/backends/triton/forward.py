@@ -1,32 +1,33 @@
-"""The forward of the adapter: two kernels, or three with a spectral mask."""
+"""The forward of the adapter: two kernels, one more with a noise estimator and one more with a spectral mask."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ht_kernels.folding import FoldedAdapter
-
 from ..call import Layout, Training, unit_stride
 from .kernels.down_project import down_project
 from .kernels.mix_and_up_project import mix_and_up_project
+from .kernels.stacked_down_project import stacked_down_project
+from .prepared import TritonAdapter, depthwise_kernels, image_stride
 from .spectral import filter_patches
 from .state import SUM_ROWS, empty_state
 from .tuning import padded, size_of
 
 
-def infer(folded: FoldedAdapter, x: Tensor, layout: Layout, tf32: bool) -> Tensor:
+def infer(prepared: TritonAdapter, x: Tensor, layout: Layout, tf32: bool) -> Tensor:
     """Compute the adapter of ``x``. ``tf32`` allows tensor cores to round the factors of float32 products."""
     out = torch.empty_like(x)
-    h, _, sums = empty_state(x, folded, x.dtype)
-    fill(folded, x, layout, Training(None, None, 0.0, x.dtype), out, h, None, sums, tf32)
+    h, _, sums = empty_state(x, prepared.folded, x.dtype)
+    fill(prepared, x, layout, Training(None, None, 0.0, x.dtype), out, h, None, sums, tf32)
     return out
 
 
 def fill(
-    folded: FoldedAdapter,
+    prepared: TritonAdapter,
     x: Tensor,
     layout: Layout,
     training: Training,
@@ -36,18 +37,18 @@ def fill(
     sums: Tensor,
     tf32: bool,
 ) -> None:
-    """Fill ``out``, which may have any strides, and the state. The matrices in ``folded`` have the dtype of ``h``."""
+    """Fill ``out``, which may have any strides, and the state. Products were prepared for the dtype of ``h``."""
     if out.numel() == 0:
         return
     source = unit_stride(x)
     target = out if out.stride(2) == 1 else torch.empty_like(source)
-    launch(folded, source, layout, training, target, h, stats, sums, "tf32" if tf32 else "ieee")
+    launch(prepared, source, layout, training, target, h, stats, sums, "tf32" if tf32 else "ieee")
     if target is not out:
         out.copy_(target)
 
 
 def launch(
-    folded: FoldedAdapter,
+    prepared: TritonAdapter,
     x: Tensor,
     layout: Layout,
     training: Training,
@@ -58,35 +59,37 @@ def launch(
     precision: str,
 ) -> None:
     """Launch the kernels, on tokens with a contiguous last dimension."""
-    (batch, tokens, dim), channels, scales = x.shape, h.shape[2], folded.scale_kernels.shape[0]
-    hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
-    work, seed = size_of(batch * tokens), training.seed
+    (batch, tokens, dim), channels, folded = x.shape, h.shape[2], prepared.folded
+    work, seed, pool = size_of(batch * tokens), training.seed, folded.hidden_weight is not None
 
     def tiles(tile: dict[str, Any]) -> int:
         return batch * -(-tokens // int(tile["ROWS"]))
 
-    down_project[lambda tile: (tiles(tile), -(-channels // tile["COLUMNS"]))](
-        x,
-        folded.down_weight,
-        folded.norm_gain,
-        folded.skip_gain,
-        folded.down_bias,
-        h,
-        sums,
-        stats,
-        tokens,
-        layout.prefix_tokens,
-        x.stride(0),
-        x.stride(1),
-        layout.eps,
-        work,
-        DIM=dim,
-        CHANNELS=channels,
-        POOL=scales == 3,
-        STATS=stats is not None,
-        PRECISION=precision,
-        SUM_ROWS=SUM_ROWS,
-    )
+    def tiles_of(columns: int) -> Callable[[dict[str, Any]], tuple[int, int]]:
+        return lambda tile: (tiles(tile), -(-columns // int(tile["COLUMNS"])))
+
+    place = tokens, layout.prefix_tokens, x.stride(0), x.stride(1), layout.eps, work
+    sizes = {"DIM": dim, "CHANNELS": channels, "POOL": pool, "SUM_ROWS": SUM_ROWS}
+    if prepared.stacked is not None:
+        stacked_down_project[tiles_of(2 * channels)](
+            x, prepared.stacked, prepared.row_sums, folded.down_bias, h, sums, *place, **sizes
+        )
+    else:
+        down_project[tiles_of(channels)](
+            x,
+            folded.down_weight,
+            folded.norm_gain,
+            folded.skip_gain,
+            folded.down_bias,
+            h,
+            sums,
+            stats,
+            *place,
+            STATS=stats is not None,
+            PRECISION=precision,
+            **sizes,
+        )
+    kernels = depthwise_kernels(prepared, sums, layout.height * layout.width)
     filtered = h
     if folded.mask is not None:
         filtered = filter_patches(h, folded.mask, layout.grid, layout.prefix_tokens)
@@ -95,13 +98,7 @@ def launch(
         out,
         h,
         filtered,
-        sums,
-        folded.scale_kernels,
-        folded.scale_bias,
-        folded.hidden_weight,
-        folded.hidden_bias,
-        folded.score_weight,
-        folded.score_bias,
+        kernels,
         folded.mix_weight,
         folded.mix_bias,
         folded.up_weight,
@@ -111,7 +108,7 @@ def launch(
         tokens,
         layout.prefix_tokens,
         *layout.grid,
-        -(-tokens // SUM_ROWS),
+        image_stride(kernels),
         x.stride(0),
         x.stride(1),
         out.stride(0),
@@ -119,11 +116,8 @@ def launch(
         work,
         DIM=dim,
         CHANNELS=channels,
-        HIDDEN=hidden,
-        SCALES=scales,
         SPECTRAL=folded.mask is not None,
         DROPOUT=seed is not None,
         ALL_CHANNELS=padded(channels),
-        ALL_HIDDEN=padded(hidden),
         PRECISION=precision,
     )

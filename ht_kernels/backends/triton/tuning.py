@@ -18,7 +18,8 @@ import triton
 from triton.runtime import Autotuner
 
 _NUMBERS = 16
-"""The largest number of elements of a tile (rows times columns) per thread. With twice as many, registers spill."""
+"""The largest number of elements of a tile (rows times columns) per thread, unless a kernel says otherwise. With twice
+as many, registers spill."""
 _STAGE = 36 << 10
 """The largest size, in bytes, of the parts of x and of a matrix that one step of DEPTH reads. Several such steps are in
 shared memory at once, and the smallest GPUs have 99 KiB of it for a block."""
@@ -57,7 +58,8 @@ class Tuned(Autotuner):  # type: ignore[misc]
     so a kernel must not write to its inputs.
     """
 
-    def __init__(self, kernel: Any, tiles: Sequence[dict[str, int]], key: Sequence[str]) -> None:
+    def __init__(self, kernel: Any, tiles: Sequence[dict[str, int]], key: Sequence[str], numbers: int) -> None:
+        self.numbers = numbers
         configs = []
         for tile in tiles:
             sizes = {name: size for name, size in tile.items() if name.isupper()}
@@ -77,22 +79,24 @@ class Tuned(Autotuner):  # type: ignore[misc]
     def prune_configs(self, kwargs: dict[str, Any]) -> list[triton.Config]:
         """The tiles that suit the arguments. Triton has put the positional arguments into ``nargs``."""
         x = next(iter(self.nargs.values()))
-        return [tile for tile in self.configs if suits(tile, x.element_size(), kwargs["CHANNELS"])]
+        return [tile for tile in self.configs if suits(tile, x.element_size(), kwargs["CHANNELS"], self.numbers)]
 
 
-def suits(tile: triton.Config, size: int, channels: int) -> bool:
-    """Whether a tile fits into registers and shared memory, with elements of ``size`` bytes."""
+def suits(tile: triton.Config, size: int, channels: int, numbers: int = _NUMBERS) -> bool:
+    """Whether a tile fits into registers and shared memory, with elements of ``size`` bytes, ``numbers`` per thread."""
     rows, columns, depth = (int(tile.kwargs.get(name, 0)) for name in ("ROWS", "COLUMNS", "DEPTH"))
     columns = columns or padded(channels)
     if size == 4 and columns > 64 and depth > _WIDE_DEPTH:
         return False
-    numbers = _NUMBERS * 32 * int(tile.num_warps)
-    return rows * columns <= numbers and (rows + columns) * depth * size <= _STAGE
+    return rows * columns <= numbers * 32 * int(tile.num_warps) and (rows + columns) * depth * size <= _STAGE
 
 
-def tuned(*tiles: dict[str, int], key: Sequence[str]) -> Callable[[Any], Tuned]:
-    """Decorate a kernel with the ``tiles`` to try; one is chosen for each combination of the arguments ``key``."""
-    return lambda kernel: Tuned(kernel, tiles, key)
+def tuned(*tiles: dict[str, int], key: Sequence[str], numbers: int = _NUMBERS) -> Callable[[Any], Tuned]:
+    """Decorate a kernel with the ``tiles`` to try; one is chosen for each combination of the arguments ``key``.
+
+    ``numbers`` is the largest number of elements of a tile per thread.
+    """
+    return lambda kernel: Tuned(kernel, tiles, key, numbers)
 
 
 def size_of(work: int) -> int:

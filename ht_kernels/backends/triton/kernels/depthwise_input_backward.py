@@ -22,40 +22,37 @@ from .numbers import narrow
     {"ROWS": 32, "num_warps": 4},
     {"ROWS": 32, "num_warps": 8},
     {"ROWS": 64, "num_warps": 8},
-    key=["work", "CHANNELS", "SCALES"],
+    key=["work", "CHANNELS"],
 )
 @triton.jit(do_not_specialize=["work"])
 def depthwise_input_backward(
     grad_y,
-    weights,
-    scale_kernels,
+    kernels,
     grad,
     tokens,
     prefix,
     height,
     width,
+    kernel_stride,
     work,
     CHANNELS: tl.constexpr,
-    SCALES: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     tiles = tl.cdiv(tokens, ROWS)
     image = tl.program_id(0) // tiles
     row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
+    channel = tl.arange(0, ALL_CHANNELS)
     start = image.to(tl.int64) * tokens * CHANNELS
     value = correlate(
         grad_y + start,
-        tl.load(weights + image * SCALES + scale, scale < SCALES, other=0),
-        scale_kernels,
+        kernels + image.to(tl.int64) * kernel_stride,
         row,
         tokens,
         prefix,
         height,
         width,
         CHANNELS,
-        SCALES,
         True,
         ROWS,
         ALL_CHANNELS,

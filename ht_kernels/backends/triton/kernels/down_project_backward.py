@@ -31,7 +31,7 @@ from .numbers import multiply, narrow
     {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
     {"ROWS": 32, "DEPTH": 64, "num_warps": 8},
     {"ROWS": 64, "DEPTH": 64, "num_warps": 8},
-    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "NEEDS_X", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "POOL", "SPECTRAL", "NEEDS_X", "PRECISION"],
 )
 @triton.jit(do_not_specialize=["work"])
 def down_project_backward(
@@ -42,8 +42,7 @@ def down_project_backward(
     grad_y,
     through,
     grad_patch,
-    weights,
-    scale_kernels,
+    kernels,
     down_weight,
     norm_gain,
     skip_gain,
@@ -52,6 +51,7 @@ def down_project_backward(
     prefix,
     height,
     width,
+    kernel_stride,
     x_batch_stride,
     x_token_stride,
     grad_out_batch_stride,
@@ -61,7 +61,7 @@ def down_project_backward(
     work,
     DIM: tl.constexpr,
     CHANNELS: tl.constexpr,
-    SCALES: tl.constexpr,
+    POOL: tl.constexpr,
     SPECTRAL: tl.constexpr,
     NEEDS_X: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
@@ -72,7 +72,7 @@ def down_project_backward(
     tiles = tl.cdiv(tokens, ROWS)
     image = tl.program_id(0) // tiles
     row = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    channel, depth, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, DEPTH), tl.arange(0, 4)
+    channel, depth = tl.arange(0, ALL_CHANNELS), tl.arange(0, DEPTH)
     row_exists, channel_exists = row < tokens, channel < CHANNELS
     both = row_exists[:, None] & channel_exists[None, :]
     token = image.to(tl.int64) * tokens + row
@@ -87,20 +87,18 @@ def down_project_backward(
     else:
         grad = correlate(
             grad_y,
-            tl.load(weights + image * SCALES + scale, scale < SCALES, other=0),
-            scale_kernels,
+            kernels + image.to(tl.int64) * kernel_stride,
             row,
             tokens,
             prefix,
             height,
             width,
             CHANNELS,
-            SCALES,
             True,
             ROWS,
             ALL_CHANNELS,
         )
-    if SCALES == 3:
+    if POOL:
         grad += tl.load(grad_patch + image * CHANNELS + channel, channel_exists, other=0)[None, :]
     passed = tl.load(grad_y + at, (row < prefix)[:, None] & channel_exists[None, :], other=0).to(tl.float32)
     grad = tl.where((row < prefix)[:, None], passed, grad)

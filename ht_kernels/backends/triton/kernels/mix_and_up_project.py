@@ -23,125 +23,41 @@ from .numbers import multiply, narrow
 
 
 @triton.jit
-def scale_weights(
-    image,
-    sums,
-    parts,
-    patches,
-    hidden_weight,
-    hidden_bias,
-    score_weight,
-    score_bias,
-    CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    ALL_CHANNELS: tl.constexpr,
-    ALL_HIDDEN: tl.constexpr,
-):
-    """The noise estimator for one image.
-
-    Returns the mean bottleneck over the patches, the hidden units before ReLU, and the weights (4,) of the three
-    scales, of which the fourth is zero.
-    """
-    channel, unit, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, ALL_HIDDEN), tl.arange(0, 4)
-    total = tl.zeros((ALL_CHANNELS,), tl.float32)
-    for part in range(parts):
-        total += tl.load(sums + (image * parts + part) * CHANNELS + channel, channel < CHANNELS, other=0)
-    mean = total / patches
-    weight = tl.load(
-        hidden_weight + unit[:, None] * CHANNELS + channel[None, :],
-        (unit < HIDDEN)[:, None] & (channel < CHANNELS)[None, :],
-        other=0,
-    )
-    hidden = tl.sum(weight * mean[None, :], 1) + tl.load(hidden_bias + unit, unit < HIDDEN, other=0)
-    weight = tl.load(
-        score_weight + scale[:, None] * HIDDEN + unit[None, :],
-        (scale < 3)[:, None] & (unit < HIDDEN)[None, :],
-        other=0,
-    )
-    score = tl.sum(weight * tl.maximum(hidden, 0)[None, :], 1)
-    score += tl.load(score_bias + scale, scale < 3, other=0)
-    score = tl.where(scale < 3, score, float("-inf"))
-    score = tl.exp(score - tl.max(score, 0))
-    return mean, hidden, score / tl.sum(score, 0)
-
-
-@triton.jit
-def image_weights(
-    image,
-    sums,
-    parts,
-    patches,
-    hidden_weight,
-    hidden_bias,
-    score_weight,
-    score_bias,
-    CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    SCALES: tl.constexpr,
-    ALL_CHANNELS: tl.constexpr,
-    ALL_HIDDEN: tl.constexpr,
-):
-    """The weights (4,) of the scales of one image; weights beyond the last scale are zero."""
-    if SCALES == 3:
-        _, _, weights = scale_weights(
-            image,
-            sums,
-            parts,
-            patches,
-            hidden_weight,
-            hidden_bias,
-            score_weight,
-            score_bias,
-            CHANNELS,
-            HIDDEN,
-            ALL_CHANNELS,
-            ALL_HIDDEN,
-        )
-    else:
-        weights = tl.where(tl.arange(0, 4) == 0, 1.0, 0.0)
-    return weights
-
-
-@triton.jit
 def correlate(
     h,
-    weights,
-    scale_kernels,
+    kernel,
     row,
     tokens,
     prefix,
     height,
     width,
     CHANNELS: tl.constexpr,
-    SCALES: tl.constexpr,
     MIRRORED: tl.constexpr,
     ROWS: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
 ):
-    """Depthwise correlation of the tokens ``row`` with the image's own kernel. Prefix tokens get zeros.
+    """Depthwise correlation of the tokens ``row`` with a kernel in memory, without its bias. Prefix tokens get zeros.
 
     ``h`` points to the image's first token. MIRRORED mirrors the kernel, as the backward of the convolution needs it.
     """
-    channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
+    channel = tl.arange(0, ALL_CHANNELS)
     channel_exists = channel < CHANNELS
     patch_row, patch_column = (row - prefix) // width, (row - prefix) % width
+    exists = (row >= prefix) & (row < tokens)
+    at = h + row[:, None] * CHANNELS + channel[None, :]
     y = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
-    for tap in range(49):
-        at_row, at_column = patch_row + tap // 7 - 3, patch_column + tap % 7 - 3
-        inside = (row >= prefix) & (row < tokens)
-        inside &= (at_row >= 0) & (at_row < height) & (at_column >= 0) & (at_column < width)
-        neighbour = prefix + at_row * width + at_column
-        value = tl.load(
-            h + neighbour[:, None] * CHANNELS + channel[None, :],
-            inside[:, None] & channel_exists[None, :],
-            other=0,
-        ).to(tl.float32)
-        kernel = tl.zeros((ALL_CHANNELS,), tl.float32)
-        at = 48 - tap if MIRRORED else tap
-        for s in tl.static_range(SCALES):
-            share = tl.sum(tl.where(scale == s, weights, 0), 0)
-            kernel += share * tl.load(scale_kernels + (s * CHANNELS + channel) * 49 + at, channel_exists, other=0)
-        y += value * kernel[None, :]
+    reach = tl.minimum(3, height - 1)
+    for down in range(-reach, reach + 1):
+        in_column = exists & (patch_row + down >= 0) & (patch_row + down < height)
+        for right in tl.static_range(-3, 4):
+            inside = in_column & (patch_column + right >= 0) & (patch_column + right < width)
+            value = tl.load(
+                at + (down * width + right) * CHANNELS, inside[:, None] & channel_exists[None, :], other=0
+            ).to(tl.float32)
+            tap = 24 + 7 * down + right
+            if MIRRORED:
+                tap = 48 - tap
+            y += value * tl.load(kernel + tap * CHANNELS + channel, channel_exists, other=0)[None, :]
     return y
 
 
@@ -149,9 +65,7 @@ def correlate(
 def mix(
     h,
     filtered,
-    weights,
-    scale_kernels,
-    scale_bias,
+    kernel,
     mix_weight,
     mix_bias,
     row,
@@ -160,7 +74,6 @@ def mix(
     height,
     width,
     CHANNELS: tl.constexpr,
-    SCALES: tl.constexpr,
     SPECTRAL: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
@@ -168,32 +81,17 @@ def mix(
 ):
     """Y, rounded to the dtype of ``h``, and m, for the tokens ``row``.
 
-    ``h`` and ``filtered`` point to the image's first token. Unless SPECTRAL, both are the same.
+    ``h`` and ``filtered`` point to the image's first token, ``kernel`` to the image's kernel. Unless SPECTRAL, ``h``
+    and ``filtered`` are the same.
     """
-    channel, scale = tl.arange(0, ALL_CHANNELS), tl.arange(0, 4)
+    channel = tl.arange(0, ALL_CHANNELS)
     channel_exists = channel < CHANNELS
-    y = correlate(
-        filtered,
-        weights,
-        scale_kernels,
-        row,
-        tokens,
-        prefix,
-        height,
-        width,
-        CHANNELS,
-        SCALES,
-        False,
-        ROWS,
-        ALL_CHANNELS,
-    )
+    y = correlate(filtered, kernel, row, tokens, prefix, height, width, CHANNELS, False, ROWS, ALL_CHANNELS)
     at = row[:, None] * CHANNELS + channel[None, :]
     if SPECTRAL:
         patch = (row >= prefix) & (row < tokens)
         y += tl.load(h + at, patch[:, None] & channel_exists[None, :], other=0).to(tl.float32)
-    for s in tl.static_range(SCALES):
-        share = tl.sum(tl.where(scale == s, weights, 0), 0)
-        y += share * tl.load(scale_bias + s * CHANNELS + channel, channel_exists, other=0)[None, :]
+    y += tl.load(kernel + 49 * CHANNELS + channel, channel_exists, other=0)[None, :]
     bias = tl.load(mix_bias + channel, channel_exists, other=0)
     y = narrow(y, h.dtype.element_ty)
     mixed = tl.zeros((ROWS, ALL_CHANNELS), tl.float32)
@@ -204,17 +102,14 @@ def mix(
 
 @tuned(
     {"ROWS": 16, "SLICES": 8, "DEPTH": 32, "num_warps": 8},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 32, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 32, "num_warps": 8},
-    {"ROWS": 16, "SLICES": 8, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 4, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 2, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
-    {"ROWS": 16, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 16, "SLICES": 1, "DEPTH": 128, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
     {"ROWS": 64, "SLICES": 1, "DEPTH": 64, "num_warps": 8, "maxnreg": 255},
-    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "SPECTRAL", "DROPOUT", "PRECISION"],
 )
 @triton.jit(do_not_specialize=["work"])
 def mix_and_up_project(
@@ -222,13 +117,7 @@ def mix_and_up_project(
     out,
     h,
     filtered,
-    sums,
-    scale_kernels,
-    scale_bias,
-    hidden_weight,
-    hidden_bias,
-    score_weight,
-    score_bias,
+    kernels,
     mix_weight,
     mix_bias,
     up_weight,
@@ -239,7 +128,7 @@ def mix_and_up_project(
     prefix,
     height,
     width,
-    parts,
+    kernel_stride,
     x_batch_stride,
     x_token_stride,
     out_batch_stride,
@@ -247,12 +136,9 @@ def mix_and_up_project(
     work,
     DIM: tl.constexpr,
     CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    SCALES: tl.constexpr,
     SPECTRAL: tl.constexpr,
     DROPOUT: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
-    ALL_HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     SLICES: tl.constexpr,
@@ -266,27 +152,10 @@ def mix_and_up_project(
     h += image.to(tl.int64) * tokens * CHANNELS
     filtered += image.to(tl.int64) * tokens * CHANNELS
 
-    weights = image_weights(
-        image,
-        sums,
-        parts,
-        height * width,
-        hidden_weight,
-        hidden_bias,
-        score_weight,
-        score_bias,
-        CHANNELS,
-        HIDDEN,
-        SCALES,
-        ALL_CHANNELS,
-        ALL_HIDDEN,
-    )
     _, m = mix(
         h,
         filtered,
-        weights,
-        scale_kernels,
-        scale_bias,
+        kernels + image.to(tl.int64) * kernel_stride,
         mix_weight,
         mix_bias,
         row,
@@ -295,7 +164,6 @@ def mix_and_up_project(
         height,
         width,
         CHANNELS,
-        SCALES,
         SPECTRAL,
         PRECISION,
         ROWS,

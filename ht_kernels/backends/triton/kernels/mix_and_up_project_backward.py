@@ -16,7 +16,7 @@ import triton.language as tl
 from ..state import SUM_ROWS
 from ..tuning import tuned
 from .dropout import keep_factors
-from .mix_and_up_project import image_weights, mix
+from .mix_and_up_project import mix
 from .numbers import multiply, narrow
 
 PART = tl.constexpr(SUM_ROWS)
@@ -27,22 +27,16 @@ PART = tl.constexpr(SUM_ROWS)
     {"ROWS": 16, "DEPTH": 64, "num_warps": 4},
     {"ROWS": 16, "DEPTH": 64, "num_warps": 8},
     {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
-    {"ROWS": 32, "DEPTH": 64, "num_warps": 4},
+    {"ROWS": 32, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
     {"ROWS": 32, "DEPTH": 32, "num_warps": 8},
-    key=["work", "DIM", "CHANNELS", "SCALES", "SPECTRAL", "DROPOUT", "PRECISION"],
+    key=["work", "DIM", "CHANNELS", "SPECTRAL", "DROPOUT", "PRECISION"],
 )
 @triton.jit(do_not_specialize=["work"])
 def mix_and_up_project_backward(
     grad_out,
     h,
     filtered,
-    sums,
-    scale_kernels,
-    scale_bias,
-    hidden_weight,
-    hidden_bias,
-    score_weight,
-    score_bias,
+    kernels,
     mix_weight,
     mix_bias,
     up_weight,
@@ -58,17 +52,15 @@ def mix_and_up_project_backward(
     height,
     width,
     parts,
+    kernel_stride,
     batch_stride,
     token_stride,
     work,
     DIM: tl.constexpr,
     CHANNELS: tl.constexpr,
-    HIDDEN: tl.constexpr,
-    SCALES: tl.constexpr,
     SPECTRAL: tl.constexpr,
     DROPOUT: tl.constexpr,
     ALL_CHANNELS: tl.constexpr,
-    ALL_HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -99,27 +91,10 @@ def mix_and_up_project_backward(
             (part < parts)[:, None] & exists[None, :],
         )
 
-    weights = image_weights(
-        image,
-        sums,
-        parts,
-        height * width,
-        hidden_weight,
-        hidden_bias,
-        score_weight,
-        score_bias,
-        CHANNELS,
-        HIDDEN,
-        SCALES,
-        ALL_CHANNELS,
-        ALL_HIDDEN,
-    )
     y, m = mix(
         h + image.to(tl.int64) * tokens * CHANNELS,
         filtered + image.to(tl.int64) * tokens * CHANNELS,
-        weights,
-        scale_kernels,
-        scale_bias,
+        kernels + image.to(tl.int64) * kernel_stride,
         mix_weight,
         mix_bias,
         row,
@@ -128,7 +103,6 @@ def mix_and_up_project_backward(
         height,
         width,
         CHANNELS,
-        SCALES,
         SPECTRAL,
         PRECISION,
         ROWS,

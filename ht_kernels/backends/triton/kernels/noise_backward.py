@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .mix_and_up_project import scale_weights
+from .image_kernels import scale_weights
 
 
 @triton.jit
