@@ -28,7 +28,6 @@ PART = tl.constexpr(SUM_ROWS)
     {"ROWS": 16, "DEPTH": 64, "num_warps": 8},
     {"ROWS": 16, "DEPTH": 128, "num_warps": 4},
     {"ROWS": 32, "DEPTH": 64, "num_warps": 4, "maxnreg": 255},
-    {"ROWS": 32, "DEPTH": 32, "num_warps": 8},
     key=["work", "DIM", "CHANNELS", "SPECTRAL", "DROPOUT", "PRECISION"],
 )
 @triton.jit(do_not_specialize=["work"])
