@@ -18,6 +18,7 @@ from ht_kernels.ops.dispatch import asked_for
 
 from .folded import FoldedHTCLIP
 from .static_input import StaticInput
+from .torch_compile import Function, compiled
 
 WARM_UP = 3
 """The number of plain runs before a capture. In these runs libraries load, Triton tunes its kernels, and a backend that
@@ -41,19 +42,28 @@ class GraphRunner:
     captured, no thread may wait for the whole GPU (``torch.cuda.synchronize``): CUDA would refuse the wait and end the
     capture with an error.
 
+    With ``compiled``, the model goes through torch.compile before it is captured. That takes a minute or more per shape
+    of frames, during which other calls and captures wait. The log says how long it took, or why the model is captured
+    as it is: torch.compile does not work here, or its result differs from the model's by more than rounding explains.
+    No GPU has run a compiled model yet.
+
     Args:
         model: a folded model on a GPU.
         masks: return the classes instead of the logits: (B, H, W) uint8 for segmentation, (B,) uint8 for
             classification.
         max_graphs: the number of graphs to keep. Beyond it, the graph unused for longest is dropped; if its shape comes
             again, it is captured again.
+        compiled: compile the model first, as above. The default is False, because a live stream starts at once; a
+            server or a long job, which wins the time back, asks for it.
 
     Raises:
         BackendError: the model is not on a GPU.
         ValueError: ``max_graphs`` is less than 1, or ``masks`` is true for a contrastive model.
     """
 
-    def __init__(self, model: FoldedHTCLIP, *, masks: bool = False, max_graphs: int = 8) -> None:
+    def __init__(
+        self, model: FoldedHTCLIP, *, masks: bool = False, max_graphs: int = 8, compiled: bool = False
+    ) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs must be at least 1, got {max_graphs}")
         if masks and model.config.task == "contrastive":
@@ -61,7 +71,7 @@ class GraphRunner:
         device = model.position.device
         if device.type != "cuda":
             raise BackendError(f"CUDA graphs need a model on an NVIDIA GPU, and this one is on {device}")
-        self.model, self.masks, self.max_graphs = model, masks, max_graphs
+        self.model, self.masks, self.max_graphs, self.compiled = model, masks, max_graphs, compiled
         self._graphs: OrderedDict[tuple[Any, ...], _Graph] = OrderedDict()
         self._lock = threading.Lock()
         self._device = device
@@ -113,14 +123,25 @@ class GraphRunner:
             weights = list(self.model.buffers())
             with _capture_alone():
                 graph = _Graph(
-                    lambda x: self._compute(x, output_size, distance), frames, weights, self._stream, self._done
+                    lambda x: self._function(x, output_size, distance), frames, weights, self._stream, self._done
                 )
         self._graphs[key] = graph
         return graph
 
-    def _compute(self, frames: Tensor, output_size: tuple[int, int] | None, distance: bool) -> tuple[Tensor, ...]:
-        logits, *distances = self.model.compute(frames, output_size, distance)
-        return (self.model.classes(logits) if self.masks else logits), *distances
+    def _function(self, example: Tensor, output_size: tuple[int, int] | None, distance: bool) -> Function:
+        """What is captured for frames like ``example``."""
+        model = self.model
+
+        def compute(frames: Tensor) -> tuple[Tensor, ...]:
+            return model.compute(frames, output_size, distance)
+
+        chosen = compiled(compute, example, model.position.dtype) if self.compiled else compute
+
+        def with_classes(frames: Tensor) -> tuple[Tensor, ...]:
+            logits, *distances = chosen(frames)
+            return model.classes(logits), *distances
+
+        return with_classes if self.masks else chosen
 
 
 @contextmanager
@@ -144,7 +165,8 @@ class _Graph:
     """One captured call with its static input and output. It is made and called on the current device.
 
     Args:
-        function: the function to capture; it returns one tensor or more.
+        make: gives the function to capture for frames like its argument, which are not black. It is called where the
+            function is run and captured: in the same modes, on the same stream, with the same memory for frames.
         like: frames of the shape and dtype to capture the function for.
         weights: all other tensors that the function reads; the graph keeps them alive at their addresses.
         stream: the stream to capture on.
@@ -153,7 +175,7 @@ class _Graph:
 
     def __init__(
         self,
-        function: Callable[[Tensor], tuple[Tensor, ...]],
+        make: Callable[[Tensor], Function],
         like: Tensor,
         weights: list[Tensor],
         stream: torch.cuda.Stream,
@@ -170,11 +192,13 @@ class _Graph:
             # Folding has already set the precision, so autocast is off. torch.cuda.stream restores the current stream
             # even if the end of the capture fails; torch.cuda.graph alone does not.
             with torch.autocast("cuda", enabled=False), torch.cuda.stream(stream):
+                self.input.fill(_pattern(like))
+                self.function = make(self.input.frames)  # a graph runs kernels and reads constants of a compiled one
                 for _ in range(WARM_UP):
-                    function(self.input.frames)
+                    self.function(self.input.frames)
                 # "thread_local" lets other threads, such as a video decoder, call CUDA during the capture.
                 with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-                    self.outputs = function(self.input.frames)
+                    self.outputs = self.function(self.input.frames)
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"too little memory on {device} to capture a CUDA graph for frames {tuple(like.shape)}: use a smaller "
@@ -196,3 +220,9 @@ class _Graph:
             result.copy_(output)
         self.done.record()
         return results
+
+
+def _pattern(like: Tensor) -> Tensor:
+    """Frames in host memory, like those given, with all kinds of values."""
+    values = torch.arange(like.numel(), dtype=torch.int32).view(like.shape) % 251
+    return values / 255 if like.is_floating_point() else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 import ht_kernels as ht
 from helpers.cuda_stand_in import Capture, CudaStandIn, Graph, OnGpu, stand_in, to_gpu
 from helpers.small_models import calibrated, gray_frames, small_model
-from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session, graph
+from ht_kernels.deploy import FoldedHTCLIP, GraphRunner, Session, graph, torch_compile
 from ht_kernels.errors import BackendError, InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -344,6 +344,43 @@ def test_a_capture_that_fails_leaves_the_callers_stream(
     assert torch.cuda.current_stream() == before
     expected, got = one_by_one(GraphRunner(folded), [frames]), one_by_one(runner, [frames])
     assert_same(got, expected)
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("masks", [True, False])
+def test_compiled(
+    fake: StandIn, works: bool, masks: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What torch.compile gives is captured, and the model itself where that fails."""
+    folded, frames, ran = folded_model(fake), some_frames(2), []
+    expected = one_by_one(GraphRunner(folded, masks=masks), frames)
+
+    def compile(function: Callable[..., object], mode: str = "", **options: object) -> Callable[..., object]:
+        if mode and not works:
+            raise RuntimeError("no compiler")
+        return lambda x: (ran.append(None) if mode else None, function(x))[1]
+
+    torch_compile.why_not.cache_clear()
+    monkeypatch.setattr(torch, "compile", compile)
+    got = one_by_one(GraphRunner(folded, masks=masks, compiled=True), frames)
+    torch_compile.why_not.cache_clear()
+    assert_same(got, expected)
+    assert len(ran) == (1 + graph.WARM_UP + 1 if works else 0)  # the first is the comparison
+    assert caplog.text.count("RuntimeError: no compiler") == (0 if works else 1)
+
+
+@needs_gpu
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_a_compiled_model_on_a_gpu(dtype: torch.dtype | None, caplog: pytest.LogCaptureFixture) -> None:
+    model = small_model("timm").float()
+    folded, frames = ht.fold(model, dtype).cuda(), gray_frames(model)
+    if cause := torch_compile.why_not(folded.position.device):
+        pytest.skip(f"torch.compile does not work here: {cause}")
+    (expected,), (got,) = (one_by_one(GraphRunner(folded, compiled=flag), [frames]) for flag in (False, True))
+    assert "torch.compile is not used" not in caplog.text
+    allowed = torch_compile.TOLERANCE * torch.finfo(dtype or torch.float32).eps
+    assert (got - expected).norm() <= allowed * expected.norm()
 
 
 def test_a_model_on_a_device_that_is_not_the_current_one(fake: StandIn) -> None:
