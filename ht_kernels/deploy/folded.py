@@ -219,12 +219,14 @@ class FoldedHTCLIP(Predicts, nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """Turn frames into the tokens (B, N, D) that the first block takes."""
         weight = self.gray_patch_weight if frames.shape[1] == 1 else self.patch_weight
-        pixels = frames.to(torch.promote_types(frames.dtype, weight.dtype))
+        batch, (height, width) = frames.shape[0], weight.shape[-2:]
+        # Patches do not overlap, so the convolution is a matrix product, which adds to the positions on its way.
+        patches = frames.unfold(2, height, height).unfold(3, width, width).permute(0, 2, 3, 1, 4, 5)
         if frames.is_floating_point():
-            pixels = pixels * 255
-        patches = F.conv2d(pixels.to(weight.dtype), weight, stride=weight.shape[-2:])
-        x = self.position.repeat(frames.shape[0], 1, 1)
-        x[:, self.prefix_tokens :] += patches.flatten(2).transpose(1, 2)
+            patches = patches.to(torch.promote_types(frames.dtype, weight.dtype)) * 255
+        pixels = patches.to(weight.dtype, memory_format=torch.contiguous_format).flatten(3).flatten(1, 2)
+        x = self.position.repeat(batch, 1, 1)
+        x[:, self.prefix_tokens :].baddbmm_(pixels, weight.flatten(1).t().expand(batch, -1, -1))
         return x if self.pre_norm is None else self.pre_norm(x)
 
     @staticmethod

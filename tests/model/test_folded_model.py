@@ -182,6 +182,23 @@ def test_copies_and_state_dict():
     torch.testing.assert_close(other(frames), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_patch_embedding_is_a_convolution(tower, channels):
+    folded = fold(small_model(tower).float())
+    generator = torch.Generator().manual_seed(4)
+    frames = torch.randint(0, 256, (2, channels, *folded.image_size), dtype=torch.uint8, generator=generator)
+    weight = (folded.gray_patch_weight if channels == 1 else folded.patch_weight).double()
+    patches = F.conv2d(frames.double(), weight, stride=weight.shape[-2:]).flatten(2).transpose(1, 2)
+    folded.pre_norm = None
+    for given in (frames, frames / 255, (frames / 255).double()):
+        x, position = folded.embed(given), folded.position.expand(2, -1, -1)
+        expected = position[:, folded.prefix_tokens :] + patches
+        got = x[:, folded.prefix_tokens :]
+        assert got.dtype == torch.float32 and (got - expected).norm() <= 1e-6 * expected.norm()
+        assert torch.equal(x[:, : folded.prefix_tokens], position[:, : folded.prefix_tokens])
+
+
 def test_compiles_without_graph_breaks():
     torch.compiler.reset()
     model = small_model("open_clip")
