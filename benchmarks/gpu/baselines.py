@@ -1,6 +1,9 @@
 """The published code under torch.compile against ours: adapter and model, plain and as CUDA graphs.
 
-This section comes last, because compiling takes longest. Each item starts with an empty compiler cache; otherwise
+Our model is timed under torch.compile too. :mod:`benchmarks.gpu.compiled_models` has both models in the mode that takes
+longest.
+
+This section comes late, because compiling takes long. Each item starts with an empty compiler cache; otherwise
 torch.compile would fall back to eager after a few shapes. If torch.compile still compiles a function a second time, the
 item fails.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,16 +27,16 @@ MODES = ("default", "max-autotune-no-cudagraphs")
 
 
 def items(setting: Setting) -> Iterator[Item]:
-    """Yield all items with the default mode, and then all with max-autotune."""
+    """Yield adapters and models with the default mode, and then adapters with max-autotune."""
     assert setting.backend is not None
     ht.set_backend(setting.backend)
     for mode in MODES:
         for batch in adapter.Sizes(setting.dry).batches:
             yield f"adapter, B={batch}, {mode}", lambda batch=batch, mode=mode: _adapter(batch, mode, setting)
-        if mode == "default" or not setting.dry:
+        if mode == "default":
             for batch in model.batches(setting):
-                name = f"model, B={batch}, {mode}"
-                yield name, lambda batch=batch, mode=mode: model.against_compiled(batch, _compiled, mode, setting)
+                call = partial(model.against_compiled, batch, model.DTYPE, compiled, mode, setting)
+                yield f"model, B={batch}, {mode}", call
 
 
 def _adapter(batch: int, mode: str, setting: Setting) -> list[Row]:
@@ -40,12 +44,12 @@ def _adapter(batch: int, mode: str, setting: Setting) -> list[Row]:
     theirs, ours = adapter.pair(sizes, dtype, setting.device)
     inputs = adapter.tokens(sizes, batch, dtype, setting)
     what = f"adapter forward, B={batch}, bfloat16, beside {mode}"
-    with _compiled(theirs, mode, setting) as compiled:
-        return [adapter.compare(what, f"published, compile ({mode})", compiled, ours, sizes, inputs, setting)]
+    with compiled(theirs, mode, setting) as module:
+        return [adapter.compare(what, f"published, compile ({mode})", module, ours, sizes, inputs, setting)]
 
 
 @contextmanager
-def _compiled(module: nn.Module, mode: str, setting: Setting) -> Iterator[nn.Module]:
+def compiled(module: nn.Module, mode: str, setting: Setting) -> Iterator[nn.Module]:
     """A context with ``module`` compiled for the shapes of its first call; other shapes raise.
 
     In a dry run the module is traced and no code is made, because that takes long and would not be the GPU's.

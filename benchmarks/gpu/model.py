@@ -56,21 +56,29 @@ def against_eager(batch: int, setting: Setting) -> list[Row]:
         "read blocks": _read_blocks(parts.folded),
     }
     row = _compare(f"segmentation model, B={batch}, bfloat16", functions, parts, setting)
-    return [row, parts.agreement()]
+    return [row, parts.agreement(parts.folded)]
 
 
 def against_compiled(
     batch: int,
+    dtype: torch.dtype,
     compiled: Callable[[nn.Module, str, Setting], AbstractContextManager[nn.Module]],
     mode: str,
     setting: Setting,
 ) -> list[Row]:
-    """Time our model and the published model under torch.compile, as ``compiled(model, mode, setting)`` makes it."""
-    parts = _Parts(setting, batch)
-    with compiled(parts.theirs, mode, setting) as model:
-        functions = {f"published, compile ({mode})": _published(model), "ours": _ours(parts.folded)}
-        name = f"segmentation model, B={batch}, bfloat16, beside {mode}"
-        return [_compare(name, functions, parts, setting)]
+    """Time our model, and the published one and ours under torch.compile, by ``compiled(model, mode, setting)``.
+
+    The agreement is that of ours under torch.compile.
+    """
+    parts = _Parts(setting, batch, dtype)
+    with compiled(parts.theirs, mode, setting) as theirs, compiled(parts.folded, mode, setting) as ours:
+        functions = {
+            f"published, compile ({mode})": _published(theirs),
+            "ours": _ours(parts.folded),
+            f"ours, compile ({mode})": _ours(ours),
+        }
+        name = f"segmentation model, B={batch}, {parts.words}, beside {mode}"
+        return [_compare(name, functions, parts, setting), parts.agreement(ours, f", compile ({mode})")]
 
 
 def latency(setting: Setting) -> list[Row]:
@@ -92,13 +100,14 @@ def latency(setting: Setting) -> list[Row]:
 
 
 class _Parts:
-    """The published model and ours in bfloat16, and input frames."""
+    """The published model and ours in a 16-bit dtype, and input frames."""
 
-    def __init__(self, setting: Setting, batch: int) -> None:
+    def __init__(self, setting: Setting, batch: int, dtype: torch.dtype = DTYPE) -> None:
         self.model = build(setting)
         self.published = PublishedHTCLIP.like(self.model).to(setting.device)
-        self.theirs = low_precision.in_dtype(self.published, DTYPE)
-        self.folded: FoldedHTCLIP = ht.fold(self.model, DTYPE).to(setting.device)
+        self.theirs = low_precision.in_dtype(self.published, dtype)
+        self.folded: FoldedHTCLIP = ht.fold(self.model, dtype).to(setting.device)
+        self.words = str(dtype).removeprefix("torch.")
         generator = torch.Generator().manual_seed(1)
         shape = (batch, 1, *self.model.tower.image_size)
 
@@ -108,17 +117,17 @@ class _Parts:
         self.inputs = [make() for _ in range(1 if batch > 1 else 4)]
 
     @torch.no_grad()
-    def agreement(self) -> Row:
-        """Count the pixels on which masks in bfloat16 differ from masks of the published model in float64.
+    def agreement(self, model: nn.Module, how: str = "") -> Row:
+        """Count the pixels on which masks of ``model``, ours, differ from masks of the published model in float64.
 
         Our masks may differ on ``limits.SLACK`` times as many pixels as the published model's masks, plus one.
         """
         frames = self.inputs[0]
         expected = _published(low_precision.in_dtype(self.published, torch.float64))(frames)
-        theirs, ours = (_differing(f(frames), expected) for f in (_published(self.theirs), _ours(self.folded)))
+        theirs, ours = (_differing(f(frames), expected) for f in (_published(self.theirs), _ours(model)))
         return {
             "kind": "agreement",
-            "what": f"masks in bfloat16, B={len(frames)}",
+            "what": f"masks in {self.words}, B={len(frames)}{how}",
             "pixels": expected.numel(),
             "published_differs": theirs,
             "ours_differs": ours,
@@ -149,8 +158,8 @@ def _published(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return call
 
 
-def _ours(folded: FoldedHTCLIP) -> Callable[[Tensor], Tensor]:
-    return lambda frames: folded.classes(folded(frames))
+def _ours(folded: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda frames: FoldedHTCLIP.classes(folded(frames))
 
 
 def _tower(tower: nn.Module) -> Callable[[Tensor], Tensor]:

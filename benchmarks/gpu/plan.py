@@ -32,7 +32,8 @@ SECTIONS = (
     Section("triton-correctness", 110, "correctness", "triton"),
     Section("gradients", 90, "gradients", "triton"),
     Section("triton-timing", 110, "timing", "triton"),
-    Section("compiled-baselines", 120, "baselines", "cuda"),
+    Section("compiled-baselines", 60, "baselines", "cuda"),
+    Section("compiled-models", 60, "compiled_models", "cuda"),
 )
 
 NAMES = tuple(section.name for section in SECTIONS)

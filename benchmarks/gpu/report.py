@@ -146,7 +146,7 @@ def _checks(rows: list[dict[str, Any]]) -> list[str]:
 def _agreement(row: dict[str, Any]) -> str:
     return (
         f"of {row['pixels']} pixels {row['ours_differs']} differ from float64, and {row['published_differs']} of the "
-        "published model in bfloat16"
+        "published model in the same dtype"
     )
 
 

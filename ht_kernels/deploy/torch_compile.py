@@ -16,7 +16,8 @@ from ht_kernels.log import log
 MODE = "max-autotune-no-cudagraphs"
 """Without CUDA graphs, because the caller captures the compiled function in a graph of its own."""
 TOLERANCE = 32
-"""The largest relative L2 difference, in units of the rounding error of the dtype."""
+"""The largest relative L2 difference, in units of the rounding error of the dtype. In the same units, plain logits of a
+ViT-B/16 with random weights are up to 6 off float64 in float32, and up to 0.9 in 16 bits."""
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 

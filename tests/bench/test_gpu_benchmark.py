@@ -97,6 +97,7 @@ def test_every_section_runs_and_is_reported(dry_run: Path) -> None:
     ].keys()
     assert of_masks["bytes"] == 4 * 3 * 14 * 14 + 20 * 31
     assert {"published, eager", "published, compile (default)", "torch.fft, eager", "copy of x"} <= names
+    assert "ours, compile (max-autotune-no-cudagraphs)" in names
     assert {"build", "tool", "ceilings", "latency", "agreement"} <= {row["kind"] for row in rows}
     table = (dry_run / "results.md").read_text()
     assert "### adapter forward, B=1, bfloat16, cuda" in table and "WRONG" not in table
@@ -364,7 +365,7 @@ def test_results_that_are_timed_do_not_share_memory() -> None:
 def test_what_is_compiled_again_is_not_timed(tmp_path: Path) -> None:
     """After a few shapes torch.compile would run the published code eagerly and say nothing."""
     setting = Setting(tmp_path, "reference", True, 0.01)
-    with baselines._compiled(torch.nn.Linear(4, 4), "default", setting) as compiled, torch.no_grad():
+    with baselines.compiled(torch.nn.Linear(4, 4), "default", setting) as compiled, torch.no_grad():
         compiled(torch.randn(2, 4))
         with pytest.raises(torch._dynamo.exc.RecompileError):
             compiled(torch.randn(3, 4))
