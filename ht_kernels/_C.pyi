@@ -50,6 +50,8 @@ class CpuAdapter:
 
 class CudaAdapter:  # in a build with CUDA kernels only
     def __init__(self, folded: object, dtype: int) -> None: ...
+    def prepared(self) -> int: ...
+    def prepare(self, prepared: int, stream: int) -> None: ...
     def workspace(self, batch: int, grid_height: int, grid_width: int, prefix_tokens: int, eps: float) -> int: ...
     def forward(
         self,
@@ -59,6 +61,7 @@ class CudaAdapter:  # in a build with CUDA kernels only
         prefix_tokens: int,
         eps: float,
         tf32: bool,
+        prepared: int,
         x: Sequence[int],
         out: Sequence[int],
         workspace: int,

@@ -124,16 +124,29 @@ def _words(place: str) -> str:
 def table(call: Call, folder: Path) -> list[str]:
     """Predictions for every GPU and batch as rows of markdown. GPUs without tensor cores for bfloat16 take float16."""
     program = launches.build(folder)
-    out = ["| GPU | dtype | B | predicted, us | of it, bound by | copy of x, us |", "|---|---|--:|--:|---|--:|"]
+    out = [
+        "| GPU | dtype | B | tokens of a tile, warps at once | predicted, us | of it, bound by | copy of x, us |",
+        "|---|---|--:|---|--:|---|--:|",
+    ]
     for device in DEVICES.values():
         dtype = "float16" if call.dtype == "bfloat16" and device.architecture < 80 else call.dtype
         for batch in BATCHES:
             sized = replace(call, batch=batch, dtype=dtype)
             found = predict(sized, device, folder, program)
             parts = "; ".join(f"{one.launch.function} {1e6 * one.time:.1f}, {one.bound}" for one in found)
+            tiles = "; ".join(_tile(one, launches.ask(program, sized, device).plan, device) for one in found)
             total, floor = sum(one.time for one in found), bounds.floor(sized.x_bytes, device)
-            out.append(f"| {device.name} | {dtype} | {batch} | {1e6 * total:.1f} | {parts} | {1e6 * floor:.1f} |")
+            out.append(
+                f"| {device.name} | {dtype} | {batch} | {tiles} | {1e6 * total:.1f} | {parts} | {1e6 * floor:.1f} |"
+            )
     return out
+
+
+def _tile(one: Prediction, plan: trips.Plan, device: Device) -> str:
+    """The tokens of a tile, and the warps that a multiprocessor has at once: of as many blocks as fit and there are."""
+    rows = plan["down_rows" if one.launch.function == "down_project" else "mix_rows"]
+    blocks = min(bounds.resident(one.work, device), -(-one.work.blocks // device.multiprocessors))
+    return f"{rows}, {blocks * one.work.warps}"
 
 
 def measured(call: Call, predictions: Sequence[Prediction]) -> list[str]:

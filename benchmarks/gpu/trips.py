@@ -97,7 +97,6 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     copies, halo_rows = ("LDGSTS", 1), height + 6
     used = [inside * width for inside in heights for _ in range(across)] + [0] * (tiles - plan["grid.patch_tiles"])
     used[-1] += call.prefix  # slots of each tile
-    mixing_rows = 16 * sum(ceil(slots, 16) for slots in used) / (rows * tiles)  # the part of the slots
     has_rows = sum(ceil(slots, 16 * row_tiles) for slots in used) / (warps_m * tiles)  # the part of the warps
     has_columns = call.dim / plan["slices"] / (stages * 32 * warps // warps_m)
     met = 7 * call.height / sum(lines) / (most_lines * taps)  # of the products of a row of patches, those in the kernel
@@ -128,7 +127,6 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
         Part(file, "if (p.filtered) {", 0),
         Part(depthwise, "sum[r][i].x = fmaf(", met),
         Part(depthwise, "sum[r][i].y = fmaf(", met),
-        Part(file, "mix<Tile>(p, this_warp", mixing_rows),
         Part(file, "if (has_rows && column - Tile::kStageRows", has_rows * has_columns),
         Part(file, "if (threadIdx.x < Tile::kRows) {", rows / launch.threads),
         Part(file, "if (static_cast<unsigned>(tokens[half]) <", ceil(call.prefix, 16) / (rows / 16 * tiles)),

@@ -129,7 +129,7 @@ def _serves(arch: str, capability: tuple[int, int]) -> bool:
 
 
 class CudaAdapter:
-    """Weights for tokens of one dtype as the kernels read them, and the sizes of workspaces of calls, by their shape."""
+    """Weights for tokens of one dtype, as the kernels read them, and the sizes of workspaces by the shape of calls."""
 
     def __init__(self, folded: FoldedAdapter, dtype: torch.dtype) -> None:
         self.weights = gpu.ready(folded, dtype)  # the compiled object holds their addresses only

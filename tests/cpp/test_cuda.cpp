@@ -121,6 +121,58 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
   expect(std::sqrt(error) <= bound, name + text);  // false for NaN too
 }
 
+// h of tokens whose mean is many deviations away from 0, against double precision. Only the normalised part is there,
+// so nothing else hides an error of the mean or of the variance. h is the first part of the workspace.
+void test_large_mean(ht_dtype dtype, double mean, double bound, unsigned seed) {
+  const Case c{2, 264, 24, 6, 3, 5, 9, 1, 1};
+  Inputs in = random_inputs(c, seed);
+  const ht_adapter_shape shape = c.shape();
+  const int64_t rows = c.batch * c.tokens();
+  for (double& v : in.x) v = round_to(static_cast<float>(v + mean), dtype);
+  std::fill(in.weights[1].begin(), in.weights[1].end(), 1.0);  // norm_gain
+  std::fill(in.weights[2].begin(), in.weights[2].end(), 0.0);  // skip_gain
+  std::vector<std::unique_ptr<Device>> weights;
+  std::vector<const void*> pointers;
+  const auto place = [&](ht::Kind kind) {
+    Values& values = in.weights[weights.size()];
+    const ht_dtype stored = kind == ht::Kind::MATRIX ? dtype : HT_FLOAT32;
+    for (double& v : values) v = round_to(static_cast<float>(v), stored);
+    weights.push_back(std::make_unique<Device>(values, stored));
+    pointers.push_back(values.empty() ? nullptr : weights.back()->data());
+  };
+#define HT_PLACE(name, kind, when) place(ht::Kind::kind);
+  HT_ADAPTER_WEIGHTS(HT_PLACE)
+#undef HT_PLACE
+  const ht_adapter_weights_cuda w = weights_at<ht_adapter_weights_cuda>(pointers);
+  const Device x(in.x, dtype), out(Values(in.x.size(), 777.0), dtype);
+  Workspace prepared(ht_adapter_prepared_cuda(&shape, dtype));
+  Workspace workspace(ht_adapter_forward_workspace_cuda(&shape, dtype));
+  const auto tokens = [&](const Device& d) { return ht_tokens{d.data(), c.tokens() * c.dim, c.dim}; };
+  ht_adapter_prepare_cuda(&shape, &w, dtype, prepared.memory.get(), nullptr);
+  ht_adapter_forward_cuda(&shape, &w, dtype, 0, prepared.memory.get(), tokens(x), tokens(out), workspace.memory.get(),
+                          nullptr);
+  const uint16_t* h = reinterpret_cast<const uint16_t*>(workspace.memory.get());
+  double error = 0, size = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    const double* x_row = &in.x[row * c.dim];
+    double sum = 0, squares = 0;
+    for (int64_t d = 0; d < c.dim; ++d) sum += x_row[d];
+    for (int64_t d = 0; d < c.dim; ++d) squares += std::pow(x_row[d] - sum / c.dim, 2);
+    for (int64_t k = 0; k < c.channels; ++k) {
+      double expected = 0;
+      for (int64_t d = 0; d < c.dim; ++d) expected += in.weights[0][k * c.dim + d] * (x_row[d] - sum / c.dim);
+      expected = expected / std::sqrt(squares / c.dim + 1e-5) + in.weights[3][k];
+      const uint16_t bits = h[row * c.channels + k];
+      error += std::pow((dtype == HT_BFLOAT16 ? from_bfloat16(bits) : __half2float({bits})) - expected, 2);
+      size += expected * expected;
+    }
+  }
+  char text[160];
+  std::snprintf(text, sizeof text, "h of tokens with mean %g in %s: error %.2g, at most %.2g", mean,
+                name_of(dtype, false), std::sqrt(error / size), bound);
+  expect(std::sqrt(error / size) <= bound, text);  // false for NaN too
+}
+
 void test_filter(const ht_filter_shape& s, ht_dtype dtype, unsigned seed) {
   std::mt19937 generator(seed);
   const int64_t count = s.height * s.width, frequencies = s.height * (s.width / 2 + 1) * 2;
@@ -346,6 +398,11 @@ int main() {
       test(c, HT_BFLOAT16, false, ++seed);
       test(c, HT_FLOAT16, false, ++seed);
     }
+  }
+  for (const int multiprocessors : {132, 20, 4, 1}) {
+    pretend(device_with(multiprocessors, 228));
+    test_large_mean(HT_FLOAT16, 1000, 1e-3, ++seed);
+    test_large_mean(HT_BFLOAT16, 100, 4e-3, ++seed);
   }
   pretend(device_with(1, 228));
   test({1, 8, 8, 2, 1, 64, 64, 0, 1}, HT_FLOAT16, false, ++seed);
