@@ -61,7 +61,14 @@ def test_a_model_with_our_operators_is_one_graph(
         assert found is not compute, caplog.text
         assert ran == ["cpu"] * len(folded.adapters)
         other = 255 - frames
-        torch.testing.assert_close(found(other), compute(other), rtol=1e-5, atol=1e-5)
+        before = found(other)
+        torch.testing.assert_close(before, compute(other), rtol=1e-5, atol=1e-5)
+        for weights in (folded.position, folded.blocks[1].out_weight, folded.adapters["1"].up_weight):
+            weights.mul_(1.5)  # a graph of it would see the values that are written in place
+            after = found(other)
+            assert not torch.allclose(after[0], before[0], rtol=1e-3)
+            torch.testing.assert_close(after, compute(other), rtol=1e-5, atol=1e-5)
+            before = after
     assert "frames (3, 1, 64, 64) torch.uint8 compiled in" in caplog.text
 
 
