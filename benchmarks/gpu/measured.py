@@ -65,6 +65,8 @@ def instructions(call: Call) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 7:
+        sys.exit(__doc__)
     batch, height, width, dim, channels = map(int, sys.argv[1:6])
     run, tokens = prepared(Call(batch, sys.argv[6], height, width, dim=dim, channels=channels))
     with torch.no_grad():

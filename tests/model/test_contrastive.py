@@ -233,7 +233,7 @@ def test_adapters_are_not_fed_with_another_normalization(tmp_path: Path, capsys:
         if task == "contrastive":
             (data / "contrastive/BUSI").mkdir(parents=True, exist_ok=True)
             for split in ("train", "val"):
-                (data / f"contrastive/BUSI/{split}.txt").write_text("a.png")
+                (data / f"contrastive/BUSI/{split}.txt").write_text(f"{split}.png")
         assert main([*words, "--task", task, "--from", str(came), *more]) == 2
         assert "were trained with the normalization" in capsys.readouterr().err
     # Without a wish the adapters' own is taken, and new adapters may have another.

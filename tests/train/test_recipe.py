@@ -48,7 +48,8 @@ def test_the_command_takes_the_recipe_of_task_and_method(monkeypatch: pytest.Mon
         found.append(recipe)
         raise InputError("enough")
 
-    monkeypatch.setattr("ht_kernels.cli.train._check_inputs", lambda args: None)
+    for check in ("_check_inputs", "_check_data"):
+        monkeypatch.setattr(f"ht_kernels.cli.train.{check}", lambda args: None)
     monkeypatch.setattr("ht_kernels.cli.train._data", stop)
     command = ["train", "--task", "segmentation", "DATA", "--dataset", "BUSI", "--output", "out"]
     command += ["--pretrained", "openai"]
