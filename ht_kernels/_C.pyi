@@ -64,6 +64,8 @@ class CudaAdapter:  # in a build with CUDA kernels only
         prepared: int,
         x: Sequence[int],
         out: Sequence[int],
+        normed: Sequence[int],
+        norm_eps: float,
         workspace: int,
         stream: int,
     ) -> None: ...

@@ -18,7 +18,8 @@ from .backends import reference
 from .backends.call import Layout
 from .choices import FORMS
 from .folding import KERNEL_SIZE, MATRICES, FoldedAdapter, FoldedLevel, Unfolded, fold, mask_pairs, radial_mask
-from .ops.adapter import adapter, adapter_again, adapter_unfolded
+from .ops.adapter import adapter, adapter_unfolded, again
+from .ops.adapter_norm import adapter_and_norm
 from .ops.dispatch import asked_for
 from .ops.fold import combine
 from .ops.grid_to_mask import grid_to_mask as mask_of_grid
@@ -30,6 +31,7 @@ __all__ = [
     "feature_pyramid",
     "grid_to_mask",
     "ht_adapter",
+    "ht_adapter_and_norm",
     "ht_adapter_unfolded",
     "spectral_filter",
 ]
@@ -83,7 +85,7 @@ def ht_adapter(
     except (TypeError, ValueError):
         raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
     if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
-        out = adapter_again(x, folded, height, width, prefix_tokens, eps)
+        out: Tensor | None = again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
             return out
     _check_tensors(x=x)
@@ -94,6 +96,46 @@ def ht_adapter(
         _check_tensors(keep=keep)
         _check_keep(keep, x, folded)
     return adapter(x, folded, Layout(height, width, prefix_tokens, eps), keep, dropout, asked_for(backend))
+
+
+def ht_adapter_and_norm(
+    x: Tensor,
+    folded: FoldedAdapter,
+    grid: tuple[int, int],
+    prefix_tokens: int = 1,
+    *,
+    eps: float = 1e-5,
+    norm_eps: float = 1e-5,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The Hybrid-tuning adapter, and the LayerNorm of its result without gain and bias.
+
+    A transformer block begins with a LayerNorm, whose gain and bias can be folded into the product behind it. On a GPU,
+    the CUDA kernels write it beside the adapter's result; elsewhere torch computes it.
+
+    Args:
+        x, folded, grid, prefix_tokens, eps, backend: as for :func:`ht_adapter`.
+        norm_eps: the epsilon of that LayerNorm, positive.
+
+    Returns:
+        The adapter's result, with the shape, dtype and strides of ``x``, and its LayerNorm, contiguous.
+
+    Raises: as :func:`ht_adapter`.
+    """
+    try:
+        height, width = grid
+    except (TypeError, ValueError):
+        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    _check_eps("norm_eps", norm_eps)
+    if backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
+        both: tuple[Tensor, Tensor] | None = again(x, folded, height, width, prefix_tokens, eps, norm_eps)
+        if both is not None:
+            return both
+    _check_tensors(x=x)
+    _check_folded(folded, x)
+    _check(x, folded.up_weight, folded.mask, grid, prefix_tokens)
+    _check_numbers(eps, 0.0)
+    return adapter_and_norm(x, folded, Layout(height, width, prefix_tokens, eps), norm_eps, asked_for(backend))
 
 
 def ht_adapter_unfolded(
@@ -304,10 +346,14 @@ def _check(x: Tensor, up_weight: Tensor, mask: Tensor | None, grid: tuple[int, i
 
 
 def _check_numbers(eps: float, dropout: float) -> None:
-    if not 0 < eps < math.inf:
-        raise ValueError(f"eps must be a positive number, got {eps}")
+    _check_eps("eps", eps)
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout must be a probability, from 0 to 1, got {dropout}")
+
+
+def _check_eps(name: str, eps: float) -> None:
+    if not 0 < eps < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {eps}")
 
 
 def _check_keep(keep: Tensor, x: Tensor, folded: FoldedAdapter) -> None:

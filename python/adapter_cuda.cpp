@@ -28,11 +28,11 @@ class CudaAdapter {
   }
 
   void forward(std::int64_t batch, std::int64_t height, std::int64_t width, std::int64_t prefix_tokens, float eps,
-               bool tf32, Address prepared, const TokensArgument& x, const TokensArgument& out, Address memory,
-               Address stream) const {
+               bool tf32, Address prepared, const TokensArgument& x, const TokensArgument& out,
+               const TokensArgument& normed, float norm_eps, Address memory, Address stream) const {
     const ht_adapter_shape s = for_call(shape_, batch, height, width, prefix_tokens, eps);
     check(ht_adapter_forward_cuda(&s, &weights_, dtype_, tf32, pointer<void>(prepared), tokens(x), tokens(out),
-                                  pointer<void>(memory), pointer<void>(stream)));
+                                  tokens(normed), norm_eps, pointer<void>(memory), pointer<void>(stream)));
   }
 
  private:
@@ -56,5 +56,6 @@ void bind_adapter_cuda(py::module_& m) {
            py::arg("prefix_tokens"), py::arg("eps"), "ht_adapter_forward_workspace_cuda: bytes of device memory.")
       .def("forward", &CudaAdapter::forward, py::arg("batch"), py::arg("grid_height"), py::arg("grid_width"),
            py::arg("prefix_tokens"), py::arg("eps"), py::arg("tf32"), py::arg("prepared"), py::arg("x"), py::arg("out"),
-           py::arg("workspace"), py::arg("stream"), "ht_adapter_forward_cuda, on the current device.");
+           py::arg("normed"), py::arg("norm_eps"), py::arg("workspace"), py::arg("stream"),
+           "ht_adapter_forward_cuda, on the current device.");
 }

@@ -17,7 +17,7 @@ from ht_kernels import published
 from ht_kernels.bench.shake import shake
 from ht_kernels.errors import BackendError
 from ht_kernels.folding import fold_adapter
-from ht_kernels.functional import ht_adapter
+from ht_kernels.functional import ht_adapter, ht_adapter_and_norm
 
 from . import limits, low_precision, spectral
 from .setting import Item, Row, Setting
@@ -73,7 +73,8 @@ def one_tile(backend: str | None):
 def check(shape: Shape, seed: int, setting: Setting) -> list[Row]:
     """Check an adapter in each dtype, and return a row per dtype.
 
-    A row holds the relative L2 error of ``out - x``, the limit, and whether two calls gave the same bits.
+    A row holds the relative L2 error of ``out - x``, its limit, the error of the LayerNorm of ``out``, and whether two
+    calls, one with this norm, gave the same bits.
     """
     _, _, _, _, grid, prefix = shape
     adapter, plain, x = case(shape, seed, setting.device)
@@ -149,8 +150,11 @@ def _compare(
     try:
         with one_tile(backend):
             out = ht_adapter(x, folded, grid, prefix, backend=backend)
-            again = ht_adapter(x, folded, grid, prefix, backend=backend)
+            again, normed = ht_adapter_and_norm(x, folded, grid, prefix, backend=backend)
     except BackendError as error:
         return {"skipped": str(error)}
     error = _error(out, x, exact)
-    return {"error": error, "passed": error <= limit, "same_bits": torch.equal(out, again)}
+    norm = torch.nn.functional.layer_norm(out.double(), out.shape[-1:], eps=1e-5)
+    norm_error = float((normed.double() - norm).norm() / norm.norm())
+    passed = error <= limit and norm_error <= max(limits.FLOAT32, torch.finfo(x.dtype).eps)
+    return {"error": error, "norm_error": norm_error, "passed": passed, "same_bits": torch.equal(out, again)}

@@ -127,13 +127,17 @@ def run_adapter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype:
     }
     adapter = core.CudaAdapter(SimpleNamespace(**weights), dtype)
     x = memory.normal(batch, tokens, dim, dtype=dtype)
-    out = memory.place(bits(np.full((batch, tokens, dim), np.nan, np.float32), dtype))
+    out, normed = (memory.place(bits(np.full((batch, tokens, dim), np.nan, np.float32), dtype)) for _ in range(2))
     call = (batch, height, width, prefix, 1e-5)
     workspace, strides = memory.room(adapter.workspace(*call)), (tokens * dim, dim)
     prepared = memory.room(adapter.prepared())
     adapter.prepare(prepared, 0)
-    adapter.forward(*call, tf32, prepared, (x, *strides), (memory.address(out), *strides), workspace, 0)
-    finish(memory, out, dtype, f"adapter {sizes} in {NAMES[dtype]}")
+    results = ((memory.address(result), *strides) for result in (out, normed))
+    adapter.forward(*call, tf32, prepared, (x, *strides), *results, 1e-5, workspace, 0)
+    what = f"adapter {sizes} in {NAMES[dtype]}"
+    check(memory, out, dtype, what)
+    check(memory, normed, dtype, f"the LayerNorm of {what}")
+    memory.kept.clear()
 
 
 def run_filter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: int) -> None:
@@ -143,7 +147,8 @@ def run_filter(core: ModuleType, memory: Memory, sizes: tuple[int, ...], dtype: 
     mask = memory.normal(masks, height, width // 2 + 1, 2)
     out = memory.place(bits(np.full((batch, channels, height, width), np.nan, np.float32), dtype))
     core.spectral_filter_cuda(sizes, dtype, x, mask, memory.address(out), 0)
-    finish(memory, out, dtype, f"spectral filter {sizes} in {NAMES[dtype]}")
+    check(memory, out, dtype, f"spectral filter {sizes} in {NAMES[dtype]}")
+    memory.kept.clear()
 
 
 def run_mask(core: ModuleType, memory: Memory, sizes: tuple[int, ...]) -> None:
@@ -157,10 +162,9 @@ def run_mask(core: ModuleType, memory: Memory, sizes: tuple[int, ...]) -> None:
     memory.kept.clear()
 
 
-def finish(memory: Memory, out: Any, dtype: int, what: str) -> None:
+def check(memory: Memory, out: Any, dtype: int, what: str) -> None:
     written = np.isfinite(numbers(memory.host(out), dtype))  # the copy waits for the kernels
     assert written.all(), f"{what}: {np.count_nonzero(~written)} of {written.size} numbers were not written"
-    memory.kept.clear()
 
 
 def main() -> None:

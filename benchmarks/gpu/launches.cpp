@@ -6,7 +6,7 @@
 // Kernels have the names that nvcc gives them, for both follow the same rules.
 //
 //   launches BATCH HEIGHT WIDTH PREFIX DIM CHANNELS HIDDEN SCALES DTYPE MULTIPROCESSORS BLOCK_BYTES
-//            MULTIPROCESSOR_BYTES RESERVED_BYTES CAPABILITY
+//            MULTIPROCESSOR_BYTES RESERVED_BYTES CAPABILITY NORM
 
 #include <cxxabi.h>
 #include <dlfcn.h>
@@ -28,7 +28,7 @@ cudaError_t emulate(const void* kernel, std::function<void()>, dim3 grid, int th
 }
 
 int main(int count, char** values) {
-  if (count != 15) return 2;
+  if (count != 16) return 2;
   const auto number = [&](int i) { return std::atoll(values[i]); };
   ht_adapter_shape shape{};
   shape.batch = number(1), shape.grid_height = number(2), shape.grid_width = number(3);
@@ -63,9 +63,9 @@ int main(int count, char** values) {
   HT_ADAPTER_WEIGHTS(PLACE)
 #undef PLACE
   const int64_t tokens = shape.prefix_tokens + shape.grid_height * shape.grid_width;
-  const ht_tokens x{memory, tokens * shape.dim, shape.dim};
+  const ht_tokens x{memory, tokens * shape.dim, shape.dim}, normed = number(15) ? x : ht_tokens{};
   const ht_status status =
-      ht_adapter_forward_cuda(&shape, &weights, dtype, 0, memory, x, x, memory, nullptr);
+      ht_adapter_forward_cuda(&shape, &weights, dtype, 0, memory, x, x, normed, 1e-5f, memory, nullptr);
   if (status != HT_OK) std::fprintf(stderr, "%s\n", ht_last_error());
   return status == HT_OK ? 0 : 1;
 }

@@ -21,7 +21,10 @@ WARP = 32
 
 @dataclass(frozen=True)
 class Call:
-    """The sizes of one call: B images with a grid of H x W patches behind ``prefix`` tokens, D, C and S."""
+    """The sizes of one call: B images with a grid of H x W patches behind ``prefix`` tokens, D, C and S.
+
+    With ``norm``, the LayerNorm of out is wanted too.
+    """
 
     batch: int
     dtype: str = "bfloat16"
@@ -31,6 +34,7 @@ class Call:
     dim: int = 768
     channels: int = 64
     scales: int = 3
+    norm: bool = False
 
     @property
     def hidden(self) -> int:
@@ -119,7 +123,7 @@ def ask(program: Path, call: Call, device: Device) -> Started:
     numbers = (
         *(call.batch, call.height, call.width, call.prefix, call.dim, call.channels, call.hidden, call.scales),
         *(DTYPES.index(call.dtype), device.multiprocessors, device.block_bytes, device.shared_bytes),
-        *(device.reserved_bytes, device.architecture),
+        *(device.reserved_bytes, device.architecture, int(call.norm)),
     )
     done = subprocess.run([str(program), *map(str, numbers)], capture_output=True, text=True)
     if done.returncode:

@@ -175,6 +175,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--bottleneck", type=int, default=64, metavar="C", help="width of the bottleneck (default: %(default)s)"
     )
+    found.add_argument("--norm", action="store_true", help="the LayerNorm of the next block is wanted beside out")
     found.add_argument("--dtype", default="bfloat16", choices=launches.DTYPES, help="of tokens (default: %(default)s)")
     found.add_argument(
         "--lines",
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if args.table or not torch.cuda.is_available():
             arguments.error("argument --measure: needs a GPU that torch sees, and one call, so no --table")
-    call = Call(args.batch, args.dtype, *map(int, sides), dim=args.dim, channels=args.bottleneck)
+    call = Call(args.batch, args.dtype, *map(int, sides), dim=args.dim, channels=args.bottleneck, norm=args.norm)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.cache or Path(temporary)
         try:

@@ -88,6 +88,7 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     stages = ceil(plan["slice"], 32 * warps // warps_m)
     per_block = tiles / plan["mix_blocks"]
     early, later = float(plan["early"]), (stages - 1) / stages
+    beside = "true" in launch.name  # kNorm: out is read again, and normed is written
     runs = sum(ceil(min(width, call.width - i * width), plan["grid.run"]) for i in range(across))
     heights = [min(height, call.height - row) for row in range(0, call.height, height)]
     lines = [ceil(rows_inside, most_lines) for rows_inside in heights]  # that are convolved together
@@ -115,6 +116,8 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
         Loop(depthwise, "dy < kSide + lines - 1", taps),
         Loop(file, "for (int behind = first; behind < last;)", stages),
     ]
+    if beside:
+        loops.append(Loop(file, "begin < last; begin += kAtOnce * kStep", ceil(stages, 6 // row_tiles)))
     skipped = [
         Part("cuda/scale_weights.cuh", "if (warp() < kMaxScales) {", 3 / warps),
         Part(file, "if (p.channels < 16 * Tile::kSteps) {", float(call.channels < 16 * steps)),
@@ -136,7 +139,8 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     weights, kernels = call.channels * call.dim * call.bytes, 4 * call.scales * call.channels * 50
     mixing = launch.blocks * call.channels**2 * call.bytes * (1 if early else per_block)
     l2 = 2 * x + plan["slices"] * h * around + call.batch * tiles * weights + mixing + launch.blocks * kernels
-    return Trips(loops, skipped, call.batch * tiles * rows, l2, x + weights, again=x)
+    normed = 2 * x if beside else 0
+    return Trips(loops, skipped, call.batch * tiles * rows, l2 + normed, x + weights + normed / 2, again=x)
 
 
 def noise_estimator(call: Call, plan: Plan, warps: int) -> list[Loop]:
@@ -246,8 +250,16 @@ def convolution(call: Call, rows: int) -> tuple[int, float]:
     return items, inside / items
 
 
+def layer_norm(call: Call, plan: Plan, launch: Launch) -> Trips:
+    file = "cuda/layer_norm.cuh"
+    loops = [Loop(file, "first < dim; first += kAtOnce * kStep", ceil(call.dim, 1024))]
+    x = call.x_bytes
+    return Trips(loops, [], call.batch * call.tokens, 2 * x, x, again=x)
+
+
 KERNELS: dict[str, Callable[[Call, Plan, Launch], Trips]] = {
     "down_project": down_project,
+    "layer_norm": layer_norm,
     "mix_and_up_project": mix_and_up_project,
     "float32::down_project": down_project_float32,
     "float32::mix_and_up_project": mix_and_up_project_float32,

@@ -1,5 +1,5 @@
 // The C interface of the adapter on the GPU. A call checks its arguments, plans how blocks divide the work, and starts
-// two kernels, or three with a spectral filter.
+// two kernels, one more for a spectral filter, and one more for a LayerNorm that the second does not write.
 
 #include "checks.h"
 #include "float32/stages.h"
@@ -48,17 +48,29 @@ ht_status check_weights(const ht_adapter_shape& s, const ht_adapter_weights_cuda
   return s.masks ? check_mask(w->mask, s.grid_height, s.grid_width) : HT_OK;
 }
 
-ht_status check_tokens(const ht_tokens& x, const ht_tokens& out, const void* workspace) {
+// Where tokens come from and go to.
+struct Tokens {
+  ht_tokens x, out;
+  ht_tokens normed;  // data is NULL where it is not wanted
+  float norm_eps;
+};
+
+ht_status check_tokens(const Tokens& all, const void* workspace) {
   using ht::fail;
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
-  for (const ht_tokens* t : {&x, &out}) {
+  for (const ht_tokens* t : {&all.x, &all.out, &all.normed}) {
+    if (t == &all.normed && !t->data) continue;
     if (!t->data || !aligned(t->data) || t->batch_stride % kVector || t->token_stride % kVector) {
-      return fail(HT_INVALID_ARGUMENT, "x and out must be aligned to 16 bytes, with strides that are multiples of 8");
+      return fail(HT_INVALID_ARGUMENT,
+                  "x, out and normed must be aligned to 16 bytes, with strides that are multiples of 8");
     }
     if (t->token_stride > kMaxTokenStride || t->token_stride < -kMaxTokenStride) {
       return fail(HT_INVALID_ARGUMENT, "the distance of neighbouring tokens must be at most %lld numbers, got %lld",
                   (long long)kMaxTokenStride, (long long)t->token_stride);
     }
+  }
+  if (all.normed.data && !(all.norm_eps > 0)) {
+    return fail(HT_INVALID_ARGUMENT, "norm_eps must be positive, got %g", all.norm_eps);
   }
   return HT_OK;
 }
@@ -150,15 +162,28 @@ ht_status filter(const ht_adapter_shape& s, const float* mask, const Workspace<T
   return check(launch_spectral_filter(filter, n.images, stream), "spectral_filter did not start");
 }
 
+// Writes normed, where it is wanted.
+template <class T>
+ht_status normalize(const Sizes& n, const Tokens& t, cudaStream_t stream) {
+  if (!t.normed.data) return HT_OK;
+  LayerNorm<T> norm{};
+  norm.x = static_cast<const T*>(t.out.data), norm.out = static_cast<T*>(t.normed.data);
+  norm.x_batch_stride = t.out.batch_stride, norm.x_token_stride = t.out.token_stride;
+  norm.out_batch_stride = t.normed.batch_stride, norm.out_token_stride = t.normed.token_stride;
+  norm.rows = int64_t{n.images} * n.tokens, norm.tokens = n.tokens, norm.dim = n.dim;
+  norm.eps = t.norm_eps, norm.inverse_dim = 1.0f / n.dim;
+  return check(launch_layer_norm(norm, stream), "layer_norm did not start");
+}
+
 ht_status run_float32(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, const Device& device,
-                      bool tensor_cores, const ht_tokens& x, const ht_tokens& out, char* workspace,
-                      cudaStream_t stream) {
+                      bool tensor_cores, const Tokens& t, char* workspace, cudaStream_t stream) {
   const float32::Plan plan = float32::make_plan(s, device);
   if (plan.mix_bytes > device.block_bytes) return too_little_shared_memory(plan.mix_bytes, device);
   const Sizes n(s);
   const Workspace<float> memory(s, HT_FLOAT32, workspace);
   float32::DownProject down{};
-  down.x = static_cast<const float*>(x.data), down.batch_stride = x.batch_stride, down.token_stride = x.token_stride;
+  down.x = static_cast<const float*>(t.x.data), down.batch_stride = t.x.batch_stride;
+  down.token_stride = t.x.token_stride;
   down.weight = {static_cast<const float*>(w.down_weight), n.channels, n.dim};
   down.norm_gain = w.norm_gain, down.skip_gain = w.skip_gain, down.bias = w.down_bias;
   down.h = memory.h, down.sums = memory.sums, down.tokens = n.tokens, down.prefix = n.prefix;
@@ -175,23 +200,25 @@ ht_status run_float32(const ht_adapter_shape& s, const ht_adapter_weights_cuda& 
                    n.channels, n.prefix,        n.height,        n.width,      n.scales};
   mix.mix_weight = {static_cast<const float*>(w.mix_weight), n.channels, n.channels}, mix.mix_bias = w.mix_bias;
   mix.up_weight = {static_cast<const float*>(w.up_weight), n.dim, n.channels}, mix.up_bias = w.up_bias;
-  mix.x = down.x, mix.x_batch_stride = x.batch_stride, mix.x_token_stride = x.token_stride;
-  mix.out = static_cast<float*>(out.data), mix.out_batch_stride = out.batch_stride;
-  mix.out_token_stride = out.token_stride, mix.blocks = plan.mix_blocks, mix.slice = plan.slice;
-  return check(float32::launch_mix_and_up_project(mix, n.images, plan, tensor_cores, stream),
-               "mix_and_up_project did not start");
+  mix.x = down.x, mix.x_batch_stride = t.x.batch_stride, mix.x_token_stride = t.x.token_stride;
+  mix.out = static_cast<float*>(t.out.data), mix.out_batch_stride = t.out.batch_stride;
+  mix.out_token_stride = t.out.token_stride, mix.blocks = plan.mix_blocks, mix.slice = plan.slice;
+  status = check(float32::launch_mix_and_up_project(mix, n.images, plan, tensor_cores, stream),
+                 "mix_and_up_project did not start");
+  return status == HT_OK ? normalize<float>(n, t, stream) : status;
 }
 
 template <class T>
 ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dtype dtype, const char* prepared,
-              const Device& device, const ht_tokens& x, const ht_tokens& out, char* workspace, cudaStream_t stream) {
+              const Device& device, const Tokens& t, char* workspace, cudaStream_t stream) {
   const Plan plan = make_plan(s, device);
   if (plan.layout.bytes > device.block_bytes) return too_little_shared_memory(plan.layout.bytes, device);
   const Sizes n(s);
   const Workspace<T> memory(s, dtype, workspace);
   const PreparedLayout at = PreparedLayout::of(s);
   DownProject<T> down{};
-  down.x = static_cast<const T*>(x.data), down.batch_stride = x.batch_stride, down.token_stride = x.token_stride;
+  down.x = static_cast<const T*>(t.x.data), down.batch_stride = t.x.batch_stride;
+  down.token_stride = t.x.token_stride;
   down.weights = reinterpret_cast<const T*>(prepared + at.stacked);
   down.row_sums = reinterpret_cast<const float*>(prepared + at.row_sums), down.bias = w.down_bias;
   down.h = memory.h, down.sums = memory.sums, down.tokens = n.tokens, down.prefix = n.prefix, down.dim = n.dim;
@@ -207,14 +234,20 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   mix.kernels = reinterpret_cast<const float*>(prepared + at.kernels), mix.scale_bias = w.scale_bias;
   mix.mix_weight = static_cast<const T*>(w.mix_weight), mix.mix_bias = w.mix_bias;
   mix.up_weight = static_cast<const T*>(w.up_weight), mix.up_bias = w.up_bias;
-  mix.x = down.x, mix.x_batch_stride = x.batch_stride, mix.x_token_bytes = static_cast<int>(sizeof(T) * x.token_stride);
-  mix.out = static_cast<T*>(out.data), mix.out_batch_stride = out.batch_stride;
-  mix.out_token_bytes = static_cast<int>(sizeof(T) * out.token_stride), mix.grid = plan.grid;
+  mix.x = down.x, mix.x_batch_stride = t.x.batch_stride;
+  mix.x_token_bytes = static_cast<int>(sizeof(T) * t.x.token_stride);
+  mix.out = static_cast<T*>(t.out.data), mix.out_batch_stride = t.out.batch_stride;
+  mix.out_token_bytes = static_cast<int>(sizeof(T) * t.out.token_stride), mix.grid = plan.grid;
+  mix.normed = plan.whole_rows() ? static_cast<T*>(t.normed.data) : nullptr;
+  mix.normed_batch_stride = t.normed.batch_stride;
+  mix.normed_token_bytes = static_cast<int>(sizeof(T) * t.normed.token_stride);
+  mix.norm_eps = t.norm_eps, mix.inverse_dim = down.inverse_dim;
   mix.tokens = n.tokens, mix.prefix = n.prefix, mix.height = n.height, mix.width = n.width;
   mix.channels = n.channels, mix.dim = n.dim, mix.scales = n.scales;
   mix.blocks = plan.mix_blocks, mix.slice = plan.slice, mix.stages = plan.stages, mix.early = plan.early;
   mix.layout = plan.layout;
-  return check(launch_mix_and_up_project(mix, n.images, plan, stream), "mix_and_up_project did not start");
+  status = check(launch_mix_and_up_project(mix, n.images, plan, stream), "mix_and_up_project did not start");
+  return status == HT_OK && !plan.whole_rows() ? normalize<T>(n, t, stream) : status;
 }
 
 template <class T>
@@ -257,12 +290,13 @@ size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype
 }
 
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
-                                  int tf32, const void* prepared, ht_tokens x, ht_tokens out, void* workspace,
-                                  void* stream) {
+                                  int tf32, const void* prepared, ht_tokens x, ht_tokens out, ht_tokens normed,
+                                  float norm_eps, void* workspace, void* stream) {
   ht_status status = ht::check_shape(shape);
   if (status != HT_OK || shape->batch == 0) return status;
   status = check_weights(*shape, weights, dtype, prepared);
-  if (status == HT_OK) status = check_tokens(x, out, workspace);
+  const Tokens t{x, out, normed, norm_eps};
+  if (status == HT_OK) status = check_tokens(t, workspace);
   Device device{};
   if (status == HT_OK) status = check(current_device(device), "the CUDA device could not be read");
   if (status != HT_OK) return status;
@@ -276,11 +310,11 @@ ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapte
   const cudaStream_t s = static_cast<cudaStream_t>(stream);
   switch (dtype) {
     case HT_FLOAT32:
-      return run_float32(*shape, *weights, device, tf32 != 0, x, out, memory, s);
+      return run_float32(*shape, *weights, device, tf32 != 0, t, memory, s);
     case HT_BFLOAT16:
-      return run<__nv_bfloat16>(*shape, *weights, dtype, weights_16, device, x, out, memory, s);
+      return run<__nv_bfloat16>(*shape, *weights, dtype, weights_16, device, t, memory, s);
     default:
-      return run<__half>(*shape, *weights, dtype, weights_16, device, x, out, memory, s);
+      return run<__half>(*shape, *weights, dtype, weights_16, device, t, memory, s);
   }
 }
 }

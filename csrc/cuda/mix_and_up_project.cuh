@@ -12,6 +12,9 @@
 // keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as x + up_bias, and every
 // lane ends with 8 neighbouring columns, which it stores at once.
 //
+// With kNorm, for large and middle tiles and D in one slice, it also writes the LayerNorm of out (row_norm.cuh), 2 BND
+// bytes.
+//
 // Everything before wait_for_kernel_in_front() may run while down_project still does.
 #pragma once
 
@@ -19,6 +22,7 @@
 #include "mix_layout.h"
 #include "mma.cuh"
 #include "overlap.cuh"
+#include "row_norm.cuh"
 #include "scale_weights.cuh"
 
 namespace ht {
@@ -39,6 +43,10 @@ struct MixAndUpProject {
   T* out;
   int64_t x_batch_stride, out_batch_stride;
   int x_token_bytes, out_token_bytes;  // from a token to the next
+  T* normed;                           // the LayerNorm of out, where the kernel has kNorm
+  int64_t normed_batch_stride;
+  int normed_token_bytes;
+  float norm_eps, inverse_dim;
   GridTiles grid;
   int tokens, prefix, height, width, channels, dim, scales;
   int blocks;  // blocks per image and slice of D; a block works on every blocks-th tile
@@ -268,9 +276,55 @@ __device__ __forceinline__ void mix(const MixAndUpProject<T>& p, int this_warp, 
   }
 }
 
-// Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the
-// ring is on its way.
+// Writes the LayerNorm of the rows of out, of which a lane has `moments`, for the columns before `last` that the lane
+// has written. memory is the ring, which some warps may still read.
 template <class Tile, class T>
+__device__ __forceinline__ void normalize(const MixAndUpProject<T>& p, int image, int warp_n, int warp_row, int last,
+                                          const int (&tokens)[2 * Tile::kM], const bool (&there)[2 * Tile::kM],
+                                          const Moments (&moments)[2 * Tile::kM], float* memory) {
+  constexpr int kRows = 2 * Tile::kM, kAtOnce = 12 / kRows, kStep = Tile::kStageRows;  // packs of a row on their way
+  const int first = kUpColumns * warp_n + kVector * (lane() % 4);
+  const int columns = kVector * (last > first ? ceil_div(last - first, kStep) : 0);
+  float scale[kRows], offset[kRows];
+  norms_of<Tile::kWarpsN, Tile::kRows>(moments, columns, p.inverse_dim, p.norm_eps, warp_row + lane() / 4, warp_n,
+                                       memory, scale, offset);
+  const T* from[kRows];
+  T* to[kRows];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    from[i] = reinterpret_cast<const T*>(reinterpret_cast<const char*>(p.out + image * p.out_batch_stride) +
+                                         wide_product(tokens[i], p.out_token_bytes));
+    to[i] = reinterpret_cast<T*>(reinterpret_cast<char*>(p.normed + image * p.normed_batch_stride) +
+                                 wide_product(tokens[i], p.normed_token_bytes));
+  }
+#pragma unroll 1
+  for (int begin = first; begin < last; begin += kAtOnce * kStep) {
+    Pack<T> pack[kAtOnce][kRows];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (begin + n * kStep >= last) break;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) pack[n][i] = load(from[i] + begin + n * kStep);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (begin + n * kStep >= last) break;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        float value[kVector];
+        pack[n][i].widen(value);
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) value[j] = fmaf(value[j], scale[i], offset[i]);
+        pack[n][i].narrow(value);
+        if (there[i]) store(to[i] + begin + n * kStep, pack[n][i]);
+      }
+    }
+  }
+}
+
+// Writes out of a tile, the columns from `first` to the one before `last`, from g = gelu(m). The first stage of the
+// ring is on its way. With kNorm, these are all columns, and their LayerNorm is written too.
+template <class Tile, bool kNorm, class T>
 __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this_warp, int image, int first, int last,
                                            int used, const int* token, const char* g, const float* slice_bias,
                                            RowCopies<Tile, T> copies, char* ring) {
@@ -308,6 +362,7 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
   const float* up_bias = slice_bias - first;
   int x_bytes = p.x_token_bytes, out_bytes = p.out_token_bytes;
   keep(x_bytes), keep(out_bytes);
+  Moments moments[2 * kM];
   // What a stage adds its products to: it is on its way while the stage before is multiplied.
   Pack<T> residual[2 * kM];
   const auto fetch_residual = [&] {
@@ -362,6 +417,10 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
         for (int j = 0; j < kVector; ++j) value[j] = acc[i / 2][j / 2][i % 2 * 2 + j % 2];
         Pack<T> result;
         result.narrow(value);
+        if constexpr (kNorm) {  // of out as it is stored
+          result.widen(value);
+          if (inside) moments[i].add(value, starts);
+        }
         if (inside && there[i]) {
           store(reinterpret_cast<T*>(out + wide_product(tokens[i], out_bytes)), result);
         }
@@ -371,9 +430,13 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
     here = other, other = left;
     out += sizeof(T) * Tile::kStageRows;
   }
+  if constexpr (kNorm) {
+    normalize<Tile>(p, image, warp_n, warp_row, has_rows ? last : 0, tokens, there, moments,
+                    reinterpret_cast<float*>(ring));
+  }
 }
 
-template <class Tile, class T>
+template <class Tile, bool kNorm, class T>
 __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   using Rows = typename Tile::Rows;
   const MixLayout& layout = p.layout;
@@ -438,14 +501,14 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     }
     mix<Tile>(p, this_warp, image, place.used, token, y, mix_rows, g);
     __syncthreads();
-    up_project<Tile, T>(p, this_warp, image, first, last, place.used, token, g, up_bias, copies, ring);
+    up_project<Tile, kNorm>(p, this_warp, image, first, last, place.used, token, g, up_bias, copies, ring);
   }
 }
 
 // Nothing on devices whose tensor cores do not have the type; a call there is refused.
-template <class T, class Tile>
+template <class T, class Tile, bool kNorm>
 __global__ void __launch_bounds__(kThreads, Tile::kResident) mix_and_up_project(const MixAndUpProject<T> p) {
-  if constexpr (kHasTensorCores<T>) do_tiles<Tile>(p);
+  if constexpr (kHasTensorCores<T>) do_tiles<Tile, kNorm>(p);
 }
 
 }  // namespace cuda

@@ -259,14 +259,17 @@ ht_status ht_adapter_prepare_cuda(const ht_adapter_shape* shape, const ht_adapte
 size_t ht_adapter_forward_workspace_cuda(const ht_adapter_shape* shape, ht_dtype dtype);
 
 /* out = adapter(x) on the current device, for inference, with weights and dtype as ht_adapter_prepare_cuda was given
- * them, and what it made. Two kernels, three with a spectral filter, are added to the
- * stream (a cudaStream_t), nothing is allocated and nothing waits. D and C are multiples of 8, C at most 128; x and out
- * are aligned to 16 bytes, with strides that are multiples of 8, and may not overlap. With a spectral filter H and W
- * are at most 64. tf32 allows tensor cores to round float32 products to TF32. HT_BFLOAT16 needs compute capability 8.0,
- * and C above 64 in 16-bit types more shared memory than devices of 7.5 have. */
+ * them, and what it made. normed, where its data is not NULL, becomes the LayerNorm of out without gain and bias, with
+ * norm_eps: what the next block of a transformer begins with, when these two are folded into the product behind.
+ * Two to four kernels are added to the stream (a cudaStream_t): two for the adapter, one for a spectral filter, and one
+ * for normed unless the last of the adapter writes it beside out. Nothing is allocated and nothing waits. D and C are
+ * multiples of 8, C at most 128; tokens are aligned to 16 bytes, with strides that are multiples of 8, and may not
+ * overlap. With a spectral filter H and W are at most 64. tf32 allows tensor cores to round float32 products to TF32.
+ * HT_BFLOAT16 needs compute capability 8.0, and C above 64 in 16-bit types more shared memory than devices of 7.5
+ * have. */
 ht_status ht_adapter_forward_cuda(const ht_adapter_shape* shape, const ht_adapter_weights_cuda* weights, ht_dtype dtype,
-                                  int tf32, const void* prepared, ht_tokens x, ht_tokens out, void* workspace,
-                                  void* stream);
+                                  int tf32, const void* prepared, ht_tokens x, ht_tokens out, ht_tokens normed,
+                                  float norm_eps, void* workspace, void* stream);
 
 /* out = irfft2(mask * rfft2(x)) on the current device: one kernel is added to the stream. x and out are contiguous and
  * in dtype, mask (masks, H, W / 2 + 1, 2) is aligned to 8 bytes. H and W are at most 64. */

@@ -154,7 +154,7 @@ int32_t AdapterPlugin::enqueue(const PluginTensorDesc* in, const PluginTensorDes
   char* const prepared = static_cast<char*>(workspace);
   const ht_status status = ht_adapter_prepare_cuda(&call, &weights, dtype, prepared, stream);
   if (status != HT_OK) return status;
-  return ht_adapter_forward_cuda(&call, &weights, dtype, 0, prepared, tokens(inputs[kX]), tokens(outputs[0]),
+  return ht_adapter_forward_cuda(&call, &weights, dtype, 0, prepared, tokens(inputs[kX]), tokens(outputs[0]), {}, 0,
                                  prepared + ht_adapter_prepared_cuda(&call, dtype), stream);
 }
 

@@ -171,16 +171,43 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
         BackendError: the driver refused the launch.
     """
     out = torch.empty_like(x)
+    _run(prepared, x, layout, autocast, out, None, 0.0)
+    return out
+
+
+def infer_and_norm(
+    prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool, norm_eps: float
+) -> tuple[Tensor, Tensor]:
+    """Compute the adapter as :func:`infer` does, and its LayerNorm without gain and bias, which is contiguous.
+
+    Raises:
+        BackendError: the driver refused the launch.
+    """
+    out, normed = torch.empty_like(x), torch.empty_like(x, memory_format=torch.contiguous_format)
+    _run(prepared, x, layout, autocast, out, normed, norm_eps)
+    return out, normed
+
+
+def _run(
+    prepared: CudaAdapter,
+    x: Tensor,
+    layout: Layout,
+    autocast: bool,
+    out: Tensor,
+    normed: Tensor | None,
+    norm_eps: float,
+) -> None:
+    """Write ``out``, and ``normed`` unless it is None."""
     if out.numel() == 0:
-        return out
-    source, target = _fitting(x), _fitting(out)
+        return
+    source = _fitting(x)
     if source is None:
         x = x.clone(memory_format=torch.contiguous_format)
         source = core.tokens(x)
-    result = out
-    if target is None:
-        result = torch.empty_like(x)
-        target = core.tokens(result)
+    # Where the kernels cannot write a result as it is, they write a contiguous one, which is copied.
+    wanted = [t for t in (out, normed) if t is not None]
+    written = [t if _fitting(t) else torch.empty_like(x) for t in wanted]
+    target, beside = [*map(core.tokens, written), (0, 0, 0)][:2]
     memory = prepared.workspace(x.size(0), layout)
     index = prepared.device.index
     call = (
@@ -190,6 +217,8 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
         prepared.prepared.data_ptr(),
         source,
         target,
+        beside,
+        norm_eps,
         memory.data_ptr(),
     )
     if index == torch.cuda.current_device():
@@ -197,13 +226,15 @@ def infer(prepared: CudaAdapter, x: Tensor, layout: Layout, autocast: bool) -> T
     else:
         with torch.cuda.device(index):
             _launch(prepared, call, index)
-    return out if result is out else out.copy_(result)
+    for result, t in zip(written, wanted, strict=True):
+        if result is not t:
+            t.copy_(result)
 
 
 def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> None:
     """Launch the kernels on the current stream of the current device."""
     try:
-        prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 11
+        prepared.launches.forward(*call, torch_private.current_stream(index))  # type: ignore[call-arg]  # it takes 13
     except RuntimeError as error:
         raise BackendError(str(error)) from error
 

@@ -29,7 +29,7 @@ from ht_kernels.folding import (
     fold_pyramid,
     on_grid,
 )
-from ht_kernels.functional import feature_pyramid, ht_adapter
+from ht_kernels.functional import feature_pyramid, ht_adapter, ht_adapter_and_norm
 from ht_kernels.media.preprocess import RESIZING
 from ht_kernels.nn.familiarity import pool
 from ht_kernels.nn.heads import upsample
@@ -175,10 +175,13 @@ class FoldedHTCLIP(Predicts, nn.Module):
         x, prefix = self.embed(frames), self.prefix_tokens
         scores, mean, feature = self.pyramid_bias, self.classifier is not None, 0
         pooled: list[Tensor] = []
+        normed: Tensor | None = None
         for i, block in enumerate(self.blocks):
-            x = block(x.contiguous())
+            x = block(x.contiguous(), normed)
+            normed = None
             if str(i) in self.adapters:
-                x = self.adapters[str(i)](x, self.grid, prefix)
+                following = self.blocks[i + 1] if i + 1 < len(self.blocks) else None
+                x, normed = self.adapters[str(i)](x, self.grid, prefix, following)
             if i in self.config.feature_layers:
                 level = self.levels[feature].values()  # type: ignore[operator]
                 scores = feature_pyramid([x[:, prefix:]], [level], scores, pool=mean)
@@ -352,8 +355,13 @@ class _Adapter(_Tensors):
             setattr(self, name, tensor)
         self.kept = None
 
-    def forward(self, x: Tensor, grid: tuple[int, int], prefix_tokens: int) -> Tensor:
-        return ht_adapter(x, self.values(), grid, prefix_tokens, eps=self.eps)
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], prefix_tokens: int, following: _Block | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The adapter's result, and what the block behind it takes beside; None without such a block."""
+        if following is None:
+            return ht_adapter(x, self.values(), grid, prefix_tokens, eps=self.eps), None
+        return ht_adapter_and_norm(x, self.values(), grid, prefix_tokens, eps=self.eps, norm_eps=following.eps[0])
 
 
 class _Norm(nn.Module):
@@ -445,10 +453,12 @@ class _Block(nn.Module):
         self.heads = int(parts.heads)
         self.eps = float(parts.norm1.eps), float(parts.norm2.eps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
+        """Update ``x``. ``normed`` is its LayerNorm without gain and bias, by the first eps, where that is known."""
         batch, tokens, dim = x.shape
         rows = x.view(-1, dim)
-        qkv = F.linear(F.layer_norm(x, (dim,), eps=self.eps[0]), self.qkv_weight)
+        normed = F.layer_norm(x, (dim,), eps=self.eps[0]) if normed is None else normed
+        qkv = F.linear(normed, self.qkv_weight)
         qkv[..., : self.score_bias.shape[0]] += self.score_bias
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q = q if self.query_norm is None else self.query_norm(q)

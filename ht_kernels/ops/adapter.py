@@ -5,6 +5,8 @@ In these cases the call goes through the torch operator of :mod:`ht_kernels.ops.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,13 +18,20 @@ from ht_kernels.errors import BackendError
 from ht_kernels.folding import FoldedAdapter, Unfolded, cast_matrices, on_grid
 
 from . import dispatch, fold, operators, step
-from .prepared import is_captured, weights_dtype
+from .prepared import compute, is_captured, weights_dtype
 
 
-def adapter_again(
-    x: Tensor, folded: FoldedAdapter, height: int, width: int, prefix_tokens: int, eps: float
-) -> Tensor | None:
-    """Compute the adapter without gradients in the same way as an earlier call of the same kind.
+def again(
+    x: Tensor,
+    folded: FoldedAdapter,
+    height: int,
+    width: int,
+    prefix_tokens: int,
+    eps: float,
+    norm_eps: float | None = None,
+) -> Any:
+    """Compute the adapter without gradients in the same way as an earlier call of the same kind: out, or with
+    ``norm_eps`` out and its LayerNorm.
 
     Calls of the same kind have the same weights and layout, and tokens of the same shape, dtype and device. So neither
     the checks nor the choice of a backend need to be repeated.
@@ -40,10 +49,9 @@ def adapter_again(
         return None
     backend, made, layout = found
     try:
-        out: Tensor = backend.infer(made, x, layout, autocast)
-    except (BackendError, torch.OutOfMemoryError):  # adapter() repeats the call and handles the error
+        return compute(backend, made, x, layout, autocast, norm_eps)
+    except (BackendError, torch.OutOfMemoryError):  # the caller repeats the call and handles the error
         return None
-    return out
 
 
 def adapter(
@@ -69,7 +77,8 @@ def adapter(
         return dispatch.run(case, asked, lambda name: operators.train(name, x, wide, layout, keep, dropout))
     autocast = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
     if not is_watched(x):
-        return dispatch.infer(case, asked, x, folded, layout, autocast)
+        out: Tensor = dispatch.infer(case, asked, x, folded, layout, autocast)
+        return out
     name = dispatch.choose(case, asked)  # the operator chooses again when it runs; this tells whether to call it
     folded = on_grid(folded, layout.grid)
     if name == "reference":  # plain torch: observers see its own operators

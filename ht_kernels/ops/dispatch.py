@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,13 +104,22 @@ def choose(case: AnyCase, asked: str | None = None, without: Collection[str] = (
     raise AssertionError("the reference backend runs every case")
 
 
-def infer(case: Case, asked: str | None, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool) -> Tensor:
-    """Compute the adapter without gradients, with the choice and fallback of :func:`run`.
+def infer(
+    case: Case,
+    asked: str | None,
+    x: Tensor,
+    folded: FoldedAdapter,
+    layout: Layout,
+    autocast: bool,
+    norm_eps: float | None = None,
+) -> Any:
+    """Compute the adapter without gradients, with the choice and fallback of :func:`run`: out, or with ``norm_eps`` out
+    and its LayerNorm.
 
     The backend is remembered for later calls of the same kind, unless the caller named it.
     """
     count = choices.count if asked == choices.asked else None
-    return run(case, asked, lambda name: prepared.infer(BACKENDS[name], x, folded, layout, autocast, count))
+    return run(case, asked, lambda name: prepared.infer(BACKENDS[name], x, folded, layout, autocast, count, norm_eps))
 
 
 def run(case: AnyCase, asked: str | None, attempt: Callable[[str], _T]) -> _T:

@@ -21,18 +21,18 @@ from . import dispatch, saved
 from .prepared import weights_dtype
 
 _COUNT = len(FoldedAdapter._fields)
-_WEIGHTS = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in FoldedAdapter._fields)
+WEIGHTS = ", ".join(f"Tensor{'?' if name in OPTIONAL else ''} {name}" for name in FoldedAdapter._fields)
 _TRAINING = "Tensor? keep, Tensor? seed, float dropout, ScalarType dtype"
-_LAYOUT = "int grid_height, int grid_width, int prefix_tokens, float eps"
+LAYOUT = "int grid_height, int grid_width, int prefix_tokens, float eps"
 
 _library: Any = torch.library.Library("ht_kernels", "DEF")  # type: ignore[no-untyped-call]
 _library.define(
-    f"adapter(Tensor x, {_WEIGHTS}, {_TRAINING}, {_LAYOUT}, bool autocast, bool train, str backend, bool forced)"
+    f"adapter(Tensor x, {WEIGHTS}, {_TRAINING}, {LAYOUT}, bool autocast, bool train, str backend, bool forced)"
     " -> (Tensor out, Tensor h, Tensor stats, Tensor sums)"
 )
 _library.define(
-    f"adapter_backward(Tensor grad_out, Tensor x, {_WEIGHTS}, Tensor h, Tensor stats, Tensor sums, {_TRAINING}, "
-    f"{_LAYOUT}, bool needs_x, str backend) -> (" + ", ".join(["Tensor"] * (1 + _COUNT)) + ")"
+    f"adapter_backward(Tensor grad_out, Tensor x, {WEIGHTS}, Tensor h, Tensor stats, Tensor sums, {_TRAINING}, "
+    f"{LAYOUT}, bool needs_x, str backend) -> (" + ", ".join(["Tensor"] * (1 + _COUNT)) + ")"
 )
 
 

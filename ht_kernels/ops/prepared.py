@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.backends import torch_private
@@ -156,19 +157,41 @@ def prepared(folded: FoldedAdapter) -> Prepared:
 
 
 def infer(
-    backend: ModuleType, x: Tensor, folded: FoldedAdapter, layout: Layout, autocast: bool, choices: int | None
-) -> Tensor:
-    """Compute the adapter without gradients by ``backend``, with cached prepared weights.
+    backend: ModuleType,
+    x: Tensor,
+    folded: FoldedAdapter,
+    layout: Layout,
+    autocast: bool,
+    choices: int | None,
+    norm_eps: float | None,
+) -> Any:
+    """Compute the adapter without gradients by ``backend``, with cached prepared weights: out, or with ``norm_eps`` out
+    and its LayerNorm.
 
     The call is remembered for later calls of the same kind, unless ``choices`` is None.
     """
     kept = prepared(folded)
     dtype = weights_dtype(x, autocast)
     made = kept.by(backend, folded, dtype, layout.grid)
-    out: Tensor = backend.infer(made, x, layout, autocast)
+    result = compute(backend, made, x, layout, autocast, norm_eps)
     if choices is not None:
         kept.remember(x, dtype, layout, choices, backend, made)
-    return out
+    return result
+
+
+def compute(backend: ModuleType, made: Any, x: Tensor, layout: Layout, autocast: bool, norm_eps: float | None) -> Any:
+    """Compute out, or with ``norm_eps`` out and its LayerNorm, with the prepared weights ``made``."""
+    if norm_eps is None:
+        return backend.infer(made, x, layout, autocast)
+    if writes_norm(backend):
+        return backend.infer_and_norm(made, x, layout, autocast, norm_eps)
+    out = backend.infer(made, x, layout, autocast)
+    return out, F.layer_norm(out, out.shape[-1:], eps=norm_eps)
+
+
+def writes_norm(backend: ModuleType) -> bool:
+    """Whether a backend has kernels that write the LayerNorm of the adapter's result beside it."""
+    return hasattr(backend, "infer_and_norm")
 
 
 def guard(folded: FoldedAdapter) -> FoldedAdapter:

@@ -53,12 +53,67 @@ const char* name_of(ht_dtype dtype, bool tf32) {
   return dtype == HT_BFLOAT16 ? "bfloat16" : "float16";
 }
 
-// What rounding the matrices, u, h, Y and gelu(m) may cost, as a part of out - x, and what rounding out costs.
+// What rounding a number to a dtype may cost, as a part of it.
+double last_place(ht_dtype dtype) { return dtype == HT_FLOAT32 ? 0 : dtype == HT_BFLOAT16 ? 4e-3 : 5e-4; }
+
+// The weights of an adapter on the device. What they are rounded to is written back to the inputs.
+class PlacedWeights {
+ public:
+  ht_adapter_weights_cuda weights;
+
+  PlacedWeights(Inputs& in, ht_dtype dtype) {
+#define HT_PLACE(name, kind, when) place(in, ht::Kind::kind == ht::Kind::MATRIX ? dtype : HT_FLOAT32);
+    HT_ADAPTER_WEIGHTS(HT_PLACE)
+#undef HT_PLACE
+    weights = weights_at<ht_adapter_weights_cuda>(pointers_);
+  }
+
+ private:
+  std::vector<std::unique_ptr<Device>> memory_;
+  std::vector<const void*> pointers_;
+
+  void place(Inputs& in, ht_dtype stored) {
+    Values& values = in.weights[memory_.size()];
+    for (double& v : values) v = round_to(static_cast<float>(v), stored);
+    memory_.push_back(std::make_unique<Device>(values, stored));
+    pointers_.push_back(values.empty() ? nullptr : memory_.back()->data());
+  }
+};
+
+// The LayerNorm of tokens with a distance of `step` numbers, without gain and bias.
+Values layer_norm(const Device& tokens, int64_t count, int64_t dim, int64_t step, double eps) {
+  Values normed;
+  for (int64_t t = 0; t < count; ++t) {
+    double mean = 0, squares = 0;
+    for (int64_t d = 0; d < dim; ++d) mean += tokens[t * step + d] / static_cast<double>(dim);
+    for (int64_t d = 0; d < dim; ++d) squares += std::pow(tokens[t * step + d] - mean, 2);
+    for (int64_t d = 0; d < dim; ++d) {
+      normed.push_back((tokens[t * step + d] - mean) / std::sqrt(squares / static_cast<double>(dim) + eps));
+    }
+  }
+  return normed;
+}
+
+// Compares normed with the LayerNorm of out as it was stored: only its own rounding is left, and that of float32 to
+// the mean.
+void check_normed(const std::string& name, const Device& out, const Device& normed, const Case& c, int64_t step,
+                  double eps, ht_dtype dtype) {
+  const Values expected = layer_norm(out, c.batch * c.tokens(), c.dim, step, eps);
+  double error = 0, size = 0;
+  for (int64_t i = 0; i < c.batch * c.tokens() * c.dim; ++i) {
+    error += std::pow(normed[i / c.dim * step + i % c.dim] - expected[i], 2), size += expected[i] * expected[i];
+  }
+  const double bound = (dtype == HT_FLOAT32 ? 1e-6 : 0.75 * last_place(dtype)) * std::sqrt(size);
+  char text[100];
+  std::snprintf(text, sizeof text, ": normed: error %.2g, at most %.2g", std::sqrt(error), bound);
+  expect(std::sqrt(error) <= bound, name + text);  // false for NaN too
+}
+
+// What rounding the matrices, u, h, Y and gelu(m) may cost, as a part of out - x.
 double tolerance(ht_dtype dtype, bool tf32) {
   if (dtype == HT_FLOAT32) return tf32 ? 8e-4 : 1e-5;
   return dtype == HT_BFLOAT16 ? 1.5e-2 : 2e-3;
 }
-double last_place(ht_dtype dtype) { return dtype == HT_FLOAT32 ? 0 : dtype == HT_BFLOAT16 ? 4e-3 : 5e-4; }
 
 void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
   Inputs in = random_inputs(c, seed);
@@ -71,34 +126,27 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
   for (int64_t t = 0; t < c.batch * n; ++t) {
     for (int64_t d = 0; d < c.dim; ++d) wide[t * step + d] = in.x[t * c.dim + d];
   }
-  std::vector<std::unique_ptr<Device>> weights;
-  std::vector<const void*> pointers;
-  const auto place = [&](ht::Kind kind) {
-    Values& values = in.weights[weights.size()];
-    const ht_dtype stored = kind == ht::Kind::MATRIX ? dtype : HT_FLOAT32;
-    for (double& v : values) v = round_to(static_cast<float>(v), stored);
-    weights.push_back(std::make_unique<Device>(values, stored));
-    pointers.push_back(values.empty() ? nullptr : weights.back()->data());
-  };
-#define HT_PLACE(name, kind, when) place(ht::Kind::kind);
-  HT_ADAPTER_WEIGHTS(HT_PLACE)
-#undef HT_PLACE
-  const ht_adapter_weights_cuda w = weights_at<ht_adapter_weights_cuda>(pointers);
+  const PlacedWeights placed(in, dtype);
+  const ht_adapter_weights_cuda& w = placed.weights;
   Workspace prepared(ht_adapter_prepared_cuda(&shape, dtype));
   const ht_status ready = ht_adapter_prepare_cuda(&shape, &w, dtype, prepared.memory.get(), nullptr);
   expect(ready == HT_OK, name + ": " + (ready == HT_OK ? "" : ht_last_error()));
-  const Device x(wide, dtype), out(Values(wide.size(), 777.0), dtype), again(Values(wide.size(), 777.0), dtype);
+  const Values poison(wide.size(), 777.0);
+  const Device x(wide, dtype), out(poison, dtype), again(poison, dtype), normed(poison, dtype);
   const auto tokens = [&](const Device& d) { return ht_tokens{d.data(), n * step, step}; };
+  const float norm_eps = 1e-3f;
   for (const Device* to : {&out, &again}) {
     emulated.last_thread_first = emulated.overlaps = to == &again;
     Workspace workspace(ht_adapter_forward_workspace_cuda(&shape, dtype));
+    const ht_tokens beside = to == &again ? tokens(normed) : ht_tokens{};
     const ht_status status = ht_adapter_forward_cuda(&shape, &w, dtype, tf32, prepared.memory.get(), tokens(x),
-                                                     tokens(*to), workspace.memory.get(), nullptr);
+                                                     tokens(*to), beside, norm_eps, workspace.memory.get(), nullptr);
     emulated_synchronize();
     emulated.overlaps = false;
     expect(status == HT_OK, name + ": " + (status == HT_OK ? "" : ht_last_error()));
   }
-  expect(out.same_bits(again), name + ": the order of threads and kernels changes the result");
+  expect(out.same_bits(again), name + ": the order of threads and kernels, or a norm beside, changes the result");
+  check_normed(name, out, normed, c, step, norm_eps, dtype);
 
   const Values expected = reference(c, in);
   double error = 0, size = 0, rounding = 0;
@@ -106,7 +154,7 @@ void test(const Case& c, ht_dtype dtype, bool tf32, unsigned seed) {
     for (int64_t d = 0; d < step; ++d) {
       const double got = out[t * step + d];
       if (d >= c.dim) {
-        expect(got == round_to(777, dtype), name + ": wrote between tokens");
+        expect(got == round_to(777, dtype) && normed[t * step + d] == got, name + ": wrote between tokens");
         continue;
       }
       const double e = expected[t * c.dim + d];
@@ -131,26 +179,19 @@ void test_large_mean(ht_dtype dtype, double mean, double bound, unsigned seed) {
   for (double& v : in.x) v = round_to(static_cast<float>(v + mean), dtype);
   std::fill(in.weights[1].begin(), in.weights[1].end(), 1.0);  // norm_gain
   std::fill(in.weights[2].begin(), in.weights[2].end(), 0.0);  // skip_gain
-  std::vector<std::unique_ptr<Device>> weights;
-  std::vector<const void*> pointers;
-  const auto place = [&](ht::Kind kind) {
-    Values& values = in.weights[weights.size()];
-    const ht_dtype stored = kind == ht::Kind::MATRIX ? dtype : HT_FLOAT32;
-    for (double& v : values) v = round_to(static_cast<float>(v), stored);
-    weights.push_back(std::make_unique<Device>(values, stored));
-    pointers.push_back(values.empty() ? nullptr : weights.back()->data());
-  };
-#define HT_PLACE(name, kind, when) place(ht::Kind::kind);
-  HT_ADAPTER_WEIGHTS(HT_PLACE)
-#undef HT_PLACE
-  const ht_adapter_weights_cuda w = weights_at<ht_adapter_weights_cuda>(pointers);
-  const Device x(in.x, dtype), out(Values(in.x.size(), 777.0), dtype);
+  const PlacedWeights placed(in, dtype);
+  const ht_adapter_weights_cuda& w = placed.weights;
+  const Values poison(in.x.size(), 777.0);
+  const Device x(in.x, dtype), out(poison, dtype), normed(poison, dtype);
   Workspace prepared(ht_adapter_prepared_cuda(&shape, dtype));
   Workspace workspace(ht_adapter_forward_workspace_cuda(&shape, dtype));
   const auto tokens = [&](const Device& d) { return ht_tokens{d.data(), c.tokens() * c.dim, c.dim}; };
   ht_adapter_prepare_cuda(&shape, &w, dtype, prepared.memory.get(), nullptr);
-  ht_adapter_forward_cuda(&shape, &w, dtype, 0, prepared.memory.get(), tokens(x), tokens(out), workspace.memory.get(),
-                          nullptr);
+  ht_adapter_forward_cuda(&shape, &w, dtype, 0, prepared.memory.get(), tokens(x), tokens(out), tokens(normed), 1e-5f,
+                          workspace.memory.get(), nullptr);
+  char name[60];
+  std::snprintf(name, sizeof name, "tokens with mean %g in %s", mean, name_of(dtype, false));
+  check_normed(name, out, normed, c, c.dim, 1e-5, dtype);
   const uint16_t* h = reinterpret_cast<const uint16_t*>(workspace.memory.get());
   double error = 0, size = 0;
   for (int64_t row = 0; row < rows; ++row) {
@@ -168,8 +209,7 @@ void test_large_mean(ht_dtype dtype, double mean, double bound, unsigned seed) {
     }
   }
   char text[160];
-  std::snprintf(text, sizeof text, "h of tokens with mean %g in %s: error %.2g, at most %.2g", mean,
-                name_of(dtype, false), std::sqrt(error / size), bound);
+  std::snprintf(text, sizeof text, "h of %s: error %.2g, at most %.2g", name, std::sqrt(error / size), bound);
   expect(std::sqrt(error / size) <= bound, text);  // false for NaN too
 }
 
@@ -334,7 +374,7 @@ void test_errors() {
   const ht_adapter_shape shape = c.shape();
   const ht_adapter_weights_cuda none{};
   const ht_tokens tokens{};
-  expect(ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, nullptr, tokens, tokens, nullptr, nullptr) ==
+  expect(ht_adapter_forward_cuda(&shape, &none, HT_FLOAT32, 0, nullptr, tokens, tokens, tokens, 0, nullptr, nullptr) ==
                  HT_INVALID_ARGUMENT &&
              std::strstr(ht_last_error(), "multiples of 8"),
          "a width that is not a multiple of 8 is named");
@@ -349,9 +389,20 @@ void test_errors() {
   const auto weights = weights_at<ht_adapter_weights_cuda>(std::vector<const float*>(15, p));
   const ht_tokens somewhere{memory, 16, 8};
   ht_adapter_shape call{1, 8, 8, 2, 3, 1, 1, 1, 0, 1e-5f};
+  ht_tokens normed{};
+  float norm_eps = 0;
   const auto forward = [&] {
-    return ht_adapter_forward_cuda(&call, &weights, HT_FLOAT32, 0, nullptr, somewhere, somewhere, memory, nullptr);
+    return ht_adapter_forward_cuda(&call, &weights, HT_FLOAT32, 0, nullptr, somewhere, somewhere, normed, norm_eps,
+                                   memory, nullptr);
   };
+  normed = somewhere;
+  expect(forward() == HT_INVALID_ARGUMENT && std::strstr(ht_last_error(), "norm_eps must be positive, got 0"),
+         "an eps of 0 is named");
+  norm_eps = 1;
+  normed.token_stride = 12;
+  expect(forward() == HT_INVALID_ARGUMENT && std::strstr(ht_last_error(), "strides that are multiples of 8"),
+         "a stride of normed that is not a multiple of 8 is named");
+  normed = {};
   emulated.refuses = true;
   expect(forward() == HT_CUDA_ERROR && std::strstr(ht_last_error(), "down_project did not start: invalid value"),
          "a launch that is refused is named");

@@ -6,7 +6,6 @@ The kernels' own source runs on the CPU in tests/cpp/test_cuda.cpp.
 from __future__ import annotations
 
 import copy
-import ctypes
 import importlib.util
 import re
 import shutil
@@ -25,6 +24,7 @@ import ht_kernels as ht
 from benchmarks import no_driver
 from helpers.adapters import random_adapter, relative_error
 from helpers.small_towers import shake
+from helpers.written_both import at
 from ht_kernels.backends import core, cuda, gpu, reference, torch_private
 from ht_kernels.backends.call import Case, FilterCase
 from ht_kernels.backends.cuda import architecture_reason
@@ -97,12 +97,6 @@ def test_the_reasons_of_the_spectral_filter(monkeypatch: pytest.MonkeyPatch) -> 
         assert BACKENDS["cuda"].can_run(Case(gpu, torch.float32, 768, 64, grid, 1, False, spectral)) is None
     large = Case(gpu, torch.float32, 768, 64, (65, 64), 1, False, True)
     assert "up to 64x64, and this one is 65x64" in str(BACKENDS["cuda"].can_run(large))
-
-
-def at(address: int, *shape: int) -> Tensor:
-    """float32 numbers in memory."""
-    memory = (ctypes.c_float * torch.Size(shape).numel()).from_address(address)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -237,12 +231,13 @@ def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype, backend: str, mon
             ht_adapter(x.float(), rounded, (2, 2))
 
 
-DOWN, MIX = 4, 5
-"""The tiles of down_project.cu and of mix_and_up_project.cu, kernels for each 16-bit type."""
+DOWN, MIX = 4, 5 + 3
+"""The tiles of down_project.cu and of mix_and_up_project.cu, three of these with a norm: kernels for each 16-bit
+type."""
 FLOAT32 = 2 * (5 + 2)
 """The kernels in csrc/cuda/float32, half of them on tensor cores."""
-KERNELS = 2 * (DOWN + MIX + 1) + FLOAT32 + 3 + 1
-"""All, with prepare.cu, spectral_filter.cu and grid_to_mask.cu."""
+KERNELS = 2 * (DOWN + MIX + 1) + FLOAT32 + 3 + 3 + 1
+"""All, with prepare.cu, layer_norm.cu, spectral_filter.cu and grid_to_mask.cu."""
 
 
 def cuobjdump(*arguments: object, folder: Path | None = None) -> str:

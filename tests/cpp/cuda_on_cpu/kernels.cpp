@@ -6,6 +6,7 @@
 #include "cuda/float32/mix_and_up_project.cu"
 #include "cuda/float32/plan.cu"
 #include "cuda/grid_to_mask.cu"
+#include "cuda/layer_norm.cu"
 #include "cuda/mix_and_up_project.cu"
 #include "cuda/plan.cu"
 #include "cuda/prepare.cu"
