@@ -238,7 +238,7 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   mix.x_token_bytes = static_cast<int>(sizeof(T) * t.x.token_stride);
   mix.out = static_cast<T*>(t.out.data), mix.out_batch_stride = t.out.batch_stride;
   mix.out_token_bytes = static_cast<int>(sizeof(T) * t.out.token_stride), mix.grid = plan.grid;
-  mix.normed = plan.whole_rows() ? static_cast<T*>(t.normed.data) : nullptr;
+  mix.normed = plan.norm_beside ? static_cast<T*>(t.normed.data) : nullptr;
   mix.normed_batch_stride = t.normed.batch_stride;
   mix.normed_token_bytes = static_cast<int>(sizeof(T) * t.normed.token_stride);
   mix.norm_eps = t.norm_eps, mix.inverse_dim = down.inverse_dim;
@@ -247,7 +247,7 @@ ht_status run(const ht_adapter_shape& s, const ht_adapter_weights_cuda& w, ht_dt
   mix.blocks = plan.mix_blocks, mix.slice = plan.slice, mix.stages = plan.stages, mix.early = plan.early;
   mix.layout = plan.layout;
   status = check(launch_mix_and_up_project(mix, n.images, plan, stream), "mix_and_up_project did not start");
-  return status == HT_OK && !plan.whole_rows() ? normalize<T>(n, t, stream) : status;
+  return status == HT_OK && !plan.norm_beside ? normalize<T>(n, t, stream) : status;
 }
 
 template <class T>

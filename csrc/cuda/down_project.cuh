@@ -59,12 +59,6 @@ using MediumTile = DownTile<1, 4, 4, 2, 64, 3>;   // 64 tokens, 64 channels
 using ShortTile = DownTile<1, 2, 2, 2, 64, 4>;    // 32 tokens, 32 channels; 2 warps divide the columns
 using NarrowTile = DownTile<1, 2, 1, 1, 128, 4>;  // 16 tokens, 16 channels; 8 warps divide the columns
 
-// The channel that column i of column tile n of a warp stands for: so dealt, a lane ends with 2 kN neighbours.
-template <int kN>
-__device__ constexpr int dealt(int n, int i) {
-  return 2 * kN * (i / 2) + 2 * n + i % 2;
-}
-
 // A row tile of a warp: the products of its rows, and what its LayerNorm needs. Of acc[...][i], i of 0 and 1 belong to
 // row g = lane / 4, 2 and 3 to row g + 8. The warp sums the squares of kHalves of these two rows.
 template <int kN, int kHalves>

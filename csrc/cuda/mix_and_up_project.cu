@@ -7,31 +7,21 @@ namespace cuda {
 
 namespace {
 
-template <class T, bool kNorm, int kSteps>
+template <class T, class Tile, bool kNorm = false>
 cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
   const dim3 grid(images * plan.mix_blocks, plan.slices);
-  const auto run = [&](auto tile) {
-    return launch_early<&mix_and_up_project<T, decltype(tile), kNorm>>(grid, plan.layout.bytes, stream, p);
-  };
-  if constexpr (kSteps <= 4) {
-    if (plan.mix == MixTokens::kLarge) return run(LargeTile<kSteps>{});
-  }
-  if constexpr (!kNorm) {
-    if (plan.mix == MixTokens::kSmall) return run(SmallTile<kSteps>{});
-  }
-  return run(MiddleTile<kSteps>{});
-}
-
-template <class T, bool kNorm>
-cudaError_t start(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
-  return p.channels <= 64 ? start<T, kNorm, 4>(p, images, plan, stream) : start<T, kNorm, 8>(p, images, plan, stream);
+  return launch<&mix_and_up_project<T, Tile, kNorm>>(grid, plan.layout.bytes, stream, p, true);
 }
 
 }  // namespace
 
 template <class T>
 cudaError_t launch_mix_and_up_project(const MixAndUpProject<T>& p, int images, const Plan& plan, cudaStream_t stream) {
-  return p.normed ? start<T, true>(p, images, plan, stream) : start<T, false>(p, images, plan, stream);
+  const auto run = [&](auto function) { return function(p, images, plan, stream); };
+  const bool large = plan.mix == MixTokens::kLarge, middle = plan.mix == MixTokens::kMiddle;
+  if (p.normed) return run(large ? start<T, LargeTile<4>, true> : start<T, MiddleTile<4>, true>);
+  if (p.channels > 64) return run(middle ? start<T, MiddleTile<8>> : start<T, SmallTile<8>>);
+  return run(large ? start<T, LargeTile<4>> : middle ? start<T, MiddleTile<4>> : start<T, SmallTile<4>>);
 }
 
 template cudaError_t launch_mix_and_up_project(const MixAndUpProject<__half>&, int, const Plan&, cudaStream_t);

@@ -12,8 +12,7 @@
 // keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as x + up_bias, and every
 // lane ends with 8 neighbouring columns, which it stores at once.
 //
-// With kNorm, for large and middle tiles and D in one slice, it also writes the LayerNorm of out (row_norm.cuh), 2 BND
-// bytes.
+// With kNorm, where D is one slice, it also writes the LayerNorm of out (row_norm.cuh), 2 BND bytes.
 //
 // Everything before wait_for_kernel_in_front() may run while down_project still does.
 #pragma once
@@ -119,7 +118,7 @@ struct RowCopies {
   __device__ RowCopies(const MixAndUpProject<T>& p, int first, int last_row) : last(last_row) {
     const int place = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
     inside = kVector * chunk < p.channels;
-    row = first + 8 * (place % 8 / 2) + 2 * (place / 8) + place % 2, to = Tile::Rows::offset(place, chunk);
+    row = first + dealt<4>(place / 8, place % 8), to = Tile::Rows::offset(place, chunk);
     from = p.up_weight + static_cast<int64_t>(row) * p.channels + (inside ? kVector * chunk : 0);
     channels = p.channels;
     keep(to), keep(inside), keep(channels);

@@ -112,5 +112,12 @@ __device__ __forceinline__ void mma(float (&acc)[4], const Pack<T>& lower, const
   }
 }
 
+// The column of a product that column i of column tile n of a warp stands for, of kN tiles: so dealt, a lane ends with
+// 2 kN neighbours.
+template <int kN>
+__device__ constexpr int dealt(int n, int i) {
+  return 2 * kN * (i / 2) + 2 * n + i % 2;
+}
+
 }  // namespace cuda
 }  // namespace ht

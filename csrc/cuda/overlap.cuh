@@ -1,5 +1,5 @@
 // Programmatic dependent launch (9.0 and later): the blocks of a kernel may start before the kernel in front of it has
-// ended, so that they can fetch weights. A launch asks for it (launch_early in launch.cuh).
+// ended, so that they can fetch weights. A launch asks for it (launch() in launch.cuh).
 #pragma once
 
 #include <cuda_runtime.h>

@@ -75,6 +75,7 @@ Plan make_plan(const ht_adapter_shape& s, const Device& device) {
       choose_down<ShortTile>(DownTokens::kShort, kFill, s, tokens, device, plan) ||
       choose_down<NarrowTile>(DownTokens::kNarrow, 0, s, tokens, device, plan);
   s.bottleneck <= 64 ? plan_mix<4>(s, device, plan) : plan_mix<8>(s, device, plan);
+  plan.norm_beside = plan.slices == 1 && plan.mix != MixTokens::kSmall && s.bottleneck <= 64;
   return plan;
 }
 

@@ -27,10 +27,8 @@ struct Plan {
   int slice;         // columns in a slice
   int stages;        // of the ring of up_weight's rows
   bool early;        // whether the weights have room of their own
+  bool norm_beside;  // whether a block has whole rows, and registers for their norm
   MixLayout layout;  // its bytes are above those of the device when the adapter does not fit it
-
-  // Whether blocks of mix_and_up_project have all of a row, and registers for its norm.
-  bool whole_rows() const { return slices == 1 && mix != MixTokens::kSmall; }
 };
 
 // Large tiles read the weights least often. They are taken when they fill the device; with few images the tiles get

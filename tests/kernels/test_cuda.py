@@ -231,8 +231,8 @@ def test_matrices_may_be_in_the_dtype_of_x(dtype: torch.dtype, backend: str, mon
             ht_adapter(x.float(), rounded, (2, 2))
 
 
-DOWN, MIX = 4, 5 + 3
-"""The tiles of down_project.cu and of mix_and_up_project.cu, three of these with a norm: kernels for each 16-bit
+DOWN, MIX = 4, 5 + 2
+"""The tiles of down_project.cu and of mix_and_up_project.cu, two of these with a norm too: kernels for each 16-bit
 type."""
 FLOAT32 = 2 * (5 + 2)
 """The kernels in csrc/cuda/float32, half of them on tensor cores."""

@@ -102,13 +102,6 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*);
 // when they are more than the kernel's limit. A kernel that starts early begins before the kernel in front has run.
 cudaError_t emulate(const void* kernel, std::function<void()> body, dim3 grid, int threads, int shared_bytes,
                     bool early);
-template <class Arguments>
-cudaError_t cudaLaunchKernel(void (*kernel)(Arguments), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
-                             cudaStream_t) {
-  const auto a = *static_cast<std::remove_const_t<Arguments>*>(arguments[0]);
-  return emulate(
-      reinterpret_cast<const void*>(kernel), [=] { kernel(a); }, grid, block.x, static_cast<int>(shared_bytes), false);
-}
 template <class Arguments, class Given>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(Arguments), const Given& a) {
   return emulate(
