@@ -1,8 +1,8 @@
-"""What bfloat16, int8 and FP8 lose beside float32: ``python -m benchmarks.precisions DATA --output FILE``, half an hour.
+"""What bfloat16, int8 and FP8 lose beside float32: ``python -m benchmarks.precisions DATA --output FILE``.
 
-Every precision is compared by its own gate, on images that nothing was calibrated with. The models are ``breast``, whose
-masks mean something, and a ViT-B/16 with random weights in whose tokens one channel is far larger than all others, as
-in trained towers. Products are computed as a GPU does, with sums in float32: those of FP8 by torch's CPU code.
+Every precision is compared by its own gate, on images that nothing was calibrated with. The models are ``breast``,
+whose masks mean something, and a ViT-B/16 with random weights in whose tokens one channel is far larger than all
+others, as in trained towers. Products have sums in float32, as on a GPU; those of FP8 are computed by torch's CPU code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for name in args.model:
             folded = MODELS[name]()
-            known, others = (_frames(args.data, args.dataset, split, folded, args.frames) for split in ("train", "test"))
+            known, others = (_frames(args, split, folded.image_size[0]) for split in ("train", "test"))
             for report in reports(folded, known, others):
                 rows.append({"model": name, **_measured(report)})
                 print(_line(rows[-1]), flush=True)
@@ -94,10 +94,10 @@ def _outlier() -> FoldedHTCLIP:
 MODELS = {"breast": _breast, "ViT-B/16 with an outlier": _outlier}
 
 
-def _frames(data: Path, name: str, split: str, folded: FoldedHTCLIP, count: int) -> Tensor:
-    """Frames (count, 1, H, W) spread over a split of a data set."""
-    images = read_examples(SegmentationDataset(data, name, split, folded.image_size[0])).images
-    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+def _frames(args: argparse.Namespace, split: str, size: int) -> Tensor:
+    """Frames (args.frames, 1, size, size), or fewer, spread over a split of the data set."""
+    images = read_examples(SegmentationDataset(args.data, args.dataset, split, size)).images
+    return images[torch.linspace(0, len(images) - 1, min(args.frames, len(images))).long()]
 
 
 def _measured(report: Report) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from .onnx_run import FRAMES_AT_ONCE
 
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0
-"""The largest number of :data:`FP8`, which has four bits of exponent, three of mantissa and no infinity: P. Micikevicius
-et al., "FP8 formats for deep learning", arXiv 2209.05433, table 1."""
+"""The largest number of :data:`FP8`, which has four bits of exponent, three of mantissa and no infinity:
+P. Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433, table 1."""
 PRODUCTS = ("qkv", "out", "hidden", "last")
 """The matrix products of a block, by their names there."""
 MULTIPLE = 16

@@ -67,11 +67,13 @@ THRESHOLDS = {
     "fp16": Thresholds(cosine=0.999, relative=1e-2, agreement=0.99, dice=0.98, distance=1e-2),
     "bf16": Thresholds(cosine=0.99, relative=1e-1, agreement=0.98, dice=0.95, distance=5e-2),
     "int8": Thresholds(cosine=0.99, relative=2e-1, agreement=0.99, dice=0.99, distance=1e-1),
-    "fp8": Thresholds(cosine=0.99, relative=2e-1, agreement=0.99, dice=0.98, distance=1e-1),
+    "fp8": Thresholds(cosine=0.99, relative=3e-1, agreement=0.99, dice=0.98, distance=1.5e-1),
 }
 """The default limits, by precision. Those of 16 bits are five to ten times the errors measured on a real clip with
 ViT-Tiny and ViT-B/16 with random weights (fp16: relative 1.4e-3; bf16: relative 1.7e-2), because trained towers have
-larger values. Those of int8 are for the masks of trained models, which show less than single logits do."""
+larger values. Those of int8 are for the masks of trained models, which show less than single logits do. Those
+of FP8 are about one and a half times the errors of ``breast``, on two draws of 16 images of BUSI: relative 0.13 and
+0.20, distance 0.08 and 0.08, Dice 0.988 and 0.990."""
 
 
 @dataclass(frozen=True)
