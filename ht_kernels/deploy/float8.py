@@ -8,8 +8,8 @@ a model's multiplications.
 
 Scales of activations come from calibration frames and do not change afterwards, so nothing waits for the GPU to find a
 largest value, and CUDA graphs and torch.compile see fixed tensors. FP8 has an exponent: a channel far larger than the
-others moves the scale, and the others keep their three bits of mantissa as long as they are not 2**15 times smaller.
-Int8 has no such reserve.
+others moves the scale, and the others keep their three bits of mantissa as long as they are not 7000 times smaller.
+Int8 has no such reserve; where no channel stands out, its seven bits are the more exact ones.
 """
 
 from __future__ import annotations
