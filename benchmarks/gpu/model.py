@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import ht_kernels as ht
 from ht_kernels.bench.shake import shake
 from ht_kernels.clip.injection import adapters
-from ht_kernels.deploy import FoldedHTCLIP
+from ht_kernels.deploy import FoldedHTCLIP, quantize_fp8
+from ht_kernels.deploy.calibration import LEAST
 from ht_kernels.published import PublishedHTCLIP
 
 from . import limits, low_precision, measure
@@ -81,6 +82,44 @@ def against_compiled(
         return [_compare(name, functions, parts, setting), parts.agreement(ours, f", compile ({mode})")]
 
 
+def fp8_against_bfloat16(
+    batch: int,
+    compiled: Callable[[nn.Module, str, Setting], AbstractContextManager[nn.Module]],
+    mode: str,
+    setting: Setting,
+) -> list[Row]:
+    """Time our model in bfloat16 and with its blocks in FP8, plain and under torch.compile.
+
+    FP8 is calibrated on other random frames. Its logits under torch.compile are checked.
+    """
+    parts = _Parts(setting, batch)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(3)
+        shape = (LEAST, 1, *parts.model.tower.image_size)
+        known = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        quantized = _Alone(quantize_fp8(ht.fold(parts.model).to(setting.device), known))
+    with compiled(parts.folded, mode, setting) as wide, compiled(quantized, mode, setting) as narrow:
+        functions = {
+            "ours": _ours(parts.folded),
+            f"ours, compile ({mode})": _ours(wide),
+            "ours, FP8": _ours(quantized),
+            f"ours, FP8, compile ({mode})": _ours(narrow),
+        }
+        row = _compare(f"segmentation model, B={batch}, FP8 beside bfloat16, {mode}", functions, parts, setting)
+        return [row, parts.check(narrow, setting)]
+
+
+class _Alone(nn.Module):
+    """A model of another class, for torch.compile takes a second model of the same class for a recompilation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.model(frames)
+
+
 def latency(setting: Setting) -> list[Row]:
     """Measure the milliseconds from a frame in host memory to its mask in host memory, one frame at a time."""
     model = build(setting)
@@ -134,6 +173,25 @@ class _Parts:
             "passed": ours <= limits.SLACK * theirs + 1,
         }
 
+    @torch.no_grad()
+    def check(self, fp8: nn.Module, setting: Setting) -> Row:
+        """Compare logits of a model in FP8 with those of the published model in float64."""
+        frames = self.inputs[0]
+        expected = _logits(low_precision.in_dtype(self.published, torch.float64))(frames)
+        theirs, ours, again = _logits(self.theirs)(frames), fp8(frames), fp8(frames)
+        error, published_error = (float((y - expected).norm() / expected.norm()) for y in (ours, theirs))
+        return {
+            "kind": "check",
+            "backend": setting.backend,
+            "what": f"logits of the model, B={len(frames)}",
+            "dtype": "float8_e4m3fn",
+            "error": error,
+            "limit": limits.FP8,
+            "published_error": published_error,
+            "passed": error <= limits.FP8,
+            "same_bits": bool(torch.equal(ours, again)),
+        }
+
 
 def _differing(mask: Tensor, expected: Tensor) -> int:
     return int((mask != expected).sum())
@@ -150,12 +208,14 @@ def _compare(
 
 
 def _published(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    logits = _logits(model)
+    return lambda frames: logits(frames).argmax(1).to(torch.uint8)
+
+
+def _logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Those of the published model."""
     dtype = next(model.parameters()).dtype
-
-    def call(frames: Tensor) -> Tensor:
-        return model((frames.to(dtype) / 255).expand(-1, 3, -1, -1)).argmax(1).to(torch.uint8)
-
-    return call
+    return lambda frames: model((frames.to(dtype) / 255).expand(-1, 3, -1, -1))
 
 
 def _ours(folded: nn.Module) -> Callable[[Tensor], Tensor]:

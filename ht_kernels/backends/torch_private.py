@@ -36,6 +36,10 @@ below_autograd: Callable[[], AbstractContextManager[object]] = torch._C._AutoDis
 """Inside, an operator runs without its gradients. ``torch.library.register_autograd`` uses it too; that function is
 public, and costs the adapter's operator, with its 28 arguments, 0.2 ms more per call (measured with torch 2.14.1)."""
 
+scaled_mm: Callable[..., Tensor] = torch._scaled_mm
+"""A product of FP8 matrices with scales. ``torch.nn.functional.scaled_mm`` is public too, but in torch 2.11 it
+has no code for CPUs, and torch.compile does not tune it."""
+
 
 def current_stream(index: int | None) -> int:
     """The address of the current CUDA stream.

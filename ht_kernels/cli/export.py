@@ -321,12 +321,12 @@ def _check_packages(args: argparse.Namespace) -> None:
 
 def _check_count(calibration: Source | None, source: Source) -> None:
     """Refuse too few frames to calibrate on, as far as files say how many they have."""
-    from ht_kernels.deploy.quantize import check_count
+    from ht_kernels.deploy.calibration import check_count
 
     if calibration is not None and calibration.frame_count is not None:
-        check_count(calibration.frame_count)
+        check_count(calibration.frame_count, "int8")
     if calibration is None and source.frame_count is not None:
-        check_count((source.frame_count + 1) // 2)
+        check_count((source.frame_count + 1) // 2, "int8")
 
 
 def _check_attention(folded: FoldedHTCLIP, batch: tuple[int, int, int]) -> None:
@@ -355,7 +355,7 @@ def _split(size: tuple[int, int], calibration: Source | None, source: Source) ->
     """
     import torch
 
-    from ht_kernels.deploy.quantize import check_count, without
+    from ht_kernels.deploy.calibration import check_count, without
     from ht_kernels.media.preprocess import sample_frames
 
     if calibration is None:
@@ -371,7 +371,7 @@ def _split(size: tuple[int, int], calibration: Source | None, source: Source) ->
             f"int8 needs frames to calibrate on and others to check the export on, and {source.path} leaves none: name "
             "another source with --calibrate"
         )
-    check_count(len(chosen))
+    check_count(len(chosen), "int8")
     return chosen, frames
 
 

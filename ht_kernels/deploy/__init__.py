@@ -8,8 +8,9 @@ from ht_kernels.lazy import lazily
 
 if TYPE_CHECKING:
     from .engine import build_engine
+    from .float8 import quantize_fp8
     from .folded import FoldedHTCLIP, fold
-    from .gate import check_onnx, check_session
+    from .gate import check_folded, check_onnx, check_session
     from .graph import GraphRunner
     from .manifest import read_manifest
     from .onnx import export_onnx
@@ -22,10 +23,12 @@ __all__ = [
     "Session",
     "build_engine",
     "build_ir",
+    "check_folded",
     "check_onnx",
     "check_session",
     "export_onnx",
     "fold",
+    "quantize_fp8",
     "read_manifest",
 ]
 
@@ -37,10 +40,12 @@ __getattr__, __dir__ = lazily(
         "Session": ".session",
         "build_engine": ".engine",
         "build_ir": ".openvino_file",
+        "check_folded": ".gate",
         "check_onnx": ".gate",
         "check_session": ".gate",
         "export_onnx": ".onnx",
         "fold": ".folded",
+        "quantize_fp8": ".float8",
         "read_manifest": ".manifest",
     },
 )

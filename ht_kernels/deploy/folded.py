@@ -41,6 +41,8 @@ from .pooled import Pooled
 _TOO_BRIGHT = 16.0
 """A pixel of frames in [0, 1] is never so large, also where they were resized or normalized; one of 0 to 255 is."""
 
+_PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
 
 class FoldedHTCLIP(Predicts, nn.Module):
     """An HTCLIP for inference; :func:`fold` makes it.
@@ -65,6 +67,8 @@ class FoldedHTCLIP(Predicts, nn.Module):
         pixel_mean, pixel_std: mean and standard deviation by channel, of pixels in [0, 1], with which the model
             normalizes its frames; 0 and 1 if it does not normalize them.
         familiarity: that of the HTCLIP, or None: how far frames are from the training images.
+        calibrated_on: the hashes of the frames that :func:`ht_kernels.deploy.quantize_fp8` calibrated the model on;
+            empty for a model without FP8.
     """
 
     position: Tensor
@@ -102,7 +106,7 @@ class FoldedHTCLIP(Predicts, nn.Module):
         self.register_buffer("gray_patch_weight", gray_weight.clone())
         self.register_buffer("position", position)
         self.pre_norm = _Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
-        self.blocks = nn.ModuleList(_Block(block) for block in tower.blocks[:depth])
+        self.blocks = nn.ModuleList(Block(block) for block in tower.blocks[:depth])
         self.adapters = nn.ModuleDict(
             {str(i): _Adapter(adapter, self.grid) for i, adapter in adapters(tower).items() if i < depth}
         )
@@ -120,11 +124,12 @@ class FoldedHTCLIP(Predicts, nn.Module):
         if task == "classification":
             self.classifier = _fold_classifier(model.cls_head)
         self.familiarity = copy.deepcopy(model.familiarity)
+        self.calibrated_on: tuple[str, ...] = ()
         if dtype is not None:
-            self._round(dtype)
+            self.round_to(dtype)
         self.eval()
 
-    def _round(self, dtype: torch.dtype) -> None:
+    def round_to(self, dtype: torch.dtype) -> None:
         """Cast tokens and matrices to ``dtype``, and all other tensors to float32."""
         self.float()
         for name in ("patch_weight", "gray_patch_weight", "position"):
@@ -203,6 +208,13 @@ class FoldedHTCLIP(Predicts, nn.Module):
             return upsample(scores, self.grid, output_size or self.image_size)
         logits: Tensor = self.classifier(scores)
         return logits
+
+    @property
+    def precision(self) -> str:
+        """That of the products of blocks: ``fp64``, ``fp32``, ``fp16`` or ``bf16``, or ``fp8`` if any of them is."""
+        if any(len(block.scaled) for block in self.blocks):  # type: ignore[arg-type]
+            return "fp8"
+        return _PRECISIONS[self.position.dtype]
 
     def backend(self) -> str | None:
         """The name of the backend that runs the adapters, or None if the model has no adapters.
@@ -356,7 +368,7 @@ class _Adapter(_Tensors):
         self.kept = None
 
     def forward(
-        self, x: Tensor, grid: tuple[int, int], prefix_tokens: int, following: _Block | None
+        self, x: Tensor, grid: tuple[int, int], prefix_tokens: int, following: Block | None
     ) -> tuple[Tensor, Tensor | None]:
         """The adapter's result, and what the block behind it takes beside; None without such a block."""
         if following is None:
@@ -407,13 +419,16 @@ class _BlockParts(NamedTuple):
     scale2: Tensor | None
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A pre-norm transformer block. It updates tokens (B, N, D) in place, so residuals need no copy and no addition.
 
     The affine part of each LayerNorm is folded into the matrix that follows it, and each LayerScale into the matrix
     before it. The value bias passes through the attention unchanged, because the attention weights sum to one, and is
     folded into the output bias. The key bias adds the same number to all scores of a query, which the softmax cancels,
     so it is left out; only if keys are normalised, which is not linear, ``score_bias`` has it behind the query bias.
+
+    The four matrix products are ``qkv``, ``out``, ``hidden`` and ``last``. ``scaled`` has those that are computed in
+    FP8, by name; their weights and biases are there, and None here. :mod:`ht_kernels.deploy.float8` fills it.
     """
 
     qkv_weight: Tensor
@@ -452,27 +467,54 @@ class _Block(nn.Module):
         self.gated = parts.gated
         self.heads = int(parts.heads)
         self.eps = float(parts.norm1.eps), float(parts.norm2.eps)
+        self.scaled = nn.ModuleDict()
 
     def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
         """Update ``x``. ``normed`` is its LayerNorm without gain and bias, by the first eps, where that is known."""
         batch, tokens, dim = x.shape
         rows = x.view(-1, dim)
-        normed = F.layer_norm(x, (dim,), eps=self.eps[0]) if normed is None else normed
-        qkv = F.linear(normed, self.qkv_weight)
+        qkv = self._product("qkv", F.layer_norm(x, (dim,), eps=self.eps[0]) if normed is None else normed)
         qkv[..., : self.score_bias.shape[0]] += self.score_bias
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q = q if self.query_norm is None else self.query_norm(q)
         k = k if self.key_norm is None else self.key_norm(k)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows.shape[0], -1)
-        rows.add_(self.out_bias).addmm_(mixed, self.out_weight.t())
-        hidden = F.linear(F.layer_norm(x, (dim,), eps=self.eps[1]), self.hidden_weight, self.hidden_bias)
+        self._add_product("out", mixed, rows)
+        hidden = self._product("hidden", F.layer_norm(x, (dim,), eps=self.eps[1]))
         if self.gated:
             gate, value = hidden.chunk(2, -1)
             hidden = self.activation(gate) * value
         else:
             hidden = self.activation(hidden)
-        rows.add_(self.last_bias).addmm_(hidden.flatten(0, 1), self.last_weight.t())
+        self._add_product("last", hidden.flatten(0, 1), rows)
         return x
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        """``x`` (..., K) times the matrix ``name``, plus its bias if it has one: (..., N)."""
+        if name in self.scaled:
+            product: Tensor = self.scaled[name](x)
+            return product
+        return F.linear(x, *self.matrix(name))
+
+    def _add_product(self, name: str, x: Tensor, rows: Tensor) -> None:
+        """Add ``x`` (R, K) times the matrix ``name``, plus its bias, to ``rows`` (R, N)."""
+        if name in self.scaled:
+            rows.add_(self.scaled[name](x))
+            return
+        weight, bias = self.matrix(name)
+        assert bias is not None
+        rows.add_(bias).addmm_(x, weight.t())
+
+    def matrix(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """The weight (N, K) of a product, and its bias (N,), or None if it has none."""
+        return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias", None)
+
+    def scale(self, name: str, product: nn.Module) -> None:
+        """Let ``product`` compute a product from now on, in place of the block's own weight and bias."""
+        self.scaled[name] = product
+        for part in ("weight", "bias"):
+            if hasattr(self, f"{name}_{part}"):
+                setattr(self, f"{name}_{part}", None)
 
 
 class _GeluInPlace(nn.Module):

@@ -14,10 +14,11 @@ from ht_kernels.files import write_whole
 from ht_kernels.packages import import_package
 
 from .batch import batch_range
+from .calibration import check_count, why_unlike
 from .folded import FoldedHTCLIP
 from .manifest import Manifest, describe, write_manifest
 from .places import check_place
-from .quantize import check_count, import_nncf, quantize, why_unlike
+from .quantize import import_nncf, quantize
 from .results import check_result
 
 _log = logging.getLogger("ht_kernels")
@@ -64,8 +65,8 @@ def export_onnx(
             ``csrc/tensorrt`` can run. These nodes take and return tokens in the precision of matrix products. It does
             not go with int8, for which adapters run too.
         calibration: for int8, and only for it: frames (N, channels, H, W) uint8 like those that the file will see. They
-            decide the scales of activations. At least :data:`ht_kernels.deploy.quantize.LEAST`; if most are unlike the
-            training images, as a calibrated model can tell, a warning in the log says so.
+            decide the scales of activations. At least :data:`~ht_kernels.deploy.calibration.LEAST`; if most are unlike
+            the training images, as a calibrated model can tell, a warning in the log says so.
 
     Returns:
         The manifest.
@@ -178,8 +179,8 @@ def _check_calibration(
         raise InputError(f"the file takes {channels} channels, and frames to calibrate on have {calibration.shape[1]}")
     if plugin:
         raise InputError("the plugin computes in fp32, fp16 or bf16, and int8 was asked for: export without the plugin")
-    check_count(len(calibration))
+    check_count(len(calibration), "int8")
     import_nncf()
-    unlike = why_unlike(folded, calibration)
+    unlike = why_unlike(folded, calibration, "int8")
     if unlike is not None:
         _log.warning("export: %s", unlike)

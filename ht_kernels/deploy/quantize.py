@@ -11,25 +11,21 @@ NNCF's preset for transformers leaves LayerNorm, softmax, the product behind it 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ht_kernels.errors import InputError
 from ht_kernels.packages import import_package
 
-from .onnx_run import FRAMES_AT_ONCE, run
+from .calibration import check_count, check_others, hashes
+from .onnx_run import run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-    from .folded import FoldedHTCLIP
 
 KEPT = (
     "embedding/.*",
@@ -42,11 +38,6 @@ KEPT = (
 """Patterns of the nodes that stay in float32. Pixels would lose one of their 8 bits as signed numbers; the convolutions
 of adapters and their weights by image are little work and decide what is filtered; the rest makes the results."""
 
-LEAST = 8
-"""The smallest number of frames to calibrate on. Scales reach as far as the largest activations of these frames. A new
-frame of their kind goes beyond the largest of n with a probability of 1 / (n + 1), in each tensor: one of nine where n
-is 8. The gate cannot make up for fewer, because it sees few frames itself, those that were not calibrated on."""
-
 _CALIBRATION = "calibration_frames"
 """The entry of a file's metadata that says which frames it was calibrated on."""
 
@@ -58,13 +49,14 @@ def quantize(model: ModelProto, frames: Tensor) -> ModelProto:
 
     Args:
         model: the graph. It is not changed.
-        frames: the frames to calibrate on, (B, C, H, W) uint8; B is :data:`LEAST` or more, C, H and W are the graph's.
+        frames: the frames to calibrate on, (B, C, H, W) uint8; B is :data:`~ht_kernels.deploy.calibration.LEAST` or
+            more, C, H and W are the graph's.
 
     Raises:
         InputError: NNCF is not installed, or there are too few frames.
     """
     nncf = import_nncf()
-    check_count(len(frames))
+    check_count(len(frames), "int8")
     single = type(model)()
     single.CopyFrom(model)
     ends = [value.type.tensor_type.shape.dim[0] for value in (*single.graph.input, *single.graph.output)]
@@ -85,43 +77,8 @@ def quantize(model: ModelProto, frames: Tensor) -> ModelProto:
         new.type.tensor_type.shape.dim[0].CopyFrom(old.type.tensor_type.shape.dim[0])
     del graph.value_info[:]
     _correct_distance(quantized, single, frames)
-    quantized.metadata_props.add(key=_CALIBRATION, value=" ".join(_hashes(frames)))
+    quantized.metadata_props.add(key=_CALIBRATION, value=" ".join(hashes(frames)))
     return quantized
-
-
-def check_count(frames: int) -> None:
-    """Refuse to calibrate on too few frames.
-
-    Raises:
-        InputError: there are fewer than :data:`LEAST`.
-    """
-    if frames < LEAST:
-        raise InputError(
-            f"int8 needs at least {LEAST} frames to calibrate on, beside those to check the export on, and there were "
-            f"{frames}: one frame in nine goes beyond the largest activations of eight others, and more where they "
-            "are fewer. Name more of them"
-        )
-
-
-def why_unlike(folded: FoldedHTCLIP, frames: Tensor) -> str | None:
-    """A sentence if frames to calibrate on are unlike the training images, as far as the model can tell.
-
-    With new frames of the kind of the training images, about one in a hundred is beyond the limit.
-    """
-    if folded.familiarity is None:
-        return None
-    scale, device = folded.familiarity.scale, folded.position.device
-    with torch.inference_mode():
-        parts = [folded.with_distance(part.to(device))[1] for part in torch.split(frames, FRAMES_AT_ONCE)]
-    distances = torch.cat(parts)
-    count = sum(map(scale.unfamiliar, distances.tolist()))
-    if 2 * count <= len(frames):
-        return None
-    return (
-        f"{count} of the {len(frames)} frames to calibrate on are unlike the training images (median distance "
-        f"{distances.median():.2f}, limit {scale.limit:.2f}), so the scales of int8 are for other images than those "
-        "that the model is for: calibrate on training images"
-    )
 
 
 def calibration_frames(model: ModelProto, frames: Tensor) -> int | None:
@@ -134,18 +91,8 @@ def calibration_frames(model: ModelProto, frames: Tensor) -> int | None:
     if not entries:
         return None
     (known,) = entries
-    common = len(set(known) & set(_hashes(frames)))
-    if common:
-        raise InputError(
-            f"{common} of the {len(frames)} frames to check the export on were calibrated with; expected others"
-        )
+    check_others(frames, known)
     return len(known)
-
-
-def without(frames: Tensor, others: Tensor) -> Tensor:
-    """The frames (B, C, H, W) that are not among ``others``, in their order."""
-    known = set(_hashes(others))
-    return frames[torch.tensor([name not in known for name in _hashes(frames)], dtype=torch.bool)]
 
 
 def _correct_distance(quantized: ModelProto, model: ModelProto, frames: Tensor) -> None:
@@ -195,7 +142,3 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
-
-
-def _hashes(frames: Tensor) -> list[str]:
-    return [hashlib.sha256(frame.cpu().numpy().tobytes()).hexdigest()[:16] for frame in frames]

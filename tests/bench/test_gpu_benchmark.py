@@ -22,9 +22,11 @@ from helpers import ROOT
 from helpers.bare_machine import ABSENT
 
 pytest.importorskip("triton")
+import ht_kernels as ht
 from benchmarks.gpu import (
     __main__,
     baselines,
+    compiled_models,
     correctness,
     low_precision,
     machine,
@@ -98,6 +100,8 @@ def test_every_section_runs_and_is_reported(dry_run: Path) -> None:
     assert of_masks["bytes"] == 4 * 3 * 14 * 14 + 20 * 31
     assert {"published, eager", "published, compile (default)", "torch.fft, eager", "copy of x"} <= names
     assert "ours, compile (max-autotune-no-cudagraphs)" in names
+    assert "float8_e4m3fn" in {row["dtype"] for row in checks}
+    assert {"ours, FP8", "ours, FP8, compile (max-autotune-no-cudagraphs)"} <= names
     assert {"build", "tool", "ceilings", "latency", "agreement"} <= {row["kind"] for row in rows}
     table = (dry_run / "results.md").read_text()
     assert "### adapter forward, B=1, bfloat16, cuda" in table and "WRONG" not in table
@@ -360,6 +364,27 @@ def test_results_that_are_timed_do_not_share_memory() -> None:
 
     measure.interleave({"call": call}, 1, torch.device("cpu"), 0.01)
     assert len(addresses) > 1 and all(one != next for one, next in itertools.pairwise(addresses))
+
+
+def test_fp8_runs_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the report has the reason, and nothing counts as wrong."""
+    setting = Setting(tmp_path, "reference", dry=True, seconds=0.01)
+    try:
+        names = [name for name, _ in compiled_models.items(setting)]
+        assert "model, B=1, FP8, max-autotune-no-cudagraphs" in names
+        monkeypatch.setattr(compiled_models, "why_not_float8", lambda device: "its compute capability is 8.6")
+        *_, (name, rows) = compiled_models.items(setting)
+    finally:
+        ht.set_backend(None)
+    document = {
+        "status": "done",
+        "seconds": 1.0,
+        "machine": machine.facts(True),
+        "items": [{"item": name, "rows": rows()}],
+    }
+    lines = report.table({"compiled-models": document})
+    assert "model in FP8: not run: its compute capability is 8.6" in lines
+    assert not [line for line in report.wrong({"compiled-models": document}) if "FP8" in line]
 
 
 def test_what_is_compiled_again_is_not_timed(tmp_path: Path) -> None:

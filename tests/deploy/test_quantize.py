@@ -23,9 +23,9 @@ from helpers.small_models import calibrated, gray_frames, small_model
 from ht_kernels.cli import main
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.deploy import FoldedHTCLIP, Session, build_engine, build_ir, check_onnx, export_onnx, read_manifest
+from ht_kernels.deploy.calibration import LEAST, without
 from ht_kernels.deploy.gate import THRESHOLDS, _chosen
 from ht_kernels.deploy.onnx_run import run
-from ht_kernels.deploy.quantize import LEAST, without
 from ht_kernels.errors import InputError
 
 pytest.importorskip("nncf")
@@ -130,7 +130,7 @@ def test_the_gate_refuses_frames_that_were_calibrated_with(
 ) -> None:
     folded, path, frames = exported
     known = some_frames(folded, LEAST + 3)[4:5]
-    with pytest.raises(InputError, match="1 of the 4 frames to check the export on were calibrated with"):
+    with pytest.raises(InputError, match="1 of the 4 frames to check on were calibrated with"):
         check_onnx(folded, path, torch.cat([frames, known]))
     assert torch.equal(without(torch.cat([known, frames, known]), known), frames)
 
