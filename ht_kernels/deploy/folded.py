@@ -425,14 +425,15 @@ class Block(nn.Module):
     The affine part of each LayerNorm is folded into the matrix that follows it, and each LayerScale into the matrix
     before it. The value bias passes through the attention unchanged, because the attention weights sum to one, and is
     folded into the output bias. The key bias adds the same number to all scores of a query, which the softmax cancels,
-    so it is left out; only if keys are normalised, which is not linear, ``score_bias`` has it behind the query bias.
+    so it is left out unless keys are normalised, which is not linear. ``qkv_bias`` has zeros for what is left out,
+    because a product adds a whole bias on its way.
 
     The four matrix products are ``qkv``, ``out``, ``hidden`` and ``last``. ``scaled`` has those that are computed in
     FP8, by name; their weights and biases are there, and None here. :mod:`ht_kernels.deploy.float8` fills it.
     """
 
     qkv_weight: Tensor
-    score_bias: Tensor
+    qkv_bias: Tensor
     out_weight: Tensor
     out_bias: Tensor
     hidden_weight: Tensor
@@ -453,15 +454,14 @@ class Block(nn.Module):
         query_bias, key_bias, value_bias = tensors["qkv"][1].chunk(3)
         out_weight, out_bias = tensors["out"]
         tensors["out"] = out_weight, out_bias + out_weight @ value_bias
+        kept_key_bias = torch.zeros_like(key_bias) if parts.key_norm is None else key_bias
+        tensors["qkv"] = tensors["qkv"][0], torch.cat([query_bias, kept_key_bias, torch.zeros_like(value_bias)])
         for name, (weight, bias) in tensors.items():
             self.register_buffer(f"{name}_weight", weight.clone())
-            if name != "qkv":
-                self.register_buffer(f"{name}_bias", bias.clone())
+            self.register_buffer(f"{name}_bias", bias.clone())
         self.query_norm, self.key_norm = (
             None if norm is None else _Norm(norm) for norm in (parts.query_norm, parts.key_norm)
         )
-        biases = query_bias if self.key_norm is None else torch.cat([query_bias, key_bias])
-        self.register_buffer("score_bias", biases.clone())
         gelu = type(parts.activation) is nn.GELU
         self.activation = _GeluInPlace(parts.activation.approximate) if gelu else copy.deepcopy(parts.activation)
         self.gated = parts.gated
@@ -474,7 +474,6 @@ class Block(nn.Module):
         batch, tokens, dim = x.shape
         rows = x.view(-1, dim)
         qkv = self._product("qkv", F.layer_norm(x, (dim,), eps=self.eps[0]) if normed is None else normed)
-        qkv[..., : self.score_bias.shape[0]] += self.score_bias
         q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q = q if self.query_norm is None else self.query_norm(q)
         k = k if self.key_norm is None else self.key_norm(k)

@@ -136,7 +136,7 @@ def _attention(g: Graph, scope: str, block: Any, x: str, inner: int) -> str:
     """
     tokens_shape = (block.heads, inner // block.heads)
     scale = tokens_shape[1] ** -0.5
-    weight, bias = block.qkv_weight, F.pad(block.score_bias, (0, 3 * inner - block.score_bias.shape[0]))
+    weight, bias = block.qkv_weight, block.qkv_bias
     if block.query_norm is None:
         weight = torch.cat([weight[:inner] * scale, weight[inner:]])
         bias = torch.cat([bias[:inner] * scale, bias[inner:]])

@@ -291,3 +291,17 @@ def test_arrays_and_bright_pixels_are_refused_in_words() -> None:
         wrong[0, 0, 3, 3] = value
         with pytest.raises(InputError, match="not finite"):
             folded(wrong)
+
+
+def test_a_block_adds_the_bias_of_queries_keys_and_values_in_their_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, linear, biases = fold(small_model("timm").float()).blocks[0], F.linear, []
+
+    def watched(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        biases.append(bias)
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", watched)
+    block(torch.zeros(1, 5, block.out_bias.shape[0]))
+    assert biases[0] is not None and biases[0].shape == (block.qkv_weight.shape[0],)
+    query, key, value = biases[0].chunk(3)
+    assert query.any() and not key.any() and not value.any()
