@@ -324,10 +324,11 @@ def _own_errors(
     errors: dict[str, float] = {}
     like = model.position
 
-    def replaced(place: str, x: Tensor) -> Tensor:
+    def replaced(place: str, given: Any) -> Any:
+        x, is_adapter = _tokens_of(given), isinstance(given, tuple)
         expected = torch.tensor(tokens[place])
         errors[place] = float((x.cpu().float() - expected).norm() / expected.norm())
-        return expected.to(like)
+        return (expected.to(like), None) if is_adapter else expected.to(like)
 
     handles = [model.blocks[0].register_forward_pre_hook(lambda _, args: replaced("embedding", args[0]))]
     for place in tokens:
@@ -485,8 +486,8 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
     """The residual stream (1, N, D) of the folded model after each place, by the place's name in the ONNX graph."""
     tokens: dict[str, Array] = {}
 
-    def keep(place: str, x: Tensor) -> None:
-        tokens[place] = x.cpu().numpy().copy()  # blocks overwrite their input
+    def keep(place: str, given: Any) -> None:
+        tokens[place] = _tokens_of(given).cpu().numpy().copy()  # blocks overwrite their input
 
     handles = [folded.blocks[0].register_forward_pre_hook(lambda _, args: keep("embedding", args[0]))]
     for kind, modules in (("blocks", folded.blocks.named_children()), ("adapters", folded.adapters.items())):
@@ -499,6 +500,12 @@ def _stream(folded: FoldedHTCLIP, frame: Tensor) -> dict[str, Array]:
     finally:
         for handle in handles:
             handle.remove()
+    return tokens
+
+
+def _tokens_of(given: Any) -> Tensor:
+    """The tokens of what a block takes or gives, or an adapter, which also gives their norm for the block behind it."""
+    tokens: Tensor = given[0] if isinstance(given, tuple) else given
     return tokens
 
 
