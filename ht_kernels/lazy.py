@@ -6,10 +6,30 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
 from ht_kernels.packages import what_is_missing
+
+
+class _Lacking:
+    """A finder that says to ``from package import name`` which package is missing.
+
+    ``hasattr`` has to give False for such a name, so asking for it raises AttributeError, whose sentence the statement
+    drops. It then asks finders for a submodule of that name, and passes on what they raise.
+    """
+
+    def __init__(self) -> None:
+        self.errors: dict[str, ModuleNotFoundError] = {}
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Find nothing. Raises the error that was noted for a name, unless the package has been installed since."""
+        error = self.errors.pop(name, None)
+        if error is not None and what_is_missing(error) is not None:
+            raise error
+
+
+_lacking = _Lacking()
+sys.meta_path.insert(0, _lacking)  # before those that would find a submodule and let it raise an error without advice
 
 
 def lazily(
@@ -19,33 +39,25 @@ def lazily(
 
     Args:
         package: its ``__name__``.
-        places: the public names that modules of the package define, each with its module, such as ``.clip``.
+        places: the public names of the package, each with the module that defines it, such as ``.deploy.folded``.
         submodules: those that ``dir`` shows. Every submodule is imported when it is first asked for.
     """
     shown = sorted({*places, *submodules})
 
     def get(name: str) -> Any:
-        if name in places:
-            return getattr(_import(places[name], package), name)
-        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
-            return _import(f".{name}", package)
+        whole = f"{package}.{name}"
+        _lacking.errors.pop(whole, None)
+        try:
+            if name in places:
+                return getattr(importlib.import_module(places[name], package), name)
+            if not name.startswith("_") and importlib.util.find_spec(whole) is not None:
+                return importlib.import_module(whole)
+        except ModuleNotFoundError as error:
+            advice = what_is_missing(error)
+            if advice is None:
+                raise
+            _lacking.errors[whole] = ModuleNotFoundError(advice, name=error.name)
+            raise AttributeError(advice) from error
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: shown
-
-
-def _import(name: str, package: str) -> ModuleType:
-    """Import a module. Where a package is missing that it needs, the error says what to install.
-
-    It is an AttributeError, so that ``hasattr`` gives False; but for ``from ... import``, which would drop the
-    sentence, a ModuleNotFoundError.
-    """
-    try:
-        return importlib.import_module(name, package)
-    except ModuleNotFoundError as error:
-        missing = what_is_missing(error)
-        if missing is None:
-            raise
-        if sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap":
-            raise ModuleNotFoundError(missing, name=error.name) from error
-        raise AttributeError(missing) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from helpers.clips import folded, frames, write_dicom
 from helpers.layout import make_layout
@@ -129,21 +130,37 @@ def test_a_command_refuses_results_that_are_there(
 @pytest.mark.parametrize(
     ("command", "there"),
     [
-        ("demo", "contact_sheet.png"),
-        ("bench", "results.json"),
-        ("bench", "chart.png"),
-        ("bench", "settings.yaml"),
-        ("inspect phantom", "filters.png"),
+        ("demo --output out", "contact_sheet.png"),
+        ("bench --output out", "results.json"),
+        ("bench --output out", "chart.png"),
+        ("bench --output out", "settings.yaml"),
+        ("inspect phantom --output out", "filters.png"),
+        ("predict clip.dcm --weights phantom --output out", "predictions.csv"),
+        ("predict clip.dcm --weights phantom --output out", "predictions.json"),
+        ("predict clip.dcm --weights phantom --output out", "settings.yaml"),
+        ("stream clip.dcm --checkpoint phantom --output out", "settings.yaml"),
+        ("export phantom --output out/model.onnx", "model.settings.yaml"),
+        ("phantom --output out", "settings.yaml"),
+        ("phantom --output out", "segmentation/PHANTOM/train.txt"),
+        ("phantom --output out --clip 2", "phantom_clips.sha256"),
+        ("prepare folder --images images --masks masks --output out", "segmentation/own/train.txt"),
+        ("prepare folder --images images --masks masks --output out", "own.sha256"),
     ],
 )
 def test_overwrite_replaces_no_file_of_others(
-    command: str, there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = tmp_path / there
+    monkeypatch.chdir(tmp_path)
+    write_dicom(tmp_path / "clip.dcm", np.stack(frames()[:1]), FrameTime="40")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8), 255).save(tmp_path / folder / "1.png")
+    mine = tmp_path / "out" / there
+    mine.parent.mkdir(parents=True)
     mine.write_text('{"form": "mine"}')
-    assert main([*command.split(), "--output", str(tmp_path), "--overwrite"]) == 2
+    assert main([*command.split(), "--overwrite"]) == 2
     assert f"{there} is there already, and " in capsys.readouterr().err
-    assert tree(tmp_path) == [there] and mine.read_text() == '{"form": "mine"}'
+    assert tree(tmp_path / "out") == [there] and mine.read_text() == '{"form": "mine"}'
 
 
 def test_a_picture_names_the_command_that_drew_it(tmp_path: Path) -> None:

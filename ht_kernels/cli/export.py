@@ -264,6 +264,7 @@ def _check_output(args: argparse.Namespace) -> None:
         check_folder(output)
         check_report_place(output)
         claim_files([output, report_path(output), settings_path(output)], args.overwrite)
+        config.check_foreign(args, settings_path(output))
         return
     if args.format == "onnx" and output.suffix != ".onnx":
         other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
@@ -276,6 +277,7 @@ def _check_output(args: argparse.Namespace) -> None:
     check_place(output)
     places = [*described_files(output), manifest_path(output), report_path(output), settings_path(output)]
     claim_files(places, args.overwrite)
+    config.check_foreign(args, settings_path(output))
 
 
 def _check_int8(args: argparse.Namespace) -> None:

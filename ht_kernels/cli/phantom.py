@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
         seed = args.seed * 1_000_003 + i  # runs with neighbouring seeds share no image
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
-    replaced = (*PHANTOMS, *written_before(args.output, "PHANTOM"), *listed(args.output / PHANTOM_CLIPS))
-    check_foreign(args.output, _targets(phantoms, args.clip), replaced)
+    clips = listed(args.output / PHANTOM_CLIPS)
+    replaced = [*written_before(args.output, "PHANTOM"), *([PHANTOM_CLIPS, *clips] if clips else [])]
+    check_foreign(args.output, [*PHANTOMS, *_targets(phantoms, args.clip)], replaced)
     with (
         terminal.interruptible(),
         output_folder(args.output, replaced, strict=True) as folder,
@@ -89,6 +90,7 @@ def _check(args: argparse.Namespace) -> None:
         meant = did_you_mean(args.kind, kinds)
         raise InputError(f"--kind {args.kind} is unknown; expected one of {', '.join(kinds)}{meant}")
     claim(args.output, (*PHANTOMS, SETTINGS), args.overwrite)
+    config.check_foreign(args, args.output / SETTINGS)
 
 
 def _name(number: int, phantom: Phantom) -> str:

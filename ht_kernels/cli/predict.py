@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     crop = running.read_crop(args.crop)
     running.check(args)
     check_output(args.output, args.overwrite)
+    config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
     check_names(args.output, files)
     from ht_kernels.prediction import Predictor

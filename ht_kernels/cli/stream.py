@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path(f"{name}-segmented")
     check_output(source, output)
     claim(output, (*RECORDING, SETTINGS), args.overwrite)
+    config.check_foreign(args, output / SETTINGS)
     if args.dicom_seg and (source.kind != "dicom" or args.live):
         raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
     if args.dicom_seg:

@@ -60,10 +60,13 @@ def find_files(paths: Sequence[Path], output: Path) -> dict[str, Path]:
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuse an output folder that cannot be written, or with results of an earlier prediction without ``overwrite``.
 
+    Tables that no prediction wrote are refused in any case.
+
     Raises:
         InputError: it is such a folder.
     """
     claim(output, (*PREDICTIONS, SETTINGS), overwrite)
+    check_foreign(output, PREDICTIONS, earlier_files(output))
 
 
 def check_names(output: Path, names: Iterable[str]) -> None:
@@ -77,9 +80,12 @@ def check_names(output: Path, names: Iterable[str]) -> None:
 
 
 def earlier_files(output: Path) -> list[Path]:
-    """The pictures and arrays that an earlier prediction wrote into a folder, as its predictions.json says."""
-    files = within(read_object(output / "predictions.json").get("files"))
-    return [file for file in files if file.parts[0] in ("overlays", "masks", "probabilities")]
+    """The tables, pictures and arrays that an earlier prediction wrote into a folder, as its predictions.json says."""
+    report = read_object(output / "predictions.json")
+    if not {"model", "images", "failed"} <= report.keys():
+        return []
+    pictures = [file for file in within(report.get("files")) if file.parts[0] in ("overlays", "masks", "probabilities")]
+    return [*map(Path, PREDICTIONS), *pictures]
 
 
 def _inside(folder: Path, output: Path) -> Iterator[Path]:

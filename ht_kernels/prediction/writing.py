@@ -15,7 +15,6 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
-from ht_kernels.outputs import PREDICTIONS
 from ht_kernels.progress import Watch, unwatched, watched
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
@@ -69,7 +68,7 @@ def predict_files(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
-    with output_folder(output, (*PREDICTIONS, *earlier_files(Path(output))), strict=True) as folder:
+    with output_folder(output, earlier_files(Path(output)), strict=True) as folder:
         for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)

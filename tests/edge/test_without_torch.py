@@ -139,14 +139,31 @@ def test_the_modules_without_torch_import_none(folder: Path) -> None:
 def test_names_in_python_say_what_they_need(folder: Path) -> None:
     code = """
 import ht_kernels as ht
-for ask in ("ht.fold", "ht.HTCLIP", "ht.functional", "ht.deploy.export_onnx", "from ht_kernels.deploy import fold"):
+asked = "ht.fold", "ht.HTCLIP", "ht.functional", "ht.deploy.export_onnx"
+packages = ht, ht.data, ht.deploy, ht.prediction, ht.train, ht.video
+imports = [f"from {package.__name__} import {name}" for package in packages for name in package.__all__]
+for ask in (*asked, *imports, *asked):
     try:
         exec(ask)
-    except (AttributeError, ModuleNotFoundError) as error:
+    except (AttributeError, ImportError) as error:
         print(type(error).__name__, error)
-print(hasattr(ht, "fold"), hasattr(ht, "functional"), hasattr(ht, "Predictor"))
+print(hasattr(ht, "fold"), hasattr(ht, "functional"), hasattr(ht, "Predictor"), "fold" in dir(ht))
 """
     *lines, there = run(code, folder=folder).stdout.splitlines()
-    kinds = [line.partition(" this needs torch, which is not installed: pip install")[0] for line in lines]
-    assert kinds == ["AttributeError"] * 4 + ["ModuleNotFoundError"]
-    assert there == "False False True"
+    assert [line for line in lines if " this needs torch, which is not installed: pip install" not in line] == []
+    kinds = [line.partition(" ")[0] for line in lines]
+    assert kinds[:4] == kinds[-4:] == ["AttributeError"] * 4
+    assert len(kinds) > 30 and set(kinds[4:-4]) == {"ModuleNotFoundError"}
+    assert there == "False False True True"
+
+
+def test_a_package_that_is_installed_later_is_found(folder: Path) -> None:
+    code = """
+import ht_kernels as ht
+print(hasattr(ht, "functional"), hasattr(ht, "fold"))
+sys.meta_path[sys.meta_path.index(Bare)] = importlib.machinery.PathFinder
+import ht_kernels.functional
+print(hasattr(ht, "functional"), hasattr(ht, "fold"))
+"""
+    done = run(code, folder=folder)
+    assert done.stdout == "False False\nTrue True\n", done.stderr

@@ -20,7 +20,7 @@ from .duplicates import difference_hash, near_duplicates, pixel_hash
 from .found import files_below
 from .report import Report
 from .splits import Groups, split_groups
-from .write import check_images, check_name, write_captions, write_checksums, write_groups, written_before
+from .write import check_data_set, check_name, write_captions, write_checksums, write_groups, written_before
 
 _Place = tuple[str, ...]
 """The folders of an image below the table, and its name, each as a :func:`ht_kernels.data.names.key`."""
@@ -54,7 +54,7 @@ def prepare_captions(
     check_output_folder(output)
     report = Report(name, {})
     captions = _captions_of_files(table, report)
-    check_images(output, name, [_new_name(name, path.relative_to(table.parent)) for path in captions])
+    check_data_set(output, name, [_new_name(name, path.relative_to(table.parent)) for path in captions])
     kept: dict[str, Path] = {}
     becomes: dict[str, Path] = {}
     hashes = []

@@ -19,7 +19,7 @@ from .item import Download, Item, Unusable
 from .report import Report
 from .splits import SHARES, Groups, split_groups
 from .write import (
-    check_images,
+    check_data_set,
     write_checksums,
     write_classes,
     write_groups,
@@ -57,7 +57,7 @@ def lay_out(
     check_output_folder(output)
     report = Report(download.dataset, {}, left_out=download.left_out, notes=download.notes)
     _check_names(download)
-    check_images(output, download.dataset, [item.name for item in download.items])
+    check_data_set(output, download.dataset, [item.name for item in download.items])
     items, groups = _grouped(download, report, watch)
     if not items:
         raise InputError(f"{source} has no image that can be used{report.first_left_out()}")

@@ -97,9 +97,12 @@ def write_groups(folder: Path, groups: Mapping[str, str]) -> None:
 
 
 def written_before(output: Path, dataset: str) -> list[str | Path]:
-    """What an earlier preparation of a data set wrote: its tables, and the images and masks in its checksums."""
+    """What an earlier preparation of a data set wrote: its tables, and the images and masks in its checksums.
+
+    Where there are no checksums, no preparation wrote the tables.
+    """
     images = [place for place in listed(output / f"{dataset}.sha256") if place.parts[0] == "all"]
-    return [*outputs.dataset(dataset), *images]
+    return [*outputs.dataset(dataset), *images] if images else []
 
 
 def listed(checksums: Path) -> list[Path]:
@@ -108,14 +111,14 @@ def listed(checksums: Path) -> list[Path]:
     return within([os.fsdecode(line.partition(b"  ")[2]) for line in lines])
 
 
-def check_images(output: Path, dataset: str, names: Iterable[str]) -> None:
-    """Refuse an output that holds an image or a mask of one of these names which no preparation of the data set wrote.
+def check_data_set(output: Path, dataset: str, names: Iterable[str]) -> None:
+    """Refuse an output with tables of a data set, or images or masks of these names, that no preparation of it wrote.
 
     Raises:
-        InputError: it does.
+        InputError: it has such a file.
     """
-    places = [place(Path(), name) for name in names for place in (image_path, mask_path)]
-    check_foreign(output, places, written_before(output, dataset))
+    images = [place(Path(), name) for name in names for place in (image_path, mask_path)]
+    check_foreign(output, [*outputs.dataset(dataset), *images], written_before(output, dataset))
 
 
 def check_name(name: str) -> None:
