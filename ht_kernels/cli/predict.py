@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ht_kernels.errors import InputError
 from ht_kernels.outputs import SETTINGS
+from ht_kernels.weights import locate
 from ht_kernels.words import counted
 
 from . import config, model_options, outputs, running, terminal
@@ -44,7 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{model_options.CHECKPOINT}; or a file of ht-kernels export",
     )
     model_options.add_tower_arguments(model)
-    running.add_arguments(parser.add_argument_group("frames and masks"), parser.add_argument_group("runtime"))
+    runs = parser.add_argument_group("runtime")
+    running.add_arguments(parser.add_argument_group("frames and masks"), runs)
+    runs.add_argument(
+        "--compile",
+        action="store_true",
+        help="of a checkpoint on an NVIDIA GPU: have torch.compile compile the model first, which takes a minute or "
+        "more and pays for many files",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     crop = running.read_crop(args.crop)
     running.check(args)
+    if args.compile:
+        _check_compile(args)
     check_output(args.output, args.overwrite)
     config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
@@ -61,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
     with terminal.interruptible(), terminal.track() as progress:
         model, _ = running.open_model(args)
-        predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar)
+        if args.compile:
+            print("compiling the model: this takes a minute or more", file=sys.stderr, flush=True)
+        predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar, compiled=args.compile)
         report = predict_files(
             predictor,
             files,
@@ -86,6 +98,25 @@ def run(args: argparse.Namespace) -> int:
             f"are in {args.output}"
         )
     return 0
+
+
+def _check_compile(args: argparse.Namespace) -> None:
+    """Refuse ``--compile`` where no CUDA graph would run the model, and ask for that runtime by name.
+
+    Raises:
+        InputError: the model is an exported file, another runtime was named, or there is no GPU.
+    """
+    from ht_kernels.deploy.gpu import capability
+    from ht_kernels.deploy.places import is_exported
+
+    if is_exported(locate(args.checkpoint)):
+        raise InputError(f"--compile needs a checkpoint, and {args.checkpoint} is an exported file: leave it out")
+    runtime = running.named_runtime(args)
+    if runtime not in (None, "cuda_graph"):
+        raise InputError(f"--compile goes with --runtime cuda_graph, got {runtime}")
+    if capability() is None:
+        raise InputError("--compile needs an NVIDIA GPU, and there is none that can be used: leave it out")
+    args.runtime = "cuda_graph"
 
 
 def _say(file: Path, prediction: Prediction) -> None:

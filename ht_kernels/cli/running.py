@@ -64,7 +64,7 @@ def check(args: argparse.Namespace) -> None:
         model_options.check_checkpoint(args.checkpoint)
     if not exported:
         need_torch("an untrained model" if path is None else f"the checkpoint {path}")
-    runtime = _runtime(args)
+    runtime = named_runtime(args)
     if args.precision != "fp32" and (exported or runtime not in ("cuda_graph", "openvino", None)):
         raise InputError(
             f"--precision {args.precision} is for a checkpoint with --runtime cuda_graph or openvino; an exported file "
@@ -86,14 +86,14 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     from ht_kernels.deploy.places import is_exported
     from ht_kernels.deploy.session import Session
 
-    runtime = _runtime(args)
+    runtime = named_runtime(args)
     path = args.checkpoint and locate(args.checkpoint)
     if path is not None and is_exported(path):
         return Session.open(path, runtime=runtime, device=args.device, progress=_show), True
     return _open_checkpoint(args, runtime)
 
 
-def _runtime(args: argparse.Namespace) -> str | None:
+def named_runtime(args: argparse.Namespace) -> str | None:
     """The runtime that the options name: a device is one of OpenVINO."""
     runtime: str | None = args.runtime
     return "openvino" if runtime is None and args.device is not None else runtime

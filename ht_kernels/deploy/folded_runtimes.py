@@ -21,6 +21,7 @@ from .graph import GraphRunner
 from .onnx import export_onnx, onnx_in_memory
 from .openvino_runtime import OpenVinoRuntime, check_device
 from .runtimes import Candidates, OnnxRuntime, Runtime
+from .torch_compile import check_on_gpu
 
 
 class GraphRuntime:
@@ -28,8 +29,8 @@ class GraphRuntime:
 
     on_tensors = True
 
-    def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None) -> None:
-        self._runner, self._size = GraphRunner(folded), output_size
+    def __init__(self, folded: FoldedHTCLIP, output_size: tuple[int, int] | None, compiled: bool) -> None:
+        self._runner, self._size = GraphRunner(folded, compiled=compiled), output_size
         self.device = str(folded.position.device)
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -65,8 +66,15 @@ def candidates_of_model(
     device: str,
     precision: str,
     progress: Callable[[str], None] | None,
+    compiled: bool,
 ) -> Candidates:
-    """What makes each runtime of a folded model, best first. The arguments are those of a session."""
+    """What makes each runtime of a folded model, best first. The arguments are those of a session.
+
+    Raises:
+        InputError: ``compiled`` is true and the model is not on a GPU.
+    """
+    if compiled:
+        check_on_gpu(folded.position.device)
     batch, output = facts["batch"], facts["output"]
 
     def engine() -> Runtime:
@@ -90,7 +98,7 @@ def candidates_of_model(
     size = folded.grid if output == "grid" else None
     return {
         "tensorrt": engine,
-        "cuda_graph": lambda: GraphRuntime(folded, size),
+        "cuda_graph": lambda: GraphRuntime(folded, size, compiled),
         "openvino": openvino,
         "onnxruntime": onnxruntime,
         "cpu": lambda: FoldedRuntime(folded, size),

@@ -54,7 +54,7 @@ class GraphRunner:
         max_graphs: the number of graphs to keep. Beyond it, the graph unused for longest is dropped; if its shape comes
             again, it is captured again.
         compiled: compile the model first, as above. The default is False, because a live stream starts at once; a
-            server or a long job, which wins the time back, asks for it.
+            server or a long job, which wins the time back, asks for it, as ``ht-kernels predict --compile`` does.
 
     Raises:
         BackendError: the model is not on a GPU.

@@ -96,6 +96,7 @@ class Session(Predicts):
         device: str | None = None,
         precision: str | None = None,
         output: str | None = None,
+        compiled: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> Session:
         """Open a model and warm it up.
@@ -108,14 +109,17 @@ class Session(Predicts):
 
         Args:
             model: a folded model, or the path of a file written by ``ht-kernels export``, with its manifest beside it.
-            runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model, or for ``openvino``
-                where ``device`` or ``precision`` is given.
+            runtime: the one of :data:`RUNTIMES` to use; None for the best that can run the model, for ``openvino``
+                where ``device`` or ``precision`` is given, or for ``cuda_graph`` with ``compiled``.
             batch: for a folded model: the batch size, or (smallest, usual, largest); None for 1. A file has its own.
             device: for OpenVINO: ``CPU``, ``GPU`` (Intel's) or ``NPU``; None for the CPU.
             precision: of the matrix products of a folded model in OpenVINO: ``fp32``, or ``fp16`` or ``bf16`` where the
                 device computes in it; None for ``fp32``. A file has its own.
             output: for a folded segmentation model: ``grid`` for logits on the patch grid, which
                 :func:`ht_kernels.functional.grid_to_mask` turns into masks of any size; None for the model's result.
+            compiled: have torch.compile compile a folded model on a GPU before it is captured as CUDA graphs, as
+                :class:`ht_kernels.deploy.GraphRunner` does. That takes a minute or more per shape of frames, twice
+                with distances; for the usual batch it is done before the session is returned. No GPU has run it.
             progress: called with the name of each phase of an engine's build.
 
         Raises:
@@ -127,6 +131,14 @@ class Session(Predicts):
         of_folded = None if isinstance(model, (str, Path)) else _part_for_folded(model)
         if runtime is not None and runtime not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+        if compiled:
+            if of_folded is None:
+                raise InputError(
+                    f"compiled is for a folded model, and {model} is a file: leave it out, or fold a model"
+                )
+            if runtime not in (None, "cuda_graph"):
+                raise InputError(f"compiled is for the runtime cuda_graph, got {runtime!r}")
+            runtime = "cuda_graph"
         if device is not None or precision is not None:
             if runtime not in (None, "openvino"):
                 raise InputError(f"device and precision are for the runtime openvino, got {runtime!r}")
@@ -145,7 +157,7 @@ class Session(Predicts):
         device = device or "CPU"
         if of_folded is not None:
             facts = of_folded.facts_of_model(model, 1 if batch is None else batch, output)
-            candidates = of_folded.candidates_of_model(model, facts, device, precision or "fp32", progress)
+            candidates = of_folded.candidates_of_model(model, facts, device, precision or "fp32", progress, compiled)
             return _open_first(cls, candidates, facts, runtime, True)
         path = Path(model)  # type: ignore[arg-type]  # mypy does not see that this is a path here
         if not is_exported(path):

@@ -10,7 +10,7 @@ from types import FunctionType
 import torch
 from torch import Tensor
 
-from ht_kernels.errors import reason
+from ht_kernels.errors import InputError, reason
 from ht_kernels.log import log
 
 MODE = "max-autotune-no-cudagraphs"
@@ -23,6 +23,18 @@ Function = Callable[[Tensor], tuple[Tensor, ...]]
 
 _ROUNDING = {"highest": torch.float32, "high": torch.float16, "medium": torch.bfloat16}
 """What float32 products round to, by torch's setting; TF32 has as many bits as float16."""
+
+
+def check_on_gpu(device: torch.device) -> None:
+    """Refuse to compile a model that is not on a GPU: only CUDA graphs take a compiled one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if device.type != "cuda":
+        raise InputError(
+            f"compiled is for a model on an NVIDIA GPU, and this one is on {device}: leave it out, or move the model"
+        )
 
 
 def compiled(function: Function, frames: Tensor, dtype: torch.dtype) -> Function:

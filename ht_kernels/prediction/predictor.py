@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.deploy.gpu import capability
 from ht_kernels.deploy.places import is_exported
 from ht_kernels.deploy.session import Session
 from ht_kernels.errors import InputError, did_you_mean
@@ -35,7 +36,7 @@ Picture = str | Path | NDArray[Any] | Image.Image
 """An image: the path of an image file or of a DICOM file with one frame; a NumPy array, (H, W) gray or (H, W, 3) RGB,
 uint8, or floating point from 0 to 1; or an image of Pillow."""
 
-_OPTIONS = "crop", "unfamiliar"
+_OPTIONS = "crop", "unfamiliar", "compiled"
 """The options of a Predictor."""
 
 
@@ -50,13 +51,17 @@ class Predictor:
             files state and which is otherwise found in the image; None for the whole image.
         unfamiliar: what an overlay shows of an image that is unlike the training images, as a calibrated model tells:
             ``withhold`` for no mask, or ``outline`` for a red outline of it.
+        compiled: have torch.compile compile the model, which runs on a GPU, at the first image, as
+            :class:`ht_kernels.deploy.GraphRunner` does. That takes a minute or more, and pays for many images. No GPU
+            has run it.
 
     Attributes:
         task: ``segmentation`` or ``classification``.
         classes: the names of all classes; for segmentation the background comes first.
 
     Raises:
-        InputError: the file cannot be read, the model is for another task, or an argument is none of those above.
+        InputError: the file cannot be read, the model is for another task, an argument is none of those above, or
+            ``compiled`` is true and the model is an exported file or a session, or runs on the CPU.
         BackendError: nothing here runs the model.
         TypeError: ``model`` is none of these.
     """
@@ -67,11 +72,12 @@ class Predictor:
         *,
         crop: Box | Literal["auto"] | None = None,
         unfamiliar: Literal["withhold", "outline"] = "withhold",
+        compiled: bool = False,
     ) -> None:
         check_crop(crop)
         check_unfamiliar(unfamiliar)
         self._crop, self._outline = crop, unfamiliar == "outline"
-        self._model = FrameModel(_runnable(model))
+        self._model = FrameModel(_runnable(model, compiled), compiled=compiled)
         self.task, self.classes = self._model.task, _distinct(self._model.class_names)
 
     @overload
@@ -196,7 +202,7 @@ def predict(model: str | Path | HTCLIP | FoldedHTCLIP | Session, inputs: Any, **
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(
-                f"predict has no option {name}: its options are {' and '.join(_OPTIONS)}"
+                f"predict has no option {name}: its options are {', '.join(_OPTIONS[:-1])} and {_OPTIONS[-1]}"
                 f"{did_you_mean(name, _OPTIONS)}; a session as the model says what runs it, and where"
             )
     return Predictor(model, **options)(inputs)
@@ -207,16 +213,18 @@ def is_clip(source: Source) -> bool:
     return source.kind in ("video", "images") or (source.frame_count or 1) > 1
 
 
-def _runnable(model: Any) -> FoldedHTCLIP | Session:
+def _runnable(model: Any, compiled: bool) -> FoldedHTCLIP | Session:
     """What runs a model on frames. Torch is not imported for an exported file or a session."""
     if isinstance(model, (str, Path)):
         path = locate(model)
         if is_exported(path):
-            return Session.open(path)
+            return Session.open(path, compiled=compiled)
         need_torch(f"the checkpoint {path}")
         from ht_kernels.clip import HTCLIP
         from ht_kernels.deploy.fastest import fastest
 
+        if compiled and capability() is None:
+            raise InputError("compiled needs an NVIDIA GPU, and there is none that torch can use: leave it out")
         return fastest(HTCLIP.from_checkpoint(path).eval())
     if isinstance(model, Session):
         return model

@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 
 from ht_kernels.deploy.folded import FoldedHTCLIP
 from ht_kernels.deploy.graph import GraphRunner
+from ht_kernels.deploy.torch_compile import check_on_gpu
 from ht_kernels.logits import Logits
 
 
 class FoldedFrames:
     """Runs a folded model on one gray frame at a time, and has what :class:`FrameModel` asks of a session.
+
+    Args:
+        model: the folded model.
+        compiled: compile it first, as :class:`GraphRunner` does.
+
+    Raises:
+        InputError: ``compiled`` is true and the model is not on a GPU.
 
     Attributes:
         runtime: ``cpu`` or ``cuda_graph``.
@@ -22,10 +30,12 @@ class FoldedFrames:
         device, batch, frame_shape, task, num_classes, class_names, config, familiarity, grid: as a session has them.
     """
 
-    def __init__(self, model: FoldedHTCLIP) -> None:
+    def __init__(self, model: FoldedHTCLIP, compiled: bool) -> None:
         config, device = model.config, model.position.device
+        if compiled:
+            check_on_gpu(device)
         self._model = model
-        self._run: Any = GraphRunner(model) if device.type == "cuda" else model
+        self._run: Any = GraphRunner(model, compiled=compiled) if device.type == "cuda" else model
         self.runtime, self.device = "cuda_graph" if device.type == "cuda" else "cpu", str(device)
         self.batch, self.frame_shape = (1, 1, 1), (1, *model.image_size)
         self.task, self.num_classes, self.class_names = config.task, config.num_classes, config.class_names

@@ -30,9 +30,11 @@ class FrameModel:
     Args:
         model: a folded model for segmentation or classification, or a session of one that gives logits of gray frames,
             for segmentation best on the patch grid.
+        compiled: compile a folded model, which is on a GPU, as :class:`ht_kernels.deploy.GraphRunner` does.
 
     Raises:
-        InputError: the model is for another task, or the session takes or gives something else.
+        InputError: the model is for another task, the session takes or gives something else, or ``compiled`` is true
+            and the model is a session or not on a GPU.
         TypeError: the model is neither a folded model nor a session.
 
     Attributes:
@@ -42,8 +44,8 @@ class FrameModel:
         familiarity: what distances mean; None for a model that gives none.
     """
 
-    def __init__(self, model: FoldedHTCLIP | Session) -> None:
-        run = _runnable(model)
+    def __init__(self, model: FoldedHTCLIP | Session, *, compiled: bool = False) -> None:
+        run = _runnable(model, compiled)
         if run.task not in ("segmentation", "classification"):
             raise InputError(f"frames need a model for segmentation or classification, got one for {run.task}")
         segments = run.task == "segmentation"
@@ -128,13 +130,16 @@ class FrameModel:
         return {**facts, "frame_size": list(self.size), "runtime": run.runtime, "device": run.device}
 
 
-def _runnable(model: Any) -> Session | FoldedFrames:
+def _runnable(model: Any, compiled: bool) -> Session | FoldedFrames:
     """What runs a model on arrays.
 
     Raises:
+        InputError: ``compiled`` is true and the model is a session or not on a GPU.
         TypeError: it is neither a folded model nor a session.
     """
     if isinstance(model, Session):
+        if compiled:
+            raise InputError("compiled is for a model, and this is a session: pass it to Session.open, or leave it out")
         return model
     made = "HTCLIP.from_checkpoint(...)"
     if isinstance(model, Predicts):
@@ -143,7 +148,7 @@ def _runnable(model: Any) -> Session | FoldedFrames:
         from .folded_model import FoldedFrames
 
         if isinstance(model, FoldedHTCLIP):
-            return FoldedFrames(model)
+            return FoldedFrames(model, compiled)
         made = "it"
     raise TypeError(
         f"model must be a folded model or a session, got {type(model).__name__}: ht_kernels.fold makes a folded model "

@@ -369,6 +369,19 @@ def test_compiled(
     assert caplog.text.count("RuntimeError: no compiler") == (0 if works else 1)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_sessions_and_predictors_compile_where_asked(
+    gpu: StandIn | RealGpu, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded, shapes = folded_model(gpu), []
+    monkeypatch.setattr(graph, "compiled", lambda function, x, dtype: (shapes.append(tuple(x.shape)), function)[1])
+    opened = Session.open(folded, runtime=None if asked else "cuda_graph", batch=(1, 2, 2), compiled=asked)
+    assert opened.runtime == "cuda_graph" and shapes == [(2, 1, 64, 64)] * asked
+    image = some_frames(1)[0][0, 0].numpy()
+    assert ht.Predictor(folded, compiled=asked)([image, image])[0].state == "ok"
+    assert shapes == [(2, 1, 64, 64), (1, 1, 64, 64)] * asked
+
+
 @needs_gpu
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])

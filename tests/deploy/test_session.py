@@ -178,6 +178,21 @@ def test_wrong_frames_and_options() -> None:
         Session.open(folded, device="")
 
 
+def test_what_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before a graph is made or a file is read."""
+    monkeypatch.setattr(folded_runtimes, "GraphRunner", Mock(side_effect=AssertionError))
+    folded = folded_model()
+    for options, message in (
+        ({}, "compiled is for a model on an NVIDIA GPU, and this one is on cpu: leave it out"),
+        ({"runtime": "cpu"}, "compiled is for the runtime cuda_graph, got 'cpu'"),
+        ({"device": "NPU"}, "device and precision are for the runtime openvino, got 'cuda_graph'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Session.open(folded, compiled=True, **options)
+    with pytest.raises(InputError, match=r"compiled is for a folded model, and .*new\.onnx is a file: leave it out"):
+        Session.open(tmp_path / "new.onnx", compiled=True)
+
+
 def test_a_file_has_its_own_batch(tmp_path: Path) -> None:
     export_onnx(folded_model(), tmp_path / "model.onnx", batch=(1, 2, 4))
     for batch in (1, 2, (1, 2, 4)):

@@ -17,6 +17,7 @@ from PIL import Image
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, frames, write_dicom, write_video
 from ht_kernels.cli import main, predict, running
+from ht_kernels.deploy import gpu
 from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
 from ht_kernels.prediction import Predictor, writing
@@ -201,8 +202,9 @@ def test_an_interrupt_leaves_nothing(calls: list[Any], tmp_path: Path, monkeypat
 
 
 def test_what_is_wrong_is_said_before_a_model_is_opened(
-    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gpu, "capability", lambda: None)
     one = save(tmp_path / "one.png")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/predictions.csv").write_text("")
@@ -220,6 +222,7 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
         ([str(one), "--output", str(tmp_path), "--overwrite"], "lies in the output"),
         ([str(one), "--output", new, "--crop", "1,2"], "--crop is '1,2', expected auto or four numbers"),
         ([str(one), "--output", new, "--image-size", "0"], "--image-size 0 was given"),
+        ([str(one), "--output", new, "--compile"], "--compile needs an NVIDIA GPU, and there is none that can be used"),
         (
             [str(one), "--output", str(tmp_path / "masks of experts"), "--overwrite"],
             "one.png is there already, and no earlier run of this command wrote it: move it, or name another output",
@@ -228,6 +231,17 @@ def test_what_is_wrong_is_said_before_a_model_is_opened(
         assert main(["predict", *arguments, "--weights", "breast"]) == 2, message
         assert message in capsys.readouterr().err
     assert calls == [] and not Path(new).exists()
+
+
+def test_compiled(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictor is asked for it, of a model opened for CUDA graphs; here it is on the CPU, which is refused."""
+    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
+    one, output = save(tmp_path / "one.png"), tmp_path / "new"
+    assert main(["predict", str(one), "--weights", "breast", "--output", str(output), "--compile"]) == 2
+    assert "compiled is for a model on an NVIDIA GPU, and this one is on cpu" in capsys.readouterr().err
+    assert [args.runtime for args in calls] == ["cuda_graph"] and not output.exists()
 
 
 def test_results_are_replaced_by_request(calls: list[Any], tmp_path: Path) -> None:

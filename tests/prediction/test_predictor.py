@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -281,6 +282,20 @@ def test_models_in_every_form(whole_checkpoint: Path, tmp_path: Path) -> None:
         Predictor(model, unfamiliar="show")  # type: ignore[arg-type]
 
 
+def test_what_cannot_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before a checkpoint or a file is read."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(ht.HTCLIP, "from_checkpoint", Mock(side_effect=AssertionError))
+    for model, message in (
+        ("phantom", "compiled needs an NVIDIA GPU, and there is none that torch can use: leave it out"),
+        (mixed(), "compiled is for a model on an NVIDIA GPU, and this one is on cpu: leave it out"),
+        (Session.open(mixed(), runtime="cpu"), "this is a session: pass it to Session.open, or leave it out"),
+        (tmp_path / "new.onnx", r"compiled is for a folded model, and .*new\.onnx is a file: leave it out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Predictor(model, compiled=True)  # type: ignore[arg-type]
+
+
 def test_logits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(mixed())
     answer = np.full((1, 3, 4, 4), np.nan, np.float32), None
@@ -298,7 +313,7 @@ def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path)
 
 
 def test_options_that_predict_does_not_have() -> None:
-    with pytest.raises(TypeError, match="predict has no option device: its options are crop and unfamiliar; a session"):
+    with pytest.raises(TypeError, match="no option device: its options are crop, unfamiliar and compiled; a session"):
         ht.predict("phantom", KNOWN, device="cuda")
-    with pytest.raises(TypeError, match="its options are crop and unfamiliar; did you mean unfamiliar"):
+    with pytest.raises(TypeError, match="its options are crop, unfamiliar and compiled; did you mean unfamiliar"):
         ht.predict("phantom", KNOWN, unfamilar="outline")
