@@ -167,7 +167,7 @@ REFUSALS = {
     "predict clip.dcm --weights breast --output new --crop 1,2": "expected auto or four numbers X,Y,W,H",
     "predict '' --weights breast --output new": "empty",
     "predict clip.dcm --weights new.onnx --output new --compile": "--compile needs a checkpoint, and new.onnx is an",
-    "predict clip.dcm --weights breast --output new --compile --runtime cpu": "--compile goes with --runtime cuda_graph",
+    "predict clip.dcm --weights breast --output new --compile --runtime cpu": "--runtime cuda_graph, got cpu",
     "predict clip.dcm --weights breast --output new --compile --device NPU": "cuda_graph, got openvino",
     "inspect breast --frames missing --output new": "there is no file or folder missing",
     TRAIN: "no data was named",

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         phantoms.append((seed, draw_phantom(seed, args.sector, (args.size, args.size), args.kind)))
     empty: list[str] = []
     clips = listed(args.output / PHANTOM_CLIPS)
-    replaced = [*written_before(args.output, "PHANTOM"), *([PHANTOM_CLIPS, *clips] if clips else [])]
+    replaced: list[str | Path] = [*written_before(args.output, "PHANTOM"), *([PHANTOM_CLIPS] if clips else []), *clips]
     check_foreign(args.output, [*PHANTOMS, *_targets(phantoms, args.clip)], replaced)
     with (
         terminal.interruptible(),
