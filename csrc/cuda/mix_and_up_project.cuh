@@ -9,8 +9,8 @@
 // once. With few images there are several slices, so that there are enough blocks; each repeats the convolution of its
 // tiles. Y and gelu(m) of a tile lie in shared memory in the type of x, in swizzled rows of C numbers, and so do
 // mix_weight and a ring of rows of up_weight. The warps are kWarpsM over rows and kWarpsN over columns of D. A warp
-// keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as x + up_bias, and every
-// lane ends with 8 neighbouring columns, which it stores at once.
+// keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as up_bias, tensor cores add x
+// as a product with the identity, and every lane ends with 8 neighbouring columns, which it stores at once.
 //
 // With kNorm, where D is one slice, it also writes the LayerNorm of out (row_norm.cuh), 2 BND bytes.
 //
@@ -86,7 +86,7 @@ __device__ __forceinline__ float gelu(float v) {
   sum = fmaf(sum, t, 0.5f * -0.284496736f);
   sum = fmaf(sum, t, 0.5f * 0.254829592f);
   const float below = sum * t * fast_exp2(-z * z);
-  return v * (v > 0 ? 1 - below : below);
+  return fmaf(-fabsf(v), below, fmaxf(v, 0));
 }
 
 // Starts the copies of mix_weight to swizzled rows.
@@ -325,7 +325,7 @@ __device__ __forceinline__ void normalize(const MixAndUpProject<T>& p, int image
 // ring is on its way. With kNorm, these are all columns, and their LayerNorm is written too.
 template <class Tile, bool kNorm, class T>
 __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this_warp, int image, int first, int last,
-                                           int used, const int* token, const char* g, const float* slice_bias,
+                                           int used, const int* token, const char* g, const char* slice_bias,
                                            RowCopies<Tile, T> copies, char* ring) {
   using Rows = typename Tile::Rows;
   constexpr int kM = Tile::kM;
@@ -358,7 +358,8 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
   int column = first + kUpColumns * warp_n + kVector * (lane() % 4);  // the lane's first
   const char* x = reinterpret_cast<const char*>(p.x + image * p.x_batch_stride);
   char* out = reinterpret_cast<char*>(p.out + image * p.out_batch_stride + column);
-  const float* up_bias = slice_bias - first;
+  const char* bias_at = slice_bias + kBiasBytes * (column - first);
+  const uint32_t identity = identity_fragment<T>();
   int x_bytes = p.x_token_bytes, out_bytes = p.out_token_bytes;
   keep(x_bytes), keep(out_bytes);
   Moments moments[2 * kM];
@@ -386,14 +387,14 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
     if (p.stages == 2 && behind < last) copies.start(other);
     column += Tile::kStageRows;
     if (has_rows && column - Tile::kStageRows - kVector * (lane() % 4) < last) {
-      float acc[kM][4][4], bias_of[kVector];
-      load(up_bias + column - Tile::kStageRows).widen(bias_of);
+      float acc[kM][4][4];
 #pragma unroll
-      for (int i = 0; i < 2 * kM; ++i) {
-        float value[kVector];
-        residual[i].widen(value);
+      for (int m = 0; m < kM; ++m) {
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) acc[i / 2][j / 2][i % 2 * 2 + j % 2] = value[j] + bias_of[j];
+        for (int n = 0; n < 4; ++n) {
+          load_shared(bias_at + 16 * n, acc[m][n]);
+          mma_half_depth(acc[m][n], residual[2 * m].pair[n], residual[2 * m + 1].pair[n], identity, T());
+        }
       }
       fetch_residual();
 #pragma unroll
@@ -427,7 +428,7 @@ __device__ __forceinline__ void up_project(const MixAndUpProject<T>& p, int this
     }
     char* const left = here;
     here = other, other = left;
-    out += sizeof(T) * Tile::kStageRows;
+    out += sizeof(T) * Tile::kStageRows, bias_at += kBiasBytes * Tile::kStageRows;
   }
   if constexpr (kNorm) {
     normalize<Tile>(p, image, warp_n, warp_row, has_rows ? last : 0, tokens, there, moments,
@@ -445,7 +446,7 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   int* token = reinterpret_cast<int*>(memory + layout.token);
   char *y = memory + layout.y, *g = memory + layout.g, *mix_rows = memory + layout.mix, *ring = memory + layout.ring;
   T* halo = reinterpret_cast<T*>(memory + layout.halo);
-  float* up_bias = reinterpret_cast<float*>(memory + layout.up_bias);
+  char* up_bias = memory + layout.up_bias;
   const int this_warp = uniform_warp();
   const int image = blockIdx.x / static_cast<unsigned>(p.blocks);
   const int first = blockIdx.y * p.slice, last = min(first + p.slice, p.dim);
@@ -459,7 +460,11 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
     }
   }
 #pragma unroll 1
-  for (int i = 4 * threadIdx.x; i < last - first; i += 4 * kThreads) copy_16(up_bias + i, p.up_bias + first + i, true);
+  for (int i = 2 * threadIdx.x; i < last - first; i += 2 * kThreads) {
+    const float2 bias = load_pair(p.up_bias + first + i);
+    store_pair(reinterpret_cast<float*>(up_bias + kBiasBytes * i), bias);
+    store_pair(reinterpret_cast<float*>(up_bias + kBiasBytes * i) + 2, bias);
+  }
   if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(ring);
   wait_for_kernel_in_front();
 

@@ -6,6 +6,8 @@
 namespace ht {
 namespace cuda {
 
+constexpr int kBiasBytes = 8;  // of up_bias for a column: a pair of columns lies there twice, for two rows of a lane
+
 // In bytes from the start. A row of `row_bytes` holds the channels of a patch or a token, or one row of a weight.
 struct MixLayout {
   int kernel, bias, up_bias, token, scratch, y, g, halo, mix, ring, bytes;
@@ -16,7 +18,7 @@ struct MixLayout {
     MixLayout l{};
     l.bias = l.kernel + 2 * kTaps * row_bytes;
     l.up_bias = l.bias + 4 * channels;
-    l.token = l.up_bias + 4 * slice;
+    l.token = l.up_bias + kBiasBytes * slice;
     l.scratch = l.token + 4 * rows;
     l.y = aligned(l.scratch + 4 * (channels + hidden + 4));
     l.g = l.y + rows * row_bytes;

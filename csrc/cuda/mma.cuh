@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "numbers.cuh"
+#include "threads.cuh"
 
 namespace ht {
 namespace cuda {
@@ -25,19 +26,26 @@ constexpr bool kHasTensorCores = true;
 // acc += A B for one step of k. A lane has in acc the columns 2t and 2t + 1 of rows g and g + 8, in `lower` and `upper`
 // (or in turn in `a`) rows g and g + 8 of A, and in b row g of B, which is column g of the product.
 #if defined(__CUDACC__)
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-__device__ __forceinline__ void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b) {
+__device__ __forceinline__ void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b, __half) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
       : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
       : "r"(lower), "r"(upper), "r"(b));
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 __device__ __forceinline__ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                 __half) {
-  mma_half_depth(acc, a[0], a[1], b[0]);
-  mma_half_depth(acc, a[2], a[3], b[1]);
+  mma_half_depth(acc, a[0], a[1], b[0], __half());
+  mma_half_depth(acc, a[2], a[3], b[1], __half());
 }
 #else
+__device__ __forceinline__ void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b,
+                                               __nv_bfloat16) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+      : "r"(lower), "r"(upper), "r"(b));
+}
+
 __device__ __forceinline__ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                 __nv_bfloat16) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -71,6 +79,11 @@ void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half);
 void mma_instruction(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float);
 uint32_t to_tf32(float value);
+
+template <class T>
+void mma_half_depth(float (&acc)[4], uint32_t lower, uint32_t upper, uint32_t b, T type) {
+  mma_instruction(acc, {lower, upper, 0, 0}, {b, 0}, type);
+}
 #endif
 
 // Register i of a fragment, as an instruction takes it: two numbers of a 16-bit type, or one float32.
@@ -100,6 +113,14 @@ void load_matrices(const void* row, uint32_t (&to)[4]);
 template <class T>
 __device__ constexpr uint32_t pair_of_ones() {
   return std::is_same<T, __half>::value ? 0x3c003c00u : 0x3f803f80u;
+}
+
+// The identity (8, 8) as half of a fragment B.
+template <class T>
+__device__ __forceinline__ uint32_t identity_fragment() {
+  const int column = lane() / 4, k = 2 * (lane() % 4);
+  const uint32_t one = pair_of_ones<T>() & 0xffff;
+  return column == k ? one : column == k + 1 ? one << 16 : 0;
 }
 
 template <class T>

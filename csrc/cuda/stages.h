@@ -1,5 +1,5 @@
-// The functions that start the stages in 16-bit types, the spectral filter and the LayerNorm on a stream. Each stage is compiled in
-// its own file, so that compilers can work on several at once.
+// The functions that start the stages in 16-bit types, the spectral filter and the LayerNorm on a stream. Each stage is
+// compiled in its own file, so that compilers can work on several at once.
 #pragma once
 
 #include "down_project.cuh"
