@@ -38,7 +38,7 @@ class Work:
         registers: of a thread.
         shared: bytes of shared memory of a block.
         kinds: instructions by kind that a warp executes.
-        multiplications: multiply-adds of one tensor-core instruction.
+        multiplied: multiply-adds of tensor cores that a warp executes.
         shared_bytes: that a warp reads and writes in shared memory.
         waits: how often a warp waits for a load from global memory.
         l2: bytes through L2, of all blocks.
@@ -50,7 +50,7 @@ class Work:
     registers: int
     shared: int
     kinds: Mapping[str, float]
-    multiplications: int
+    multiplied: float
     shared_bytes: float
     waits: float
     l2: float
@@ -73,7 +73,7 @@ def bounds(work: Work, device: Device) -> dict[str, float]:
     waves = -(-work.blocks // (device.multiprocessors * resident(work, device)))
     cycles = {
         "issue slots": warps * instructions / ISSUED,
-        "tensor cores": warps * work.kinds.get("tensor", 0) * work.multiplications / device.tensor,
+        "tensor cores": warps * work.multiplied / device.tensor,
         "fp32 lanes": warps * work.kinds.get("fp32", 0) * 32 / device.fp32,
         "special functions": warps * special * 32 / SPECIAL_LANES,
         "shared memory": warps * work.shared_bytes / SHARED_BYTES,

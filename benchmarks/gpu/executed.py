@@ -61,6 +61,7 @@ class Executed:
 
     Attributes:
         kinds: instructions by kind.
+        multiplied: multiply-adds of its tensor-core instructions.
         shared_bytes: that its lanes read and write in shared memory.
         waits: how often it waits for loads from global memory: at the first instruction, in the order of the code, that
             needs one of those on their way; all others are then taken to be there too.
@@ -69,6 +70,7 @@ class Executed:
     """
 
     kinds: Counter[str]
+    multiplied: float
     shared_bytes: float
     waits: float
     lines: Counter[str]
@@ -90,7 +92,7 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
     owners = [_owner(kernel, number, places, sources) for number in range(len(kernel.loops))]
     trips = _trips(kernel, owners)
     copies = _copies(kernel, places, owners, trips)
-    result = Executed(Counter(), 0.0, 0.0, Counter(), [])
+    result = Executed(Counter(), 0.0, 0.0, 0.0, Counter(), [])
     result.factors = [(place.loop.line, trips[number]) for number, place in enumerate(owners)]
     on_their_way: dict[int, float] = {}  # registers of loads, and how often these run
     for block, content in kernel.blocks.items():
@@ -108,6 +110,7 @@ def count(kernel: Kernel, loops: Sequence[Loop], parts: Sequence[Part], sources:
                 if share is not None and not any(owners[n] is place for n in around) and place.has(one):
                     weight *= share
             result.kinds[one.kind] += weight  # type: ignore[assignment]
+            result.multiplied += weight * one.multiplied
             for file, line in set(one.stack):
                 result.lines[f"{file}:{line}"] += weight  # type: ignore[assignment]
             if one.kind in ("shared load", "shared store"):

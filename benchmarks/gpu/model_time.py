@@ -80,7 +80,7 @@ def _kernel(
         compiled.registers,
         launch.shared,
         counts.kinds,
-        16 * 8 * (16 if call.bytes == 2 and device.architecture >= 80 else 8),
+        counts.multiplied,
         counts.shared_bytes,
         counts.waits,
         declared.l2,

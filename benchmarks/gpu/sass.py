@@ -89,6 +89,12 @@ class Instruction:
             return range(0)
         return range(int(found[1]), int(found[1]) + max(1, self.bytes // 4))
 
+    @property
+    def multiplied(self) -> int:
+        """The multiply-adds of a tensor-core instruction: HMMA.16816 has 16 rows, 8 columns and 16 steps of k."""
+        sizes = {"16816": 16, "1688": 8, "1684": 4}
+        return 16 * 8 * sum(sizes.get(part, 0) for part in self.name.split(".")) if self.kind == "tensor" else 0
+
     def touches(self, registers: Set[int]) -> bool:
         """Whether it reads or writes some of these registers. Tensor cores take up to four behind each that is named,
         wide stores as many as they have bytes."""

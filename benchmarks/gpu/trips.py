@@ -103,7 +103,7 @@ def mix_and_up_project(call: Call, plan: Plan, launch: Launch) -> Trips:
     met = 7 * call.height / sum(lines) / (most_lines * taps)  # of the products of a row of patches, those in the kernel
     loops = [
         Loop(file, "i < 2 * Tile::kRows * Rows::kRowBytes / 16", 4 * rows * steps / launch.threads, ("STS", 1)),
-        Loop(file, "i < last - first; i += 2 * kThreads", plan["slice"] / (2 * launch.threads), ("LDG", 1)),
+        Loop(file, "i < last - first; i += 2 * kThreads", plan["slice"] / (2 * launch.threads), ("LDGSTS", 2)),
         Loop(file, "row < p.channels; row += kThreads / kChunks", call.channels / at_once, copies),
         *noise_estimator(call, plan, warps),
         Loop(file, "c = 2 * lane(); c < Tile::kCell", ceil(call.channels, 64), ("STS", 8)),

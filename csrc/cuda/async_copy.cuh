@@ -1,5 +1,5 @@
-// Copies of 16 bytes from global to shared memory that go on while the thread computes (cp.async, 8.0 and later). On
-// 7.5 a copy is a load and a store.
+// Copies of 16 or 8 bytes from global to shared memory that go on while the thread computes (cp.async, 8.0 and later).
+// On 7.5 a copy is a load and a store.
 //
 // A thread's copies form groups: commit_copies() closes one, and wait_for_copies<n>() waits until at most the n newest
 // groups of this thread are under way; wait_for_copies<0>() waits for all copies, closed or not. A barrier then shows
@@ -26,6 +26,14 @@ __device__ __forceinline__ void copy_16(void* to, const void* from, bool inside)
 #endif
 }
 
+__device__ __forceinline__ void copy_8(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(to)), "l"(from));
+#else
+  *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
+#endif
+}
+
 __device__ __forceinline__ void commit_copies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;");
@@ -45,6 +53,7 @@ __device__ __forceinline__ void wait_for_copies() {
 #else
 // Without nvcc a test compiles this, and does a copy as late as it may be done.
 void copy_16(void* to, const void* from, bool inside);
+void copy_8(void* to, const void* from);
 void commit_copies();
 void wait_for_copies(int under_way);
 template <int kUnderWay>

@@ -9,8 +9,8 @@
 // once. With few images there are several slices, so that there are enough blocks; each repeats the convolution of its
 // tiles. Y and gelu(m) of a tile lie in shared memory in the type of x, in swizzled rows of C numbers, and so do
 // mix_weight and a ring of rows of up_weight. The warps are kWarpsM over rows and kWarpsN over columns of D. A warp
-// keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as up_bias, tensor cores add x
-// as a product with the identity, and every lane ends with 8 neighbouring columns, which it stores at once.
+// keeps its rows of gelu(m) in registers and computes 32 columns at a time: its sums start as up_bias, tensor cores add
+// x as a product with the identity, and every lane ends with 8 neighbouring columns, which it stores at once.
 //
 // With kNorm, where D is one slice, it also writes the LayerNorm of out (row_norm.cuh), 2 BND bytes.
 //
@@ -461,9 +461,8 @@ __device__ __forceinline__ void do_tiles(const MixAndUpProject<T>& p) {
   }
 #pragma unroll 1
   for (int i = 2 * threadIdx.x; i < last - first; i += 2 * kThreads) {
-    const float2 bias = load_pair(p.up_bias + first + i);
-    store_pair(reinterpret_cast<float*>(up_bias + kBiasBytes * i), bias);
-    store_pair(reinterpret_cast<float*>(up_bias + kBiasBytes * i) + 2, bias);
+    copy_8(up_bias + kBiasBytes * i, p.up_bias + first + i);
+    copy_8(up_bias + kBiasBytes * i + kBiasBytes, p.up_bias + first + i);
   }
   if (p.early) fetch_mix_weight<Tile>(p, mix_rows), copies.start(ring);
   wait_for_kernel_in_front();

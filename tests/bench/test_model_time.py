@@ -153,7 +153,7 @@ def test_loops_that_are_not_declared_are_said(sources: Path) -> None:
     [
         ("issue slots", {"kinds": {"integer": 1e5}}),
         ("fp32 lanes", {"kinds": {"fp32": 1e5}}),
-        ("tensor cores", {"kinds": {"tensor": 1e5}}),
+        ("tensor cores", {"multiplied": 2e8}),
         ("special functions", {"kinds": {"special": 1e5}}),
         ("shared memory", {"shared_bytes": 1e8}),
         ("latency", {"waits": 1e4}),
@@ -162,9 +162,9 @@ def test_loops_that_are_not_declared_are_said(sources: Path) -> None:
     ],
 )
 def test_the_bound_is_what_there_is_most_of(bound: str, changes: dict[str, object]) -> None:
-    little = {"kinds": {"integer": 10.0}, "shared_bytes": 0.0, "waits": 0.0, "l2": 0.0, "dram": 0.0}
+    little = {"kinds": {"integer": 10.0}, "multiplied": 0.0, "shared_bytes": 0.0, "waits": 0.0, "l2": 0.0, "dram": 0.0}
     much: dict[str, Any] = {**little, **changes}
-    work = bounds.Work(blocks=8 * 108, warps=8, registers=32, shared=0, multiplications=2048, **much)
+    work = bounds.Work(blocks=8 * 108, warps=8, registers=32, shared=0, **much)
     seconds = bounds.bounds(work, DEVICES["A100"])  # half as many lanes for float32 as a cycle can start
     assert max(seconds, key=lambda name: seconds[name]) == bound
 
@@ -173,7 +173,7 @@ def test_the_fullest_multiprocessor_decides() -> None:
     device = DEVICES["T4"]
 
     def issue(blocks: int) -> float:
-        work = bounds.Work(blocks, 8, 64, 0, {"integer": 1e4}, 1024, 0, 0, 0, 0)
+        work = bounds.Work(blocks, 8, 64, 0, {"integer": 1e4}, 0, 0, 0, 0, 0)
         return bounds.bounds(work, device)["issue slots"] - bounds.START
 
     assert issue(1) == issue(device.multiprocessors) == pytest.approx(8 * 1e4 / 4 / device.clock)
@@ -182,7 +182,7 @@ def test_the_fullest_multiprocessor_decides() -> None:
 
 @pytest.mark.parametrize(("registers", "shared", "blocks"), [(32, 0, 8), (96, 0, 2), (129, 0, 1), (32, 50_000, 4)])
 def test_blocks_that_fit_a_multiprocessor(registers: int, shared: int, blocks: int) -> None:
-    work = bounds.Work(100, 8, registers, shared, {}, 2048, 0, 0, 0, 0)
+    work = bounds.Work(100, 8, registers, shared, {}, 0, 0, 0, 0, 0)
     assert bounds.resident(work, DEVICES["H100"]) == blocks
 
 
@@ -195,11 +195,11 @@ def test_the_kernels_execute_few_instructions(tmp_path: Path) -> None:
         most = limits.INSTRUCTIONS[one.launch.function]
         assert 0.7 * most < one.per_64 <= most, f"{one.launch.function}: {one.per_64:,.0f} instructions"
         # The products alone are there to the last one, as the sizes of the call give them. down_project multiplies by
-        # two matrices, and by ones for each warp over channels, and 224 of 256 slots have rows.
-        down, mix = 224 / 256 * 768 * (2 * 64 + 2 * 8), 768 * 64 + 64 * 64
+        # two matrices, and by ones for each warp over channels, and 224 of 256 slots have rows; the other adds x.
+        down, mix = 224 / 256 * 768 * (2 * 64 + 2 * 8), 768 * (64 + 8) + 64 * 64
         products = {"down_project": down, "mix_and_up_project": mix}[one.launch.function]
-        per_slot = one.counts.kinds["tensor"] * one.launch.warps * one.launch.blocks / one.slots
-        assert per_slot == pytest.approx(products / one.work.multiplications)
+        per_slot = one.counts.multiplied * one.launch.warps * one.launch.blocks / one.slots
+        assert per_slot == pytest.approx(products)
 
 
 @pytest.mark.parametrize(

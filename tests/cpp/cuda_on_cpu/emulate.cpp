@@ -20,6 +20,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 struct Copy {
   void* to;
   const void* from;  // NULL for zeros
+  size_t bytes;
   int group;
 };
 
@@ -236,7 +237,12 @@ namespace cuda {
 
 void copy_16(void* to, const void* from, bool inside) {
   Fiber& f = fibers[current];
-  f.copies.push_back({to, inside ? from : nullptr, f.groups});
+  f.copies.push_back({to, inside ? from : nullptr, 16, f.groups});
+}
+
+void copy_8(void* to, const void* from) {
+  Fiber& f = fibers[current];
+  f.copies.push_back({to, from, 8, f.groups});
 }
 
 void commit_copies() { ++fibers[current].groups; }
@@ -248,9 +254,9 @@ void wait_for_copies(int under_way) {
     if (under_way > 0 && c.group >= f.groups - under_way) {
       rest.push_back(c);
     } else if (c.from) {
-      std::memcpy(c.to, c.from, 16);
+      std::memcpy(c.to, c.from, c.bytes);
     } else {
-      std::memset(c.to, 0, 16);
+      std::memset(c.to, 0, c.bytes);
     }
   }
   f.copies = rest;
