@@ -54,8 +54,8 @@ class FoldedHTCLIP(Predicts, nn.Module):
     contrastive model the embeddings (B, E) of the images, of unit length. Results are float32 (float64 for a float64
     model).
 
-    Buffers may be written in place, loaded or moved. On the CPU, adapters keep a packed copy, and do not notice a write
-    through ``buffer.data`` or NumPy.
+    Buffers may be written in place, loaded or moved. Adapters keep a prepared copy of their weights, and do not notice
+    a write through ``buffer.data`` or NumPy; a captured CUDA graph prepares them at every replay, and does.
 
     Attributes:
         config: the configuration of the HTCLIP.
