@@ -144,7 +144,7 @@ def noise_weights_of(model: HTCLIP, frames: Tensor) -> dict[int, Tensor]:
     weights: dict[int, Tensor] = {}
 
     def keep(block: int, adapter: Any, arguments: tuple[Any, ...]) -> None:
-        x, _, prefix = arguments
+        x, _, prefix, _ = arguments
         values = adapter.values()
         if values.hidden_weight is not None:
             pooled = reference.down_project(x, values, adapter.eps)[:, prefix:].mean(1)
