@@ -80,10 +80,7 @@ def ht_adapter(
 
     :class:`ht_kernels.folding.FoldedAdapter` gives the formula.
     """
-    try:
-        height, width = grid
-    except (TypeError, ValueError):
-        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    height, width = _sides(grid)
     if keep is None and dropout == 0 and backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
         out: Tensor | None = again(x, folded, height, width, prefix_tokens, eps)
         if out is not None:
@@ -122,10 +119,7 @@ def ht_adapter_and_norm(
 
     Raises: as :func:`ht_adapter`.
     """
-    try:
-        height, width = grid
-    except (TypeError, ValueError):
-        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    height, width = _sides(grid)
     _check_eps("norm_eps", norm_eps)
     if backend is None and not torch.is_grad_enabled() and isinstance(x, Tensor):
         both: tuple[Tensor, Tensor] | None = again(x, folded, height, width, prefix_tokens, eps, norm_eps)
@@ -161,10 +155,7 @@ def ht_adapter_unfolded(
     _check_tensors(x=x)
     if not takes_step(x, weights):
         return ht_adapter(x, fold(weights, combine), grid, prefix_tokens, eps=eps, dropout=dropout)
-    try:
-        height, width = grid
-    except (TypeError, ValueError):
-        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    height, width = _sides(grid)
     up_weight, mask = weights.others["up_weight"], weights.others["mask"]
     assert up_weight is not None, "every adapter has this weight"
     _check(x, up_weight, mask, grid, prefix_tokens)
@@ -307,6 +298,15 @@ def feature_pyramid(
             raise ValueError(f"bias must have shape {shapes}, got {tuple(out.shape)}")
         out = out + scores
     return out
+
+
+def _sides(grid: tuple[int, int]) -> tuple[int, int]:
+    """The height and width of a grid. Later checks look at the numbers."""
+    try:
+        height, width = grid
+    except (TypeError, ValueError):
+        raise ValueError(f"grid must be two numbers, (height, width), got {grid!r}") from None
+    return height, width
 
 
 def _check_tensors(**arguments: object) -> None:

@@ -12,10 +12,6 @@ namespace ht {
 namespace cuda {
 
 #if defined(__CUDACC__)
-__device__ __forceinline__ uint32_t shared_address(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
 // Copies 16 bytes, or writes zeros where `inside` is false; then `from` is not read.
 __device__ __forceinline__ void copy_16(void* to, const void* from, bool inside) {
 #if __CUDA_ARCH__ >= 800

@@ -103,7 +103,7 @@ __device__ __forceinline__ uint32_t part_of(const Pack<float>& pack, int i) { re
 __device__ __forceinline__ void load_matrices(const void* row, uint32_t (&to)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row))));
+               : "r"(shared_address(row)));
 }
 #else
 void load_matrices(const void* row, uint32_t (&to)[4]);

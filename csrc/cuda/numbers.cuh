@@ -146,12 +146,19 @@ __device__ __forceinline__ void store_pair(T* to, float2 values) {
   *reinterpret_cast<typename Pair<T>::Bits*>(to) = Pair<T>::narrow(values);
 }
 
+#if defined(__CUDACC__)
+// An address in shared memory, as instructions take it.
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+#endif
+
 // Four numbers of shared memory, straight to where they are wanted: a second load of them is not made a copy.
 #if defined(__CUDACC__)
 __device__ __forceinline__ void load_shared(const void* from, float (&to)[4]) {
   asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
                : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from))));
+               : "r"(shared_address(from)));
 }
 #else
 inline void load_shared(const void* from, float (&to)[4]) { std::memcpy(to, from, sizeof to); }

@@ -22,6 +22,14 @@ class Case(NamedTuple):
     keeps: bool = False  # whether the caller passes dropout factors
     named: bool = False  # whether the caller or the process asked for this backend by name
 
+    @classmethod
+    def of(
+        cls, x: Tensor, up_weight: Tensor, mask: Tensor | None, layout: Layout, needs_grad: bool, keeps: bool = False
+    ) -> Case:
+        """The case of a call with tokens ``x`` (B, N, D), by the weights ``up_weight`` (D, C) and ``mask``."""
+        sizes = x.shape[2], up_weight.shape[1], layout.grid, layout.prefix_tokens
+        return cls(x.device, x.dtype, *sizes, needs_grad, mask is not None, keeps)
+
 
 class FilterCase(NamedTuple):
     """The properties of a call of the spectral filter, with the same meanings as in :class:`Case`."""

@@ -205,9 +205,8 @@ def _run(
         x = x.clone(memory_format=torch.contiguous_format)
         source = core.tokens(x)
     # Where the kernels cannot write a result as it is, they write a contiguous one, which is copied.
-    wanted = [t for t in (out, normed) if t is not None]
-    written = [t if _fitting(t) else torch.empty_like(x) for t in wanted]
-    target, beside = [*map(core.tokens, written), (0, 0, 0)][:2]
+    written = out if _fitting(out) else torch.empty_like(x)
+    norm_written = normed if normed is None or _fitting(normed) else torch.empty_like(x)
     memory = prepared.workspace(x.size(0), layout)
     index = prepared.device.index
     call = (
@@ -216,8 +215,8 @@ def _run(
         autocast or gpu.may_round(),
         prepared.prepared.data_ptr(),
         source,
-        target,
-        beside,
+        core.tokens(written),
+        (0, 0, 0) if norm_written is None else core.tokens(norm_written),
         norm_eps,
         memory.data_ptr(),
     )
@@ -226,9 +225,10 @@ def _run(
     else:
         with torch.cuda.device(index):
             _launch(prepared, call, index)
-    for result, t in zip(written, wanted, strict=True):
-        if result is not t:
-            t.copy_(result)
+    if written is not out:
+        out.copy_(written)
+    if normed is not None and norm_written is not None and norm_written is not normed:
+        normed.copy_(norm_written)
 
 
 def _launch(prepared: CudaAdapter, call: tuple[Any, ...], index: int | None) -> None:

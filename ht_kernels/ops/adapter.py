@@ -63,10 +63,7 @@ def adapter(
     """
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
     train = needs_grad or keep is not None or dropout > 0
-    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
-    case = Case(
-        x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, train, spectral, keep is not None
-    )
+    case = Case.of(x, folded.up_weight, folded.mask, layout, train, keep is not None)
     if train:
         wide = folded
         if folded.down_weight.dtype != folded.down_bias.dtype:
@@ -89,13 +86,13 @@ def adapter(
 
 def adapter_unfolded(x: Tensor, weights: Unfolded, layout: Layout, dropout: float) -> Tensor:
     """Fold ``weights``, and compute the adapter with gradients. ``step.takes(x, weights)`` holds."""
-    dim, bottleneck = weights.others["up_weight"].shape  # type: ignore[union-attr]
-    spectral = weights.others["mask"] is not None
-    case = Case(x.device, x.dtype, dim, bottleneck, layout.grid, layout.prefix_tokens, True, spectral)
+    up_weight = weights.others["up_weight"]
+    assert up_weight is not None, "every adapter has this weight"
+    case = Case.of(x, up_weight, weights.others["mask"], layout, needs_grad=True)
 
     def attempt(name: str) -> Tensor:
         if name == "cpu":
-            drawn = operators.draw(name, x, bottleneck, torch.float32, dropout)
+            drawn = operators.draw(name, x, up_weight.shape[1], torch.float32, dropout)
             return step.adapter(x, weights, layout, drawn)
         return operators.train(name, x, folding.fold(weights, fold.combine), layout, None, dropout)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ht_kernels.backends.call import Case, Layout
@@ -19,7 +18,7 @@ from ht_kernels.folding import FoldedAdapter, on_grid
 from . import dispatch
 from .adapter import adapter
 from .operators import LAYOUT, WEIGHTS
-from .prepared import compute, weights_dtype, writes_norm
+from .prepared import compute, row_norm, weights_dtype, writes_norm
 
 _COUNT = len(FoldedAdapter._fields)
 
@@ -38,11 +37,11 @@ def adapter_and_norm(
     ``asked`` is the name of the backend that the caller or the process asked for, or None.
     """
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *folded))
-    case = _case(x, folded, layout, needs_grad)
+    case = Case.of(x, folded.up_weight, folded.mask, layout, needs_grad)
     watched, autocast = is_watched(x), torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
     if needs_grad or (watched and not writes_norm(dispatch.BACKENDS[dispatch.choose(case, asked)])):
         out = adapter(x, folded, layout, None, 0.0, asked)
-        return out, F.layer_norm(out, out.shape[-1:], eps=norm_eps)
+        return out, row_norm(out, norm_eps)
     both: tuple[Tensor, Tensor]
     if watched:
         weights = on_grid(folded, layout.grid)
@@ -50,11 +49,6 @@ def adapter_and_norm(
     else:
         both = dispatch.infer(case, asked, x, folded, layout, autocast, norm_eps)
     return both
-
-
-def _case(x: Tensor, folded: FoldedAdapter, layout: Layout, needs_grad: bool) -> Case:
-    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
-    return Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, needs_grad, spectral)
 
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -66,7 +60,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         both: tuple[Tensor, Tensor] = compute(backend, made, x, layout, autocast, norm_eps)
         return both
 
-    return dispatch.run(_case(x, folded, layout, False), asked, attempt)
+    return dispatch.run(Case.of(x, folded.up_weight, folded.mask, layout, needs_grad=False), asked, attempt)
 
 
 def _empty(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

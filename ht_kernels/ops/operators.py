@@ -115,8 +115,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         prepared = backend.prepare_training(folded, training.dtype, layout.grid)
         out, *state = backend.forward(prepared, folded, x, layout, training)
         return out, *state
-    bottleneck, spectral = folded.up_weight.shape[1], folded.mask is not None
-    case = Case(x.device, x.dtype, x.shape[2], bottleneck, layout.grid, layout.prefix_tokens, False, spectral)
+    case = Case.of(x, folded.up_weight, folded.mask, layout, needs_grad=False)
     asked = name if forced else None
     out = dispatch.run(case, asked, lambda chosen: _infer(chosen, x, folded, layout, autocast))
     return out, *(x.new_empty((0,)) for _ in range(3))

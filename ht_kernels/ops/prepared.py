@@ -186,7 +186,12 @@ def compute(backend: ModuleType, made: Any, x: Tensor, layout: Layout, autocast:
     if writes_norm(backend):
         return backend.infer_and_norm(made, x, layout, autocast, norm_eps)
     out = backend.infer(made, x, layout, autocast)
-    return out, F.layer_norm(out, out.shape[-1:], eps=norm_eps)
+    return out, row_norm(out, norm_eps)
+
+
+def row_norm(x: Tensor, eps: float) -> Tensor:
+    """The LayerNorm of tokens (B, N, D) without gain and bias."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps)
 
 
 def writes_norm(backend: ModuleType) -> bool:
