@@ -27,7 +27,8 @@ from ht_kernels.errors import BackendError, InputError, reason
 from ht_kernels.log import log
 
 from .calibration import check_count, hashes, why_unlike
-from .folded import Block, FoldedHTCLIP
+from .folded import FoldedHTCLIP
+from .folded_block import Block
 from .onnx_run import FRAMES_AT_ONCE
 
 FP8 = torch.float8_e4m3fn

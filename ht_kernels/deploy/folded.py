@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ht_kernels.arguments import pair
@@ -36,6 +35,8 @@ from ht_kernels.nn.heads import upsample
 from ht_kernels.ops.dispatch import asked_for, choose
 from ht_kernels.predict_method import Predicts
 
+from .block_parts import is_layer_norm, read_block
+from .folded_block import Block, Norm
 from .pooled import Pooled
 
 _TOO_BRIGHT = 16.0
@@ -105,7 +106,7 @@ class FoldedHTCLIP(Predicts, nn.Module):
         self.register_buffer("patch_weight", weight.clone())
         self.register_buffer("gray_patch_weight", gray_weight.clone())
         self.register_buffer("position", position)
-        self.pre_norm = _Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
+        self.pre_norm = Norm(tower.pre_norm) if isinstance(tower.pre_norm, nn.LayerNorm) else None
         self.blocks = nn.ModuleList(Block(block) for block in tower.blocks[:depth])
         self.adapters = nn.ModuleDict(
             {str(i): _Adapter(adapter, self.grid) for i, adapter in adapters(tower).items() if i < depth}
@@ -312,10 +313,10 @@ def fold(model: HTCLIP, dtype: torch.dtype | None = None) -> FoldedHTCLIP:
 def why_not_folded(model: HTCLIP) -> str | None:
     """Why :func:`fold` refuses a model, in a sentence; None if it takes it."""
     tower = model.tower
-    if not (isinstance(tower.pre_norm, nn.Identity) or _is_layer_norm(tower.pre_norm)):
+    if not (isinstance(tower.pre_norm, nn.Identity) or is_layer_norm(tower.pre_norm)):
         return f"the tower starts with a {type(tower.pre_norm).__name__}, expected LayerNorm or nothing"
     for i, block in enumerate(tower.blocks[: model.depth]):
-        if _read_block(block) is None:
+        if read_block(block) is None:
             return (
                 f"block {i} of the tower ({type(block).__name__}) cannot be folded: expected LayerNorm, multi-head "
                 "attention, LayerNorm and an MLP of two layers, without other norms than those of queries and keys"
@@ -374,284 +375,6 @@ class _Adapter(_Tensors):
         if following is None:
             return ht_adapter(x, self.values(), grid, prefix_tokens, eps=self.eps), None
         return ht_adapter_and_norm(x, self.values(), grid, prefix_tokens, eps=self.eps, norm_eps=following.eps[0])
-
-
-class _Norm(nn.Module):
-    """A LayerNorm whose parameters are buffers."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.register_buffer("weight", at_least_float32(norm.weight).clone())
-        self.register_buffer("bias", at_least_float32(norm.bias).clone())
-        self.eps = float(norm.eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-_IN_ATTENTION = {"qkv", "q_proj", "k_proj", "v_proj", "q_bias", "v_bias", "q_norm", "k_norm", "proj"}
-"""The parts of timm's attention, with parameters, that can be folded."""
-
-
-class _BlockParts(NamedTuple):
-    """The modules and weights of a block, under the same names for every tower.
-
-    ``qkv``, ``out``, ``hidden`` and ``last`` are (weight, bias or None). ``query_norm`` and ``key_norm`` are LayerNorms
-    over the channels of a head, or None. A scale holds a factor per channel, or is None. In a gated MLP the rows of
-    ``hidden`` are those of the gate and then those of the value that the gate multiplies.
-    """
-
-    heads: int
-    norm1: Any
-    qkv: tuple[Tensor, Tensor | None]
-    query_norm: Any
-    key_norm: Any
-    out: tuple[Tensor, Tensor | None]
-    scale1: Tensor | None
-    norm2: Any
-    hidden: tuple[Tensor, Tensor | None]
-    activation: Any
-    gated: bool
-    last: tuple[Tensor, Tensor | None]
-    scale2: Tensor | None
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block. It updates tokens (B, N, D) in place, so residuals need no copy and no addition.
-
-    The affine part of each LayerNorm is folded into the matrix that follows it, and each LayerScale into the matrix
-    before it. The value bias passes through the attention unchanged, because the attention weights sum to one, and is
-    folded into the output bias. The key bias adds the same number to all scores of a query, which the softmax cancels,
-    so it is left out unless keys are normalised, which is not linear. ``qkv_bias`` has zeros for what is left out,
-    because a product adds a whole bias on its way.
-
-    The four matrix products are ``qkv``, ``out``, ``hidden`` and ``last``. ``scaled`` has those that are computed in
-    FP8, by name; their weights and biases are there, and None here. :mod:`ht_kernels.deploy.float8` fills it.
-    """
-
-    qkv_weight: Tensor
-    qkv_bias: Tensor
-    out_weight: Tensor
-    out_bias: Tensor
-    hidden_weight: Tensor
-    hidden_bias: Tensor
-    last_weight: Tensor
-    last_bias: Tensor
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        parts = _read_block(block)
-        assert parts is not None, "why_not_folded refuses such a block"
-        tensors = {
-            "qkv": _behind_norm(parts.norm1, *parts.qkv),
-            "out": _before_scale(parts.scale1, *parts.out),
-            "hidden": _behind_norm(parts.norm2, *parts.hidden),
-            "last": _before_scale(parts.scale2, *parts.last),
-        }
-        query_bias, key_bias, value_bias = tensors["qkv"][1].chunk(3)
-        out_weight, out_bias = tensors["out"]
-        tensors["out"] = out_weight, out_bias + out_weight @ value_bias
-        kept_key_bias = torch.zeros_like(key_bias) if parts.key_norm is None else key_bias
-        tensors["qkv"] = tensors["qkv"][0], torch.cat([query_bias, kept_key_bias, torch.zeros_like(value_bias)])
-        for name, (weight, bias) in tensors.items():
-            self.register_buffer(f"{name}_weight", weight.clone())
-            self.register_buffer(f"{name}_bias", bias.clone())
-        self.query_norm, self.key_norm = (
-            None if norm is None else _Norm(norm) for norm in (parts.query_norm, parts.key_norm)
-        )
-        gelu = type(parts.activation) is nn.GELU
-        self.activation = _GeluInPlace(parts.activation.approximate) if gelu else copy.deepcopy(parts.activation)
-        self.gated = parts.gated
-        self.heads = int(parts.heads)
-        self.eps = float(parts.norm1.eps), float(parts.norm2.eps)
-        self.scaled = nn.ModuleDict()
-
-    def forward(self, x: Tensor, normed: Tensor | None = None) -> Tensor:
-        """Update ``x``. ``normed`` is its LayerNorm without gain and bias, by the first eps, where that is known."""
-        batch, tokens, dim = x.shape
-        rows = x.view(-1, dim)
-        qkv = self._product("qkv", F.layer_norm(x, (dim,), eps=self.eps[0]) if normed is None else normed)
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q = q if self.query_norm is None else self.query_norm(q)
-        k = k if self.key_norm is None else self.key_norm(k)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(rows.shape[0], -1)
-        self._add_product("out", mixed, rows)
-        hidden = self._product("hidden", F.layer_norm(x, (dim,), eps=self.eps[1]))
-        if self.gated:
-            gate, value = hidden.chunk(2, -1)
-            hidden = self.activation(gate) * value
-        else:
-            hidden = self.activation(hidden)
-        self._add_product("last", hidden.flatten(0, 1), rows)
-        return x
-
-    def _product(self, name: str, x: Tensor) -> Tensor:
-        """``x`` (..., K) times the matrix ``name``, plus its bias if it has one: (..., N)."""
-        if name in self.scaled:
-            product: Tensor = self.scaled[name](x)
-            return product
-        return F.linear(x, *self.matrix(name))
-
-    def _add_product(self, name: str, x: Tensor, rows: Tensor) -> None:
-        """Add ``x`` (R, K) times the matrix ``name``, plus its bias, to ``rows`` (R, N)."""
-        if name in self.scaled:
-            rows.add_(self.scaled[name](x))
-            return
-        weight, bias = self.matrix(name)
-        assert bias is not None
-        rows.add_(bias).addmm_(x, weight.t())
-
-    def matrix(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """The weight (N, K) of a product, and its bias (N,), or None if it has none."""
-        return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias", None)
-
-    def scale(self, name: str, product: nn.Module) -> None:
-        """Let ``product`` compute a product from now on, in place of the block's own weight and bias."""
-        self.scaled[name] = product
-        for part in ("weight", "bias"):
-            if hasattr(self, f"{name}_{part}"):
-                setattr(self, f"{name}_{part}", None)
-
-
-class _GeluInPlace(nn.Module):
-    """GELU that overwrites its input, so that the widest tensor of a block is not held twice."""
-
-    def __init__(self, approximate: str) -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated: Tensor = torch.ops.aten.gelu_(x, approximate=self.approximate)
-        return activated
-
-
-def _read_block(block: Any) -> _BlockParts | None:
-    """The parts of a block from open_clip, the OpenAI package or timm, or None if the block computes something else."""
-    attention: Any = getattr(block, "attn", None)
-    if isinstance(attention, nn.MultiheadAttention):
-        parts = _read_clip(block, attention)
-    elif hasattr(block, "ls1") or hasattr(block, "gamma_1"):  # others have their norms behind attention and MLP
-        parts = _read_timm(block, attention)
-    else:
-        return None
-    plain = parts is not None and _is_layer_norm(parts.norm1) and _is_layer_norm(parts.norm2)
-    return parts if plain else None
-
-
-def _read_clip(block: Any, attention: Any) -> _BlockParts | None:
-    mlp: Any = getattr(block, "mlp", None)
-    plain = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
-    if not plain or getattr(block, "attn_mask", None) is not None or not hasattr(mlp, "c_fc"):
-        return None
-    return _BlockParts(
-        attention.num_heads,
-        block.ln_1,
-        (attention.in_proj_weight, attention.in_proj_bias),
-        None,
-        None,
-        _linear(attention.out_proj),
-        _scale(getattr(block, "ls_1", None)),
-        block.ln_2,
-        _linear(mlp.c_fc),
-        mlp.gelu,
-        False,
-        _linear(mlp.c_proj),
-        _scale(getattr(block, "ls_2", None)),
-    )
-
-
-def _read_timm(block: Any, attention: Any) -> _BlockParts | None:
-    inside, mlp = {name.split(".")[0] for name, _ in attention.named_parameters()}, _read_mlp(block.mlp)
-    if inside - _IN_ATTENTION or mlp is None:
-        return None
-    qkv = _qkv(attention)
-    found = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    query_norm, key_norm = (None if isinstance(norm, nn.Identity) else norm for norm in found)
-    if qkv is None or not all(norm is None or _is_layer_norm(norm) for norm in (query_norm, key_norm)):
-        return None
-    hidden, activation, gated, last = mlp
-    # Eva has its factors in the block itself, and may have one matrix for each of queries, keys and values.
-    scales = [_scale(getattr(block, name, None)) for name in ("ls1", "gamma_1", "ls2", "gamma_2")]
-    return _BlockParts(
-        attention.num_heads,
-        block.norm1,
-        qkv,
-        query_norm,
-        key_norm,
-        _linear(attention.proj),
-        scales[0] if scales[1] is None else scales[1],
-        block.norm2,
-        hidden,
-        activation,
-        gated,
-        last,
-        scales[2] if scales[3] is None else scales[3],
-    )
-
-
-def _qkv(attention: Any) -> tuple[Tensor, Tensor | None] | None:
-    """The matrix and bias of queries, keys and values from timm's attention, which may hold them in parts.
-
-    None if there are fewer keys than queries.
-    """
-    if attention.qkv is None:
-        maps = [_linear(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        if len({weight.shape for weight, _ in maps}) > 1:
-            return None
-        biases = [torch.zeros_like(weight[:, 0]) if bias is None else bias for weight, bias in maps]
-        return torch.cat([weight for weight, _ in maps]), torch.cat(biases)
-    if getattr(attention, "q_bias", None) is not None:
-        return attention.qkv.weight, torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-    return _linear(attention.qkv)
-
-
-def _read_mlp(mlp: Any) -> tuple[tuple[Tensor, Tensor | None], Any, bool, tuple[Tensor, Tensor | None]] | None:
-    """The fields ``hidden``, ``activation``, ``gated`` and ``last`` of :class:`_BlockParts` from an MLP of timm."""
-    inside = {name.split(".")[0] for name, _ in mlp.named_parameters()}
-    if inside - {"fc1", "fc1_g", "fc1_x", "fc2"}:
-        return None
-    if "fc1_g" in inside:
-        (gate, gate_bias), (value, value_bias) = _linear(mlp.fc1_g), _linear(mlp.fc1_x)
-        bias = None if gate_bias is None or value_bias is None else torch.cat([gate_bias, value_bias])
-        return (torch.cat([gate, value]), bias), mlp.act, True, _linear(mlp.fc2)
-    weight, bias = _linear(mlp.fc1)
-    gated = hasattr(mlp, "gate_last")
-    if gated and mlp.gate_last:
-        weight, bias = (None if t is None else torch.cat(t.chunk(2)[::-1]) for t in (weight, bias))
-    if mlp.fc1.out_features != mlp.fc2.in_features * (2 if gated else 1):
-        return None
-    return (weight, bias), mlp.act, gated, _linear(mlp.fc2)
-
-
-def _linear(layer: Any) -> tuple[Any, Any]:
-    return layer.weight, layer.bias
-
-
-def _scale(scale: Any) -> Tensor | None:
-    """The factors per channel of a LayerScale or of a bare parameter; None for an identity."""
-    return scale if isinstance(scale, Tensor) else getattr(scale, "gamma", None)
-
-
-def _is_layer_norm(module: object) -> bool:
-    return isinstance(module, nn.LayerNorm) and module.weight is not None and module.bias is not None
-
-
-def _behind_norm(norm: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    weight = at_least_float32(weight)
-    shift = weight @ at_least_float32(norm.bias)
-    return weight * at_least_float32(norm.weight), shift if bias is None else shift + at_least_float32(bias)
-
-
-def _before_scale(scale: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    weight = at_least_float32(weight)
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else at_least_float32(bias)
-    if scale is None:
-        return weight, bias
-    gamma = at_least_float32(scale)
-    return weight * gamma[:, None], bias * gamma
 
 
 def _fold_classifier(head: nn.Sequential) -> nn.Sequential:
