@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ for number, words in enumerate(json.load(sys.stdin)):
 HELP = [["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
 TRAIN = "train --task segmentation --output new"
 EXPORT = "export breast --output new.onnx"
+SCRIPT = "export breast --format torchscript --output new.pt"
 EVALUATE = "evaluate breast --output new"
 STREAM = "stream clip.dcm --checkpoint breast --output new"
 SHAPE = "bench --shape 1,197,768,64 --grid 14,14 --output new"
@@ -63,6 +65,10 @@ REFUSALS = {
     f"{EXPORT} --target sm_86": "--target goes with --format tensorrt-rtx",
     f"{EXPORT} --calibrate clip.dcm": "--calibrate goes with --precision int8",
     f"{EXPORT} --precision int8": "--precision int8 needs frames",
+    f"{SCRIPT} --batch 4": "takes any number of frames: leave --batch 4 out",
+    f"{SCRIPT} --plugin": "--plugin is for TensorRT",
+    f"{SCRIPT} --precision int8 --frames clip.dcm": "--precision int8 writes pairs of ONNX's operators",
+    f"{SCRIPT} --result embeddings": "gives logits, and embeddings were asked for",
     f"{EXPORT} --result embeddings": "gives logits, and embeddings were asked for",
     f"{TRAIN} --phantoms 0": "--phantoms 0 was given, expected 1 or more",
     f"{TRAIN} --phantoms 9 --image-size 9000": "--image-size 9000 was given",
@@ -148,7 +154,9 @@ REFUSALS = {
         f"{command} --output {output}": "cannot be written: No such file"
         for command, output in (("export breast", "no/new.onnx"), ("convert breast", "no/new.pt"))
     },
-    "export breast --output new.pt": "must be named NAME.onnx",
+    "export breast --output new.pt": "must be named NAME.onnx, or name its format with --format torchscript",
+    "export breast --format torchscript --output new.onnx": "must be named NAME.pt",
+    "export breast --format torchscript --output no/new.pt": "cannot be written: No such file",
     "export breast --format openvino --output new.onnx": "must end in .xml",
     "export breast --format tensorrt --output new.onnx": "must not end in .onnx",
     "export breast --format triton-server --output 'a model'": "the folder's name 'a model' becomes the model's",
@@ -164,6 +172,7 @@ REFUSALS = {
     "inspect missing.pt --output new": "there is no checkpoint file missing.pt",
     "predict missing.png --weights breast --output new": "there is no file or folder missing.png",
     "predict clip.dcm --weights missing.pt --output new": "there is no checkpoint file missing.pt",
+    "predict clip.dcm --weights script.pt --output new": "script.pt cannot be read .*it is a TorchScript file of ht-",
     "predict clip.dcm --weights breast --output new --crop 1,2": "expected auto or four numbers X,Y,W,H",
     "predict '' --weights breast --output new": "empty",
     "predict clip.dcm --weights new.onnx --output new --compile": "--compile needs a checkpoint, and new.onnx is an",
@@ -211,6 +220,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     (folder / "images").mkdir()
     torch.save({"a": torch.zeros(1)}, folder / "published.pt")
     (folder / "web.pt").write_text("<!doctype html>")
+    with zipfile.ZipFile(folder / "script.pt", "w") as script:
+        for entry in ("data.pkl", "code/__torch__/ht_kernels/deploy/torchscript.py"):
+            script.writestr(f"archive/{entry}", b"")
     write_dicom(folder / "clip.dcm", np.stack(frames()), FrameTime="40")
     before = sorted(folder.rglob("*"))
     commands = [shlex.join(words) for words in HELP] + list(REFUSALS)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ht_kernels.deploy.gate import Report
     from ht_kernels.media.source import Source
 
-HELP = "write a checkpoint as ONNX, as an engine or for OpenVINO, checked against torch on real frames"
+HELP = "write a checkpoint for another runtime, such as ONNX Runtime, checked against torch on real frames"
 EXAMPLE = "ht-kernels export breast --output breast.onnx --precision fp16 --batch 1:4:16"
 
 GATE_FAILED = 3
@@ -62,16 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         required=True,
-        help="the file to write: NAME.onnx for ONNX, NAME.xml for openvino, whose weights go into NAME.bin; for "
-        "triton-server a new folder",
+        help="the file to write: NAME.onnx for ONNX, NAME.xml for openvino, whose weights go into NAME.bin, NAME.pt "
+        "for torchscript; for triton-server a new folder",
     )
     outputs.add_overwrite(to)
     to.add_argument(
         "--format",
-        choices=["onnx", "openvino", "tensorrt", "tensorrt-rtx", "triton-server"],
+        choices=["onnx", "openvino", "tensorrt", "tensorrt-rtx", "torchscript", "triton-server"],
         default="onnx",
-        help="openvino writes OpenVINO's own format, tensorrt builds for the GPU that is here, triton-server makes a "
-        "model repository with the ONNX file (default: %(default)s)",
+        help="openvino writes OpenVINO's own format, tensorrt builds for the GPU that is here, torchscript is for "
+        "programs with torch and without this package, such as 3D Slicer, triton-server makes a model repository with "
+        "the ONNX file (default: %(default)s)",
     )
     to.add_argument(
         "--target",
@@ -87,13 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["fp32", "fp16", "bf16", "int8"],
         default="fp32",
-        help="of matrix products; all else is computed in float32 (default: %(default)s)",
+        help="of matrix products; all else is computed in float32, but for tokens in torchscript (default: "
+        "%(default)s)",
     )
     to.add_argument(
         "--batch",
         default="1",
         metavar="N|MIN:OPT:MAX",
-        help="frames at once: a number, or a range with the usual number in the middle (default: %(default)s)",
+        help="frames at once: a number, or a range with the usual number in the middle; a torchscript file takes any "
+        "number (default: %(default)s)",
     )
     to.add_argument(
         "--result",
@@ -121,7 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output: Path = args.output
-    as_onnx, as_ir, as_folder = (args.format == name for name in ("onnx", "openvino", "triton-server"))
+    formats = "onnx", "openvino", "triton-server", "torchscript"
+    as_onnx, as_ir, as_folder, as_script = (args.format == name for name in formats)
     batch = _batch(args.batch)
     _check(args)
     calibration_source, source = _sources(args)
@@ -129,7 +133,15 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     import ht_kernels as ht
-    from ht_kernels.deploy import build_engine, build_ir, check_onnx, check_session, export_onnx
+    from ht_kernels.deploy import (
+        build_engine,
+        build_ir,
+        check_onnx,
+        check_session,
+        check_torchscript,
+        export_onnx,
+        export_torchscript,
+    )
     from ht_kernels.deploy.engine_runtime import runs_here
     from ht_kernels.deploy.saturation import SATURATES, saturates
     from ht_kernels.deploy.server import write_repository
@@ -146,7 +158,8 @@ def run(args: argparse.Namespace) -> int:
         with terminal.step(f"reading {args.checkpoint}"):
             model, _ = model_options.load_model(args)
             folded = ht.fold(model)
-            _check_attention(folded, batch)
+            if not as_script:
+                _check_attention(folded, batch)
             calibration = None
             if args.precision == "int8":
                 calibration, frames = _split(folded.image_size, calibration_source, source)
@@ -156,14 +169,17 @@ def run(args: argparse.Namespace) -> int:
             if folded.result == "embeddings":  # CLIP takes colours
                 frames = frames.expand(-1, 3, -1, -1)
                 calibration = None if calibration is None else calibration.expand(-1, 3, -1, -1)
-        file = graph = folder / (output.name if as_onnx else "model.onnx")
+        file = graph = folder / (output.name if as_onnx or as_script else "model.onnx")
         calibrated = "" if calibration is None else f", calibrated on {counted(len(calibration), 'frame')}"
-        with terminal.step(f"writing ONNX in {args.precision}{calibrated}"):
-            options: dict[str, Any] = {"precision": args.precision, "batch": batch, "output": args.result}
-            options.update(channels=frames.shape[1], calibration=calibration)
-            export_onnx(folded, graph, **options)
+        with terminal.step(f"writing {'TorchScript' if as_script else 'ONNX'} in {args.precision}{calibrated}"):
+            options: dict[str, Any] = {"precision": args.precision, "output": args.result, "channels": frames.shape[1]}
+            if as_script:
+                export_torchscript(folded, file, **options)
+            else:
+                options.update(batch=batch, calibration=calibration)
+                export_onnx(folded, graph, **options)
         with terminal.step(f"checking against torch on {counted(len(frames), 'frame')} of {source.path}"):
-            report = check_onnx(folded, graph, frames)
+            report = (check_torchscript if as_script else check_onnx)(folded, file, frames)
         if report.passed and args.plugin:
             export_onnx(folded, graph, **options, plugin=True)
         if report.passed and as_folder:
@@ -173,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
             with terminal.step("writing OpenVINO's format, and checking it in OpenVINO on the CPU"):
                 build_ir(graph, file)
                 built_report = check_session(folded, file, frames)
-        elif report.passed and not as_onnx:
+        elif report.passed and not (as_onnx or as_script):
             file = folder / output.name
             runtime = args.format.replace("-", "_")
             with terminal.step(f"building an engine for {', '.join(args.target) or 'this GPU'}") as show:
@@ -214,13 +230,14 @@ def run(args: argparse.Namespace) -> int:
             print(
                 "The check ran the graph with standard operators in place of the plugin, which runs in TensorRT only."
             )
-        elif not (as_onnx or as_folder):
+        elif not (as_onnx or as_folder or as_script):
             print("The check ran the ONNX graph that the engine was built from; the engine runs on its GPU only.")
         return 0
     places = {
         "head": "behind the blocks, in the head",
         "engine": "in the engine, whose ONNX graph passed",
         "ir": "in OpenVINO, while the same graph in ONNX passed",
+        "script": "in the TorchScript file, whose inner tensors are not read",
     }
     place = places.get(str(failed.diverged), f"in {failed.diverged}")
     few = ""
@@ -246,12 +263,27 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
     if args.plugin and args.format == "triton-server":
         raise InputError("--plugin is for TensorRT, and the server runs adapters as standard operators: leave it out")
+    if args.format == "torchscript":
+        _check_script(args)
     _check_int8(args)
     _check_output(args)
     path = model_options.check_checkpoint(args.checkpoint)
     task = task_of(path)
     if args.result is not None and task is not None:
         check_result(args.result, task)
+
+
+def _check_script(args: argparse.Namespace) -> None:
+    """Refuse options that do not go with TorchScript."""
+    if args.plugin:
+        raise InputError("--plugin is for TensorRT, and TorchScript has torch's own operators: leave it out")
+    if args.precision == "int8":
+        raise InputError(
+            "--precision int8 writes pairs of ONNX's operators, which TorchScript does not have: give fp32, fp16 or "
+            "bf16, or write ONNX"
+        )
+    if args.batch != "1":
+        raise InputError(f"a TorchScript file takes any number of frames: leave --batch {args.batch} out")
 
 
 def _check_output(args: argparse.Namespace) -> None:
@@ -267,11 +299,13 @@ def _check_output(args: argparse.Namespace) -> None:
         config.check_foreign(args, settings_path(output))
         return
     if args.format == "onnx" and output.suffix != ".onnx":
-        other = "openvino" if output.suffix == ".xml" else "tensorrt" if output.suffix == ".engine" else None
+        other = {".xml": "openvino", ".engine": "tensorrt", ".pt": "torchscript"}.get(output.suffix)
         named = "" if other is None else f", or name its format with --format {other}"
         raise InputError(f"the output {output} must be named NAME.onnx{named}")
     if args.format == "openvino" and output.suffix != ".xml":
         raise InputError(f"the output {output} must end in .xml, as OpenVINO's graphs do")
+    if args.format == "torchscript" and output.suffix != ".pt":
+        raise InputError(f"the output {output} must be named NAME.pt, which is what programs look for")
     if args.format in ("tensorrt", "tensorrt-rtx") and output.suffix in (".onnx", ".xml"):
         raise InputError(f"the output {output} must not end in {output.suffix}: NAME.engine is usual")
     check_place(output)
@@ -311,6 +345,8 @@ def _check_packages(args: argparse.Namespace) -> None:
     from ht_kernels.deploy.quantize import import_nncf
     from ht_kernels.deploy.runtimes import import_onnxruntime
 
+    if args.format == "torchscript":
+        return  # torch alone writes and checks it
     import_onnx()
     import_onnxruntime()  # for the check
     if args.format == "openvino":

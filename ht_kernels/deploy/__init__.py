@@ -1,4 +1,4 @@
-"""Deployment: the folded model, its CUDA graphs, checked exports to ONNX, OpenVINO and TensorRT, and sessions."""
+"""Deployment: the folded model, its CUDA graphs, checked exports to other runtimes, and sessions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from .engine import build_engine
     from .float8 import quantize_fp8
     from .folded import FoldedHTCLIP, fold
-    from .gate import check_folded, check_onnx, check_session
+    from .gate import check_folded, check_onnx, check_session, check_torchscript
     from .graph import GraphRunner
     from .manifest import read_manifest
     from .onnx import export_onnx
     from .openvino_file import build_ir
     from .session import Session
+    from .torchscript import export_torchscript
 
 __all__ = [
     "FoldedHTCLIP",
@@ -26,7 +27,9 @@ __all__ = [
     "check_folded",
     "check_onnx",
     "check_session",
+    "check_torchscript",
     "export_onnx",
+    "export_torchscript",
     "fold",
     "quantize_fp8",
     "read_manifest",
@@ -43,7 +46,9 @@ __getattr__, __dir__ = lazily(
         "check_folded": ".gate",
         "check_onnx": ".gate",
         "check_session": ".gate",
+        "check_torchscript": ".gate",
         "export_onnx": ".onnx",
+        "export_torchscript": ".torchscript",
         "fold": ".folded",
         "quantize_fp8": ".float8",
         "read_manifest": ".manifest",

@@ -28,10 +28,11 @@ from ht_kernels.words import counted
 
 from .calibration import check_others
 from .folded import FoldedHTCLIP
-from .manifest import DISTANCE, manifest_of, sha256
+from .manifest import DISTANCE, Manifest, manifest_of, read_described, sha256
 from .onnx_run import FRAMES_AT_ONCE, precision_of, run
 from .quantize import calibration_frames
 from .session import Session
+from .torchscript import load_script
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -82,7 +83,8 @@ class Report:
 
     Attributes:
         sha256: the hash of the file that ran. None for a model that is no file.
-        runtime: the runtime that ran it: ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt_rtx`` or ``torch``.
+        runtime: what ran it: ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt_rtx``, ``torchscript`` or
+            ``torch``.
         precision: the precision of its matrix products.
         frames: the number of frames compared.
         calibration_frames: the number of other frames that int8 or FP8 was calibrated on; otherwise None.
@@ -97,8 +99,8 @@ class Report:
         thresholds: the limits that applied.
         failures: a sentence for each limit exceeded; empty if the model passed.
         diverged: where the error comes from: ``head`` if it exceeds a limit even with torch's residual stream, else the
-            place with the largest ``own`` error. It is ``engine`` for an engine and ``ir`` for an IR, whose inner
-            tensors are not read, and None if the model passed.
+            place with the largest ``own`` error. It is ``engine`` for an engine, ``ir`` for an IR and ``script`` for
+            TorchScript, whose inner tensors are not read, and None if the model passed.
         stream: relative L2 error of the residual stream behind ``embedding`` and each ``blocks.{i}`` and
             ``adapters.{i}``, on the worst frame, if an ONNX file or a model failed; otherwise None.
         own: the same of each place alone, with torch's residual stream before it.
@@ -233,19 +235,66 @@ def check_session(
         results = (session(filled),) if session.familiarity is None else session.with_distance(filled)
         parts.append([result[: len(part)].cpu().numpy() for result in results])
     outputs = {name: np.concatenate([part[i] for part in parts]) for i, (name, *_) in enumerate(manifest.outputs)}
+    place = "ir" if manifest.kind == "openvino" else "engine"
+    ran = manifest.kind if runtime == "tensorrt" else runtime
+    return _report_on_file(folded, manifest, frames, outputs, thresholds, ran, place)
+
+
+def check_torchscript(
+    folded: FoldedHTCLIP, path: str | Path, frames: Tensor, thresholds: Thresholds | None = None
+) -> Report:
+    """Run a TorchScript file in torch on the CPU, and compare it with the folded model.
+
+    The first frame runs alone and in floating point, as programs for live video pass them. The arguments are those of
+    :func:`check_onnx`.
+
+    Raises:
+        InputError: the file does not fit its manifest, torch cannot load or run it, it gives other outputs than the
+            model, or the frames do not fit.
+    """
+    path = Path(path)
+    manifest = manifest_of(path)
+    if manifest.kind != "torchscript":
+        raise InputError(f"{path} is of kind {manifest.kind}, expected a TorchScript file")
+    folded.check(frames)
+    script = load_script(read_described(path, manifest)[0])
+    parts = []
+    try:
+        with torch.inference_mode():
+            for part in (frames[:1].float(), *torch.split(frames[1:], FRAMES_AT_ONCE)):
+                if len(part):
+                    distances = [] if manifest.familiarity is None else [script.with_distance(part)[1]]
+                    parts.append([result.numpy() for result in (script(part), *distances)])
+    except RuntimeError as error:
+        raise InputError(f"torch cannot run {path}: {reason(error)}") from error
+    outputs = {name: np.concatenate([part[i] for part in parts]) for i, (name, *_) in enumerate(manifest.outputs)}
+    thresholds = thresholds or THRESHOLDS[manifest.precision]
+    return _report_on_file(folded, manifest, frames, outputs, thresholds, "torchscript", "script")
+
+
+def _report_on_file(
+    folded: FoldedHTCLIP,
+    manifest: Manifest,
+    frames: Tensor,
+    outputs: dict[str, Array],
+    thresholds: Thresholds,
+    runtime: str,
+    place: str,
+) -> Report:
+    """The report on a file whose inner tensors are not read, from its outputs. ``place`` is its ``diverged``."""
     measured = _compare(folded.result, _expected(folded, frames), _upsampled(folded, outputs))
     del measured["worst"]
     failures = _failures(measured, thresholds)
     return Report(
         sha256=manifest.sha256,
-        runtime=manifest.kind if runtime == "tensorrt" else runtime,
+        runtime=runtime,
         precision=manifest.precision,
         frames=len(frames),
         calibration_frames=None,
         **measured,
         thresholds=thresholds,
         failures=failures,
-        diverged=("ir" if manifest.kind == "openvino" else "engine") if failures else None,
+        diverged=place if failures else None,
         stream=None,
         own=None,
     )

@@ -32,17 +32,18 @@ _PACKAGES = ("torch", "onnx", "onnxruntime", "nncf")
 
 @dataclass(frozen=True)
 class Manifest:
-    """The description of an ONNX file, or of an engine or IR built from one.
+    """The description of an ONNX file, of an engine or IR built from one, or of a TorchScript file.
 
     Attributes:
         format: the version of the manifest format.
-        kind: ``onnx``, ``openvino``, ``tensorrt`` or ``tensorrt_rtx``.
+        kind: ``onnx``, ``openvino``, ``tensorrt``, ``tensorrt_rtx`` or ``torchscript``.
         file: the name of the described file, which lies in the same folder.
         sha256: the hash of the described file, or of both files of an IR; see :func:`sha256_of_files`.
-        onnx_sha256: the hash of the ONNX file: the described file itself, or the one that the file was built from.
+        onnx_sha256: the hash of the ONNX file: the described file itself, or the one that the file was built from;
+            empty for TorchScript.
         targets: compute capabilities that an engine was built for, such as ``sm_86``; empty for other files.
         versions: versions of ht_kernels and of the libraries used, by package name.
-        opset: the version of the ONNX operator set.
+        opset: the version of the ONNX operator set; 0 for TorchScript.
         precision: the precision of matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         plugin: whether adapters are nodes for the TensorRT plugin instead of standard operators.
         task: ``segmentation``, ``classification`` or ``contrastive``.
@@ -114,26 +115,30 @@ def describe(
     output: str,
     channels: int,
     plugin: bool,
+    kind: str = "onnx",
 ) -> Manifest:
-    """The manifest of the ONNX file at ``path`` with this ``content``."""
-    from .onnx_graph import OPSET
+    """The manifest of the ONNX file, or of another ``kind``, at ``path`` with this ``content``."""
+    onnx_sha256, opset = "", 0
+    if kind == "onnx":
+        from .onnx_graph import OPSET
 
+        onnx_sha256, opset = sha256(content), OPSET
     height, width = folded.image_size
     count: int | str = batch[0] if batch[0] == batch[2] else "batch"
     pixels = (height, width) if folded.config.task == "segmentation" else ()
     if output == "grid":
         pixels = folded.grid
-    kind = "gray (ITU-R 601 luma)" if channels == 1 else "RGB"
-    versions = {"ht_kernels": ht_kernels.__version__, **_installed()}
+    colors = "gray (ITU-R 601 luma)" if channels == 1 else "RGB"
+    versions = {"ht_kernels": ht_kernels.__version__, **_installed(_PACKAGES if kind == "onnx" else ("torch",))}
     return Manifest(
         format=FORMAT,
-        kind="onnx",
+        kind=kind,
         file=path.name,
         sha256=sha256(content),
-        onnx_sha256=sha256(content),
+        onnx_sha256=onnx_sha256,
         targets=(),
         versions=versions,
-        opset=OPSET,
+        opset=opset,
         precision=precision,
         plugin=plugin,
         task=folded.config.task,
@@ -146,7 +151,7 @@ def describe(
         output_name=output,
         output_type="uint8" if output == "mask" else "float32",
         output_shape=(count, *pixels) if output == "mask" else (count, folded.width, *pixels),
-        preprocessing=f"{kind}, {folded.resizing}, values 0 to 255; the graph scales them",
+        preprocessing=f"{colors}, {folded.resizing}, values 0 to 255; the graph scales them",
         pixel_scale=1 / 255,
         pixel_mean=folded.pixel_mean,
         pixel_std=folded.pixel_std,
@@ -333,5 +338,5 @@ def _is(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _installed() -> dict[str, str]:
-    return {name: found for name in _PACKAGES if (found := environment.version(name))}
+def _installed(packages: Sequence[str]) -> dict[str, str]:
+    return {name: found for name in packages if (found := environment.version(name))}

@@ -116,6 +116,27 @@ def import_onnx() -> Any:
     return import_package("onnx", "the export needs onnx", "onnx onnxruntime")
 
 
+def check_model(folded: object, output: str | None, channels: int) -> None:
+    """Refuse a model, a result or a number of channels that no export takes.
+
+    Raises:
+        TypeError: ``folded`` is not a folded model, or was folded to a 16-bit dtype.
+        InputError: the model does not give ``output``, or ``channels`` is wrong.
+    """
+    if not isinstance(folded, FoldedHTCLIP):
+        raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
+    if folded.position.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
+    if output is not None and output not in RESULTS:
+        raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
+    if output is not None:
+        check_result(output, folded.config.task)
+    if output == "mask" and folded.config.num_classes > 256:
+        raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
+    if channels not in (1, 3):
+        raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
+
+
 def _content(
     folded: FoldedHTCLIP,
     precision: str,
@@ -145,22 +166,11 @@ def _check(
     folded: FoldedHTCLIP, path: Path, precision: str, batch: object, output: str | None, channels: int
 ) -> tuple[int, int, int]:
     """Check the arguments, and return the range of B."""
-    if not isinstance(folded, FoldedHTCLIP):
-        raise TypeError(f"folded must be a FoldedHTCLIP, got {type(folded).__name__}: pass ht.fold(model)")
-    if folded.position.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"folded was folded into {folded.position.dtype}: fold without dtype, precision= rounds it")
+    check_model(folded, output, channels)
     if path.suffix != ".onnx":
         raise InputError(f"the output {path} must be named NAME.onnx")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if output is not None and output not in RESULTS:
-        raise InputError(f"output must be one of {', '.join(RESULTS)}, got {output!r}")
-    if output is not None:
-        check_result(output, folded.config.task)
-    if output == "mask" and folded.config.num_classes > 256:
-        raise InputError(f"a mask holds up to 256 classes, and the model has {folded.config.num_classes}")
-    if channels not in (1, 3):
-        raise InputError(f"channels must be 1 (gray) or 3 (RGB), got {channels}")
     return batch_range(batch)
 
 

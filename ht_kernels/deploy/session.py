@@ -316,6 +316,11 @@ def _candidates_of_file(
         }
     if manifest.kind == "openvino":
         return {"openvino": lambda: OpenVinoRuntime(contents, manifest, device)}
+    if manifest.kind == "torchscript":
+        raise InputError(
+            f"{path} is TorchScript, which is for programs without this package, and no session runs it: name the "
+            "checkpoint that it was exported from, or an ONNX file"
+        )
     if manifest.kind not in ("tensorrt", "tensorrt_rtx"):
         raise InputError(f"the manifest of {path} is of kind {manifest.kind!r}, which a session cannot run")
     return {"tensorrt": lambda: EngineRuntime(contents[0], manifest)}
