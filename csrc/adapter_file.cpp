@@ -30,6 +30,7 @@ constexpr std::int64_t kMostSide = std::int64_t{1} << 20;  // of a grid, and of 
 #define HT_ONE(name, kind, when) +1
 constexpr int kWeights = 0 HT_ADAPTER_WEIGHTS(HT_ONE);
 #undef HT_ONE
+static_assert(kWeights == 15, "counts_of has the size of each; a file with more weights is of another version");
 
 struct Header {
   char magic[8];

@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
     failed = 1;
   }
   if (!failed) {
-    printf("%lld adapters, %lld images, %s\n", (long long)list->count,
+    printf("adapters: %lld, images: %lld, instruction set: %s\n", (long long)list->count,
            (long long)numbers / (long long)(tokens_of_image * shape->dim), ht_cpu_isa());
   }
   free(tokens);

@@ -48,8 +48,8 @@ def save_adapters(
     the processor that it runs on, by ``ht_adapter_prepare_cpu``.
 
     Args:
-        model: a folded model in float32, whose adapters are written with the numbers of their blocks; or an adapter, such
-            as an :class:`ht_kernels.HTAdapter`, which is written as that of block 0.
+        model: a folded model in float32, whose adapters are written with the numbers of their blocks; or an adapter,
+            such as an :class:`ht_kernels.HTAdapter`, which is written as that of block 0.
         path: the file to write.
         grid, prefix_tokens: for an adapter: the patch grid (H, W) and the number of tokens in front of it, 1 unless
             given. C may change both where the adapter has no spectral filter. A folded model has its own.
@@ -61,7 +61,9 @@ def save_adapters(
     """
     if isinstance(model, FoldedHTCLIP):
         if grid is not None or prefix_tokens is not None:
-            raise InputError("grid and prefix_tokens are for an adapter, and a folded model has its own: leave them out")
+            raise InputError(
+                "grid and prefix_tokens are for an adapter, and a folded model has its own: leave them out"
+            )
         grid, prefix_tokens = model.grid, model.prefix_tokens
         parts: dict[str, Any] = dict(model.adapters.items())
         saved = [_Saved(int(i), adapter.values(), adapter.eps) for i, adapter in parts.items()]
@@ -71,15 +73,15 @@ def save_adapters(
         sides = pair(grid)
         if sides is None or not all(1 <= side <= _LARGEST_SIDE for side in sides):
             raise InputError(
-                f"an adapter is written for a patch grid, (height, width), whole numbers from 1 to {_LARGEST_SIDE}, got "
-                f"grid={grid!r}"
+                "an adapter is written for a patch grid: grid must be (height, width), two whole numbers from 1 to "
+                f"{_LARGEST_SIDE}, got {grid!r}"
             )
         grid, prefix_tokens = sides, 1 if prefix_tokens is None else need_whole("prefix_tokens", prefix_tokens)
         if not 0 <= prefix_tokens <= _LARGEST_SIDE:
             raise InputError(f"prefix_tokens must be from 0 to {_LARGEST_SIDE}, got {prefix_tokens}")
         folded = fold_adapter(model)
-        eps: Any = model.norm.eps
-        saved = [_Saved(0, on_grid(folded, grid), float(eps))]
+        norm: Any = model.norm
+        saved = [_Saved(0, on_grid(folded, grid), float(norm.eps))]
     write_whole(Path(path), _content(saved, grid, prefix_tokens), "the adapters")
 
 
@@ -102,16 +104,16 @@ def _entry(block: int, folded: FoldedAdapter, eps: float, grid: tuple[int, int],
     for name, weight in zip(folded._fields, folded, strict=True):
         if weight is not None and weight.dtype != torch.float32:
             raise InputError(
-                f"the {name} of block {block} is in {weight.dtype}, and the file holds float32: fold the model without a "
-                "dtype, or call float() on it"
+                f"the {name} of block {block} is in {weight.dtype}, and the file holds float32: fold the model without "
+                "a dtype, or call float() on it"
             )
     dim, bottleneck = folded.up_weight.shape
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
     mask, scales = folded.mask, folded.scale_kernels.shape[0]
     if mask is not None and mask.shape[1:3] != (grid[0], grid[1] // 2 + 1):
         raise InputError(
-            f"the spectral filter of block {block} has {mask.shape[1]}x{mask.shape[2]} frequencies, and those of a grid "
-            f"of {grid[0]}x{grid[1]} are {grid[0]}x{grid[1] // 2 + 1}: name the grid that it was made for"
+            f"the spectral filter of block {block} has {mask.shape[1]}x{mask.shape[2]} frequencies, and a grid of "
+            f"{grid[0]}x{grid[1]} has {grid[0]}x{grid[1] // 2 + 1}: name the grid that it was made for"
         )
     masks = 0 if mask is None else mask.shape[0]
     counts = (0 if weight is None else weight.numel() for weight in folded)
