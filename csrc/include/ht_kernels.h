@@ -13,9 +13,19 @@
 extern "C" {
 #endif
 
+#ifdef HT_KERNELS_EXPORTS /* set where the shared library is compiled: these functions are what it exports */
+#pragma GCC visibility push(default)
+#endif
+
 typedef enum { HT_FLOAT32 = 0, HT_BFLOAT16 = 1, HT_FLOAT16 = 2 } ht_dtype;
 
-typedef enum { HT_OK = 0, HT_INVALID_ARGUMENT = 1, HT_CUDA_ERROR = 2 } ht_status;
+typedef enum {
+  HT_OK = 0,
+  HT_INVALID_ARGUMENT = 1,
+  HT_CUDA_ERROR = 2,
+  HT_FILE_ERROR = 3, /* a file cannot be read, or is not what it should be */
+  HT_OUT_OF_MEMORY = 4
+} ht_status;
 
 /* Sizes of one adapter call. */
 typedef struct {
@@ -65,6 +75,28 @@ typedef struct {
   HT_ADAPTER_WEIGHTS(HT_FIELD)
 #undef HT_FIELD
 } ht_adapter_weights;
+
+/* An adapter of a file. */
+typedef struct {
+  int64_t block;              /* of the tower: the adapter stands behind it */
+  ht_adapter_shape shape;     /* for a batch of 1 */
+  ht_adapter_weights weights; /* each aligned to 64 bytes */
+} ht_file_adapter;
+
+typedef struct {
+  int64_t count;
+  ht_file_adapter* adapters; /* (count), by ascending block */
+} ht_adapter_list;
+
+/* Reads a file that ht_kernels.deploy.save_adapters wrote in Python, or the size bytes of one, and stores the address
+ * of a list, NULL if the call fails. No other call writes to it, so threads may share it. Whatever the bytes are,
+ * nothing outside them is read, and no more memory is taken than about twice their size. In a copy of a shape batch and
+ * prefix tokens may be changed, and without a spectral filter the grid too. */
+ht_status ht_load_adapters(const char* path, ht_adapter_list** list);
+ht_status ht_read_adapters(const void* bytes, size_t size, ht_adapter_list** list);
+
+/* Frees a list and its weights; NULL is allowed. */
+void ht_free_adapters(ht_adapter_list* list);
 
 /* How many bytes of memory, aligned to 64, ht_adapter_prepare_cpu fills. This and the workspaces on the CPU are 0 for
  * sizes that the calls refuse, and ht_last_error then says why. */
@@ -286,6 +318,10 @@ const char* ht_cpu_isa(void);
 
 /* One sentence about the last call on this thread that did not return HT_OK. */
 const char* ht_last_error(void);
+
+#ifdef HT_KERNELS_EXPORTS
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ht_kernels.lazy import lazily
 
 if TYPE_CHECKING:
+    from .adapter_file import save_adapters
     from .engine import build_engine
     from .float8 import quantize_fp8
     from .folded import FoldedHTCLIP, fold
@@ -33,6 +34,7 @@ __all__ = [
     "fold",
     "quantize_fp8",
     "read_manifest",
+    "save_adapters",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -52,5 +54,6 @@ __getattr__, __dir__ = lazily(
         "fold": ".folded",
         "quantize_fp8": ".float8",
         "read_manifest": ".manifest",
+        "save_adapters": ".adapter_file",
     },
 )
