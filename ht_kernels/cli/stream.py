@@ -52,12 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
     to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
+    running.add_measure(to, how)
     running.add_arguments(how, runs)
     model_options.add_arguments(parser.add_argument_group("model"), exported=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    crop = running.read_crop(args.crop)
+    crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     _check(args)
     from ht_kernels.media.frames import Box
     from ht_kernels.packages import import_package, installed
@@ -91,7 +92,14 @@ def run(args: argparse.Namespace) -> int:
         if not trained:
             model_options.warn_untrained()
         stream = Stream(
-            model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop, unfamiliar=args.unfamiliar
+            model,
+            live=args.live,
+            stale=args.stale,
+            smooth=args.smooth,
+            crop=crop,
+            unfamiliar=args.unfamiliar,
+            measure=args.measure,
+            spacing=spacing,
         )
         if view is not None:
             print(f"live view: {view.address}", file=sys.stderr, flush=True)
@@ -120,6 +128,8 @@ def _check(args: argparse.Namespace) -> None:
         check_weight(args.smooth)
     if args.view is not None:
         read_address(args.view)
+    if args.spacing is not None and not args.measure:
+        raise InputError("--spacing was given without --measure, and nothing else needs it: add --measure")
     running.check(args)
 
 
