@@ -119,6 +119,14 @@ def measure(
     return tuple(_measure_class(runs, root, number, names[number], scales) for number in range(1, len(names)))
 
 
+def largest_region(mask: NDArray[np.bool_]) -> tuple[Box, NDArray[np.bool_]]:
+    """The largest connected region of a mask (H, W) that is not empty: the box around it, and its pixels in the box."""
+    runs = _runs(mask.view(np.uint8))
+    root = _connect(runs, mask.shape[1])
+    region = runs.of(root == np.bincount(root, runs.pixels()).argmax())
+    return region.box(), _picture(region, region.box())
+
+
 class _Runs(NamedTuple):
     """Runs of pixels of one class in a row, in the order of reading: (n,) each, the ends exclusive."""
 

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group("runtime")
     how = parser.add_argument_group("frames and masks")
     running.add_measure(to, how)
+    running.add_dicom_sr(to)
     running.add_arguments(how, runs)
     runs.add_argument(
         "--compile",
@@ -68,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
     check_names(args.output, files)
+    measured = args.measure or args.dicom_sr
+    if args.dicom_sr:
+        for path in files.values():
+            running.check_dicom_sr(path, spacing)
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 
@@ -82,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             weights=str(args.checkpoint),
             probability=args.probabilities,
-            measured=args.measure,
+            measured=measured,
+            dicom_sr=args.dicom_sr,
             watch=_say,
             progress=progress,
         )
@@ -92,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
     print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
     masks = "masks/, " if predictor.task == "segmentation" else ""
-    sizes = "measurements.csv, measurements.json, " if args.measure else ""
+    sizes = "measurements.csv, measurements.json, " if measured else ""
+    sizes += "reports/, " if any(name.startswith("reports/") for name in report["files"]) else ""
     print(f"wrote {masks}overlays/, {sizes}predictions.csv and predictions.json to {args.output}")
     for reason in report["failed"].values():
         print(f"no result: {reason}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ht_kernels.errors import InputError
@@ -145,8 +146,34 @@ def add_measure(to: argparse._ActionsContainer, how: argparse._ActionsContainer)
     how.add_argument(
         "--spacing",
         metavar="MM|X,Y",
-        help="the side of a pixel in millimetres, or its width and height (default: as a DICOM file says)",
+        help="the side of a pixel in millimetres, or its width and height, for sizes (default: as a DICOM file says)",
     )
+
+
+def add_dicom_sr(to: argparse._ActionsContainer) -> None:
+    """Add ``--dicom-sr`` to the group of outputs."""
+    to.add_argument(
+        "--dicom-sr",
+        action="store_true",
+        help="for DICOM files: also write the measurements of each class, where it is largest, as a DICOM structured "
+        "report; --measure is implied",
+    )
+
+
+def check_dicom_sr(path: Path, spacing: Spacing | None) -> None:
+    """Refuse a file that is not DICOM, of whose pixels nothing says the size, or that cannot have a report.
+
+    Raises:
+        InputError: it is such a file.
+    """
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.media.scale import Scale
+    from ht_kernels.video.dicom_sr import check_file
+
+    source = open_file(path)
+    if source.kind != "dicom":
+        raise InputError(f"--dicom-sr goes with DICOM files, and {path} is another: leave it out, or use --measure")
+    check_file(source.path, source.scales if spacing is None else (Scale(None, spacing),))
 
 
 def read_spacing(text: str | None) -> Spacing | None:

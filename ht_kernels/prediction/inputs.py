@@ -75,7 +75,7 @@ def check_names(output: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: it holds one.
     """
-    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz"
+    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz", "reports/{}.dcm"
     check_foreign(output, [kind.format(name) for name in names for kind in kinds], earlier_files(output))
 
 
@@ -84,7 +84,7 @@ def earlier_files(output: Path) -> list[Path]:
     report = read_object(output / "predictions.json")
     if not {"model", "images", "failed"} <= report.keys():
         return []
-    kinds = ("overlays", "masks", "probabilities", *MEASUREMENTS)
+    kinds = ("overlays", "masks", "probabilities", "reports", *MEASUREMENTS)
     return [*map(Path, PREDICTIONS), *(file for file in within(report.get("files")) if file.parts[0] in kinds)]
 
 

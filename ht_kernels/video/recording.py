@@ -36,6 +36,7 @@ def record(
     weights: str | None = None,
     view: View | None = None,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     watch: Callable[[Shown], None] | None = None,
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
@@ -57,14 +58,18 @@ def record(
         weights: what the report calls the model's weights.
         view: shows each overlay to browsers, too.
         dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
+        dicom_sr: write ``measurements.dcm`` too, a report that refers to the segmentation where that is written, unless
+            the stream is stopped early or no class is found and measured in millimetres. The stream must measure.
         watch: called with each frame after it was written.
 
     Raises:
         InputError: the input is damaged, the output cannot be written or would replace what no stream wrote, or
-            ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live, or the model classifies.
+            ``dicom_seg`` or ``dicom_sr`` was asked for and the source is not a DICOM clip or is played live, the model
+            classifies, or the stream does not measure.
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from .dicom_seg import write_segmentation
+    from .dicom_sr import Largest, write_report
     from .measurement_tables import MeasurementTables
     from .sinks import LabelSink, MaskSink, PictureSink, VideoSink
     from .stream import Stream
@@ -77,6 +82,10 @@ def record(
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
+    if dicom_sr and (source.kind != "dicom" or stream.live):
+        raise InputError(f"a DICOM report is made of a DICOM clip not played live, and {source.path} is another")
+    if dicom_sr and not stream.measures:
+        raise InputError("a DICOM report has measurements, and this stream makes none: make it with measure=True")
     check_output(source, output)
     names, report = _names(source), _read_report(Path(output) / "report.json")
     with output_folder(output, (*_results(report), *_masks_and_pictures(report))) as folder:
@@ -86,6 +95,7 @@ def record(
         labels = LabelSink(folder / "labels.csv", stream.class_names) if masks is None else None
         tables = MeasurementTables(folder) if stream.measures else None
         segmented: list[Any] = []
+        largest = Largest()
         legend = [(name, color_of(i)) for i, name in enumerate(stream.class_names[1:], 1)] if masks is not None else []
 
         last_mask = 0
@@ -106,6 +116,8 @@ def record(
                     tables.write(row)
             if dicom_seg:
                 segmented.append(shown.mask)
+            if dicom_sr:
+                largest.add(shown.index, shown.mask, shown.measurements)
             if watch is not None:
                 watch(shown)
 
@@ -131,6 +143,9 @@ def record(
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
+        if dicom_sr and not report["interrupted"] and (found := largest.found()):
+            segmentation = folder / "segmentation.dcm" if dicom_seg else None
+            write_report(folder / "measurements.dcm", Path(source.path), found, len(stream.class_names), segmentation)
         if installed("matplotlib"):
             from . import chart
 

@@ -315,5 +315,5 @@ def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path)
 def test_options_that_predict_does_not_have() -> None:
     with pytest.raises(TypeError, match="no option device: its options are crop, unfamiliar, compiled and spacing; a"):
         ht.predict("phantom", KNOWN, device="cuda")
-    with pytest.raises(TypeError, match="its options are crop, unfamiliar and compiled; did you mean unfamiliar"):
+    with pytest.raises(TypeError, match="are crop, unfamiliar, compiled and spacing; did you mean unfamiliar"):
         ht.predict("phantom", KNOWN, unfamilar="outline")
