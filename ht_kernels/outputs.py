@@ -13,12 +13,17 @@ from ht_kernels.choices import TASKS
 SETTINGS = "settings.yaml"
 """The options of the command, as ``--config`` takes them."""
 
+MEASUREMENTS = ("measurements.csv", "measurements.json")
+"""The tables of sizes and places, of a stream or of predictions."""
+
 RECORDING = (
     "overlay.mp4",
     "labels.csv",
     "latency.png",
     "report.json",
     "segmentation.dcm",
+    *MEASUREMENTS,
+    "measurements.dcm",
 )
 """Of a stream over a source. The report says which masks and pictures there are."""
 

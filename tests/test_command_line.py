@@ -64,7 +64,7 @@ def settings(words: str) -> dict[str, object]:
         "train data --task segmentation --dataset BUSI --output run --feature-layers 3 6 --clip 1e-5 --skip-bad",
         "evaluate breast data --dataset BUSI 'a, b: c' --output out --image-size 224",
         "export breast --output m.engine --format tensorrt-rtx --target sm_86 --target sm_120 --batch 1:4:16",
-        "stream 'a #1.dcm' --checkpoint breast --smooth 0.5 --dicom-seg --precision fp16",
+        "stream 'a #1.dcm' --checkpoint breast --smooth 0.5 --dicom-seg --measure --spacing 0.1,0.2 --precision fp16",
         "phantom --output out --count 3 --clip 12 --sector",
         "bench --shape 1,2,3,4 --grid 1,1 --output out --stages",
         "bench --compare a.json b.json",

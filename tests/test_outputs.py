@@ -137,6 +137,7 @@ def test_a_command_refuses_results_that_are_there(
         ("inspect phantom --output out", "filters.png"),
         ("predict clip.dcm --weights phantom --output out", "predictions.csv"),
         ("predict clip.dcm --weights phantom --output out", "predictions.json"),
+        ("predict clip.dcm --weights phantom --output out", "measurements.csv"),
         ("predict clip.dcm --weights phantom --output out", "settings.yaml"),
         ("stream clip.dcm --checkpoint phantom --output out", "settings.yaml"),
         ("export phantom --output out/model.onnx", "model.settings.yaml"),

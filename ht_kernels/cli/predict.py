@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model_options.add_tower_arguments(model)
     runs = parser.add_argument_group("runtime")
-    running.add_arguments(parser.add_argument_group("frames and masks"), runs)
+    how = parser.add_argument_group("frames and masks")
+    running.add_measure(to, how)
+    running.add_dicom_sr(to)
+    running.add_arguments(how, runs)
     runs.add_argument(
         "--compile",
         action="store_true",
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ht_kernels.prediction.inputs import check_names, check_output, find_files
 
-    crop = running.read_crop(args.crop)
+    crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     running.check(args)
     if args.compile:
         _check_compile(args)
@@ -66,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
     config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
     check_names(args.output, files)
+    measured = args.measure or args.dicom_sr
+    if args.dicom_sr:
+        for path in files.values():
+            running.check_dicom_sr(path, spacing)
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 
@@ -73,13 +80,15 @@ def run(args: argparse.Namespace) -> int:
         model, _ = running.open_model(args)
         if args.compile:
             print("compiling the model: this takes a minute or more", file=sys.stderr, flush=True)
-        predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar, compiled=args.compile)
+        predictor = Predictor(model, crop=crop, unfamiliar=args.unfamiliar, compiled=args.compile, spacing=spacing)
         report = predict_files(
             predictor,
             files,
             args.output,
             weights=str(args.checkpoint),
             probability=args.probabilities,
+            measured=measured,
+            dicom_sr=args.dicom_sr,
             watch=_say,
             progress=progress,
         )
@@ -89,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
     found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
     print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
     masks = "masks/, " if predictor.task == "segmentation" else ""
-    print(f"wrote {masks}overlays/, predictions.csv and predictions.json to {args.output}")
+    sizes = "measurements.csv, measurements.json, " if measured else ""
+    sizes += "reports/, " if any(name.startswith("reports/") for name in report["files"]) else ""
+    print(f"wrote {masks}overlays/, {sizes}predictions.csv and predictions.json to {args.output}")
     for reason in report["failed"].values():
         print(f"no result: {reason}", file=sys.stderr)
     if report["failed"]:

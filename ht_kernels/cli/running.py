@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ht_kernels.errors import InputError
@@ -15,6 +16,7 @@ from . import model_options
 if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP, Session
     from ht_kernels.media.frames import Box
+    from ht_kernels.media.scale import Spacing
 
 
 def add_arguments(how: argparse._ActionsContainer, runs: argparse._ActionsContainer) -> None:
@@ -132,6 +134,66 @@ def _open_checkpoint(args: argparse.Namespace, runtime: str | None) -> tuple[Fol
 
 def _show(phase: str) -> None:
     print(f"building an engine: {phase}", file=sys.stderr, flush=True)
+
+
+def add_measure(to: argparse._ActionsContainer, how: argparse._ActionsContainer) -> None:
+    """Add ``--measure`` and ``--spacing`` to the groups of outputs and of frames."""
+    to.add_argument(
+        "--measure",
+        action="store_true",
+        help="for segmentation: also write areas, diameters and places of each class as tables, and draw diameters",
+    )
+    how.add_argument(
+        "--spacing",
+        metavar="MM|X,Y",
+        help="the side of a pixel in millimetres, or its width and height, for sizes (default: as a DICOM file says)",
+    )
+
+
+def add_dicom_sr(to: argparse._ActionsContainer) -> None:
+    """Add ``--dicom-sr`` to the group of outputs."""
+    to.add_argument(
+        "--dicom-sr",
+        action="store_true",
+        help="for DICOM files: also write the measurements of each class, where it is largest, as a DICOM structured "
+        "report; --measure is implied",
+    )
+
+
+def check_dicom_sr(path: Path, spacing: Spacing | None) -> None:
+    """Refuse a file that is not DICOM, of whose pixels nothing says the size, or that cannot have a report.
+
+    Raises:
+        InputError: it is such a file.
+    """
+    from ht_kernels.media.opening import open_file
+    from ht_kernels.media.scale import Scale
+    from ht_kernels.video.dicom_sr import check_file
+
+    source = open_file(path)
+    if source.kind != "dicom":
+        raise InputError(f"--dicom-sr goes with DICOM files, and {path} is another: leave it out, or use --measure")
+    check_file(source.path, source.scales if spacing is None else (Scale(None, spacing),))
+
+
+def read_spacing(text: str | None) -> Spacing | None:
+    """The spacing ``MM`` or ``X,Y``, or None where none is given.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from ht_kernels.media.scale import as_spacing
+
+    if text is None:
+        return None
+    try:
+        sides = [float(part) for part in text.split(",")]
+        return as_spacing(sides[0] if len(sides) == 1 else sides)
+    except (ValueError, InputError):
+        raise InputError(
+            f"--spacing is {text!r}, expected the side of a pixel in millimetres, such as 0.1, or its width and "
+            "height, such as 0.1,0.08"
+        ) from None
 
 
 def read_crop(text: str | None) -> Box | Literal["auto"] | None:

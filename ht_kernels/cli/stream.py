@@ -52,12 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
     to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
+    running.add_measure(to, how)
+    running.add_dicom_sr(to)
     running.add_arguments(how, runs)
     model_options.add_arguments(parser.add_argument_group("model"), exported=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    crop = running.read_crop(args.crop)
+    crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     _check(args)
     from ht_kernels.media.frames import Box
     from ht_kernels.packages import import_package, installed
@@ -76,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         from ht_kernels.video.dicom_seg import check_clip
 
         check_clip(Path(source.path))
+    if args.dicom_sr:
+        if source.kind != "dicom" or args.live:
+            raise InputError(f"--dicom-sr goes with a DICOM clip that is not played live, and {source.path} is another")
+        running.check_dicom_sr(Path(source.path), spacing)
     if isinstance(crop, Box):
         import numpy as np
 
@@ -91,16 +97,34 @@ def run(args: argparse.Namespace) -> int:
         if not trained:
             model_options.warn_untrained()
         stream = Stream(
-            model, live=args.live, stale=args.stale, smooth=args.smooth, crop=crop, unfamiliar=args.unfamiliar
+            model,
+            live=args.live,
+            stale=args.stale,
+            smooth=args.smooth,
+            crop=crop,
+            unfamiliar=args.unfamiliar,
+            measure=args.measure or args.dicom_sr,
+            spacing=spacing,
         )
         if view is not None:
             print(f"live view: {view.address}", file=sys.stderr, flush=True)
         weights = str(args.checkpoint) if trained else "untrained"
         words = ("segmenting", "segmented") if stream.task == "segmentation" else ("classifying", "classified")
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count, *words) as watch:
-            report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
+            report = record(
+                source,
+                stream,
+                output,
+                weights=weights,
+                view=view,
+                dicom_seg=args.dicom_seg,
+                dicom_sr=args.dicom_sr,
+                watch=watch,
+            )
     config.write(args, output / SETTINGS)
     terminal.warn(report["input"]["warnings"])
+    if args.dicom_sr and not report["interrupted"] and "measurements.dcm" not in report["files"]:
+        terminal.warn(["there is no measurements.dcm, for no class was found and measured in millimetres"])
     if not installed("matplotlib"):
         terminal.warn(["there is no latency.png, for the chart needs matplotlib: pip install matplotlib"])
     print("\n".join(terminal.summary(report)))
@@ -120,6 +144,8 @@ def _check(args: argparse.Namespace) -> None:
         check_weight(args.smooth)
     if args.view is not None:
         read_address(args.view)
+    if args.spacing is not None and not (args.measure or args.dicom_sr):
+        raise InputError("--spacing was given without --measure, and nothing else needs it: add --measure")
     running.check(args)
 
 

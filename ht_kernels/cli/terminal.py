@@ -223,6 +223,9 @@ def summary(report: dict[str, Any]) -> list[str]:
     ]
     for stage, row in report["latency_ms"].items():
         lines.append(f"{stage.replace('_', ' '):<14}" + "".join(f"{row[name]:>9.2f}" for name in row))
+    for name, row in report.get("measurements", {}).items():
+        size = f"{row['long_diameter']:.4g} x {row['short_diameter']:.4g} {row['unit']}"
+        lines.append(f"{name}: largest in frame {row['frame']}, {size}, {row['area']:.4g} {row['unit']}²")
     if "labels" in report:
         lines.append("labels: " + ", ".join(f"{count} {name}" for name, count in report["labels"].items()))
     if report["failure"] is not None:

@@ -15,6 +15,7 @@ from .dicom_display import Display, with_groups
 from .dicom_file import declared_frames, find_pixels, opened, quiet
 from .dicom_time import frame_times, numbers
 from .frames import Box, Frame
+from .scale import Scale, Spacing, plausible_spacing
 from .source import Source
 
 _ULTRASOUND = "1.2.840.10008.5.1.4.1.1."
@@ -44,7 +45,7 @@ def open_dicom(path: Path) -> Source:
                 raise InputError(f"{path} ends inside its first frame: the file is truncated")
             notes = _notes(path, declared_frames(dataset), count, pixels.whole)
             fps, times = frame_times(dataset, count)
-            scan, pixel_mm2 = _scan(dataset), _pixel_area(dataset)
+            scan, scales = _scan(dataset), _scales(dataset)
             Display(dataset)  # malformed look-up tables are refused here
     except InputError:
         raise
@@ -52,7 +53,7 @@ def open_dicom(path: Path) -> Source:
         raise InputError(f"{path} is a DICOM file that cannot be read: {reason(error)}") from error
     size = rows, columns
     names = (path.name,) if count == 1 else None
-    return Source(path, "dicom", count, fps, size, lambda: _decode(path, count, times), scan, notes, pixel_mm2, names)
+    return Source(path, "dicom", count, fps, size, lambda: _decode(path, count, times), scan, notes, scales, names)
 
 
 def _check_kind(path: Path, dataset: Any) -> None:
@@ -121,30 +122,21 @@ def _scan(dataset: Any) -> Box | None:
     return max(boxes, key=lambda box: box.width * box.height, default=None)
 
 
-def _pixel_area(dataset: Any) -> float | None:
-    """The area of a pixel in mm², by the regions of two-dimensional tissue, or without such regions by PixelSpacing.
-
-    None where neither says it, or where regions have different scales, as two depths side by side do.
-    """
+def _scales(dataset: Any) -> tuple[Scale, ...]:
+    """The spacings of the regions of two-dimensional tissue, or where a file has no regions that of PixelSpacing."""
     if dataset.get("SequenceOfUltrasoundRegions"):
-        areas = {_region_area(region) for _, region in _tissue(dataset)}
-        return areas.pop() if len(areas) == 1 else None
-    spacing = numbers(dataset, "PixelSpacing")
-    return _plausible_area(spacing[0] * spacing[1]) if spacing and len(spacing) == 2 else None
+        return tuple(Scale(box, _region_spacing(region)) for box, region in _tissue(dataset))
+    spacing = numbers(dataset, "PixelSpacing")  # between rows, then between columns (PS3.3 10.7.1.3)
+    return (Scale(None, plausible_spacing(spacing[1], spacing[0])),) if len(spacing) == 2 else ()
 
 
-def _region_area(region: Any) -> float | None:
-    """The area of a pixel of an ultrasound region in mm², or None where its units are not centimetres."""
+def _region_spacing(region: Any) -> Spacing | None:
+    """The spacing of an ultrasound region, or None where its units are not centimetres."""
     sides = [numbers(region, f"PhysicalDelta{axis}") for axis in "XY"]
     units = [region.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
     if units != [_CENTIMETRES] * 2 or not (sides[0] and sides[1]):
         return None
-    return _plausible_area(round(100 * abs(sides[0][0] * sides[1][0]), 9))
-
-
-def _plausible_area(area: float) -> float | None:
-    """An area in mm² that a pixel of ultrasound may have, or None: damaged files state anything."""
-    return area if 1e-8 < area < 100 else None
+    return plausible_spacing(10 * sides[0][0], 10 * sides[1][0])
 
 
 def _tissue(dataset: Any) -> list[tuple[Box, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ht_kernels.errors import InputError
 
 from .frames import Box, Frame
+from .scale import Scale, pixel_area
 
 USUAL_FPS = 10.0
 """Frames per second of clips that do not say theirs."""
@@ -35,7 +36,7 @@ class Source:
         scan: the part of a frame that is the scan, where a DICOM file says so; else None.
         warnings: what is amiss in the file although frames can be had, a sentence each. Opening finds some of it, and
             the latest iteration the rest.
-        pixel_mm2: the area of a pixel in mm², where a DICOM file says one for the whole scan; else None.
+        scales: what a DICOM file says of the sizes of pixels, a scale for each part of a frame; else empty.
         names: of pictures, one or a folder of them, the name of each frame's file; None for a clip.
     """
 
@@ -47,12 +48,17 @@ class Source:
     decode: Callable[[], Iterator[tuple[float | None, Frame]]]
     scan: Box | None = None
     warnings: list[str] = field(default_factory=list)
-    pixel_mm2: float | None = None
+    scales: tuple[Scale, ...] = ()
     names: tuple[str, ...] | None = None
     _known: int = field(init=False, repr=False, compare=False)  # how many of the warnings opening found
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_known", len(self.warnings))
+
+    @property
+    def pixel_mm2(self) -> float | None:
+        """The area of a pixel in mm², where a DICOM file says one for the whole scan; else None."""
+        return pixel_area(self.scales)
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
         """Pairs of the seconds from the start, and the frame.

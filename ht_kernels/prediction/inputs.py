@@ -11,7 +11,7 @@ from ht_kernels.files import check_foreign, claim, read_object, why, within
 from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES, is_image
 from ht_kernels.media.opening import is_hidden, natural_order
-from ht_kernels.outputs import PREDICTIONS, SETTINGS
+from ht_kernels.outputs import MEASUREMENTS, PREDICTIONS, SETTINGS
 
 _ENDINGS = (
     *SUFFIXES,
@@ -65,8 +65,8 @@ def check_output(output: Path, overwrite: bool) -> None:
     Raises:
         InputError: it is such a folder.
     """
-    claim(output, (*PREDICTIONS, SETTINGS), overwrite)
-    check_foreign(output, PREDICTIONS, earlier_files(output))
+    claim(output, (*PREDICTIONS, *MEASUREMENTS, SETTINGS), overwrite)
+    check_foreign(output, (*PREDICTIONS, *MEASUREMENTS), earlier_files(output))
 
 
 def check_names(output: Path, names: Iterable[str]) -> None:
@@ -75,7 +75,7 @@ def check_names(output: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: it holds one.
     """
-    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz"
+    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz", "reports/{}.dcm"
     check_foreign(output, [kind.format(name) for name in names for kind in kinds], earlier_files(output))
 
 
@@ -84,8 +84,8 @@ def earlier_files(output: Path) -> list[Path]:
     report = read_object(output / "predictions.json")
     if not {"model", "images", "failed"} <= report.keys():
         return []
-    pictures = [file for file in within(report.get("files")) if file.parts[0] in ("overlays", "masks", "probabilities")]
-    return [*map(Path, PREDICTIONS), *pictures]
+    kinds = ("overlays", "masks", "probabilities", "reports", *MEASUREMENTS)
+    return [*map(Path, PREDICTIONS), *(file for file in within(report.get("files")) if file.parts[0] in kinds)]
 
 
 def _inside(folder: Path, output: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from ht_kernels.deploy.session import Session
 from ht_kernels.errors import InputError, did_you_mean
 from ht_kernels.media.frames import Box, Frame
 from ht_kernels.media.opening import open_file
+from ht_kernels.media.scale import Scale, as_spacing
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.packages import need_torch
 from ht_kernels.predict_method import Predicts
@@ -36,7 +37,7 @@ Picture = str | Path | NDArray[Any] | Image.Image
 """An image: the path of an image file or of a DICOM file with one frame; a NumPy array, (H, W) gray or (H, W, 3) RGB,
 uint8, or floating point from 0 to 1; or an image of Pillow."""
 
-_OPTIONS = "crop", "unfamiliar", "compiled"
+_OPTIONS = "crop", "unfamiliar", "compiled", "spacing"
 """The options of a Predictor."""
 
 
@@ -54,6 +55,8 @@ class Predictor:
         compiled: have torch.compile compile the model, which runs on a GPU, at the first image, as
             :class:`ht_kernels.deploy.GraphRunner` does. That takes a minute or more, and pays for many images. No GPU
             has run it.
+        spacing: the side of a pixel in millimetres, or its width and height, for areas and measurements; None for what
+            a DICOM file says.
 
     Attributes:
         task: ``segmentation`` or ``classification``.
@@ -73,8 +76,10 @@ class Predictor:
         crop: Box | Literal["auto"] | None = None,
         unfamiliar: Literal["withhold", "outline"] = "withhold",
         compiled: bool = False,
+        spacing: float | tuple[float, float] | None = None,
     ) -> None:
         check_crop(crop)
+        self._scales = () if spacing is None else (Scale(None, as_spacing(spacing)),)
         check_unfamiliar(unfamiliar)
         self._crop, self._outline = crop, unfamiliar == "outline"
         self._model = FrameModel(_runnable(model, compiled), compiled=compiled)
@@ -116,9 +121,9 @@ class Predictor:
         if isinstance(clip, (str, Path)):
             clip = open_file(clip)
         if isinstance(clip, Source):
-            return self._frames(clip.timed(), self._cropper(clip.scan), clip.path, clip.pixel_mm2)
+            return self._frames(clip.timed(), self._cropper(clip.scan), clip.path, clip.scales)
         timed = ((index / USUAL_FPS, to_frame(image)) for index, image in enumerate(clip))
-        return self._frames(timed, self._cropper(None), None, None)
+        return self._frames(timed, self._cropper(None), None, ())
 
     def describe(self) -> dict[str, Any]:
         """The model in a report: its configuration, frame size, runtime and device."""
@@ -133,18 +138,19 @@ class Predictor:
         if is_clip(source):
             raise InputError(f"{image} has several frames, and a call takes one image: iterate over Predictor.frames")
         frame = next(iter(source))
-        return replace(self._frame(frame, self._cropper(source.scan)), file=source.path, pixel_mm2=source.pixel_mm2)
+        made = self._frame(frame, self._cropper(source.scan))
+        return replace(made, file=source.path, scales=self._scales or source.scales)
 
     def _frames(
         self,
         timed: Iterable[tuple[float, Frame]],
         crop: Callable[[Frame], Box],
         file: Path | None,
-        pixel_mm2: float | None,
+        scales: tuple[Scale, ...],
     ) -> Iterator[Prediction]:
         for index, (seconds, frame) in enumerate(timed):
             made = self._frame(frame, crop)
-            yield replace(made, file=file, index=index, seconds=seconds, pixel_mm2=pixel_mm2)
+            yield replace(made, file=file, index=index, seconds=seconds, scales=self._scales or scales)
 
     def _cropper(self, scan: Box | None) -> Callable[[Frame], Box]:
         """What says which part of each frame the model sees; ``scan`` is what the file declares as the scan."""
@@ -183,7 +189,7 @@ class Predictor:
             confidence=confidence,
             distance=distance,
             percentile=None if scale is None or distance is None else scale.percentile(distance),
-            pixel_mm2=None,
+            scales=self._scales,
             _logits=None if unfamiliar else logits,
             _box=box,
             _doubtful=doubtful,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.logits import Logits, probabilities, upsample
+from ht_kernels.measurement import Measurement, measure
 from ht_kernels.media.frames import Box, Frame
+from ht_kernels.media.scale import Scale, pixel_area
 from ht_kernels.packages import import_package
 from ht_kernels.video.overlay import Overlay, in_words
 from ht_kernels.video.sinks import save_mask
@@ -46,7 +48,7 @@ class Prediction:
             the probability of the label.
         distance: how far the image is from the training images; None for a model that cannot tell.
         percentile: the share of validation images that are nearer, from 0 to 100; None like ``distance``.
-        pixel_mm2: the area of a pixel in mm², where a DICOM file says one for the whole scan; else None.
+        scales: the sizes of pixels: one for the whole frame where the user gave it, else what a DICOM file says.
     """
 
     file: Path | None
@@ -62,7 +64,7 @@ class Prediction:
     confidence: float | None
     distance: float | None
     percentile: float | None
-    pixel_mm2: float | None
+    scales: tuple[Scale, ...] = field(repr=False)
     _logits: Logits | None = field(repr=False)
     _box: Box = field(repr=False)
     _doubtful: NDArray[np.uint8] | None = field(repr=False)  # the mask of which an overlay has the outline
@@ -96,19 +98,34 @@ class Prediction:
         return {name: int(count) for name, count in zip(self.classes[1:], counts[1:], strict=True)}
 
     @property
+    def pixel_mm2(self) -> float | None:
+        """The area of a pixel in mm², where it is known and the same for the whole scan; else None."""
+        return pixel_area(self.scales)
+
+    @property
     def areas_mm2(self) -> dict[str, float] | None:
         """The areas in mm²; None without a mask, or where ``pixel_mm2`` is None."""
         if self.areas is None or self.pixel_mm2 is None:
             return None
         return {name: count * self.pixel_mm2 for name, count in self.areas.items()}
 
-    def overlay(self) -> Frame:
-        """The image with the mask over it, or the label in its corner, as a stream shows it: (H, W, 3) uint8 RGB."""
-        return self._draw(_overlay(self.classes))
+    @cached_property
+    def measurements(self) -> tuple[Measurement, ...] | None:
+        """The areas, diameters and places of all classes but the background; None without a mask."""
+        return None if self.mask is None else measure(self.mask, class_names=self.classes, scales=self.scales)
 
-    def _draw(self, overlay: Overlay) -> Frame:
+    def overlay(self, measured: bool = False) -> Frame:
+        """The image with the mask over it, or the label in its corner, as a stream shows it: (H, W, 3) uint8 RGB.
+
+        Args:
+            measured: also draw the diameters of each class.
+        """
+        return self._draw(_overlay(self.classes), measured)
+
+    def _draw(self, overlay: Overlay, measured: bool = False) -> Frame:
         label = "" if self.label is None else in_words(self.label, self.confidence or 0.0)
-        return overlay.draw(self.frame, self.mask, self._doubtful, label, self.note)
+        measurements = (measured and self.measurements) or ()
+        return overlay.draw(self.frame, self.mask, self._doubtful, label, self.note, measurements)
 
     def _share(self, pixels: int) -> float:
         """The share of the image, from 0 to 1, that so many pixels are."""
@@ -205,13 +222,13 @@ def _overlay(classes: tuple[str, ...]) -> Overlay:
     return Overlay(classes)
 
 
-def save_into(folder: Path, name: str, prediction: Prediction, probability: bool) -> None:
+def save_into(folder: Path, name: str, prediction: Prediction, probability: bool, measured: bool = False) -> None:
     """Write what :meth:`Prediction.save` writes into a folder that is there.
 
     Raises:
         OSError: it cannot be written.
     """
-    Image.fromarray(prediction.overlay()).save(place(folder, "overlays", f"{name}.png"), compress_level=1)
+    Image.fromarray(prediction.overlay(measured)).save(place(folder, "overlays", f"{name}.png"), compress_level=1)
     if prediction.mask is not None:
         save_mask(prediction.mask, place(folder, "masks", f"{name}.png"))
     if probability:

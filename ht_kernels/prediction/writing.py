@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ht_kernels import environment
 from ht_kernels.errors import InputError
@@ -16,11 +16,21 @@ from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.video.dicom_sr import Largest, write_report
+from ht_kernels.video.measurement_tables import rows_of, write_tables
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
 from .inputs import earlier_files
 from .predictor import Predictor, is_clip
 from .result import Prediction, place, save_into, save_probability
+
+
+class _Wanted(NamedTuple):
+    """What is written beside masks and overlays."""
+
+    probability: bool
+    measured: bool
+    dicom_sr: bool
 
 
 class _Unusable(Exception):
@@ -34,6 +44,8 @@ def predict_files(
     *,
     weights: str | None = None,
     probability: bool = False,
+    measured: bool = False,
+    dicom_sr: bool = False,
     watch: Callable[[Path, Prediction], None] | None = None,
     progress: Watch = unwatched,
 ) -> dict[str, Any]:
@@ -53,33 +65,51 @@ def predict_files(
         output: the folder, made where there is none.
         weights: what predictions.json calls the model's weights.
         probability: for segmentation, also write ``probabilities/NAME.npz`` as :meth:`Prediction.save` does.
+        measured: for segmentation, also write ``measurements.csv`` and ``measurements.json``, with a row for each frame
+            and class as :func:`ht_kernels.video.measurement_tables.rows_of` makes it, and draw diameters in overlays.
+        dicom_sr: also write ``reports/NAME.dcm`` of each file in which a class was found and measured in millimetres,
+            as :func:`ht_kernels.video.dicom_sr.write_report` does. All files must be DICOM, and ``measured`` true.
         watch: called with each file and prediction after it was written.
         progress: told how many of the files are done, and of the frames of a clip that says how many it has.
 
     Raises:
         InputError: there is no result of any file, the output cannot be written or holds files of these names that no
-            prediction wrote, or ``probability`` was asked for and the model classifies.
+            prediction wrote, or ``probability`` or ``measured`` was asked for and the model classifies, or
+            ``dicom_sr`` without ``measured``.
     """
     if probability and predictor.task != "segmentation":
         raise InputError(
             "the model classifies whole images, so there are no probabilities of pixels to write: predictions.csv has "
             "the probability of every class"
         )
+    if measured and predictor.task != "segmentation":
+        raise InputError(
+            "the model classifies whole images, so there is nothing to measure: leave the measurements out"
+        )
+    if dicom_sr and not measured:
+        raise InputError("a DICOM report has measurements: pass measured, too")
+    wanted = _Wanted(probability, measured, dicom_sr)
     rows: list[dict[str, Any]] = []
+    sizes: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     warnings: list[str] = []
     with output_folder(output, earlier_files(Path(output)), strict=True) as folder:
         for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)
-                rows += _predict_file(folder, name, predictor, source, probability, watch, progress)
+                of_file = _predict_file(folder, name, predictor, source, wanted, watch, progress)
+                rows += of_file[0]
+                sizes += of_file[1]
                 warnings += source.warnings
             except _Unusable as error:
                 _remove_clip(folder, name)
                 failed[str(path)] = str(error)
                 rows.append({"file": str(path), "frame": None, "state": "failed"})
+                sizes += rows_of(None, predictor.classes, file=str(path), state="failed", why=str(error))
         if len(failed) == len(files):
             raise InputError(f"there is no result, for no input can be used; {'; '.join(failed.values())}")
+        if measured:
+            write_tables(folder, sizes)
         report = _report(predictor, weights, rows, failed, warnings)
         report["files"] = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         (folder / "predictions.csv").write_bytes(csv_bytes(rows))
@@ -115,12 +145,14 @@ def _predict_file(
     name: str,
     predictor: Predictor,
     source: Source,
-    probability: bool,
+    wanted: _Wanted,
     watch: Callable[[Path, Prediction], None] | None,
     progress: Watch,
-) -> list[dict[str, Any]]:
-    """Write the results of a file into a folder; returns its rows."""
-    rows = []
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write the results of a file into a folder; returns its rows, and those of its measurements."""
+    rows: list[dict[str, Any]] = []
+    sizes: list[dict[str, Any]] = []
+    largest = Largest()
     predictions = _usable(source.path, predictor.frames(source))
     clip = is_clip(source)
     video = VideoSink(place(folder, "overlays", f"{name}.mp4"), source.fps or USUAL_FPS) if clip else None
@@ -129,14 +161,18 @@ def _predict_file(
         for prediction in predictions:
             if video is None:
                 prediction = replace(prediction, index=None)
-                save_into(folder, name, prediction, probability)
+                save_into(folder, name, prediction, wanted.probability, wanted.measured)
             else:
-                video.write(prediction.overlay(), prediction.seconds)
+                video.write(prediction.overlay(wanted.measured), prediction.seconds)
                 if masks is not None and prediction.mask is not None:
                     masks.write(prediction.mask, prediction.index or 0)
-                if probability:
+                if wanted.probability:
                     save_probability(folder, f"{name}/{(prediction.index or 0) + 1:05}", prediction)
             rows.append(prediction.row())
+            if wanted.measured:
+                sizes += _sizes(prediction)
+            if wanted.dicom_sr:
+                largest.add(prediction.index or 0, prediction.mask, prediction.measurements)
             if watch is not None:
                 watch(source.path, prediction)
             if clip and source.frame_count is not None:
@@ -144,7 +180,23 @@ def _predict_file(
     finally:
         if video is not None:
             video.close()
-    return rows
+    if found := largest.found():
+        write_report(place(folder, "reports", f"{name}.dcm"), source.path, found, len(predictor.classes))
+    return rows, sizes
+
+
+def _sizes(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """The rows of the measurements of an image or frame."""
+    clip = prediction.index is not None
+    return rows_of(
+        prediction.measurements,
+        prediction.classes,
+        file=None if prediction.file is None else str(prediction.file),
+        frame=(prediction.index or 0) + 1 if clip else None,
+        seconds=prediction.seconds if clip else None,
+        state=prediction.state,
+        why=prediction.note,
+    )
 
 
 def _report(

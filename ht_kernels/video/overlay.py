@@ -18,7 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
+from ht_kernels.measurement import Measurement
 from ht_kernels.media.frames import Box, Frame
+
+from .calipers import draw_diameters
 
 _SHIFT = 2
 """A pixel inside a mask has 1 / 2^2 of its class's colour and keeps the rest of its own, to one of 256 levels."""
@@ -75,6 +78,7 @@ class Overlay:
         doubtful: NDArray[np.uint8] | None = None,
         label: str = "",
         note: str = "",
+        measurements: Sequence[Measurement] = (),
     ) -> Frame:
         """The frame in RGB (H, W, 3) with all that is shown of it.
 
@@ -84,6 +88,7 @@ class Overlay:
             doubtful: without a mask, one (H, W) of which only the outline is drawn; None for none.
             label: the text in the upper left corner.
             note: the text in the lower left corner.
+            measurements: of the mask, whose diameters are drawn.
         """
         if mask is not None:
             rgb = self(frame, mask)
@@ -91,6 +96,8 @@ class Overlay:
             rgb = self.outline(frame, doubtful)
         else:
             rgb = to_rgb(frame)
+        if measurements:
+            draw_diameters(rgb, measurements)
         if label:
             write_label(rgb, label)
         if note:

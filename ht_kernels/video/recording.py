@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError
 from ht_kernels.files import check_foreign, check_output_folder, output_folder, read_object, within, written
 from ht_kernels.media.source import USUAL_FPS, Source
-from ht_kernels.outputs import RECORDING
+from ht_kernels.outputs import MEASUREMENTS, RECORDING
 from ht_kernels.packages import installed
 from ht_kernels.threads import usual
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .stream import Shown, Stream
     from .view import View
 
-_FILES = ("overlay.mp4", "overlays", "masks", "labels.csv", "latency.png", "report.json", "segmentation.dcm")
+_FILES = (
+    *("overlay.mp4", "overlays", "masks", "labels.csv", *MEASUREMENTS, "latency.png", "report.json"),
+    *("segmentation.dcm", "measurements.dcm"),
+)
 """What :func:`record` writes into its folder."""
 
 
@@ -33,6 +36,7 @@ def record(
     weights: str | None = None,
     view: View | None = None,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     watch: Callable[[Shown], None] | None = None,
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
@@ -40,7 +44,9 @@ def record(
     The folder gets ``overlay.mp4``, ``masks/`` with a PNG for each frame that has a mask (``00001.png`` for frame 0),
     or for classification ``labels.csv`` with a row for each frame, ``report.json`` and, where matplotlib is installed,
     ``latency.png``. Of pictures, which are one image or a folder of them, there is no video: ``overlays/`` has a PNG of
-    each picture in its own size, and these and the masks have the names of the pictures.
+    each picture in its own size, and these and the masks have the names of the pictures. A stream that measures gets
+    ``measurements.csv`` and ``measurements.json``, with a row for each frame and class as
+    :func:`ht_kernels.video.measurement_tables.rows_of` makes it; the report has the largest row of each class.
 
     All appears when the stream ends or is stopped, and nothing when an exception ends it. A frame that is shown several
     times, with newer masks, is written as it was shown last. What an earlier stream wrote into the folder is replaced.
@@ -52,14 +58,19 @@ def record(
         weights: what the report calls the model's weights.
         view: shows each overlay to browsers, too.
         dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
+        dicom_sr: write ``measurements.dcm`` too, a report that refers to the segmentation where that is written, unless
+            the stream is stopped early or no class is found and measured in millimetres. The stream must measure.
         watch: called with each frame after it was written.
 
     Raises:
         InputError: the input is damaged, the output cannot be written or would replace what no stream wrote, or
-            ``dicom_seg`` was asked for and the source is not a DICOM clip or is played live, or the model classifies.
+            ``dicom_seg`` or ``dicom_sr`` was asked for and the source is not a DICOM clip or is played live, the model
+            classifies, or the stream does not measure.
         KeyboardInterrupt: the stream was stopped before its first frame, so there is nothing to write.
     """
     from .dicom_seg import write_segmentation
+    from .dicom_sr import Largest, write_report
+    from .measurement_tables import MeasurementTables
     from .sinks import LabelSink, MaskSink, PictureSink, VideoSink
     from .stream import Stream
 
@@ -71,6 +82,10 @@ def record(
         raise InputError(f"a DICOM Segmentation is made of a DICOM clip not played live, and {source.path} is another")
     if dicom_seg and stream.task != "segmentation":
         raise InputError("a DICOM Segmentation holds masks, and this model classifies whole frames")
+    if dicom_sr and (source.kind != "dicom" or stream.live):
+        raise InputError(f"a DICOM report is made of a DICOM clip not played live, and {source.path} is another")
+    if dicom_sr and not stream.measures:
+        raise InputError("a DICOM report has measurements, and this stream makes none: make it with measure=True")
     check_output(source, output)
     names, report = _names(source), _read_report(Path(output) / "report.json")
     with output_folder(output, (*_results(report), *_masks_and_pictures(report))) as folder:
@@ -78,7 +93,9 @@ def record(
         pictures = None if names is None else PictureSink(folder / "overlays", names)
         masks = MaskSink(folder / "masks", names) if stream.task == "segmentation" else None
         labels = LabelSink(folder / "labels.csv", stream.class_names) if masks is None else None
+        tables = MeasurementTables(folder) if stream.measures else None
         segmented: list[Any] = []
+        largest = Largest()
         legend = [(name, color_of(i)) for i, name in enumerate(stream.class_names[1:], 1)] if masks is not None else []
 
         last_mask = 0
@@ -94,8 +111,13 @@ def record(
                 last_mask = shown.index + 1
             if labels is not None:
                 labels.write(shown.index, shown.seconds, shown.state, shown.label, shown.probabilities)
+            if tables is not None:
+                for row in _sizes(source, stream, shown, names):
+                    tables.write(row)
             if dicom_seg:
                 segmented.append(shown.mask)
+            if dicom_sr:
+                largest.add(shown.index, shown.mask, shown.measurements)
             if watch is not None:
                 watch(shown)
 
@@ -114,17 +136,24 @@ def record(
                 video.close()
             if labels is not None:
                 labels.close()
+            if tables is not None:
+                tables.close()
         report = _report(source, stream, weights)
         if not report["frames"]:
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
             write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
+        if dicom_sr and not report["interrupted"] and (found := largest.found()):
+            segmentation = folder / "segmentation.dcm" if dicom_seg else None
+            write_report(folder / "measurements.dcm", Path(source.path), found, len(stream.class_names), segmentation)
         if installed("matplotlib"):
             from . import chart
 
             (folder / "latency.png").write_bytes(chart.draw(report))
         report["files"] = [name for name in _FILES if name == "report.json" or (folder / name).exists()]
         report["pictures"] = names
+        if tables is not None:
+            report["measurements"] = tables.largest
         report["last_mask"] = last_mask
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -179,6 +208,23 @@ def _masks_and_pictures(report: dict[str, Any]) -> list[str]:
         safe = [name for name in names if isinstance(name, str) and "/" not in name]
         return [f"{kind}/{name}.png" for kind in ("overlays", "masks") for name in safe]
     return [f"masks/{number:05}.png" for number in range(1, last + 1)] if isinstance(last, int) else []
+
+
+def _sizes(
+    source: Source | LiveSource, stream: Stream, shown: Shown, names: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    """The rows of the measurements of a frame. A picture is named in place of the folder that it is in."""
+    from .measurement_tables import rows_of
+
+    return rows_of(
+        shown.measurements,
+        stream.class_names,
+        file=str(source.path) if names is None else names[shown.index],
+        frame=shown.index + 1,
+        seconds=shown.seconds,
+        state=shown.state,
+        why="" if shown.state == "ok" else shown.note,
+    )
 
 
 def _told(shown: Shown) -> dict[str, str]:

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from ht_kernels.errors import InputError, reason
 from ht_kernels.logits import Logits
+from ht_kernels.measurement import Measurement, measure
 from ht_kernels.media.frames import Box, Frame, check_frame
+from ht_kernels.media.scale import Scale, as_spacing
 from ht_kernels.media.source import Source
 
 from .channel import Channel, Closed
@@ -80,6 +82,7 @@ class Shown:
             it. For classification it is the probability of the label.
         label: for classification, the name of the likeliest class; None where a mask would be None.
         probabilities: for classification, the probability of each class, (C,) float32; None where the label is.
+        measurements: of the mask, of each class but the background; None without a mask, or where none were asked for.
     """
 
     index: int
@@ -95,6 +98,7 @@ class Shown:
     confidence: float | None = None
     label: str | None = None
     probabilities: NDArray[np.float32] | None = None
+    measurements: tuple[Measurement, ...] | None = None
 
     def replaces(self, before: Shown | None) -> bool:
         """Whether this is the frame that was shown ``before``, with a newer mask."""
@@ -117,6 +121,7 @@ class _Item:
     distance: float | None = None
     unfamiliar: bool = False
     confidence: float | None = None
+    measurements: tuple[Measurement, ...] | None = None
     failure: str | None = None
     work: float = 0.0
 
@@ -138,15 +143,20 @@ class Stream:
             DICOM files state and which is otherwise found in the image; None for the whole frame.
         unfamiliar: what is drawn over a frame that is unlike the training images, as a calibrated model tells:
             ``withhold`` for nothing, or ``outline`` for a red outline. ``Shown.mask`` is None in either case.
+        measure: for segmentation, measure each mask, and draw the diameters of each class.
+        spacing: the side of a pixel in millimetres, or its width and height, for measurements; None for what a DICOM
+            file says.
 
     Attributes:
         task: ``segmentation`` or ``classification``.
         class_names: of all classes; for segmentation the background comes first.
         live: whether the source is live, or a file played as if it were.
+        measures: whether masks are measured.
         stopped: whether :meth:`stop` was called.
 
     Raises:
-        InputError: the model is for another task, a number is out of range, or another argument is none of those above.
+        InputError: the model is for another task, or classifies and ``measure`` is true, a number is out of range, or
+            another argument is none of those above.
         TypeError: the model is neither a folded model nor a session.
     """
 
@@ -159,13 +169,19 @@ class Stream:
         smooth: float | None = None,
         crop: Box | Literal["auto"] | None = None,
         unfamiliar: Literal["withhold", "outline"] = "withhold",
+        measure: bool = False,
+        spacing: float | tuple[float, float] | None = None,
     ) -> None:
         check_stale(stale)
+        self._scales: tuple[Scale, ...] = () if spacing is None else (Scale(None, as_spacing(spacing)),)
         check_unfamiliar(unfamiliar)
         check_crop(crop)
         self._outline = unfamiliar == "outline"
         self._model = FrameModel(model)
         self.task, self.class_names = self._model.task, self._model.class_names
+        if measure and self.task != "segmentation":
+            raise InputError("measurements are of masks, and this model classifies whole frames: leave them out")
+        self.measures = measure
         self._result = "mask" if self.task == "segmentation" else "label"
         self._overlay = Overlay(self.class_names)
         self._smoother = None if smooth is None else Smoother(smooth)
@@ -209,6 +225,8 @@ class Stream:
             raise InputError("this stream ran already, and a stream is for one run: make another for the next")
         self._source = source
         self.live = self.live or isinstance(source, LiveSource)
+        if isinstance(source, Source):
+            self._scales = self._scales or source.scales
         if self._auto_crop is not None and isinstance(source, Source) and source.scan is not None:
             self._auto_crop, self._box = None, source.scan
         if self._box is not None and isinstance(source, (Source, LiveSource)):
@@ -407,7 +425,7 @@ class Stream:
                         work(item)
                     except Exception as error:  # whatever the model does, the frame goes on
                         self._failure = item.failure = reason(error)
-                        item.mask = item.probabilities = None
+                        item.mask = item.probabilities = item.measurements = None
                 spent = time.monotonic() - start
                 self._latencies[name].add(spent)
                 item.work += spent
@@ -445,6 +463,8 @@ class Stream:
                 logits = self._smoother(logits, item.pixels)
         if self.task == "segmentation":
             item.mask = self._model.mask(logits, item.frame, item.box)
+            if self.measures and not item.unfamiliar:
+                item.measurements = measure(item.mask, class_names=self.class_names, scales=self._scales)
         elif not item.unfamiliar:
             item.probabilities = self._model.probabilities(logits)
             item.confidence = float(item.probabilities.max())
@@ -518,7 +538,9 @@ class Stream:
         probabilities = None if seen is None else seen.probabilities
         label = None if probabilities is None else self.class_names[int(probabilities.argmax())]
         words = "" if label is None or probabilities is None else in_words(label, float(probabilities.max()))
-        overlay = self._overlay.draw(item.frame, mask, made if self._outline else None, words, note)
+        measurements = None if seen is None else seen.measurements
+        doubtful = made if self._outline else None
+        overlay = self._overlay.draw(item.frame, mask, doubtful, words, note, measurements or ())
         end = time.monotonic()
         self._latencies["overlay"].add(end - start)
         if seen is not None and (mask is not None or label is not None):
@@ -542,6 +564,7 @@ class Stream:
             None if seen is None else seen.confidence,
             label,
             probabilities,
+            measurements,
         )
 
 

@@ -192,7 +192,7 @@ def test_areas_are_in_pixels_and_where_a_dicom_file_has_a_scale_in_mm2(tmp_path:
     row = result.row()
     assert (row["class 1_pixels"], row["class 1_share"]) == (counts[1], counts[1] / KNOWN.size)
     assert row["class 2_mm2"] == pytest.approx(counts[2] * 0.1) and row["file"] == str(tmp_path / "one.dcm")
-    assert replace(result, pixel_mm2=None).areas_mm2 is None
+    assert replace(result, scales=()).areas_mm2 is None
 
 
 def test_rows_of_a_classification() -> None:
@@ -313,7 +313,7 @@ def test_no_mask_of_another_image_stays_beside_an_unfamiliar_one(tmp_path: Path)
 
 
 def test_options_that_predict_does_not_have() -> None:
-    with pytest.raises(TypeError, match="no option device: its options are crop, unfamiliar and compiled; a session"):
+    with pytest.raises(TypeError, match="no option device: its options are crop, unfamiliar, compiled and spacing; a"):
         ht.predict("phantom", KNOWN, device="cuda")
-    with pytest.raises(TypeError, match="its options are crop, unfamiliar and compiled; did you mean unfamiliar"):
+    with pytest.raises(TypeError, match="are crop, unfamiliar, compiled and spacing; did you mean unfamiliar"):
         ht.predict("phantom", KNOWN, unfamilar="outline")
