@@ -5,6 +5,7 @@
 void bind_adapter(pybind11::module_& m);
 void bind_adapter_cuda(pybind11::module_& m);
 void bind_build_info(pybind11::module_& m);
+void bind_crc64(pybind11::module_& m);
 void bind_grid_to_mask(pybind11::module_& m);
 void bind_grid_to_mask_cuda(pybind11::module_& m);
 void bind_preprocess(pybind11::module_& m);
@@ -20,6 +21,7 @@ PYBIND11_MODULE(_C, m) {
   bind_spectral_filter_cuda(m);
 #endif
   bind_build_info(m);
+  bind_crc64(m);
   bind_grid_to_mask(m);
   bind_preprocess(m);
   bind_spectral_filter(m);

@@ -111,6 +111,8 @@ REFUSALS = {
     f"{STREAM} --crop 1,2": "--crop is '1,2', expected auto or four numbers",
     f"{STREAM} --crop 900,0,10,10": "900",
     f"{STREAM} --view 99999": "--view is '99999', expected a port",
+    f"{STREAM} --igtl 0x5": "--igtl is '0x5', expected a port",
+    "stream igtl://a/b?order=grb --checkpoint breast --output new": "is no address of OpenIGTLink, expected igtl://",
     f"{STREAM} --image-size 0": "--image-size 0 was given",
     f"{STREAM} --runtime cpu --device GPU": "--device GPU goes with --runtime openvino",
     f"{STREAM} --runtime cpu --precision fp16": "--precision fp16 is for",

@@ -267,6 +267,10 @@ size_t ht_preprocess_workspace_cpu(const ht_frame_shape* shape, int threads);
 ht_status ht_preprocess_cpu(const ht_frame_shape* shape, const uint8_t* frame, int64_t row_stride, uint8_t* pixels,
                             void* workspace, int threads);
 
+/* The checksum CRC-64/ECMA-182 of count bytes, as OpenIGTLink's messages have it. crc is 0, or the checksum of the bytes
+ * before these. */
+uint64_t ht_crc64_cpu(const uint8_t* bytes, int64_t count, uint64_t crc);
+
 /* On the device, contiguous and aligned to 16 bytes, the matrices in the dtype of tokens. */
 typedef struct {
 #define HT_MATRIX const void*

@@ -16,6 +16,7 @@ from . import config, model_options, outputs, running, terminal
 from .running import open_model
 
 if TYPE_CHECKING:
+    from ht_kernels.video.igtl_sink import IgtlServer
     from ht_kernels.video.view import View
 
 HELP = "segment or classify a clip or a live source: overlay video, masks, live view and a report of latencies"
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="INPUT",
         help="a DICOM ultrasound clip, a video file, a folder of images, one image, a camera (/dev/video0) or an "
-        "address (rtsp://...)",
+        "address (rtsp://..., igtl://HOST:PORT/DEVICE)",
     )
     to.add_argument(
         "--output", type=Path, metavar="DIR", help="where results go (default: INPUT's name with -segmented)"
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     came.add_argument("--live", action="store_true", help="play a file at its own speed, as a scanner would")
     to.add_argument(
         "--view", metavar="[HOST:]PORT", help="show the overlay to browsers (without HOST: of this machine only)"
+    )
+    to.add_argument(
+        "--igtl", metavar="[HOST:]PORT", help="serve masks and overlays by OpenIGTLink (without HOST: to this machine)"
     )
     how.add_argument(
         "--stale",
@@ -93,6 +97,9 @@ def run(args: argparse.Namespace) -> int:
         view = open_view(args.view)
         if view is not None:
             stack.callback(view.close)
+        igtl = open_igtl(args.igtl)
+        if igtl is not None:
+            stack.callback(igtl.close)
         model, trained = open_model(args)
         if not trained:
             model_options.warn_untrained()
@@ -108,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if view is not None:
             print(f"live view: {view.address}", file=sys.stderr, flush=True)
+        if igtl is not None:
+            print(f"OpenIGTLink: {igtl.address}", file=sys.stderr, flush=True)
         weights = str(args.checkpoint) if trained else "untrained"
         words = ("segmenting", "segmented") if stream.task == "segmentation" else ("classifying", "classified")
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count, *words) as watch:
@@ -117,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
                 output,
                 weights=weights,
                 view=view,
+                igtl=igtl,
                 dicom_seg=args.dicom_seg,
                 dicom_sr=args.dicom_sr,
                 watch=watch,
@@ -142,8 +152,9 @@ def _check(args: argparse.Namespace) -> None:
     check_stale(args.stale)
     if args.smooth is not None:
         check_weight(args.smooth)
-    if args.view is not None:
-        read_address(args.view)
+    for option, text in (("--view", args.view), ("--igtl", args.igtl)):
+        if text is not None:
+            read_address(option, text)
     if args.spacing is not None and not (args.measure or args.dicom_sr):
         raise InputError("--spacing was given without --measure, and nothing else needs it: add --measure")
     running.check(args)
@@ -159,11 +170,25 @@ def open_view(text: str | None) -> View | None:
 
     if text is None:
         return None
-    host, port = read_address(text)
+    host, port = read_address("--view", text)
     return View(port, host)
 
 
-def read_address(text: str) -> tuple[str, int]:
+def open_igtl(text: str | None) -> IgtlServer | None:
+    """The server of OpenIGTLink at ``[HOST:]PORT``, or None where none is asked for.
+
+    Raises:
+        InputError: it is not that, or cannot be listened on.
+    """
+    from ht_kernels.video.igtl_sink import IgtlServer
+
+    if text is None:
+        return None
+    host, port = read_address("--igtl", text)
+    return IgtlServer(port, host)
+
+
+def read_address(option: str, text: str) -> tuple[str, int]:
     """The host, by default this machine alone, and the port of ``[HOST:]PORT``.
 
     Raises:
@@ -171,5 +196,5 @@ def read_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"--view is {text!r}, expected a port from 0 to 65535, such as 8080, or HOST:PORT")
+        raise InputError(f"{option} is {text!r}, expected a port from 0 to 65535, such as 8080, or HOST:PORT")
     return host or "127.0.0.1", int(port)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, Protocol
 
-from ht_kernels.errors import InputError, reason
+from ht_kernels.errors import BackendError, InputError, reason
 from ht_kernels.media.frames import Frame
 from ht_kernels.media.video import decode_packet, shown, video_rate, video_stream
 from ht_kernels.packages import import_package
 
 from .channel import Channel, Closed
+from .igtl_connection import SCHEME, open_igtl
+from .placement import Placement
 
 STALL = 2.0
 """Seconds without a frame after which a connection counts as lost."""
@@ -28,56 +31,88 @@ _PROTOCOLS = "crypto,hls,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,rtsps,srt,srtp
 _STREAMED = ("rtsp:", "rtsps:", "rtp:", "srt:", "srtp:", "udp:")
 
 
+class Connection(Protocol):
+    """An open camera or address.
+
+    Attributes:
+        fps: frames per second as announced, or None.
+        size: (height, width) of its frames.
+    """
+
+    fps: float | None
+    size: tuple[int, int]
+
+    def frames(self) -> Iterator[tuple[Frame, Placement | None] | str]:
+        """Each frame, with its placement where the sender says one, or why something that came is left out."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
 class LiveSource:
     """A camera or an address; iterating gives the newest frame, uint8 (H, W, 3) RGB, and never ends by itself.
 
-    A connection that ends, fails or gives no frame for :data:`STALL` seconds is opened again after a wait. The wait
-    doubles from try to try, from 0.5 to 10 seconds. Only one loop at a time may iterate; :meth:`close` ends it.
+    Frames that come by OpenIGTLink may be gray, (H, W). A connection that ends, fails or gives no frame for
+    :data:`STALL` seconds is opened again after a wait. The wait doubles from try to try, from 0.5 to 10 seconds. Only
+    one loop at a time may iterate; :meth:`close` ends it.
+
+    Args:
+        path: the device or address, without a password in it.
+        kind: see below.
+        connection: the first.
+        connect: makes another.
 
     Attributes:
-        path: the device or address, without a password in it.
-        kind: ``camera`` or ``url``.
+        path: the device or address.
+        kind: ``camera``, ``url`` or ``igtl``.
         frame_count: None, for it is not known.
         fps: frames per second as announced, or None.
         size: (height, width) as announced.
         reconnects: how often a lost connection was opened again and gave a frame.
         drops: frames that were replaced by a newer one before they were taken.
-        damaged: packets that could not be decoded and were left out.
+        damaged: packets or messages that could not be decoded and were left out.
+        trouble: why there is no frame, where the last thing that came was none; else empty.
     """
 
     frame_count = None
 
-    def __init__(self, address: str, kind: str, container: Any) -> None:
-        stream = video_stream(container)
-        self.path, self.kind = without_password(address), kind
-        self.fps = video_rate(stream)
-        self.size = stream.height, stream.width
+    def __init__(self, path: str, kind: str, connection: Connection, connect: Callable[[], Connection]) -> None:
+        self.path, self.kind = path, kind
+        self.fps, self.size = connection.fps, connection.size
         self.reconnects, self.drops, self.damaged = 0, 0, 0
-        self._address = address
-        self._container: Any = container
+        self.trouble = ""
+        self._connection: Connection | None = connection
+        self._connect = connect
         self._closed = threading.Event()
 
     def timed(self) -> Iterator[tuple[float, Frame]]:
         """Pairs of the seconds since the first frame came, and the frame."""
+        for seconds, frame, _ in self.placed():
+            yield seconds, frame
+
+    def placed(self) -> Iterator[tuple[float, Frame, Placement | None]]:
+        """The seconds since the first frame came, the frame, and its placement where the sender says one."""
         wait, first, again = _BACKOFF[0], 0.0, False
         while not self._closed.is_set():
-            channel: Channel[tuple[float, Frame]] = Channel(1, newest_wins=True)
+            channel: Channel[tuple[float, Frame, Placement | None]] = Channel(1, newest_wins=True)
             # A reader may hang in a driver or a socket for ever: it is then left alone, and its channel is closed.
-            threading.Thread(target=self._read, args=(channel, self._container), daemon=True).start()
+            threading.Thread(target=self._read, args=(channel, self._connection), daemon=True).start()
             try:
-                for came, frame in self._frames(channel, _OPEN_TIMEOUT + STALL if again else STALL):
+                for came, frame, placement in self._frames(channel, _OPEN_TIMEOUT + STALL if again else STALL):
                     self.reconnects += again
                     wait, first, again = _BACKOFF[0], first or came, False
-                    yield came - first, frame
+                    yield came - first, frame, placement
             finally:
                 self.drops += channel.drops
                 channel.close(discard=True)
-                self._container = None
+                self._connection = None
             if self._closed.wait(wait):
                 return
             wait, again = min(2 * wait, _BACKOFF[1]), True
 
-    def _frames(self, channel: Channel[tuple[float, Frame]], patience: float) -> Iterator[tuple[float, Frame]]:
+    def _frames(
+        self, channel: Channel[tuple[float, Frame, Placement | None]], patience: float
+    ) -> Iterator[tuple[float, Frame, Placement | None]]:
         """The frames that a reader puts into a channel, and when each came.
 
         They end when the reader does, when the first takes longer than ``patience`` seconds or a later one longer than
@@ -101,21 +136,59 @@ class LiveSource:
         """End every iteration."""
         self._closed.set()
 
-    def _read(self, channel: Channel[tuple[float, Frame]], container: Any) -> None:
+    def _read(self, channel: Channel[tuple[float, Frame, Placement | None]], connection: Connection | None) -> None:
+        try:
+            with closing(connection or self._connect()) as opened:
+                for came in opened.frames():
+                    if isinstance(came, str):
+                        self.damaged, self.trouble = self.damaged + 1, came
+                    else:
+                        self.trouble = ""
+                        channel.put((time.monotonic(), *came))
+        except Closed:
+            return
+        except (InputError, BackendError, ValueError, OSError) as error:
+            self.trouble = reason(error)
+        channel.close()
+
+
+class VideoConnection:
+    """A camera or an address, opened by PyAV.
+
+    Args:
+        container: PyAV's.
+
+    Attributes:
+        fps: frames per second as announced, or None.
+        size: (height, width) as announced.
+    """
+
+    def __init__(self, container: Any) -> None:
+        stream = video_stream(container)
+        self.fps, self.size = video_rate(stream), (stream.height, stream.width)
+        self._container, self._stream = container, stream
+
+    def frames(self) -> Iterator[tuple[Frame, None] | str]:
+        """Each frame, or why one is left out.
+
+        Raises:
+            OSError: the connection is lost.
+        """
         import av
 
         try:
-            with container or _connect(self._address, self.kind) as container:
-                for packet in container.demux(video_stream(container)):
-                    frames, damage = decode_packet(packet)
-                    self.damaged += damage is not None
-                    for frame in frames:
-                        channel.put((time.monotonic(), shown(frame, packet.stream)))
-            channel.close()
-        except Closed:
-            pass
-        except (InputError, av.error.FFmpegError, ValueError, OSError):
-            channel.close()
+            for packet in self._container.demux(self._stream):
+                frames, damage = decode_packet(packet)
+                if damage is not None:
+                    yield damage
+                for frame in frames:
+                    yield shown(frame, packet.stream), None
+        except av.error.FFmpegError as error:
+            raise OSError(error.strerror or type(error).__name__) from error  # its message has the whole address
+
+    def close(self) -> None:
+        """End the connection."""
+        self._container.close()
 
 
 def open_live(address: str) -> LiveSource:
@@ -124,11 +197,17 @@ def open_live(address: str) -> LiveSource:
     Raises:
         InputError: it cannot be opened or has no video.
     """
-    kind = "url" if "://" in address else "camera"
-    return LiveSource(address, kind, _connect(address, kind))
+    kind = "igtl" if address.startswith(SCHEME) else "url" if "://" in address else "camera"
+
+    def connect() -> Connection:
+        if kind == "igtl":
+            return open_igtl(address, _OPEN_TIMEOUT, STALL)
+        return VideoConnection(_open(address, kind))
+
+    return LiveSource(without_password(address), kind, connect(), connect)
 
 
-def _connect(address: str, kind: str) -> Any:
+def _open(address: str, kind: str) -> Any:
     av = import_package("av", "cameras and addresses need PyAV", "av")
     shown = without_password(address)
     options = {"flags": "low_delay"}

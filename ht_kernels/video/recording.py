@@ -18,6 +18,7 @@ from ht_kernels.threads import usual
 from .live import LiveSource
 
 if TYPE_CHECKING:
+    from .igtl_sink import IgtlServer
     from .stream import Shown, Stream
     from .view import View
 
@@ -35,6 +36,7 @@ def record(
     *,
     weights: str | None = None,
     view: View | None = None,
+    igtl: IgtlServer | None = None,
     dicom_seg: bool = False,
     dicom_sr: bool = False,
     watch: Callable[[Shown], None] | None = None,
@@ -57,6 +59,7 @@ def record(
         output: the folder, made where there is none.
         weights: what the report calls the model's weights.
         view: shows each overlay to browsers, too.
+        igtl: serves each mask and overlay to programs that speak OpenIGTLink, too.
         dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
         dicom_sr: write ``measurements.dcm`` too, a report that refers to the segmentation where that is written, unless
             the stream is stopped early or no class is found and measured in millimetres. The stream must measure.
@@ -126,6 +129,8 @@ def record(
             for shown in stream.run(source):
                 if view is not None:
                     view.write(shown.overlay, _told(shown), legend)
+                if igtl is not None:
+                    igtl.write(shown, masks is not None)
                 if before is not None and not shown.replaces(before):
                     write(before)
                 before = shown

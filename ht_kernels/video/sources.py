@@ -14,7 +14,8 @@ from .live import LiveSource, open_live
 def open_source(path: str | Path) -> Source | LiveSource:
     """Open a DICOM ultrasound file, a video file, a folder of images, one image, a camera or an address.
 
-    A camera is a V4L2 device such as ``/dev/video0``; an address is what has ``://`` in it, such as ``rtsp://...``.
+    A camera is a V4L2 device such as ``/dev/video0``; an address is what has ``://`` in it, such as ``rtsp://...``, or
+    ``igtl://HOST:PORT/DEVICE`` for images that a program sends by OpenIGTLink.
 
     Raises:
         InputError: as :func:`ht_kernels.media.opening.open_file`, the name is empty, or the camera or address cannot be

@@ -34,6 +34,7 @@ from .limits import check_stale
 from .live import LiveSource
 from .model import FrameModel
 from .overlay import Overlay, check_unfamiliar, in_words
+from .placement import Placement
 from .smooth import Smoother
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ class Shown:
         label: for classification, the name of the likeliest class; None where a mask would be None.
         probabilities: for classification, the probability of each class, (C,) float32; None where the label is.
         measurements: of the mask, of each class but the background; None without a mask, or where none were asked for.
+        placement: when and where the frame was taken; None where its source does not say.
+        mask_placement: the same of the frame that the mask was made of, which may be an earlier one; None where there
+            is no mask, or the source does not say.
     """
 
     index: int
@@ -99,6 +103,8 @@ class Shown:
     label: str | None = None
     probabilities: NDArray[np.float32] | None = None
     measurements: tuple[Measurement, ...] | None = None
+    placement: Placement | None = None
+    mask_placement: Placement | None = None
 
     def replaces(self, before: Shown | None) -> bool:
         """Whether this is the frame that was shown ``before``, with a newer mask."""
@@ -113,6 +119,7 @@ class _Item:
     seconds: float
     came: float
     frame: Frame
+    placement: Placement | None = None
     box: Box = field(default=Box(0, 0, 0, 0))
     pixels: NDArray[np.uint8] | None = None
     logits: Logits | None = None
@@ -343,7 +350,7 @@ class Stream:
         # Only one thread runs the model. Each that calls torch gets its own team of OpenMP threads, which spins after a
         # call, on cores that another team needs. The other stages compute in their own thread alone.
         stages = {"infer": self._infer, "postprocess": self._postprocess}
-        self._thread(lambda: self._decode(_timed(source), [decoded]), [], [decoded])
+        self._thread(lambda: self._decode(_unplaced(_timed(source)), [decoded]), [], [decoded])
         self._thread(
             partial(self._work, {"preprocess": self._preprocess}, decoded, prepared.put), [decoded], [prepared]
         )
@@ -360,7 +367,7 @@ class Stream:
         decoded, screen = (Channel[_Item](1, newest_wins=True) for _ in range(2))
         self._drops = {"model": decoded, "overlay": screen}
         stages = {"preprocess": self._preprocess, "infer": self._infer, "postprocess": self._postprocess}
-        frames = source.timed() if isinstance(source, LiveSource) else _paced(_timed(source))
+        frames = source.placed() if isinstance(source, LiveSource) else _unplaced(_paced(_timed(source)))
         self._thread(lambda: self._decode(frames, [decoded, screen]), [], [decoded, screen])
 
         def keep(item: _Item) -> None:
@@ -391,7 +398,7 @@ class Stream:
         thread.start()
         self._threads.append(thread)
 
-    def _decode(self, frames: Iterator[tuple[float, Frame]], outboxes: list[Channel[_Item]]) -> None:
+    def _decode(self, frames: Iterator[tuple[float, Frame, Placement | None]], outboxes: list[Channel[_Item]]) -> None:
         index = 0
         while not self._stopping:
             start = time.monotonic()
@@ -401,7 +408,7 @@ class Stream:
             came = time.monotonic()
             if not self.live:  # decoding a live source is mostly waiting for the next frame
                 self._latencies["decode"].add(came - start)
-            seconds, frame = decoded
+            seconds, frame, placement = decoded
             try:
                 check_frame(frame, index)
             except InputError:
@@ -410,7 +417,7 @@ class Stream:
                 self._damaged += 1
                 continue
             for outbox in outboxes:
-                outbox.put(_Item(index, seconds, came, frame))
+                outbox.put(_Item(index, seconds, came, frame, placement))
             index += 1
 
     def _work(
@@ -500,7 +507,7 @@ class Stream:
             wait = max(0.0, _NO_SIGNAL - silence)  # a new mask does not put off what is said of the silence
             if again and silence >= _NO_SIGNAL:
                 wait = _NO_SIGNAL
-                shown.put(self._draw(item, None, "no signal", f"no signal for {silence:.1f} s"))
+                shown.put(self._draw(item, None, "no signal", f"no signal for {silence:.1f} s{self._why_silent()}"))
             elif not again or latest is not judged:
                 result = self._draw(item, *self._judge(item, latest))
                 shown.put(result)
@@ -526,6 +533,10 @@ class Stream:
         if latest.index < item.index:
             return latest, "late", f"{self._result} of {1e3 * (item.came - latest.came):.0f} ms earlier"
         return latest, "ok", f"{self._result} of this frame"  # a line that came and went with every mask would flicker
+
+    def _why_silent(self) -> str:
+        trouble = self._source.trouble if isinstance(self._source, LiveSource) else ""
+        return f": {trouble}" if trouble else ""
 
     def _why_unfamiliar(self, item: _Item) -> str:
         return self._model.why_unfamiliar(item.distance, self._outline and item.mask is not None)
@@ -565,6 +576,8 @@ class Stream:
             label,
             probabilities,
             measurements,
+            item.placement,
+            None if seen is None or mask is None else seen.placement,
         )
 
 
@@ -573,6 +586,10 @@ def _timed(source: Source | LiveSource | Iterable[Frame]) -> Iterator[tuple[floa
         return source.timed()
     start = time.monotonic()
     return ((time.monotonic() - start, frame) for frame in source)
+
+
+def _unplaced(frames: Iterator[tuple[float, Frame]]) -> Iterator[tuple[float, Frame, None]]:
+    return ((seconds, frame, None) for seconds, frame in frames)
 
 
 def _paced(frames: Iterator[tuple[float, Frame]]) -> Iterator[tuple[float, Frame]]:

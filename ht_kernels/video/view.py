@@ -1,13 +1,17 @@
 """A live view for a browser: MJPEG over HTTP, on loopback unless another address is asked for.
 
+On another address every path begins with a secret word, which the printed address has, and nothing is told without it.
+
 Beside the picture the page says what the stream says of it, and what the colours mean. It is told that twice a second,
 and so also notices when the stream has ended or the server is gone: a frozen image must not look live.
 """
 
 from __future__ import annotations
 
+import hmac
 import io
 import json
+import secrets
 import threading
 import time
 from collections import deque
@@ -37,7 +41,7 @@ p:not(:empty){padding:.6em}
 .frozen img,.frozen aside{opacity:.6}
 @media(max-aspect-ratio:1/1){body{flex-direction:column}aside{width:auto;max-height:40vh}}
 </style>
-<main><img src="/stream" alt="live view"><p role="alert"></p></main>
+<main><img src="stream" alt="live view"><p role="alert"></p></main>
 <aside><dl></dl><ul aria-label="legend"></ul></aside>
 <script>
 const body = document.body, list = document.querySelector("dl"), legend = document.querySelector("ul")
@@ -62,7 +66,7 @@ const freeze = why => {
 const lose = () => freeze("connection lost")
 let silence
 const listen = () => {
-  const told = new EventSource("/state")
+  const told = new EventSource("state")
   told.onmessage = ({data}) => {
     if (alarm.textContent) return location.reload()
     clearTimeout(silence)
@@ -88,6 +92,9 @@ _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _NEXT = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
 """The head of a part of the stream of pictures."""
 
+_SECRET = 16
+"""Random bytes in the secret word."""
+
 _LAST = 30
 """Frames whose times give the rate that is shown."""
 
@@ -106,7 +113,7 @@ class View:
         host: address to listen on.
 
     Attributes:
-        address: where browsers find the page.
+        address: where browsers find the page, with the secret word where others than this machine can reach it.
 
     Raises:
         InputError: the address cannot be listened on.
@@ -132,7 +139,8 @@ class View:
             ) from error
         self._server.daemon_threads = True
         self._only_local = host in ("127.0.0.1", "localhost")
-        self.address = f"http://{host}:{self._server.server_address[1]}/"
+        self._root = "/" if self._only_local else f"/{secrets.token_urlsafe(_SECRET)}/"
+        self.address = f"http://{host}:{self._server.server_address[1]}{self._root}"
         self._changed = threading.Condition()
         self._frame: Frame | None = None
         self._told: tuple[Mapping[str, str], Sequence[tuple[str, tuple[int, int, int]]]] = ({}, ())
@@ -174,12 +182,16 @@ class View:
         # A page from elsewhere may point its host name at this machine (DNS rebinding). It must not see the patient.
         if self._only_local and request.headers.get("Host", "").rsplit(":", 1)[0] not in _LOCAL:
             request.send_error(403)
-        elif request.path == "/":
+            return
+        root, page = request.path[: len(self._root)], request.path[len(self._root) :]
+        if not hmac.compare_digest(root.encode(), self._root.encode()):  # takes as long for any wrong word
+            request.send_error(403)
+        elif page == "":
             _begin(request, "text/html", len(_PAGE))
             request.wfile.write(_PAGE)
-        elif request.path == "/state":
+        elif page == "state":
             self._send(request, "text/event-stream", self._tell)
-        elif request.path == "/stream":
+        elif page == "stream":
             self._send(request, "multipart/x-mixed-replace; boundary=frame", self._show)
         else:
             request.send_error(404)

@@ -21,6 +21,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
 from ht_kernels.video import LiveSource, Stream, record
 from ht_kernels.video.channel import Channel, Closed
+from ht_kernels.video.live import VideoConnection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,8 +134,9 @@ def test_damaged_packets_are_counted_and_left_out(tmp_path: Path, last: bool) ->
 def test_a_live_source_counts_damaged_packets_and_goes_on(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", "mjpeg", "yuvj420p")
     damage(path, [3, 4, 11])
-    source, channel = LiveSource("a", "url", av.open(str(path))), Channel[Any](30)
-    source._read(channel, av.open(str(path)))
+    connection, channel = VideoConnection(av.open(str(path))), Channel[Any](30)
+    source = LiveSource("a", "url", connection, lambda: connection)
+    source._read(channel, None)
     assert source.damaged == 3
     for _ in range(27):
         channel.get(0)

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -410,11 +411,28 @@ def test_more_classes_than_a_mask_holds() -> None:
 def test_the_view() -> None:
     view = View(0)
     with urllib.request.urlopen(view.address) as page:
-        assert b"/stream" in page.read()
+        assert b'src="stream"' in page.read()
     for path in ("", "state", "stream"):
         request = urllib.request.Request(view.address + path, headers={"Host": "elsewhere.example"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(request)
+    view.close()
+
+
+def test_the_view_for_others_tells_nothing_without_its_secret_word() -> None:
+    view = View(0, "0.0.0.0")
+    port, word = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/([\w-]{22})/", view.address).groups()
+    for root in ("", f"{word[:-1]}/", f"{'x' * len(word)}/", word, "?token=x", "ä/"):
+        for page in ("", "state", "stream"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{urllib.parse.quote(root)}{page}", timeout=10)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{word}/", timeout=10) as page:
+        assert b"<!doctype html>" in page.read()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{word}/state", timeout=10) as told:
+        assert told.readline().startswith(b"data: ")
+    another = View(0, "0.0.0.0")
+    assert word not in another.address
+    another.close()
     view.close()
 
 
