@@ -12,8 +12,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import RECORDING, SETTINGS
 
-from . import config, model_options, outputs, running, terminal
-from .running import open_model
+from . import archiving, config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.video.view import View
@@ -52,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
     to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
+    archiving.add_arguments(to)
     running.add_arguments(how, runs)
     model_options.add_arguments(parser.add_argument_group("model"), exported=True)
 
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     crop = running.read_crop(args.crop)
     _check(args)
+    archives = archiving.named(args)
     from ht_kernels.media.frames import Box
     from ht_kernels.packages import import_package, installed
     from ht_kernels.video import LiveSource, open_source
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         from ht_kernels.video.dicom_seg import check_clip
 
         check_clip(Path(source.path))
+    archiving.check(archives)
     if isinstance(crop, Box):
         import numpy as np
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         view = open_view(args.view)
         if view is not None:
             stack.callback(view.close)
-        model, trained = open_model(args)
+        model, trained = running.open_model(args)
         if not trained:
             model_options.warn_untrained()
         stream = Stream(
@@ -98,7 +100,16 @@ def run(args: argparse.Namespace) -> int:
         weights = str(args.checkpoint) if trained else "untrained"
         words = ("segmenting", "segmented") if stream.task == "segmentation" else ("classifying", "classified")
         with terminal.on_interrupt(stream.stop), terminal.progress(source.frame_count, *words) as watch:
-            report = record(source, stream, output, weights=weights, view=view, dicom_seg=args.dicom_seg, watch=watch)
+            report = record(
+                source,
+                stream,
+                output,
+                weights=weights,
+                view=view,
+                dicom_seg=args.dicom_seg,
+                ohif=args.ohif,
+                watch=watch,
+            )
     config.write(args, output / SETTINGS)
     terminal.warn(report["input"]["warnings"])
     if not installed("matplotlib"):
@@ -106,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(terminal.summary(report)))
     *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
     print(f"wrote {', '.join(first)} and {last} to {output}")
+    archiving.store(archives, [output / name for name in report["files"]])
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0

@@ -121,25 +121,37 @@ def _scan(dataset: Any) -> Box | None:
     return max(boxes, key=lambda box: box.width * box.height, default=None)
 
 
-def _pixel_area(dataset: Any) -> float | None:
-    """The area of a pixel in mm², by the regions of two-dimensional tissue, or without such regions by PixelSpacing.
+def pixel_spacing(dataset: Any) -> tuple[float, float] | None:
+    """Millimetres from a row to the next and from a column to the next.
 
-    None where neither says it, or where regions have different scales, as two depths side by side do.
+    They come from the regions of two-dimensional tissue, or without such regions from PixelSpacing. None where neither
+    says it, or where regions have different scales, as two depths side by side do.
     """
     if dataset.get("SequenceOfUltrasoundRegions"):
-        areas = {_region_area(region) for _, region in _tissue(dataset)}
-        return areas.pop() if len(areas) == 1 else None
+        found = {_region_spacing(region) for _, region in _tissue(dataset)}
+        return found.pop() if len(found) == 1 else None
     spacing = numbers(dataset, "PixelSpacing")
-    return _plausible_area(spacing[0] * spacing[1]) if spacing and len(spacing) == 2 else None
+    return (spacing[0], spacing[1]) if spacing and len(spacing) == 2 and _plausible_area(_area(*spacing)) else None
 
 
-def _region_area(region: Any) -> float | None:
-    """The area of a pixel of an ultrasound region in mm², or None where its units are not centimetres."""
-    sides = [numbers(region, f"PhysicalDelta{axis}") for axis in "XY"]
-    units = [region.get(f"PhysicalUnits{axis}Direction") for axis in "XY"]
+def _pixel_area(dataset: Any) -> float | None:
+    """The area of a pixel in mm², or None where :func:`pixel_spacing` is."""
+    spacing = pixel_spacing(dataset)
+    return _area(*spacing) if spacing else None
+
+
+def _region_spacing(region: Any) -> tuple[float, float] | None:
+    """What :func:`pixel_spacing` gives, of one ultrasound region; None where its units are not centimetres."""
+    sides = [numbers(region, f"PhysicalDelta{axis}") for axis in "YX"]
+    units = [region.get(f"PhysicalUnits{axis}Direction") for axis in "YX"]
     if units != [_CENTIMETRES] * 2 or not (sides[0] and sides[1]):
         return None
-    return _plausible_area(round(100 * abs(sides[0][0] * sides[1][0]), 9))
+    spacing = 10 * abs(sides[0][0]), 10 * abs(sides[1][0])
+    return spacing if _plausible_area(_area(*spacing)) else None
+
+
+def _area(rows: float, columns: float) -> float:
+    return round(rows * columns, 9)
 
 
 def _plausible_area(area: float) -> float | None:

@@ -33,6 +33,7 @@ def record(
     weights: str | None = None,
     view: View | None = None,
     dicom_seg: bool = False,
+    ohif: bool = False,
     watch: Callable[[Shown], None] | None = None,
 ) -> dict[str, Any]:
     """Run a stream over a source and write what it shows; returns the report.
@@ -52,6 +53,7 @@ def record(
         weights: what the report calls the model's weights.
         view: shows each overlay to browsers, too.
         dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
+        ohif: write into it also what the viewer OHIF asks for (:func:`ht_kernels.video.dicom_seg.write_segmentation`).
         watch: called with each frame after it was written.
 
     Raises:
@@ -118,7 +120,8 @@ def record(
         if not report["frames"]:
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
-            write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
+            place, names_of = folder / "segmentation.dcm", stream.class_names
+            write_segmentation(place, Path(source.path), segmented, names_of, ohif=ohif)
         if installed("matplotlib"):
             from . import chart
 
