@@ -165,7 +165,7 @@ def _plain(value: Any) -> Any:
     """A value as JSON has it, which is YAML as well."""
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and "://" in value and not value.startswith("dicom://"):  # which have no passwords
         from ht_kernels.video.live import without_password
 
         return without_password(value)

@@ -12,8 +12,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import RECORDING, SETTINGS
 
-from . import config, model_options, outputs, running, terminal
-from .running import open_model
+from . import archiving, config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.video.igtl_sink import IgtlServer
@@ -58,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     running.add_measure(to, how)
     running.add_dicom_sr(to)
+    archiving.add_arguments(to)
     running.add_arguments(how, runs)
     model_options.add_arguments(parser.add_argument_group("model"), exported=True)
 
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     _check(args)
+    archives = archiving.named(args)
     from ht_kernels.media.frames import Box
     from ht_kernels.packages import import_package, installed
     from ht_kernels.video import LiveSource, open_source
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if source.kind != "dicom" or args.live:
             raise InputError(f"--dicom-sr goes with a DICOM clip that is not played live, and {source.path} is another")
         running.check_dicom_sr(Path(source.path), spacing)
+    archiving.check(archives, args)
     if isinstance(crop, Box):
         import numpy as np
 
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         igtl = open_igtl(args.igtl)
         if igtl is not None:
             stack.callback(igtl.close)
-        model, trained = open_model(args)
+        model, trained = running.open_model(args)
         if not trained:
             model_options.warn_untrained()
         stream = Stream(
@@ -129,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
                 igtl=igtl,
                 dicom_seg=args.dicom_seg,
                 dicom_sr=args.dicom_sr,
+                ohif=args.ohif,
                 watch=watch,
             )
     config.write(args, output / SETTINGS)
@@ -140,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(terminal.summary(report)))
     *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
     print(f"wrote {', '.join(first)} and {last} to {output}")
+    archiving.store(archives, [output / name for name in report["files"]])
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt
     return 0

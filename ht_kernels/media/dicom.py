@@ -15,7 +15,7 @@ from .dicom_display import Display, with_groups
 from .dicom_file import declared_frames, find_pixels, opened, quiet
 from .dicom_time import frame_times, numbers
 from .frames import Box, Frame
-from .scale import Scale, Spacing, plausible_spacing
+from .scale import Scale, Spacing, common_spacing, plausible_spacing
 from .source import Source
 
 _ULTRASOUND = "1.2.840.10008.5.1.4.1.1."
@@ -120,6 +120,11 @@ def _scan(dataset: Any) -> Box | None:
     """The largest region of two-dimensional tissue."""
     boxes = [box for box, _ in _tissue(dataset)]
     return max(boxes, key=lambda box: box.width * box.height, default=None)
+
+
+def pixel_spacing(dataset: Any) -> Spacing | None:
+    """The size of a pixel, where a file says one for all of a frame."""
+    return common_spacing(_scales(dataset))
 
 
 def _scales(dataset: Any) -> tuple[Scale, ...]:

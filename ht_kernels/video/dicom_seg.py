@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ht_kernels
+from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError, reason
-from ht_kernels.media.dicom import open_dicom
+from ht_kernels.media.dicom import open_dicom, pixel_spacing
 from ht_kernels.media.dicom_file import declared_frames, opened, quiet
 from ht_kernels.packages import import_package
 
@@ -38,9 +39,16 @@ def check_clip(clip: Path) -> None:
 
 
 def write_segmentation(
-    path: Path, clip: Path, masks: Sequence[NDArray[np.uint8] | None], class_names: Sequence[str]
+    path: Path,
+    clip: Path,
+    masks: Sequence[NDArray[np.uint8] | None],
+    class_names: Sequence[str],
+    *,
+    ohif: bool = False,
 ) -> None:
     """Write a binary Segmentation: a segment for each class but the background, and in it a frame for each of the clip.
+
+    The segments have the colours of the overlay. The size of a pixel is in the file where the clip says it.
 
     Args:
         path: the file to write.
@@ -50,6 +58,7 @@ def write_segmentation(
         class_names: background first. They become the labels of the segments, up to 64 characters, with a slash for a
             backslash, which separates values in DICOM. One class beside the background is coded as a lesion; of
             several nothing is known but the name, so each has a private code for it, and is a spatial concept.
+        ohif: also write what the viewer OHIF asks for, as :func:`_place_for_ohif` does.
 
     Raises:
         InputError: highdicom is not installed, or the clip lacks what a Segmentation must refer to, or has another
@@ -59,6 +68,9 @@ def write_segmentation(
         size = int(dataset.Rows), int(dataset.Columns)
         pixels = np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks])
         segmentation = _segmentation(dataset, pixels, class_names)
+        _complete(segmentation, dataset)
+        if ohif:
+            _place_for_ohif(segmentation)
     content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
     segmentation.save_as(content)
     path.write_bytes(content.getvalue())
@@ -118,6 +130,7 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
             algorithm_identification=highdicom.AlgorithmIdentificationSequence(
                 name="ht_kernels", version=ht_kernels.__version__, family=codes.DCM.ArtificialIntelligence
             ),
+            display_color=highdicom.color.CIELabColor.from_rgb(*color_of(number)),
         )
         for number, label in enumerate(labels, 1)
     ]
@@ -128,6 +141,7 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
         segment_descriptions=descriptions,
         series_instance_uid=highdicom.UID(),
         series_number=900,
+        series_description="Segmentation by ht_kernels",
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer="ht_kernels",
@@ -136,6 +150,40 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
         device_serial_number="0",
         omit_empty_frames=False,
     )
+
+
+def _complete(segmentation: Any, dataset: Any) -> None:
+    """Add, in place, what highdicom leaves out of a Segmentation of an image that has no place in the patient.
+
+    PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1).
+    """
+    from highdicom import PixelMeasuresSequence
+
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    if "PlaneOrientationSequence" not in shared and "PatientOrientation" not in segmentation:
+        segmentation.PatientOrientation = dataset.get("PatientOrientation") or ""
+    spacing = pixel_spacing(dataset)
+    if spacing and "PixelMeasuresSequence" not in shared:
+        shared.PixelMeasuresSequence = PixelMeasuresSequence((spacing.y, spacing.x), None)
+
+
+def _place_for_ohif(segmentation: Any) -> None:
+    """Add, in place, an orientation and pixel measures where there are none.
+
+    OHIF (3.13) stops at a Segmentation without them. It takes an image that states no orientation for one whose rows
+    and columns go along the first two axes of the patient, and shows only a Segmentation in the same plane. Where the
+    size of a pixel is not known, the pixel measures hold a thickness of 1 mm, which no area depends on.
+    """
+    from highdicom import PlaneOrientationSequence
+    from pydicom.dataset import Dataset
+
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    if "PlaneOrientationSequence" not in shared:
+        shared.PlaneOrientationSequence = PlaneOrientationSequence("PATIENT", (1, 0, 0, 0, 1, 0))
+    if "PixelMeasuresSequence" not in shared:
+        measures = Dataset()
+        measures.SliceThickness = 1
+        shared.PixelMeasuresSequence = [measures]
 
 
 def _repeat_in_time(segmentation: Any, pixels: NDArray[np.uint8]) -> None:

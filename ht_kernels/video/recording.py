@@ -38,6 +38,7 @@ def record(
     view: View | None = None,
     igtl: IgtlServer | None = None,
     dicom_seg: bool = False,
+    ohif: bool = False,
     dicom_sr: bool = False,
     watch: Callable[[Shown], None] | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def record(
         view: shows each overlay to browsers, too.
         igtl: serves each mask and overlay to programs that speak OpenIGTLink, too.
         dicom_seg: write ``segmentation.dcm`` too, unless the stream is stopped early.
+        ohif: write into it also what the viewer OHIF asks for (:func:`ht_kernels.video.dicom_seg.write_segmentation`).
         dicom_sr: write ``measurements.dcm`` too, a report that refers to the segmentation where that is written, unless
             the stream is stopped early or no class is found and measured in millimetres. The stream must measure.
         watch: called with each frame after it was written.
@@ -147,7 +149,8 @@ def record(
         if not report["frames"]:
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
-            write_segmentation(folder / "segmentation.dcm", Path(source.path), segmented, stream.class_names)
+            place = folder / "segmentation.dcm"
+            write_segmentation(place, Path(source.path), segmented, stream.class_names, ohif=ohif)
         if dicom_sr and not report["interrupted"] and (found := largest.found()):
             segmentation = folder / "segmentation.dcm" if dicom_seg else None
             write_report(folder / "measurements.dcm", Path(source.path), found, len(stream.class_names), segmentation)

@@ -1,4 +1,4 @@
-"""Compressed DICOM files."""
+"""Compressed DICOM files, and what a file says of its patient."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def jpeg(frame: np.ndarray, **options: Any) -> bytes:
     content = io.BytesIO()
     Image.fromarray(frame).save(content, "jpeg", quality=95, **options)
     return content.getvalue()
+
+
+def patient(**more: object) -> dict[str, object]:
+    """What a Segmentation takes over from its image."""
+    names = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime"
+    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+    return {**dict.fromkeys(names.split(), ""), **uids, **more}

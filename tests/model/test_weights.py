@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ht_kernels as ht
-from ht_kernels.cli import main, stream
+from ht_kernels.cli import main, running, stream
 from ht_kernels.data.phantom import draw_phantom, simulate
 from ht_kernels.deploy import FoldedHTCLIP, Session
 from ht_kernels.dice import dice
@@ -76,7 +76,7 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert Path("phantom.json").is_file() and "random weights" not in capsys.readouterr().err
     parser = argparse.ArgumentParser()
     stream.add_arguments(parser)
-    model, trained = stream.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom"]))
+    model, trained = running.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom"]))
     assert trained and isinstance(model, FoldedHTCLIP | Session)
     assert model.config is not None  # a session of the exported file would have none
 
@@ -102,6 +102,6 @@ def test_another_image_size_is_a_plain_line(capsys: pytest.CaptureFixture[str]) 
     """The words of a warning, without the place in the code that gave it."""
     parser = argparse.ArgumentParser()
     stream.add_arguments(parser)
-    stream.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "breast", "--image-size", "224"]))
+    running.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "breast", "--image-size", "224"]))
     said = capsys.readouterr().err
     assert said.startswith("warning: breast.safetensors is calibrated for another image size") and said.count("\n") == 1

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from helpers.clips import TINY, folded, frames, write_dicom
+from helpers.dicom import patient
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.media.opening import open_file
@@ -39,13 +40,6 @@ def test_of_an_image(tmp_path: Path) -> None:
     assert np.array_equal(read[0], mask == 1) and np.array_equal(read[1], mask == 2)
     referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
     assert referenced == source.SOPInstanceUID
-
-
-def patient(**more: object) -> dict[str, object]:
-    """What a Segmentation takes over from its image."""
-    names = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime"
-    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
-    return {**dict.fromkeys(names.split(), ""), **uids, **more}
 
 
 @pytest.mark.parametrize("size", [(48, 64), (7, 9)])  # bits of a frame that fill bytes, and that do not

@@ -13,8 +13,7 @@ import pytest
 
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, folded, write_dicom
-from ht_kernels.cli import main
-from ht_kernels.cli import stream as stream_command
+from ht_kernels.cli import main, running
 from ht_kernels.deploy import Session
 from ht_kernels.errors import InputError
 from ht_kernels.video import Stream, open_source, record
@@ -122,7 +121,7 @@ def test_a_model_that_cannot_tell() -> None:
 
 def test_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     model = calibrated()
-    monkeypatch.setattr(stream_command, "open_model", lambda args: (model, True))
+    monkeypatch.setattr(running, "open_model", lambda args: (model, True))
     clip = write_dicom(tmp_path / "clip.dcm", np.stack([KNOWN, OTHER]))
     seen: list[str] = []
     draw = ht.video.stream.Stream._draw
