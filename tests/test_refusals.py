@@ -122,7 +122,7 @@ REFUSALS = {
     f"{STREAM} --live --dicom-sr": "--dicom-sr goes with a DICOM clip that is not played live",
     f"{STREAM} --dicom-sr": "does not say how large its pixels are, .*: pass --spacing",
     f"{STREAM} --ohif": "give --dicom-seg, too",
-    f"{STREAM} --store dicom://pacs:104/PACS": "--store needs DICOM files to store: give --dicom-seg or --dicom-sr, too",
+    f"{STREAM} --store dicom://pacs:104/PACS": "--store needs DICOM files: give --dicom-seg or --dicom-sr, too",
     f"{STREAM} --dicom-seg --store pacs:104": "the archive 'pacs:104' is no address, expected dicom://HOST:PORT/AE_TITLE",
     f"{STREAM} --live --dicom-seg": "--dicom-seg goes with a DICOM clip that is not played live",
     "phantom --output new --count 0": "--count 0 was given",

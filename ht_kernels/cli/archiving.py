@@ -40,7 +40,7 @@ def named(args: argparse.Namespace) -> list[Archive]:
         raise InputError("--ohif is about the DICOM Segmentation: give --dicom-seg, too")
     archives = [archive(address) for address in args.store or []]
     if archives and not _classes(args):
-        raise InputError("--store needs DICOM files to store: give --dicom-seg or --dicom-sr, too")
+        raise InputError("--store needs DICOM files: give --dicom-seg or --dicom-sr, too")
     return archives
 
 
