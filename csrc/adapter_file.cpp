@@ -46,6 +46,9 @@ struct Entry {
 };
 
 using Sum = std::uint32_t;
+// What an adapter takes of a file at least: ten weights are always there.
+constexpr Size kLeast = sizeof(Entry) + 10 * sizeof(float);
+static_assert(kLeast >= sizeof(ht_file_adapter), "so a list of adapters is no larger than their file");
 static_assert(sizeof(Header) == 32 && sizeof(Entry) == 80 + 8 * kWeights, "as in the file, without gaps");
 
 Size up_to_alignment(Size at) { return (at + kAlignment - 1) / kAlignment * kAlignment; }
@@ -146,7 +149,7 @@ ht_status parse(Loaded* loaded, Size size) {
   Sum sum;
   std::memcpy(&sum, bytes + end, sizeof sum);
   if (sum != crc32(bytes, end)) return fail(HT_FILE_ERROR, "the file's checksum does not fit: copy it again");
-  if (header.adapters < 1 || header.adapters > (end - sizeof header) / sizeof(Entry)) {
+  if (header.adapters < 1 || header.adapters > (end - sizeof header) / kLeast) {
     return fail(HT_FILE_ERROR, "the file says that it has %llu adapters, which do not fit into it",
                 static_cast<unsigned long long>(header.adapters));
   }

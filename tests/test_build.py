@@ -155,6 +155,23 @@ def test_wrong_switch(cmake: str, tmp_path: Path, setting: str, message: str) ->
     assert status != 0 and message in said
 
 
+@pytest.mark.parametrize(
+    ("python", "installed", "others"),
+    [("ON", ["_C"], ["libht_kernels.so", "ht_kernels.h", "ht_kernels.pc"]), ("OFF", ["libht_kernels.so"], ["_C."])],
+)
+def test_each_build_installs_its_own(
+    cmake: str, tmp_path: Path, python: str, installed: list[str], others: list[str]
+) -> None:
+    """A wheel has the Python module and nothing of the C library, and a prefix for C nothing of Python."""
+    pytest.importorskip("pybind11")
+    settings = f"HT_KERNELS_PYTHON={python}", "HT_KERNELS_CUDA=0", f"Python_EXECUTABLE={sys.executable}"
+    status, said = configure(cmake, tmp_path, *settings)
+    assert status == 0, said
+    rules = (tmp_path / "cmake_install.cmake").read_text()
+    assert all(f"/{name}" in rules for name in installed)
+    assert not [name for name in others if f"/{name}" in rules]
+
+
 def stand_in(file: Path, script: str) -> None:
     file.write_text("#!/bin/sh\n" + script)
     file.chmod(0o755)

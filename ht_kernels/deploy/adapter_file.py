@@ -57,6 +57,7 @@ def save_adapters(
     Raises:
         InputError: the model has no adapters or is not in float32, the argument ``grid`` or ``prefix_tokens`` does not
             fit, or the file cannot be written.
+        TypeError: ``model`` is neither a folded model nor an adapter.
         ValueError: a part of the adapter is missing.
     """
     if isinstance(model, FoldedHTCLIP):
@@ -70,6 +71,11 @@ def save_adapters(
         if not saved:
             raise InputError("the model has no adapters, so there is nothing to write")
     else:
+        if not hasattr(model, "adapter_conv"):
+            raise TypeError(
+                f"model must be a folded model or an adapter, got {type(model).__name__}: ht_kernels.fold makes a "
+                "folded model of an HTCLIP"
+            )
         sides = pair(grid)
         if sides is None or not all(1 <= side <= _LARGEST_SIDE for side in sides):
             raise InputError(

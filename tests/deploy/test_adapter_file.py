@@ -87,8 +87,12 @@ def test_wrong_models(tmp_path: Path) -> None:
         ht.deploy.save_adapters(ht.HTAdapter(16, 8, "hybrid", "full", grid=(5, 4)), path, grid=(4, 4))
     with pytest.raises(InputError, match="leave them out"):
         ht.deploy.save_adapters(folded_model(), path, grid=(4, 4))
+    with pytest.raises(TypeError, match=r"must be a folded model or an adapter, got HTCLIP: ht_kernels\.fold makes"):
+        ht.deploy.save_adapters(small_model(), path)
+    broken = ht.HTAdapter(16, 8)
+    broken.project1 = torch.nn.Identity()
     with pytest.raises(ValueError, match="expected an adapter with the published parts"):
-        ht.deploy.save_adapters(torch.nn.Linear(2, 2), path, grid=(4, 4))
+        ht.deploy.save_adapters(broken, path, grid=(4, 4))
     assert not path.exists()
 
 
