@@ -130,8 +130,8 @@ def saved(folder: Path, variant: str, spectral: str | None) -> tuple[ht.HTAdapte
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    ht.deploy.save_adapters(adapter, folder / "adapter.hta", grid=(9, 8))
-    return adapter, folder / "adapter.hta"
+    ht.deploy.save_adapters(adapter, folder / "adapter.adapters", grid=(9, 8))
+    return adapter, folder / "adapter.adapters"
 
 
 def test_pkg_config_finds_it(prefix: Path, library: Path, adapter: Path, tmp_path: Path) -> None:
@@ -190,14 +190,14 @@ def test_a_c_program_computes_the_bits_of_python(
 def test_all_adapters_of_a_model(adapter: Path, tmp_path: Path) -> None:
     """A folded model's, one after another."""
     folded = ht.fold(ht.HTCLIP.from_checkpoint("phantom"))
-    ht.deploy.save_adapters(folded, tmp_path / "phantom.hta")
+    ht.deploy.save_adapters(folded, tmp_path / "phantom.adapters")
     x = torch.randn(2, folded.prefix_tokens + folded.grid[0] * folded.grid[1], folded.position.shape[-1])
     x.numpy().tofile(tmp_path / "tokens")
     with torch.no_grad():
         expected = x
         for module in folded.adapters.values():
             expected, _ = module(expected, folded.grid, folded.prefix_tokens, None)
-    said = call(adapter, tmp_path / "phantom.hta", tmp_path / "tokens", tmp_path / "out")
+    said = call(adapter, tmp_path / "phantom.adapters", tmp_path / "tokens", tmp_path / "out")
     assert said.startswith(f"adapters: {len(folded.adapters)}, images: 2, ")
     expect_same(np.fromfile(tmp_path / "out", np.float32).reshape(x.shape), expected.numpy())
 
