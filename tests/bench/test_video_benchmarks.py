@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import video
+from benchmarks import openigtlink, video
 from helpers.clips import TINY
 from ht_kernels.bench import stream
 from ht_kernels.cli import main
@@ -40,6 +40,18 @@ def test_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         assert row["runtime"] == "openvino"  # as ht-kernels stream has it
     shown = capsys.readouterr().out
     assert "48x64" in shown and "60x40" in shown
+
+
+def test_openigtlink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openigtlink, "SIZE", (48, 64))
+    assert openigtlink.main(["--output", str(tmp_path / "igtl.json"), "--seconds", "1.5"]) == 0
+    document = json.loads((tmp_path / "igtl.json").read_text())
+    assert [row["image"] for row in document["rows"]] == ["gray", "RGB"]
+    assert all(value > 0 for row in document["rows"] for value in row["ms"].values())
+    assert {"pack", "parse"} <= document["rows"][0]["ms"].keys()
+    played = document["stream"]
+    assert 0 < played["frames"] <= played["sent"] and played["read"] > 0
+    assert "images sent" in (tmp_path / "igtl.md").read_text()
 
 
 def test_a_stream_that_ends_before_its_first_mask() -> None:
