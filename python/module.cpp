@@ -12,7 +12,9 @@ void bind_preprocess(pybind11::module_& m);
 void bind_spectral_filter(pybind11::module_& m);
 void bind_spectral_filter_cuda(pybind11::module_& m);
 
-PYBIND11_MODULE(_C, m) {
+// Free-threaded Python may call from several threads at once: an adapter's copy of its weights is made under a
+// once_flag, workspaces and the last error belong to a thread, and everything else is an argument or constant.
+PYBIND11_MODULE(_C, m, pybind11::mod_gil_not_used()) {
   m.doc() = "Compiled kernels. Called by ht_kernels.backends, which hand on checked arguments.";
   bind_adapter(m);
 #if defined(HT_KERNELS_WITH_CUDA)

@@ -61,7 +61,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     if isa:
         lines += ["", "Backends, best first"]
         lines += _table([(name, f"no: {why}" if why else "available") for name, why in facts["backends"].items()], 2)
-    if "error" in core:
+    if "libgomp" in core.get("error", ""):
+        lines.append("  To load the compiled core: apt install libgomp1, or dnf install libgomp; torch brings one too.")
+    elif "error" in core:
         # The source tree's own ht_kernels/ hides an installed one from a Python started there.
         lines.append("  To build the compiled core: pip install -e . in the source tree, with g++ installed.")
 
