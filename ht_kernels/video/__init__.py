@@ -1,7 +1,8 @@
 """Segmentation of clips and live ultrasound: sources, the stream over them, overlay, sinks, and ``record`` for it all.
 
 ``stream`` runs a model over the frames of a source, ``recording`` writes what a stream gives into files. ``sources``
-and ``live`` are where frames come from; ``overlay``, ``sinks``, ``view`` and ``dicom_seg`` are where results go.
+and ``live`` are where frames come from; ``overlay``, ``calipers``, ``sinks``, ``view``, ``measurement_tables``,
+``dicom_seg`` and ``dicom_sr`` are where results go.
 """
 
 from __future__ import annotations

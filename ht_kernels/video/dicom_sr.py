@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 import ht_kernels
 from ht_kernels.errors import InputError, reason
-from ht_kernels.measurement import Measurement, largest_region, measure
+from ht_kernels.measurement import Measurement, measure
 from ht_kernels.media.dicom_file import opened, quiet
 from ht_kernels.media.scale import Scale
 from ht_kernels.outline import outline
 from ht_kernels.packages import import_package
+from ht_kernels.regions import largest_region
 
 _MOST_CORNERS = 8190
 """An outline has no more: DICOM writes it as two numbers of 4 bytes for each, in a field of less than 64 KiB."""

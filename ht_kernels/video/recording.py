@@ -15,6 +15,7 @@ from ht_kernels.outputs import MEASUREMENTS, RECORDING
 from ht_kernels.packages import installed
 from ht_kernels.threads import usual
 
+from .calipers import in_words
 from .live import LiveSource
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ def _told(shown: Shown) -> dict[str, str]:
         told["confidence"] = f"{shown.confidence:.2f} (near the outline of the mask, from 0 to 1)"
     if shown.distance is not None:
         told["distance"] = f"{shown.distance:.2f} from the training images"
+    told |= {found.name: in_words(found) for found in shown.measurements or () if found.pixels}
     return told
 
 

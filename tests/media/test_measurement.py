@@ -42,10 +42,13 @@ def lengths(found: Measurement) -> tuple[float, float]:
 @pytest.mark.parametrize("angle", [0.0, 0.3, 0.9, math.pi / 2, 2.5])
 @pytest.mark.parametrize("axes", [(9.0, 9.0), (12.0, 5.0), (10.0, 8.0)])
 def test_ellipses(axes: tuple[float, float], angle: float, spacing: tuple[float, float]) -> None:
-    """A mask whose pixels have their centres in an ellipse lies within half a pixel's diagonal of it, on both sides.
+    """A mask whose pixels have their centres in an ellipse differs from it by at most half a diagonal d of a pixel.
 
-    So its long diameter is within a diagonal of the true one. The short one is across a long one that may be tilted,
-    but no more than the outline allows; across it the ellipse is as wide as its support, which lies between the axes.
+    A point that lies d / 2 or more inside the ellipse is in the mask, for the centre of its pixel is no further away.
+    No point of the mask lies more than d / 2 outside. So the long diameter is within d of 2a, and tilted by t at most,
+    where the ellipse with d / 2 around it is 2a - d wide: a^2 - (a^2 - b^2) sin(t)^2 = (a - d)^2. The short one is no
+    shorter than 2b - d, for through the centre there is such a line in every direction, and no longer than the ellipse
+    with d / 2 around it is wide at that tilt.
     """
     cos, sin = math.cos(angle), math.sin(angle)
 
@@ -57,12 +60,11 @@ def test_ellipses(axes: tuple[float, float], angle: float, spacing: tuple[float,
     long, short = lengths(found)
     assert found.unit == "mm" and found.regions == 1
     assert abs(long - 2 * axes[0]) <= diagonal
-    # The long one has both ends within half a diagonal of the ellipse, so it is at least so well aligned:
-    tilt = math.sqrt(max(0.0, 1 - ((axes[0] - diagonal) / axes[0]) ** 2)) if axes[0] > axes[1] else math.pi
-    widest = 2 * math.hypot(axes[1] * math.cos(min(tilt, math.pi / 2)), axes[0] * math.sin(min(tilt, math.pi / 2)))
-    assert 2 * axes[1] - diagonal <= short <= min(widest, long) + diagonal
-    perimeter = 2 * math.pi * math.hypot(*axes) / math.sqrt(2)  # an upper bound
-    assert abs(found.area - math.pi * axes[0] * axes[1]) <= perimeter * diagonal / 2
+    a2, b2 = axes[0] ** 2, axes[1] ** 2
+    sine2 = min(1.0, (a2 - (axes[0] - diagonal) ** 2) / (a2 - b2)) if a2 > b2 else 1.0
+    assert 2 * axes[1] - diagonal <= short <= 2 * math.sqrt(b2 + (a2 - b2) * sine2) + diagonal
+    perimeter = 2 * math.pi * math.sqrt((a2 + b2) / 2)  # an upper bound
+    assert abs(found.area - math.pi * axes[0] * axes[1]) <= perimeter * diagonal / 2 + math.pi * diagonal**2 / 4
     assert found.centroid == pytest.approx((15.3, 14.9), abs=diagonal / 2)
 
 
@@ -78,8 +80,9 @@ def test_rotated_rectangles(angle: float, spacing: tuple[float, float]) -> None:
 
     found, diagonal = lesion(drawn(inside, spacing, 20, 20), spacing), math.hypot(*spacing)
     long, short = lengths(found)
-    assert abs(long - math.hypot(width, height)) <= diagonal
-    # A line at a right angle to the diagonal meets both long sides: it is height / cos(angle of the diagonal) long.
+    assert math.hypot(width - diagonal, height - diagonal) <= long <= math.hypot(width, height) + diagonal
+    # A line at a right angle to the diagonal meets both long sides: it is height / cos(angle of the diagonal) long, and
+    # to first order at most 1.1 d longer or shorter for the sides and 0.3 d for the tilt of the diagonal.
     expected = height * math.hypot(width, height) / width
     assert abs(short - expected) <= 2 * diagonal
     assert abs(found.area - width * height) <= (width + height) * diagonal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from helpers.clips import TINY, frames, region, write_dicom, write_video
+from helpers.clips import TINY, calibrated, frames, region, write_dicom, write_video
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.measurement import measure
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.scale import Scale, Spacing
 from ht_kernels.outline import outline
+from ht_kernels.prediction import Predictor
+from ht_kernels.prediction.writing import predict_files
+from ht_kernels.video import Stream, record
 from ht_kernels.video.dicom_seg import write_segmentation
 from ht_kernels.video.dicom_sr import Largest, check_file, write_report
 
@@ -142,6 +146,28 @@ def _lines(output: Path, group: Any) -> tuple[str, str]:
     """The head of the table, and the line of the frame that a group is of."""
     head, *lines = (output / "measurements.csv").read_text().splitlines()
     return head, lines[int(group.tracking_identifier.rpartition(" ")[2]) - 1]
+
+
+def test_predictions_and_recordings(tmp_path: Path) -> None:
+    """Each file of a prediction has its report, of its own frames; what does not measure has none."""
+    one, two = calibrated_clip(tmp_path / "one.dcm", 1), calibrated_clip(tmp_path / "two.dcm", 2)
+    predictor, output = Predictor(calibrated()), tmp_path / "out"
+    report = predict_files(predictor, {"a/one": one, "two": two}, output, measured=True, dicom_sr=True)
+    assert {"reports/a/one.dcm", "reports/two.dcm"} <= set(report["files"])
+    rows = json.loads((output / "measurements.json").read_text())
+    for file, name in ((one, "a/one"), (two, "two")):
+        for group in groups(output / f"reports/{name}.dcm"):
+            mine = [r["area"] for r in rows if (r["file"], r["class"]) == (str(file), group.finding_type.meaning)]
+            assert values(group)["Area"][0] <= max(filter(None, mine)) and values(group)["Long axis"][0] > 0
+    judge(one, output / "reports/a/one.dcm")
+    predict_files(predictor, {"two": two}, output)
+    assert not (output / "reports").exists()
+    with pytest.raises(InputError, match="a DICOM report has measurements: pass measured, too"):
+        predict_files(predictor, {"one": one}, output, dicom_sr=True)
+    with pytest.raises(InputError, match="this stream makes none: make it with measure=True"):
+        record(open_file(one), Stream(calibrated()), output, dicom_sr=True)
+    with pytest.raises(InputError, match="a DICOM report is made of a DICOM clip not played live"):
+        record(open_file(one), Stream(calibrated(), live=True, measure=True), output, dicom_sr=True)
 
 
 def test_what_cannot_have_a_report(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from helpers.clips import KNOWN, OTHER, TINY, calibrated, frames, region, write_
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.measurement import measure
-from ht_kernels.media.scale import Spacing
+from ht_kernels.media.frames import Box
+from ht_kernels.media.scale import Scale, Spacing
 from ht_kernels.prediction import Predictor
 from ht_kernels.prediction.writing import predict_files
 from ht_kernels.video import Stream, open_source, record
@@ -127,6 +128,23 @@ def test_a_spacing_counts_more_than_the_file(model: Any, tmp_path: Path) -> None
         Predictor(model, spacing=0)
     with pytest.raises(InputError, match=r"the spacing is \(1, 2, 3\)"):
         Stream(model, spacing=(1, 2, 3))  # type: ignore[arg-type]
+
+
+def test_the_scales_of_a_dicom_file(tmp_path: Path) -> None:
+    """PixelSpacing has that between rows first; regions are in centimetres, may have signs, and count more."""
+    spaced = open_source(write_dicom(tmp_path / "a.dcm", KNOWN[None], PixelSpacing=[0.2, 0.1]))
+    assert spaced.scales == (Scale(None, Spacing(0.1, 0.2)),)
+    halves = [region(0, 0, 31, 47), region(32, 0, 63, 47)]
+    for part, delta in zip(halves, (0.01, -0.02), strict=True):
+        part.PhysicalDeltaX, part.PhysicalDeltaY = abs(delta), delta
+        part.PhysicalUnitsXDirection = part.PhysicalUnitsYDirection = 3
+    attributes = {"SequenceOfUltrasoundRegions": halves, "PixelSpacing": [1, 1]}
+    source = open_source(write_dicom(tmp_path / "b.dcm", KNOWN[None], **attributes))
+    left, right = Scale(Box(0, 0, 32, 48), Spacing(0.1, 0.1)), Scale(Box(32, 0, 32, 48), Spacing(0.2, 0.2))
+    assert source.scales == (left, right) and source.pixel_mm2 is None
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5:9, 40:50] = 1
+    assert measure(mask, scales=source.scales)[0].spacing == Spacing(0.2, 0.2)
 
 
 def test_a_classification_has_nothing_to_measure(tmp_path: Path) -> None:
