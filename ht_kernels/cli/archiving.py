@@ -72,7 +72,4 @@ def store(archives: Sequence[Archive], files: Sequence[Path]) -> None:
     if archives and not written:
         print("nothing was stored, for no DICOM file was written", file=sys.stderr)
     if failures:
-        names = ", ".join(map(str, written))
-        raise InputError(
-            f"{'; '.join(failures)}. It is not in the archive; {names} stays on disk and can be sent again"
-        )
+        raise InputError(f"not stored: {'; '.join(failures)}. On disk there is {', '.join(map(str, written))}")
