@@ -13,7 +13,7 @@ from ht_kernels.outputs import SETTINGS
 from ht_kernels.weights import locate
 from ht_kernels.words import counted
 
-from . import config, model_options, outputs, running, terminal
+from . import archiving, config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.prediction import Prediction
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for segmentation: also write the probability of each class and pixel, as NumPy files",
     )
+    archiving.add_arguments(to)
     model.add_argument(
         "--weights",
         dest="checkpoint",
@@ -56,16 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.prediction.inputs import check_names, check_output, find_files
+    from ht_kernels.prediction.inputs import check_dicom, check_names, check_output, find_files
 
     crop = running.read_crop(args.crop)
     running.check(args)
     if args.compile:
         _check_compile(args)
+    archives = archiving.named(args)
     check_output(args.output, args.overwrite)
     config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
     check_names(args.output, files)
+    if args.dicom_seg:
+        check_dicom(files.values())
+    archiving.check(archives)
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 
@@ -80,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             weights=str(args.checkpoint),
             probability=args.probabilities,
+            dicom_seg=args.dicom_seg,
+            ohif=args.ohif,
             watch=_say,
             progress=progress,
         )
@@ -88,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
     states = Counter(row["state"] for row in report["images"] if row["state"] != "failed")
     found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
     print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
-    masks = "masks/, " if predictor.task == "segmentation" else ""
-    print(f"wrote {masks}overlays/, predictions.csv and predictions.json to {args.output}")
+    folders = ("masks/, " if predictor.task == "segmentation" else "") + ("segmentations/, " if args.dicom_seg else "")
+    print(f"wrote {folders}overlays/, predictions.csv and predictions.json to {args.output}")
     for reason in report["failed"].values():
         print(f"no result: {reason}", file=sys.stderr)
+    archiving.store(archives, [args.output / name for name in report["files"]])
     if report["failed"]:
         raise InputError(
             f"{len(report['failed'])} of {len(files)} inputs have no result: {', '.join(report['failed'])}; the others "

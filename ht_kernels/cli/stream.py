@@ -50,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
-    to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     archiving.add_arguments(to)
     running.add_arguments(how, runs)
     model_options.add_arguments(parser.add_argument_group("model"), exported=True)

@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ht_kernels import environment
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.video.dicom_seg import check_clip, write_segmentation
 from ht_kernels.video.sinks import MaskSink, VideoSink
 
 from .inputs import earlier_files
@@ -34,6 +38,8 @@ def predict_files(
     *,
     weights: str | None = None,
     probability: bool = False,
+    dicom_seg: bool = False,
+    ohif: bool = False,
     watch: Callable[[Path, Prediction], None] | None = None,
     progress: Watch = unwatched,
 ) -> dict[str, Any]:
@@ -53,13 +59,18 @@ def predict_files(
         output: the folder, made where there is none.
         weights: what predictions.json calls the model's weights.
         probability: for segmentation, also write ``probabilities/NAME.npz`` as :meth:`Prediction.save` does.
+        dicom_seg: for segmentation, also write ``segmentations/NAME.dcm`` of each DICOM file. One that cannot have a
+            DICOM Segmentation has no results.
+        ohif: as :func:`ht_kernels.video.dicom_seg.write_segmentation` takes it.
         watch: called with each file and prediction after it was written.
         progress: told how many of the files are done, and of the frames of a clip that says how many it has.
 
     Raises:
         InputError: there is no result of any file, the output cannot be written or holds files of these names that no
-            prediction wrote, or ``probability`` was asked for and the model classifies.
+            prediction wrote, or ``probability`` or ``dicom_seg`` was asked for and the model classifies.
     """
+    if dicom_seg and predictor.task != "segmentation":
+        raise InputError("a DICOM Segmentation holds masks, and this model classifies whole images")
     if probability and predictor.task != "segmentation":
         raise InputError(
             "the model classifies whole images, so there are no probabilities of pixels to write: predictions.csv has "
@@ -72,7 +83,14 @@ def predict_files(
         for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)
-                rows += _predict_file(folder, name, predictor, source, probability, watch, progress)
+                segmented: list[NDArray[np.uint8] | None] | None = None
+                if dicom_seg and source.kind == "dicom":
+                    _check_segmentation(path)
+                    segmented = []
+                rows += _predict_file(folder, name, predictor, source, probability, segmented, watch, progress)
+                if segmented is not None:
+                    to = place(folder, "segmentations", f"{name}.dcm")
+                    write_segmentation(to, path, segmented, predictor.classes, ohif=ohif)
                 warnings += source.warnings
             except _Unusable as error:
                 _remove_clip(folder, name)
@@ -101,6 +119,13 @@ def _open(path: Path) -> Source:
         raise _Unusable(str(error)) from error
 
 
+def _check_segmentation(path: Path) -> None:
+    try:
+        check_clip(path)
+    except InputError as error:
+        raise _Unusable(str(error)) from error
+
+
 def _usable(path: Path, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """Predictions of a file, with what is wrong with the file told from what is wrong with the output."""
     try:
@@ -116,10 +141,11 @@ def _predict_file(
     predictor: Predictor,
     source: Source,
     probability: bool,
+    segmented: list[NDArray[np.uint8] | None] | None,
     watch: Callable[[Path, Prediction], None] | None,
     progress: Watch,
 ) -> list[dict[str, Any]]:
-    """Write the results of a file into a folder; returns its rows."""
+    """Write the results of a file into a folder, and append its masks to ``segmented``; returns its rows."""
     rows = []
     predictions = _usable(source.path, predictor.frames(source))
     clip = is_clip(source)
@@ -137,6 +163,8 @@ def _predict_file(
                 if probability:
                     save_probability(folder, f"{name}/{(prediction.index or 0) + 1:05}", prediction)
             rows.append(prediction.row())
+            if segmented is not None:
+                segmented.append(prediction.mask)
             if watch is not None:
                 watch(source.path, prediction)
             if clip and source.frame_count is not None:
