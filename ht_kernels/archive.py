@@ -196,10 +196,10 @@ class _ByWeb:
             certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
             hint = "; REQUESTS_CA_BUNDLE names a file of certificates to trust" if certificate else ""
             raise InputError(f"the archive {self.name} cannot be reached by TLS: {_cause(error)}{hint}") from error
-        except requests.RequestException as error:
-            raise InputError(f"the archive {self.name} does not answer: {_cause(error)}") from error
         except ValueError as error:  # what came is no JSON
             raise InputError(f"the archive {self.name} gave no answer of DICOMweb: check the path") from error
+        except requests.RequestException as error:
+            raise InputError(f"the archive {self.name} does not answer: {_cause(error)}") from error
         finally:
             session.close()
 

@@ -7,8 +7,10 @@ import json
 import re
 import shutil
 import socket
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,75 @@ def test_certificates(guarded: Archive, segmentation: Path, tmp_path: Path, monk
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(made))
         place.check([SEGMENTATION])
         place.store([segmentation])
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, bytes], int]]:
+    """Servers that give one answer to everything; the call of the fixture starts one and gives its port."""
+    servers = []
+
+    def serve(status: int, content: bytes) -> int:
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return servers[-1].server_address[1]
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "message"),
+    [
+        (200, b"<html>", "gave no answer of DICOMweb: check the path"),
+        (500, b"", "answered 500 Internal Server Error to: search for studies$"),
+        (403, b"", "answered 403 Forbidden to: search for studies; check the user"),
+    ],
+)
+def test_what_is_no_archive(answering: Callable[[int, bytes], int], status: int, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        archive(f"dicomweb+http://127.0.0.1:{answering(status, content)}/x").check([SEGMENTATION])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [42752]}}]}}', "failure reason A700"),
+        (b"{}", "it does not say why"),
+    ],
+)
+def test_an_archive_that_takes_no_file(
+    answering: Callable[[int, bytes], int], content: bytes, message: str, segmentation: Path
+) -> None:
+    """It answers with success, and with no list of what it stored."""
+    with pytest.raises(InputError, match=f"did not take .*seg.dcm: {message}"):
+        archive(f"dicomweb+http://127.0.0.1:{answering(200, content)}/x").store([segmentation])
+
+
+def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ht_kernels.archive._CONNECT", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        place = f"127.0.0.1:{silent.getsockname()[1]}/x"
+        with pytest.raises(InputError, match="does not answer by C-STORE"):
+            archive(f"dicom://{place}").check([SEGMENTATION])
+        with pytest.raises(InputError, match="does not answer: Read timed out"):
+            archive(f"dicomweb+http://{place}").check([SEGMENTATION])
 
 
 @pytest.mark.parametrize(
