@@ -138,9 +138,7 @@ class _ByStore:
                 f"the archive {self.name} refuses the connection: {said.reason_str}; it was called {self._called!r}, "
                 f"and this program called itself {self._calling!r}"
             )
-        raise InputError(
-            f"the archive {self.name} does not answer as an archive: check its host and port, and that it runs"
-        )
+        raise InputError(f"the archive {self.name} does not answer by C-STORE: check its host and port")
 
     def _expect(self, answer: Any, what: str) -> None:
         """Refuse the answer to a request unless it is success, or success with a warning."""
@@ -184,6 +182,7 @@ class _ByWeb:
         if self._user is not None:
             session.auth = (self._user, self._password)
         client = web.DICOMwebClient(self._url, session=session, timeout=(_CONNECT, patience))
+        client.set_http_retry_params(retry=False)  # it would wait for half a minute, and log tracebacks
         try:
             return request(client)
         except requests.HTTPError as error:
@@ -197,10 +196,10 @@ class _ByWeb:
             certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
             hint = "; REQUESTS_CA_BUNDLE names a file of certificates to trust" if certificate else ""
             raise InputError(f"the archive {self.name} cannot be reached by TLS: {_cause(error)}{hint}") from error
-        except requests.RequestException as error:
-            raise InputError(f"the archive {self.name} does not answer: {_cause(error)}") from error
         except ValueError as error:  # what came is no JSON
             raise InputError(f"the archive {self.name} gave no answer of DICOMweb: check the path") from error
+        except requests.RequestException as error:
+            raise InputError(f"the archive {self.name} does not answer: {_cause(error)}") from error
         finally:
             session.close()
 

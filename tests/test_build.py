@@ -25,6 +25,7 @@ from helpers import ROOT
 EXTRAS = {
     "cli",
     "clip",
+    "dicom",
     "docs",
     "edge",
     "video",
@@ -86,7 +87,7 @@ def test_every_extra_names_packages(metadata: importlib.metadata.PackageMetadata
 
 def test_all_leaves_out_what_does_not_install_everywhere(metadata: importlib.metadata.PackageMetadata) -> None:
     everything = requirements(metadata, "all")
-    for extra in ("video", "train", "export", "bench"):
+    for extra in ("video", "dicom", "train", "export", "bench"):
         assert requirements(metadata, extra) <= everything
     assert not [name for name in everything if name.startswith("tensorrt")]
 

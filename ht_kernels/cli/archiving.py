@@ -9,13 +9,19 @@ from pathlib import Path
 
 from ht_kernels.archive import Archive, archive
 from ht_kernels.errors import InputError
+from ht_kernels.words import counted
 
 _CLASSES = {"dicom_seg": "1.2.840.10008.5.1.4.1.1.66.4", "dicom_sr": "1.2.840.10008.5.1.4.1.1.88.33"}
 """By the option that writes them, the SOP classes of Segmentations and of Comprehensive SR (PS3.4 B.5)."""
 
 
 def add_arguments(to: argparse._ActionsContainer) -> None:
-    """Add ``--ohif`` and ``--store``."""
+    """Add ``--dicom-seg``, ``--ohif`` and ``--store``."""
+    to.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="for DICOM files: also write a DICOM Segmentation, which names its frames",
+    )
     to.add_argument(
         "--ohif",
         action="store_true",
@@ -65,18 +71,16 @@ def store(archives: Sequence[Archive], files: Sequence[Path]) -> None:
         InputError: an archive has not all of them; the others have been tried.
     """
     written = [file for file in files if file.suffix == ".dcm"]
+    names = written[0].name if len(written) == 1 else counted(len(written), "DICOM file")
+    if archives and not written:
+        print("nothing was stored, for no DICOM file was written", file=sys.stderr)
+        return
     failures = []
     for each in archives:
         try:
             each.store(written)
-            if written:
-                print(f"stored {', '.join(file.name for file in written)} to {each.name}")
+            print(f"stored {names} to {each.name}")
         except InputError as error:
             failures.append(str(error))
-    if archives and not written:
-        print("nothing was stored, for no DICOM file was written", file=sys.stderr)
     if failures:
-        names = ", ".join(map(str, written))
-        raise InputError(
-            f"{'; '.join(failures)}. It is not in the archive; {names} stays on disk and can be sent again"
-        )
+        raise InputError(f"not stored: {'; '.join(failures)}. On disk there is {', '.join(map(str, written))}")

@@ -13,7 +13,7 @@ from ht_kernels.outputs import SETTINGS
 from ht_kernels.weights import locate
 from ht_kernels.words import counted
 
-from . import config, model_options, outputs, running, terminal
+from . import archiving, config, model_options, outputs, running, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.prediction import Prediction
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for segmentation: also write the probability of each class and pixel, as NumPy files",
     )
+    archiving.add_arguments(to)
     model.add_argument(
         "--weights",
         dest="checkpoint",
@@ -59,20 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.prediction.inputs import check_names, check_output, find_files
+    from ht_kernels.prediction.inputs import check_dicom, check_names, check_output, find_files
 
     crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     running.check(args)
     if args.compile:
         _check_compile(args)
+    archives = archiving.named(args)
     check_output(args.output, args.overwrite)
     config.check_foreign(args, args.output / SETTINGS)
     files = find_files(args.files, args.output)
     check_names(args.output, files)
     measured = args.measure or args.dicom_sr
+    if args.dicom_seg:
+        check_dicom(files.values())
     if args.dicom_sr:
         for path in files.values():
             running.check_dicom_sr(path, spacing)
+    archiving.check(archives, args)
     from ht_kernels.prediction import Predictor
     from ht_kernels.prediction.writing import predict_files
 
@@ -88,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
             weights=str(args.checkpoint),
             probability=args.probabilities,
             measured=measured,
+            dicom_seg=args.dicom_seg,
+            ohif=args.ohif,
             dicom_sr=args.dicom_sr,
             watch=_say,
             progress=progress,
@@ -97,12 +104,14 @@ def run(args: argparse.Namespace) -> int:
     states = Counter(row["state"] for row in report["images"] if row["state"] != "failed")
     found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
     print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
-    masks = "masks/, " if predictor.task == "segmentation" else ""
-    sizes = "measurements.csv, measurements.json, " if measured else ""
-    sizes += "reports/, " if any(name.startswith("reports/") for name in report["files"]) else ""
-    print(f"wrote {masks}overlays/, {sizes}predictions.csv and predictions.json to {args.output}")
+    written = "masks/, " if predictor.task == "segmentation" else ""
+    written += "segmentations/, " if args.dicom_seg else ""
+    written += "measurements.csv, measurements.json, " if measured else ""
+    written += "reports/, " if any(name.startswith("reports/") for name in report["files"]) else ""
+    print(f"wrote {written}overlays/, predictions.csv and predictions.json to {args.output}")
     for reason in report["failed"].values():
         print(f"no result: {reason}", file=sys.stderr)
+    archiving.store(archives, [args.output / name for name in report["files"]])
     if report["failed"]:
         raise InputError(
             f"{len(report['failed'])} of {len(files)} inputs have no result: {', '.join(report['failed'])}; the others "

@@ -54,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--smooth", type=float, metavar="WEIGHT", help="average masks over time, the newest with this weight, up to 1"
     )
-    to.add_argument("--dicom-seg", action="store_true", help="for a DICOM clip: also write a DICOM Segmentation")
     running.add_measure(to, how)
     running.add_dicom_sr(to)
     archiving.add_arguments(to)

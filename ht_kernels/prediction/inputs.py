@@ -12,6 +12,7 @@ from ht_kernels.media.dicom_file import is_dicom
 from ht_kernels.media.image import SUFFIXES, is_image
 from ht_kernels.media.opening import is_hidden, natural_order
 from ht_kernels.outputs import MEASUREMENTS, PREDICTIONS, SETTINGS
+from ht_kernels.packages import import_package
 
 _ENDINGS = (
     *SUFFIXES,
@@ -75,8 +76,28 @@ def check_names(output: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: it holds one.
     """
-    kinds = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz", "reports/{}.dcm"
+    pictures = "overlays/{}.png", "overlays/{}.mp4", "masks/{}.png", "probabilities/{}.npz"
+    kinds = *pictures, "segmentations/{}.dcm", "reports/{}.dcm"
     check_foreign(output, [kind.format(name) for name in names for kind in kinds], earlier_files(output))
+
+
+def check_dicom(files: Iterable[Path]) -> None:
+    """Refuse files among which there is no DICOM file, of which alone there are DICOM Segmentations.
+
+    Raises:
+        InputError: there is none, or highdicom is not installed.
+    """
+    import_package("highdicom", "a DICOM Segmentation needs highdicom", "highdicom")
+    if not any(_is_dicom_file(file) for file in files):
+        raise InputError("--dicom-seg goes with DICOM files, and there is none among the inputs")
+
+
+def _is_dicom_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(1024))
+    except OSError:
+        return False
 
 
 def earlier_files(output: Path) -> list[Path]:
@@ -84,7 +105,7 @@ def earlier_files(output: Path) -> list[Path]:
     report = read_object(output / "predictions.json")
     if not {"model", "images", "failed"} <= report.keys():
         return []
-    kinds = ("overlays", "masks", "probabilities", "reports", *MEASUREMENTS)
+    kinds = ("overlays", "masks", "probabilities", "segmentations", "reports", *MEASUREMENTS)
     return [*map(Path, PREDICTIONS), *(file for file in within(report.get("files")) if file.parts[0] in kinds)]
 
 
@@ -108,8 +129,7 @@ def _inside(folder: Path, output: Path) -> Iterator[Path]:
 def _has_picture(path: Path) -> bool:
     """Whether a file whose name does not say what it is holds DICOM or an image."""
     try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(1024)) or is_image(path)
+        return _is_dicom_file(path) or is_image(path)
     except OSError:
         return False
 

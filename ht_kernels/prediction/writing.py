@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ht_kernels import environment
 from ht_kernels.errors import InputError
 from ht_kernels.files import csv_bytes, output_folder, utf8
 from ht_kernels.media.opening import open_file
 from ht_kernels.media.source import USUAL_FPS, Source
 from ht_kernels.progress import Watch, unwatched, watched
+from ht_kernels.video.dicom_seg import check_clip, write_segmentation
 from ht_kernels.video.dicom_sr import Largest, write_report
 from ht_kernels.video.measurement_tables import rows_of, write_tables
 from ht_kernels.video.sinks import MaskSink, VideoSink
@@ -30,6 +34,8 @@ class _Wanted(NamedTuple):
 
     probability: bool
     measured: bool
+    dicom_seg: bool
+    ohif: bool
     dicom_sr: bool
 
 
@@ -45,6 +51,8 @@ def predict_files(
     weights: str | None = None,
     probability: bool = False,
     measured: bool = False,
+    dicom_seg: bool = False,
+    ohif: bool = False,
     dicom_sr: bool = False,
     watch: Callable[[Path, Prediction], None] | None = None,
     progress: Watch = unwatched,
@@ -67,16 +75,22 @@ def predict_files(
         probability: for segmentation, also write ``probabilities/NAME.npz`` as :meth:`Prediction.save` does.
         measured: for segmentation, also write ``measurements.csv`` and ``measurements.json``, with a row for each frame
             and class as :func:`ht_kernels.video.measurement_tables.rows_of` makes it, and draw diameters in overlays.
+        dicom_seg: for segmentation, also write ``segmentations/NAME.dcm`` of each DICOM file. One that cannot have a
+            DICOM Segmentation has no results.
+        ohif: as :func:`ht_kernels.video.dicom_seg.write_segmentation` takes it.
         dicom_sr: also write ``reports/NAME.dcm`` of each file in which a class was found and measured in millimetres,
-            as :func:`ht_kernels.video.dicom_sr.write_report` does. All files must be DICOM, and ``measured`` true.
+            as :func:`ht_kernels.video.dicom_sr.write_report` does; it refers to the Segmentation if that is written.
+            All files must be DICOM, and ``measured`` true.
         watch: called with each file and prediction after it was written.
         progress: told how many of the files are done, and of the frames of a clip that says how many it has.
 
     Raises:
         InputError: there is no result of any file, the output cannot be written or holds files of these names that no
-            prediction wrote, or ``probability`` or ``measured`` was asked for and the model classifies, or
-            ``dicom_sr`` without ``measured``.
+            prediction wrote, or ``probability``, ``measured`` or ``dicom_seg`` was asked for and the model classifies,
+            or ``dicom_sr`` without ``measured``.
     """
+    if dicom_seg and predictor.task != "segmentation":
+        raise InputError("a DICOM Segmentation holds masks, and this model classifies whole images")
     if probability and predictor.task != "segmentation":
         raise InputError(
             "the model classifies whole images, so there are no probabilities of pixels to write: predictions.csv has "
@@ -88,7 +102,7 @@ def predict_files(
         )
     if dicom_sr and not measured:
         raise InputError("a DICOM report has measurements: pass measured, too")
-    wanted = _Wanted(probability, measured, dicom_sr)
+    wanted = _Wanted(probability, measured, dicom_seg, ohif, dicom_sr)
     rows: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -97,6 +111,8 @@ def predict_files(
         for name, path in watched(list(files.items()), "predicting files", progress):
             try:
                 source = _open(path)
+                if dicom_seg and source.kind == "dicom":
+                    _check_segmentation(path)
                 of_file = _predict_file(folder, name, predictor, source, wanted, watch, progress)
                 rows += of_file[0]
                 sizes += of_file[1]
@@ -131,6 +147,13 @@ def _open(path: Path) -> Source:
         raise _Unusable(str(error)) from error
 
 
+def _check_segmentation(path: Path) -> None:
+    try:
+        check_clip(path)
+    except InputError as error:
+        raise _Unusable(str(error)) from error
+
+
 def _usable(path: Path, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """Predictions of a file, with what is wrong with the file told from what is wrong with the output."""
     try:
@@ -152,6 +175,7 @@ def _predict_file(
     """Write the results of a file into a folder; returns its rows, and those of its measurements."""
     rows: list[dict[str, Any]] = []
     sizes: list[dict[str, Any]] = []
+    segmented: list[NDArray[np.uint8] | None] = []
     largest = Largest()
     predictions = _usable(source.path, predictor.frames(source))
     clip = is_clip(source)
@@ -171,6 +195,8 @@ def _predict_file(
             rows.append(prediction.row())
             if wanted.measured:
                 sizes += _sizes(prediction)
+            if wanted.dicom_seg:
+                segmented.append(prediction.mask)
             if wanted.dicom_sr:
                 largest.add(prediction.index or 0, prediction.mask, prediction.measurements)
             if watch is not None:
@@ -180,8 +206,13 @@ def _predict_file(
     finally:
         if video is not None:
             video.close()
+    segmentation = None
+    if wanted.dicom_seg and source.kind == "dicom":
+        segmentation = place(folder, "segmentations", f"{name}.dcm")
+        write_segmentation(segmentation, source.path, segmented, predictor.classes, ohif=wanted.ohif)
     if found := largest.found():
-        write_report(place(folder, "reports", f"{name}.dcm"), source.path, found, len(predictor.classes))
+        report = place(folder, "reports", f"{name}.dcm")
+        write_report(report, source.path, found, len(predictor.classes), segmentation)
     return rows, sizes
 
 

@@ -153,15 +153,18 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
 
 
 def _complete(segmentation: Any, dataset: Any) -> None:
-    """Add, in place, what highdicom leaves out of a Segmentation of an image that has no place in the patient.
+    """Add, in place, what highdicom leaves out of a Segmentation.
 
-    PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1).
+    PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1). The
+    image's character set may lack the letters of a class.
     """
     from highdicom import PixelMeasuresSequence
 
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     if "PlaneOrientationSequence" not in shared and "PatientOrientation" not in segmentation:
         segmentation.PatientOrientation = dataset.get("PatientOrientation") or ""
+    if not all(description.SegmentLabel.isascii() for description in segmentation.SegmentSequence):
+        segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 has the letters of the names and of the patient
     spacing = pixel_spacing(dataset)
     if spacing and "PixelMeasuresSequence" not in shared:
         shared.PixelMeasuresSequence = PixelMeasuresSequence((spacing.y, spacing.x), None)

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Archive:
-    """A running archive: its ports on 127.0.0.1."""
+    """A running archive: its ports on 127.0.0.1, and what ends it."""
 
     http: int
     dicom: int
+    stop: Callable[[], None]
 
     @property
     def web(self) -> str:
@@ -42,12 +43,12 @@ class Archive:
 @contextmanager
 def orthanc(folder: Path, **settings: Any) -> Iterator[Archive]:
     """Run an empty Orthanc whose files lie in a folder; ``settings`` add to its configuration or replace it."""
-    archive = Archive(_free_port(), _free_port())
+    http, dicom = _free_port(), _free_port()
     configuration = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "storage"),
-        "HttpPort": archive.http,
-        "DicomPort": archive.dicom,
+        "HttpPort": http,
+        "DicomPort": dicom,
         "DicomAet": AE_TITLE,
         "RemoteAccessAllowed": False,
         "DicomAlwaysAllowStore": True,
@@ -60,10 +61,8 @@ def orthanc(folder: Path, **settings: Any) -> Iterator[Archive]:
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with (folder / "orthanc.log").open("wb") as log:
         program = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
-    try:
-        _await(program, archive, folder / "orthanc.log")
-        yield archive
-    finally:
+
+    def stop() -> None:
         program.terminate()
         try:
             program.wait(_PATIENCE)
@@ -71,11 +70,17 @@ def orthanc(folder: Path, **settings: Any) -> Iterator[Archive]:
             program.kill()
             program.wait()
 
+    try:
+        _await(program, (http, dicom), folder / "orthanc.log")
+        yield Archive(http, dicom, stop)
+    finally:
+        stop()
 
-def _await(program: subprocess.Popen[bytes], archive: Archive, log: Path) -> None:
+
+def _await(program: subprocess.Popen[bytes], ports: tuple[int, ...], log: Path) -> None:
     """Wait until both ports answer."""
     end = time.monotonic() + _PATIENCE
-    for port in (archive.http, archive.dicom):
+    for port in ports:
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

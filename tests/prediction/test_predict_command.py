@@ -13,9 +13,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 import ht_kernels as ht
 from helpers.clips import KNOWN, OTHER, calibrated, frames, write_dicom, write_video
+from helpers.dicom import patient
 from ht_kernels.cli import main, predict, running
 from ht_kernels.deploy import gpu
 from ht_kernels.errors import InputError
@@ -310,3 +312,37 @@ def test_shipped_weights_and_an_exported_file(tmp_path: Path) -> None:
         with Image.open(output / "masks/one.png") as mask:
             masks.append(np.asarray(mask))
     assert masks[0].shape == (90, 120) and np.mean(masks[0] == masks[1]) > 0.999
+
+
+def test_dicom_segmentations(calls: list[Any], models: dict[str, Any], tmp_path: Path) -> None:
+    """Of the DICOM files among the inputs, with an empty frame where there is no mask; a second run replaces them."""
+    pytest.importorskip("highdicom")
+    clip = write_dicom(tmp_path / "clip.dcm", np.stack([KNOWN, OTHER]), FrameTime="40", **patient())
+    words = ["predict", str(clip), str(save(tmp_path / "one.png")), "--weights", "breast", "--dicom-seg"]
+    output = tmp_path / "out"
+    assert main([*words, "--output", str(output)]) == 0
+    segmentation = dcmread(output / "segmentations/clip.dcm")
+    with Image.open(output / "masks/clip/00001.png") as mask:
+        known = np.asarray(mask)
+    assert np.array_equal(segmentation.pixel_array[::2], [known == 1, known == 2])
+    assert not segmentation.pixel_array[1::2].any() and known.any()
+    assert [path for path in written(output) if path.endswith(".dcm")] == ["segmentations/clip.dcm"]
+    assert main([*words, "--output", str(output), "--overwrite", "--ohif"]) == 0
+    again = dcmread(output / "segmentations/clip.dcm")
+    assert again.pixel_array.any() and "PlaneOrientationSequence" in again.SharedFunctionalGroupsSequence[0]
+    (output / "predictions.json").unlink()
+    (output / "predictions.csv").unlink()
+    assert main([*words, "--output", str(output), "--overwrite"]) == 2  # it is of no prediction that is known
+
+
+def test_a_dicom_file_that_can_have_no_segmentation(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom")
+    nobody = write_dicom(tmp_path / "nobody.dcm", KNOWN[None], FrameTime="40")
+    words = ["predict", str(nobody), str(save(tmp_path / "one.png")), "--dicom-seg"]
+    assert main([*words, "--weights", "breast", "--output", str(tmp_path / "out")]) == 2
+    assert "nobody.dcm cannot have a DICOM Segmentation" in capsys.readouterr().err
+    assert "masks/one.png" in written(tmp_path / "out")
+    assert main([*words, "--weights", "phantom", "--output", str(tmp_path / "other")]) == 2
+    assert "this model classifies whole images" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 
 from helpers.clips import frames, region, write_dicom
 from helpers.dicom import patient
+from ht_kernels.class_colors import color_of
 from ht_kernels.video.dicom_seg import check_clip, write_segmentation
 
 pytest.importorskip("highdicom")
@@ -132,3 +133,26 @@ def test_for_ohif_a_plane_is_stated_where_the_image_has_none(tmp_path: Path) -> 
         assert list(shared.PlaneOrientationSequence[0].ImageOrientationPatient) == plane and measures(place) == size
         write_segmentation(place, image, masks, NAMES[1])
         assert ("PlaneOrientationSequence" in dcmread(place).SharedFunctionalGroupsSequence[0]) == (kind[0] == "p")
+
+
+@pytest.mark.parametrize("characters", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_letters_of_any_language(tmp_path: Path, characters: str | None) -> None:
+    """Those of the classes are not in the character set of every image, and those of the patient stay."""
+    said = {} if characters is None else {"SpecificCharacterSet": characters, "PatientName": "Müller^Jürgen"}
+    image = write_dicom(tmp_path / "image.dcm", np.stack(frames(3)), **patient(**STUDY, **said))
+    names = ("background", "Läsion", "病变")
+    write_segmentation(tmp_path / "seg.dcm", image, [None] * 3, names)
+    dataset = dcmread(tmp_path / "seg.dcm")
+    assert [segment.SegmentLabel for segment in dataset.SegmentSequence] == list(names[1:])
+    assert dataset.PatientName == said.get("PatientName", "") and dataset.SpecificCharacterSet == "ISO_IR 192"
+    errors = subprocess.run([str(DCIODVFY), str(tmp_path / "seg.dcm")], capture_output=True).stderr
+    assert b"Error" not in errors
+
+
+def test_segments_have_the_colours_of_the_overlay(tmp_path: Path) -> None:
+    from highdicom.color import CIELabColor
+
+    write_segmentation(tmp_path / "seg.dcm", written(tmp_path, "clip"), [None] * 3, NAMES[3])
+    for number, segment in enumerate(dcmread(tmp_path / "seg.dcm").SegmentSequence, 1):
+        shown = CIELabColor.from_dicom_value(segment.RecommendedDisplayCIELabValue).to_rgb()
+        assert shown == pytest.approx(color_of(number), abs=2)
