@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ht_kernels.data.phantom import Phantom, simulate
+from ht_kernels.data.phantom import LinearScan, Phantom, simulate
+from ht_kernels.data.phantom.lesion import Lesion
 from ht_kernels.errors import InputError
 from ht_kernels.measurement import Measurement, measure
 from ht_kernels.media.frames import Box
@@ -270,16 +271,34 @@ def test_scaling(mask: np.ndarray, times: int) -> None:
         assert again.region_area == (None if once.region_area is None else pytest.approx(once.region_area))
 
 
+def outline_of(lesion: Lesion) -> np.ndarray:
+    """The outline of a simulated lesion in millimetres, (n, 2), by its harmonics."""
+    angle = np.linspace(0, 2 * math.pi, 2000, endpoint=False)
+    radius = 1 + sum((c * np.exp(1j * k * angle)).real for k, c in enumerate(lesion.harmonics, 1))
+    along, across = radius * np.cos(angle) * lesion.axes[0], radius * np.sin(angle) * lesion.axes[1]
+    cos, sin = math.cos(lesion.rotation), math.sin(lesion.rotation)
+    return np.stack([along * cos - across * sin, along * sin + across * cos], 1) + lesion.center
+
+
+@pytest.mark.parametrize("size", [(224, 224), (160, 320), (300, 120)])
 @pytest.mark.parametrize("seed", range(3))
-def test_phantoms_do_not_shrink_when_they_are_turned(seed: int) -> None:
-    """The mask of a simulated lesion, turned by a quarter and seen through other pixels, has the same size."""
-    mask = simulate(Phantom(kind="hypoechoic"), seed=seed).mask
-    once, turned = lesion(mask, 0.2), lesion(np.rot90(mask), 0.2)
-    assert once.area == pytest.approx(mask.sum() * 0.04) and turned.area == pytest.approx(once.area)
-    assert lengths(turned)[0] == pytest.approx(lengths(once)[0])
-    assert lengths(turned)[1] == pytest.approx(lengths(once)[1], abs=2 * math.hypot(0.2, 0.2))  # of two as long
-    flat = lesion(mask[:, ::2], (0.4, 0.2))
-    assert abs(lengths(flat)[0] - lengths(once)[0]) <= 2 * math.hypot(0.4, 0.2)
+def test_phantoms(seed: int, size: tuple[int, int]) -> None:
+    """The sizes of a simulated lesion, whose outline is known in millimetres, whatever the shape of the pixels."""
+    scan = LinearScan()
+    sample = simulate(Phantom(kind="hypoechoic", scan=scan, size=size), seed=seed)
+    assert sample.lesion is not None
+    spacing = scan.width / size[1], scan.depth / size[0]
+    found, diagonal = lesion(sample.mask, spacing), math.hypot(*spacing)
+    points = outline_of(sample.lesion)
+    x, y = points.T
+    cross = x * np.roll(y, -1) - np.roll(x, -1) * y
+    perimeter = np.hypot(*(points - np.roll(points, 1, 0)).T).sum()
+    assert abs(found.area - abs(cross.sum()) / 2) <= perimeter * diagonal / 2
+    far = np.hypot(*(points[:, None] - points).transpose(2, 0, 1)).max()
+    assert abs(lengths(found)[0] - far) <= diagonal
+    centre = [((each + np.roll(each, -1)) * cross).sum() / (3 * cross.sum()) for each in (x, y)]
+    assert found.centroid == pytest.approx((centre[0] + scan.width / 2, centre[1]), abs=diagonal / 2)
+    assert found.box == pytest.approx((x.min() + scan.width / 2, y.min(), np.ptp(x), np.ptp(y)), abs=2 * max(spacing))
 
 
 def test_noise_and_combs_do_not_take_seconds_of_steps() -> None:
