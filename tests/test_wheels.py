@@ -1,4 +1,4 @@
-"""What is released: the wheels that cibuildwheel is asked for, what its workflow may not change, and the conda recipe."""
+"""What is released: the wheels that cibuildwheel is asked for, what its workflow may not change, the conda recipe."""
 
 from __future__ import annotations
 
