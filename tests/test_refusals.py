@@ -187,7 +187,7 @@ REFUSALS = {
     "predict '' --weights breast --output new": "empty",
     "predict images --weights breast --output new --dicom-seg": "no image, DICOM file or video in images",
     "predict data --weights breast --output new --dicom-seg": "goes with DICOM files, and there is none among",
-    "predict clip.dcm --weights breast --output new --store dicom://pacs:104/A": "--store needs DICOM files to store",
+    "predict clip.dcm --weights breast --output new --store dicom://pacs:104/A": "--store needs DICOM files: give",
     "predict clip.dcm --weights new.onnx --output new --compile": "--compile needs a checkpoint, and new.onnx is an",
     "predict clip.dcm --weights breast --output new --compile --runtime cpu": "--runtime cuda_graph, got cpu",
     "predict clip.dcm --weights breast --output new --compile --device NPU": "cuda_graph, got openvino",
