@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import struct
 import subprocess
@@ -25,15 +27,17 @@ from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import check_frame
 from ht_kernels.video import LiveSource, Stream, igtl_sink, live, open_source
+from ht_kernels.video.channel import Channel, Closed
 from ht_kernels.video.igtl_connection import IgtlConnection, open_igtl
 from ht_kernels.video.igtl_messages import read_header, read_image
 from ht_kernels.video.igtl_sink import CLIENTS, IgtlServer
 from ht_kernels.video.placement import Placement
-from ht_kernels.video.stream import Shown
+from ht_kernels.video.stream import Shown, _Item
 from test_docs import ROOT
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(300)]
 GRAY = frames(1)[0]
+ME = psutil.Process()
 OTHERS = message("TRANSFORM", bytes(48), "ToTracker") + message("STATUS", bytes(30), "Scanner")
 OTHERS += message("STRING", b"\0\3\0\4text", "Depth") + message("WHATEVER", b"", "X")
 
@@ -166,6 +170,18 @@ def shown(index: int = 0, mask: bool = True, where: Placement | None = None, of:
     return Shown(index, 0.0, GRAY, made, overlay, "ok", "", 0.0, placement=where, mask_placement=of)
 
 
+def test_a_late_mask_keeps_the_placement_of_its_frame() -> None:
+    stream, screen, given = Stream(folded(), live=True, stale=60), Channel[_Item](1), Channel[Shown](2)
+    earlier, later = placement(second=5), placement(second=6)
+    stream._latest = _Item(4, 0.0, time.monotonic(), GRAY, earlier, mask=np.ones_like(GRAY))
+    screen.put(_Item(5, 0.1, time.monotonic(), GRAY, later))
+    screen.close()
+    with pytest.raises(Closed):
+        stream._show_live(screen, given)
+    result = given.get(0)
+    assert (result.state, result.placement, result.mask_placement) == ("late", later, earlier)
+
+
 def connected(server: IgtlServer) -> socket.socket:
     host, port = server.address.split(":")
     return socket.create_connection((host, int(port)), 10)
@@ -227,13 +243,13 @@ def test_slow_readers_hold_nothing_up_and_get_the_newest(server: IgtlServer) -> 
     """A megabyte each, far more of them than sockets hold; the one who reads late gets the last pair whole."""
     slow = [connected(server) for _ in range(3)]
     overlay, mask = np.zeros((512, 512, 3), np.uint8), np.zeros((512, 512), np.uint8)
-    before, start = psutil.Process().memory_info().rss, time.monotonic()
+    before, start = ME.memory_info().rss, time.monotonic()
     for index in range(300):
         overlay, mask = overlay + np.uint8(1), mask + np.uint8(1)
         server.write(Shown(index, 0.0, mask, mask, overlay, "ok", "", 0.0))
         time.sleep(0.001)
     assert time.monotonic() - start < 30
-    assert psutil.Process().memory_info().rss - before < 100 << 20
+    assert ME.memory_info().rss - before < 100 << 20
     count, last = 0, -1
     while last != 300 % 256 and count < 300:
         last, count = int(pair(slow[0])["Mask"][0][0, 0]), count + 1
@@ -308,12 +324,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             if len(found) == 3:
                 break
         thread.join(20)
-        signal_end()
-
-    def signal_end() -> None:
-        import os
-        import signal
-
         os.kill(os.getpid(), signal.SIGINT)
 
     def read() -> None:
@@ -448,6 +458,7 @@ def hostile(draw: st.DrawFn) -> bytes:
     return content[: max(1, int(draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.01])) * len(content)))]
 
 
+@pytest.mark.timeout(7200)
 @budget(100)
 @given(content=hostile())
 def test_a_hostile_sender(content: bytes) -> None:
@@ -457,7 +468,7 @@ def test_a_hostile_sender(content: bytes) -> None:
         theirs.sendall(image(GRAY) + content + image(GRAY))
         theirs.shutdown(socket.SHUT_WR)
         connection = IgtlConnection("igtl://hostile", ours, 1, 1)
-        before = psutil.Process().memory_info().rss
+        before = ME.memory_info().rss
         try:
             for came in connection.frames():
                 if isinstance(came, str):
@@ -467,4 +478,4 @@ def test_a_hostile_sender(content: bytes) -> None:
                     assert came[1] is not None and came[0].shape[:2] <= (65535, 65535)
         except InputError as error:
             assert str(error).isprintable()
-        assert psutil.Process().memory_info().rss - before < 100 << 20
+        assert ME.memory_info().rss - before < 100 << 20
