@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ht_kernels.video.igtl_messages import HEADER, crc64
+from ht_kernels.video.igtl_messages import HEADER, crc64, read_header, read_image
+from ht_kernels.video.igtl_sink import IgtlServer
 from ht_kernels.video.placement import Placement
 
 INCLUDE = Path("/usr/include/openigtlink")
@@ -89,6 +90,21 @@ def receive(connection: socket.socket) -> tuple[bytes, bytes]:
     """The header and the body of the next message."""
     head = exactly(connection, HEADER)
     return head, exactly(connection, int.from_bytes(head[42:50], "big"))
+
+
+def connected(server: IgtlServer) -> socket.socket:
+    host, port = server.address.split(":")
+    return socket.create_connection((host, int(port)), 10)
+
+
+def pair(client: socket.socket) -> dict[str, tuple[np.ndarray, Placement]]:
+    """The next mask and overlay."""
+    found = {}
+    for _ in range(2):
+        head, body = receive(client)
+        header = read_header(head)
+        found[header.device] = read_image(header, np.frombuffer(body, np.uint8))
+    return found
 
 
 def reference(folder: Path, program: Path) -> Path:

@@ -1,8 +1,10 @@
-"""OpenIGTLink in and out of a stream: senders that are right, wrong, silent or hostile, and readers that are slow."""
+"""OpenIGTLink into a stream and through it: senders that are right, wrong, silent or hostile."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import struct
 import subprocess
@@ -20,20 +22,21 @@ from hypothesis import strategies as st
 
 from helpers.clips import TINY, folded, frames
 from helpers.fuzz import budget
-from helpers.igtl import image, image_body, message, placement, receive, reference, sender
+from helpers.igtl import image, image_body, message, pair, placement, reference, sender
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.media.frames import check_frame
-from ht_kernels.video import LiveSource, Stream, igtl_sink, live, open_source
+from ht_kernels.video import LiveSource, Stream, live, open_source
+from ht_kernels.video.channel import Channel, Closed
 from ht_kernels.video.igtl_connection import IgtlConnection, open_igtl
-from ht_kernels.video.igtl_messages import read_header, read_image
-from ht_kernels.video.igtl_sink import CLIENTS, IgtlServer
+from ht_kernels.video.igtl_sink import IgtlServer
 from ht_kernels.video.placement import Placement
-from ht_kernels.video.stream import Shown
+from ht_kernels.video.stream import Shown, _Item
 from test_docs import ROOT
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(300)]
 GRAY = frames(1)[0]
+ME = psutil.Process()
 OTHERS = message("TRANSFORM", bytes(48), "ToTracker") + message("STATUS", bytes(30), "Scanner")
 OTHERS += message("STRING", b"\0\3\0\4text", "Depth") + message("WHATEVER", b"", "X")
 
@@ -160,25 +163,16 @@ def test_a_sender_that_dribbles_is_given_up() -> None:
         assert time.monotonic() - start < 5
 
 
-def shown(index: int = 0, mask: bool = True, where: Placement | None = None, of: Placement | None = None) -> Shown:
-    overlay = np.full((48, 64, 3), index % 256, np.uint8)
-    made = np.full((48, 64), 1 + index % 2, np.uint8) if mask else None
-    return Shown(index, 0.0, GRAY, made, overlay, "ok", "", 0.0, placement=where, mask_placement=of)
-
-
-def connected(server: IgtlServer) -> socket.socket:
-    host, port = server.address.split(":")
-    return socket.create_connection((host, int(port)), 10)
-
-
-def pair(client: socket.socket) -> dict[str, tuple[np.ndarray, Placement]]:
-    """The next mask and overlay."""
-    found = {}
-    for _ in range(2):
-        head, body = receive(client)
-        header = read_header(head)
-        found[header.device] = read_image(header, np.frombuffer(body, np.uint8))
-    return found
+def test_a_late_mask_keeps_the_placement_of_its_frame() -> None:
+    stream, screen, given = Stream(folded(), live=True, stale=60), Channel[_Item](1), Channel[Shown](2)
+    earlier, later = placement(second=5), placement(second=6)
+    stream._latest = _Item(4, 0.0, time.monotonic(), GRAY, earlier, mask=np.ones_like(GRAY))
+    screen.put(_Item(5, 0.1, time.monotonic(), GRAY, later))
+    screen.close()
+    with pytest.raises(Closed):
+        stream._show_live(screen, given)
+    result = given.get(0)
+    assert (result.state, result.placement, result.mask_placement) == ("late", later, earlier)
 
 
 @pytest.fixture
@@ -186,113 +180,6 @@ def server() -> Iterator[IgtlServer]:
     server = IgtlServer(0)
     yield server
     server.close()
-
-
-def test_a_mask_has_the_placement_of_its_own_frame(server: IgtlServer) -> None:
-    assert server.address.startswith("127.0.0.1:")
-    server.write(shown(1, True, placement(second=7), placement(second=5)))
-    with connected(server) as client:
-        found = pair(client)
-    assert found["Overlay"][1] == placement(second=7) and found["Mask"][1] == placement(second=5)
-    assert found["Overlay"][0].shape == (48, 64, 3) and (found["Mask"][0] == 2).all()
-
-
-def test_an_empty_mask_takes_the_place_of_one_that_is_not_valid(server: IgtlServer) -> None:
-    with connected(server) as client:
-        server.write(shown(1, True, placement(second=7), placement(second=7)))
-        assert (pair(client)["Mask"][0] == 2).all()
-        server.write(shown(2, False, placement(second=8)))
-        mask, where = pair(client)["Mask"]
-    assert not mask.any() and where == placement(second=8)
-
-
-def test_a_source_that_says_no_place(server: IgtlServer) -> None:
-    server.write(shown())
-    with connected(server) as client:
-        found = pair(client)
-    assert found["Mask"][1] == found["Overlay"][1]
-    assert found["Mask"][1].size == (64, 48, 1) and abs(found["Mask"][1].seconds - time.time()) < 60
-
-
-def test_no_masks_of_a_model_that_classifies(server: IgtlServer) -> None:
-    server.write(shown(1, False), masks=False)
-    with connected(server) as client:
-        assert read_header(receive(client)[0]).device == "Overlay"
-        client.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            client.recv(1)
-
-
-def test_slow_readers_hold_nothing_up_and_get_the_newest(server: IgtlServer) -> None:
-    """A megabyte each, far more of them than sockets hold; the one who reads late gets the last pair whole."""
-    slow = [connected(server) for _ in range(3)]
-    overlay, mask = np.zeros((512, 512, 3), np.uint8), np.zeros((512, 512), np.uint8)
-    before, start = psutil.Process().memory_info().rss, time.monotonic()
-    for index in range(300):
-        overlay, mask = overlay + np.uint8(1), mask + np.uint8(1)
-        server.write(Shown(index, 0.0, mask, mask, overlay, "ok", "", 0.0))
-        time.sleep(0.001)
-    assert time.monotonic() - start < 30
-    assert psutil.Process().memory_info().rss - before < 100 << 20
-    count, last = 0, -1
-    while last != 300 % 256 and count < 300:
-        last, count = int(pair(slow[0])["Mask"][0][0, 0]), count + 1
-    assert last == 300 % 256 and count < 200
-    for client in slow:
-        client.close()
-
-
-def test_a_reader_that_never_reads_is_let_go(server: IgtlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(igtl_sink, "_SLOWEST", 0.2)
-    large = np.zeros((2048, 2048, 3), np.uint8)
-    with connected(server):
-        for index in range(200):
-            server.write(Shown(index, 0.0, large, None, large, "ok", "", 0.0))
-            time.sleep(0.05)
-            if index and not server._clients:
-                break
-    assert not server._clients
-
-
-def test_what_programs_send_is_read_and_let_go(server: IgtlServer) -> None:
-    with connected(server) as client:
-        client.settimeout(20)
-        for _ in range(200):
-            client.sendall(bytes(1 << 16))  # blocks once sockets are full, unless the server reads
-        server.write(shown())
-        assert set(pair(client)) == {"Mask", "Overlay"}
-
-
-def test_one_program_more_than_are_served_is_turned_away(server: IgtlServer) -> None:
-    clients = [connected(server) for _ in range(CLIENTS)]
-    server.write(shown())
-    for client in clients:
-        assert set(pair(client)) == {"Mask", "Overlay"}
-    with connected(server) as more:
-        assert more.recv(1) == b""
-    clients.pop().close()
-    deadline = time.monotonic() + 20
-    while len(server._clients) == CLIENTS and time.monotonic() < deadline:
-        time.sleep(0.05)
-    with connected(server) as another:
-        assert set(pair(another)) == {"Mask", "Overlay"}
-    for client in clients:
-        client.close()
-
-
-def test_programs_get_the_last_images_when_the_stream_ends(server: IgtlServer) -> None:
-    with connected(server) as client:
-        server.write(shown(0))
-        assert (pair(client)["Mask"][0] == 1).all()
-        server.write(shown(1))
-        server.close()
-        assert (pair(client)["Mask"][0] == 2).all()
-        assert client.recv(1) == b""
-
-
-def test_an_address_that_is_taken(server: IgtlServer) -> None:
-    with pytest.raises(InputError, match=r"OpenIGTLink cannot listen on 127\.0\.0\.1"):
-        IgtlServer(int(server.address.split(":")[1]))
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,12 +195,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             if len(found) == 3:
                 break
         thread.join(20)
-        signal_end()
-
-    def signal_end() -> None:
-        import os
-        import signal
-
         os.kill(os.getpid(), signal.SIGINT)
 
     def read() -> None:
@@ -448,6 +329,7 @@ def hostile(draw: st.DrawFn) -> bytes:
     return content[: max(1, int(draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.01])) * len(content)))]
 
 
+@pytest.mark.timeout(7200)
 @budget(100)
 @given(content=hostile())
 def test_a_hostile_sender(content: bytes) -> None:
@@ -457,7 +339,7 @@ def test_a_hostile_sender(content: bytes) -> None:
         theirs.sendall(image(GRAY) + content + image(GRAY))
         theirs.shutdown(socket.SHUT_WR)
         connection = IgtlConnection("igtl://hostile", ours, 1, 1)
-        before = psutil.Process().memory_info().rss
+        before = ME.memory_info().rss
         try:
             for came in connection.frames():
                 if isinstance(came, str):
@@ -467,4 +349,4 @@ def test_a_hostile_sender(content: bytes) -> None:
                     assert came[1] is not None and came[0].shape[:2] <= (65535, 65535)
         except InputError as error:
             assert str(error).isprintable()
-        assert psutil.Process().memory_info().rss - before < 100 << 20
+        assert ME.memory_info().rss - before < 100 << 20
