@@ -138,6 +138,9 @@ class _ByStore:
                 f"the archive {self.name} refuses the connection: {said.reason_str}; it was called {self._called!r}, "
                 f"and this program called itself {self._calling!r}"
             )
+        if link.rejected_contexts:
+            kinds = ", ".join(_class_name(each) for each, _ in contexts)
+            raise InputError(f"the archive {self.name} does not take files of {kinds}")
         raise InputError(f"the archive {self.name} does not answer by C-STORE: check its host and port")
 
     def _expect(self, answer: Any, what: str) -> None:
