@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,6 +269,28 @@ def test_what_c_store_answers(status: int, takes: str, message: str | None, segm
             place.store([segmentation])
     finally:
         server.shutdown()
+
+
+def test_an_archive_that_knows_the_default_syntax_only(segmentation: Path) -> None:
+    """Which is all that an archive must know: values without their representations."""
+    came = []
+
+    def keep(event: Any) -> int:
+        came.append(event.dataset)
+        return 0
+
+    entity = pynetdicom.AE()
+    entity.add_supported_context(SEGMENTATION, "1.2.840.10008.1.2")
+    entity.add_supported_context("1.2.840.10008.1.1")
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, keep)])
+    try:
+        place = archive(f"dicom://127.0.0.1:{server.socket.getsockname()[1]}/A")
+        place.check([SEGMENTATION])
+        place.store([segmentation])
+    finally:
+        server.shutdown()
+    sent = dcmread(segmentation)
+    assert came[0].PixelData == sent.PixelData and came[0].SegmentSequence == sent.SegmentSequence
 
 
 def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
