@@ -22,6 +22,10 @@ CALLING = "HT_KERNELS"
 _CONNECT, _ANSWER = 10, 60
 """Seconds to wait for a connection and what is asked beforehand, and for the answer to a file."""
 
+_VERIFICATION = "1.2.840.10008.1.1"
+_SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+"""Little endian, with explicit value representations and without: our files are in the first."""
+
 _FORMS = "expected dicom://HOST:PORT/AE_TITLE, dicomweb+http://HOST:PORT/PATH or dicomweb+https://HOST/PATH"
 
 
@@ -93,39 +97,29 @@ class _ByStore:
         self._called, self._calling = unquote(parts.path.strip("/")), unquote(parts.username or CALLING)
 
     def check(self, classes: Sequence[str]) -> None:
-        link = self._connect([("1.2.840.10008.1.1", None), *((each, None) for each in classes)], _CONNECT)
-        try:
-            taken = [str(context.abstract_syntax) for context in link.accepted_contexts]
-            for each in classes:
-                if each not in taken:
-                    raise InputError(f"the archive {self.name} does not take files of {_class_name(each)}")
-            self._expect(link.send_c_echo(), "C-ECHO")
-        finally:
-            link.release()
+        link = self._connect([_VERIFICATION, *classes], _CONNECT)
+        taken = [str(context.abstract_syntax) for context in link.accepted_contexts]
+        self._send(link, link.send_c_echo, "C-ECHO")
+        for each in classes:
+            if each not in taken:
+                raise InputError(f"the archive {self.name} does not take files of {_class_name(each)}")
 
     def store(self, files: Sequence[Path]) -> None:
         from pydicom import dcmread
 
         for file in files:
             dataset = dcmread(file)
-            link = self._connect([(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)], _ANSWER)
-            try:
-                self._expect(link.send_c_store(dataset), f"C-STORE of {file}")
-            except InputError:
-                raise
-            except ValueError as error:  # no context for it was accepted
-                raise InputError(f"the archive {self.name} did not take {file}: {reason(error)}") from error
-            finally:
-                link.release()
+            link = self._connect([dataset.SOPClassUID], _ANSWER)
+            self._send(link, partial(link.send_c_store, dataset), f"C-STORE of {file}")
 
-    def _connect(self, contexts: Sequence[tuple[str, str | None]], patience: int) -> Any:
-        """An association for SOP classes, each with a transfer syntax, or the uncompressed ones."""
+    def _connect(self, classes: Sequence[str], patience: int) -> Any:
+        """An association for SOP classes, in the syntax of files or the one that every archive knows (PS3.5 10.1)."""
         pynetdicom = import_package("pynetdicom", "the archive needs pynetdicom", "pynetdicom")
         entity = pynetdicom.AE(self._calling)
         entity.connection_timeout = _CONNECT
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = patience
-        for abstract, syntax in contexts:
-            entity.add_requested_context(abstract, pynetdicom.DEFAULT_TRANSFER_SYNTAXES if syntax is None else syntax)
+        for each in classes:
+            entity.add_requested_context(each, _SYNTAXES)
         try:
             link = entity.associate(self._host, self._port, ae_title=self._called)
         except OSError as error:  # the host has no address
@@ -138,10 +132,19 @@ class _ByStore:
                 f"the archive {self.name} refuses the connection: {said.reason_str}; it was called {self._called!r}, "
                 f"and this program called itself {self._calling!r}"
             )
+        if link.rejected_contexts:
+            kinds = ", ".join(map(_class_name, classes))
+            raise InputError(f"the archive {self.name} does not take files of {kinds}")
         raise InputError(f"the archive {self.name} does not answer by C-STORE: check its host and port")
 
-    def _expect(self, answer: Any, what: str) -> None:
-        """Refuse the answer to a request unless it is success, or success with a warning."""
+    def _send(self, link: Any, request: Callable[[], Any], what: str) -> None:
+        """Send a request, end the association, and refuse an answer that is no success, with or without a warning."""
+        try:
+            answer = request()
+        except (RuntimeError, ValueError) as error:  # the association has ended, or the file does not fit it
+            raise InputError(f"the archive {self.name} did not take {what}: {reason(error)}") from error
+        finally:
+            link.release()
         status = answer.get("Status")
         if status is None:
             raise InputError(f"the archive {self.name} gave no answer to {what}")

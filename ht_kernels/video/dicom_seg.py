@@ -86,7 +86,9 @@ def _explained(clip: Path) -> Iterator[Any]:
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{clip} cannot have a DICOM Segmentation: {reason(error)}") from error
+        of_file = isinstance(error, AttributeError) and hasattr(error.obj, "original_encoding")
+        why = f"it has no {getattr(error, 'name', '')}" if of_file else reason(error)
+        raise InputError(f"{clip} cannot have a DICOM Segmentation: {why}") from error
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:

@@ -94,7 +94,7 @@ def test_a_single_logit_makes_one_segment(tmp_path: Path) -> None:
 
 def test_a_clip_that_names_no_patient(tmp_path: Path) -> None:
     clip = write_dicom(tmp_path / "clip.dcm", np.stack(frames()))
-    with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation"):
+    with pytest.raises(InputError, match=r"clip\.dcm cannot have a DICOM Segmentation: it has no StudyInstanceUID$"):
         check_clip(clip)
 
 

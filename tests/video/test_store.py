@@ -10,8 +10,10 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.video.dicom_seg import write_segmentation
 
 pytest.importorskip("highdicom")
-pytest.importorskip("pynetdicom")
+pynetdicom = pytest.importorskip("pynetdicom")
 web = pytest.importorskip("dicomweb_client")
 needs_orthanc = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 pytestmark = pytest.mark.timeout(180)
@@ -245,6 +247,50 @@ def test_an_archive_that_takes_no_file(
     """It answers with success, and with no list of what it stored."""
     with pytest.raises(InputError, match=f"did not take .*seg.dcm: {message}"):
         archive(f"dicomweb+http://127.0.0.1:{answering(200, content)}/x").store([segmentation])
+
+
+@pytest.mark.parametrize(
+    ("status", "takes", "message"),
+    [
+        (0xA700, SEGMENTATION, "answered C-STORE of .*seg.dcm with status A700$"),
+        (0xB000, SEGMENTATION, None),  # stored, with some elements changed
+        (0x0000, "1.2.840.10008.5.1.4.1.1.6.1", "does not take files of Segmentation Storage$"),
+    ],
+)
+def test_what_c_store_answers(status: int, takes: str, message: str | None, segmentation: Path) -> None:
+    entity = pynetdicom.AE()
+    entity.add_supported_context(takes)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, lambda event: status)]
+    )
+    try:
+        place = archive(f"dicom://127.0.0.1:{server.socket.getsockname()[1]}/A")
+        with pytest.raises(InputError, match=message) if message else nullcontext():
+            place.store([segmentation])
+    finally:
+        server.shutdown()
+
+
+def test_an_archive_that_knows_the_default_syntax_only(segmentation: Path) -> None:
+    """Which is all that an archive must know: values without their representations."""
+    came = []
+
+    def keep(event: Any) -> int:
+        came.append(event.dataset)
+        return 0
+
+    entity = pynetdicom.AE()
+    entity.add_supported_context(SEGMENTATION, "1.2.840.10008.1.2")
+    entity.add_supported_context("1.2.840.10008.1.1")
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, keep)])
+    try:
+        place = archive(f"dicom://127.0.0.1:{server.socket.getsockname()[1]}/A")
+        place.check([SEGMENTATION])
+        place.store([segmentation])
+    finally:
+        server.shutdown()
+    sent = dcmread(segmentation)
+    assert came[0].PixelData == sent.PixelData and came[0].SegmentSequence == sent.SegmentSequence
 
 
 def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
