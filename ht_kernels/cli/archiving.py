@@ -20,7 +20,7 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
     to.add_argument(
         "--dicom-seg",
         action="store_true",
-        help="for DICOM files: also write a DICOM Segmentation, which names its frames",
+        help="of DICOM files: also write a DICOM Segmentation",
     )
     to.add_argument(
         "--ohif",
