@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.uid import generate_uid
 
-from helpers.clips import TINY, calibrated, frames, region, write_dicom, write_video
+from helpers.clips import TINY, calibrated, frames, write_dicom, write_video
+from helpers.dicom import calibrated_clip
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
 from ht_kernels.measurement import measure
@@ -28,24 +28,6 @@ from ht_kernels.video.dicom_sr import Largest, check_file, write_report
 
 highdicom = pytest.importorskip("highdicom")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def calibrated_clip(path: Path, count: int = 4, **more: Any) -> Path:
-    """A clip whose pixels are 0.1 mm wide and 0.2 mm high, and that names what a report takes over."""
-    names = "PatientName PatientBirthDate PatientSex AccessionNumber ReferringPhysicianName StudyTime StudyID"
-    tissue = region(0, 0, 63, 47)
-    tissue.PhysicalDeltaX, tissue.PhysicalDeltaY = 0.01, -0.02
-    tissue.PhysicalUnitsXDirection = tissue.PhysicalUnitsYDirection = 3
-    attributes = {
-        **dict.fromkeys(names.split(), ""),
-        **{name: generate_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")},
-        "PatientID": "1",
-        "StudyDate": "20200101",
-        "SeriesNumber": 1,
-        "InstanceNumber": 1,
-        "SequenceOfUltrasoundRegions": [tissue],
-    }
-    return write_dicom(path, np.stack(frames(count)), **attributes | more)
 
 
 def masks(classes: int) -> list[np.ndarray]:
@@ -160,6 +142,10 @@ def test_predictions_and_recordings(tmp_path: Path) -> None:
             mine = [r["area"] for r in rows if (r["file"], r["class"]) == (str(file), group.finding_type.meaning)]
             assert values(group)["Area"][0] <= max(filter(None, mine)) and values(group)["Long axis"][0] > 0
     judge(one, output / "reports/a/one.dcm")
+    predict_files(predictor, {"two": two}, output, measured=True, dicom_seg=True, dicom_sr=True)
+    (group, *_), of_masks = groups(output / "reports/two.dcm"), dcmread(output / "segmentations/two.dcm")
+    segment = next(i.ReferencedSOPSequence[0] for i in group[0].ContentSequence if i.ValueType == "IMAGE")
+    assert segment.ReferencedSOPInstanceUID == of_masks.SOPInstanceUID
     predict_files(predictor, {"two": two}, output)
     assert not (output / "reports").exists()
     with pytest.raises(InputError, match="a DICOM report has measurements: pass measured, too"):

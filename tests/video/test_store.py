@@ -20,7 +20,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from helpers.clips import TINY, frames, write_dicom
-from helpers.dicom import patient
+from helpers.dicom import calibrated_clip, patient
 from helpers.orthanc import AE_TITLE, MISSING, Archive, orthanc
 from helpers.tls import certificate, tls_before
 from ht_kernels.archive import archive
@@ -108,6 +108,19 @@ def test_the_command(open_to_all: Archive, clip: Path, tmp_path: Path, capsys: p
     assert fetched(open_to_all, sent.SOPInstanceUID) == sent
     settings = (out / "settings.yaml").read_text()
     assert f'store: ["{by_store}", "{by_web}"]' in settings and f"{said}{settings}".find("ss%2Fw") == -1
+
+
+@needs_orthanc
+def test_a_report_goes_along(open_to_all: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, out = calibrated_clip(tmp_path / "clip.dcm"), tmp_path / "out"
+    words = ["--store", addresses(open_to_all)["C-STORE"], "--output", str(out), *TINY]
+    assert main(["stream", str(clip), "--dicom-seg", "--dicom-sr", *words]) == 0
+    assert "stored 2 DICOM files to dicom://" in capsys.readouterr().out
+    report, segmentation = (dcmread(out / name) for name in ("measurements.dcm", "segmentation.dcm"))
+    assert fetched(open_to_all, report.SOPInstanceUID) == report
+    assert fetched(open_to_all, segmentation.SOPInstanceUID) == segmentation
+    assert main(["stream", str(clip), "--dicom-sr", *words, "--overwrite"]) == 0
+    assert "stored measurements.dcm to dicom://" in capsys.readouterr().out
 
 
 @needs_orthanc
