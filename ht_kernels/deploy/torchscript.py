@@ -74,7 +74,7 @@ def export_torchscript(
     check_place(path)
     output = output or folded.result
     plain = _plain(folded, PRECISIONS[precision])
-    content = _content(_Hosted(plain, output).eval(), channels)
+    content = _content(plain, output, channels)
     write_whole(path, content, "the TorchScript file")
     batch = 1, 1, LARGEST_BATCH
     manifest = describe(folded, path, content, precision, batch, output, channels, plugin=False, kind="torchscript")
@@ -99,20 +99,30 @@ def load_script(content: bytes) -> Any:
 class _Hosted(nn.Module):
     """What is traced: a call gives the result, and ``with_distance`` the result and the distances."""
 
-    def __init__(self, model: FoldedHTCLIP, output: str) -> None:
+    def __init__(self, model: FoldedHTCLIP, output: str, channels: int) -> None:
         super().__init__()
         self.model, self.output = model, output
         self.size = model.grid if output == "grid" else None
+        self.shape = channels, *model.image_size
+        # A script stays in a trace with its conditions, which a function of Python does not.
+        self.check = torch.jit.script(_check)  # type: ignore[no-untyped-call]
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self._given(self.model.compute(frames, self.size)[0])
+        return self._given(self.model.compute(self.check(frames, *self.shape), self.size)[0])
 
     def with_distance(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        result, distances = self.model.compute(frames, self.size, distance=True)
+        result, distances = self.model.compute(self.check(frames, *self.shape), self.size, distance=True)
         return self._given(result), distances
 
     def _given(self, result: Tensor) -> Tensor:
         return self.model.classes(result) if self.output == "mask" else result
+
+
+def _check(frames: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """The frames, if they have the model's shape; a program that has the file alone gets a sentence, too."""
+    if list(frames.shape[1:]) != [channels, height, width]:
+        raise ValueError(f"frames must have shape (B, {channels}, {height}, {width}), got {list(frames.shape)}")
+    return frames
 
 
 class _PlainAdapter(nn.Module):
@@ -161,13 +171,12 @@ def _plain(folded: FoldedHTCLIP, dtype: torch.dtype) -> FoldedHTCLIP:
 
 
 @torch.no_grad()
-def _content(hosted: _Hosted, channels: int) -> bytes:
-    """The TorchScript file of a model.
+def _content(model: FoldedHTCLIP, output: str, channels: int) -> bytes:
+    """The TorchScript file of a model of torch's own operators.
 
     It is traced on two uint8 frames. The cast to the model's dtype, which the trace records, takes floating-point
     frames too.
     """
-    model = hosted.model
     frames = torch.zeros(2, channels, *model.image_size, dtype=torch.uint8)
     methods = ["forward"] if model.familiarity is None else ["forward", "with_distance"]
     file = io.BytesIO()
@@ -176,6 +185,7 @@ def _content(hosted: _Hosted, channels: int) -> bytes:
             warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)  # torch writes no new TorchScript
             # Of checks in Python that hold for every number of frames.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            hosted = _Hosted(model, output, channels).eval()
             script: Any = torch.jit.trace_module(  # type: ignore[no-untyped-call]
                 hosted, dict.fromkeys(methods, frames), check_trace=False
             )

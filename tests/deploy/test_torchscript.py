@@ -80,6 +80,17 @@ def test_a_file_equals_torch(name: str, tmp_path: Path) -> None:
     assert report.passed and report.runtime == "torchscript" and report.sha256 == manifest.sha256
 
 
+def test_a_host_is_told_of_a_wrong_size(tmp_path: Path) -> None:
+    folded = calibrated_model()
+    export_torchscript(folded, tmp_path / "model.pt")
+    script, frames = load(tmp_path / "model.pt"), some_frames(folded, 1)
+    _, _, height, width = frames.shape
+    for wrong in (frames[..., :-1], frames.expand(-1, 3, -1, -1), frames[0]):
+        for method in (script, script.with_distance):
+            with pytest.raises(Exception, match=rf"frames must have shape \(B, 1, {height}, {width}\), got \["):
+                method(wrong)
+
+
 def test_a_file_moves_to_another_device(tmp_path: Path) -> None:
     """No tensor and no operator of a file names the CPU. The device meta stands for a GPU, and has shapes only."""
     folded = calibrated_model(spectral="full")
