@@ -52,7 +52,7 @@ def _foreign_archive(path: Path) -> str:
     if not names:
         numpy = any(entry.filename.endswith(".npy") for entry in entries)
         return "it is an archive of NumPy" if numpy else "it is a ZIP archive of other files: unpack it first"
-    if any("/code/__torch__/ht_kernels/" in entry.filename for entry in entries):
+    if any("/code/__torch__/ht_kernels/deploy/torchscript" in entry.filename for entry in entries):
         return (
             "it is a TorchScript file of ht-kernels export, for programs without this package, and cannot be turned "
             "back into a checkpoint: name the checkpoint that it was exported from, or an ONNX file"

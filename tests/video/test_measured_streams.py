@@ -215,7 +215,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     again = ["predict", str(clip), "--weights", "phantom", "--measure", "--output", str(tmp_path / "new")]
     assert main(again) == 0
     assert {row["unit"] for row in tables(tmp_path / "new") if row["state"] == "ok"} <= {"px"}
-    assert "overlays/, measurements.csv, measurements.json, predictions.csv" in capsys.readouterr().out
+    assert "masks/, measurements.csv, measurements.json, overlays/" in capsys.readouterr().out
     assert main(again) == 2
     assert "measurements.csv is there already" in capsys.readouterr().err
     assert main([*again, "--overwrite"]) == 0
