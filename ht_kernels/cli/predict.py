@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ht_kernels.prediction.inputs import check_dicom, check_names, check_output, find_files
+    from ht_kernels.prediction.inputs import check_names, check_output, dicom_files, find_files
 
     crop, spacing = running.read_crop(args.crop), running.read_spacing(args.spacing)
     running.check(args)
@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     check_names(args.output, files)
     measured = args.measure or args.dicom_sr
     if args.dicom_seg:
-        check_dicom(files.values())
+        dicom_files("--dicom-seg", files.values())
     if args.dicom_sr:
-        for path in files.values():
+        for path in dicom_files("--dicom-sr", files.values()):
             running.check_dicom_sr(path, spacing)
     archiving.check(archives, args)
     from ht_kernels.prediction import Predictor

@@ -161,7 +161,7 @@ def add_dicom_sr(to: argparse._ActionsContainer) -> None:
 
 
 def check_dicom_sr(path: Path, spacing: Spacing | None) -> None:
-    """Refuse a file that is not DICOM, of whose pixels nothing says the size, or that cannot have a report.
+    """Refuse a DICOM file of whose pixels nothing says the size, or that cannot have a report.
 
     Raises:
         InputError: it is such a file.
@@ -171,8 +171,6 @@ def check_dicom_sr(path: Path, spacing: Spacing | None) -> None:
     from ht_kernels.video.dicom_sr import check_file
 
     source = open_file(path)
-    if source.kind != "dicom":
-        raise InputError(f"--dicom-sr goes with DICOM files, and {path} is another: leave it out, or use --measure")
     check_file(source.path, source.scales if spacing is None else (Scale(None, spacing),))
 
 

@@ -81,15 +81,17 @@ def check_names(output: Path, names: Iterable[str]) -> None:
     check_foreign(output, [kind.format(name) for name in names for kind in kinds], earlier_files(output))
 
 
-def check_dicom(files: Iterable[Path]) -> None:
-    """Refuse files among which there is no DICOM file, of which alone there are DICOM Segmentations.
+def dicom_files(option: str, files: Iterable[Path]) -> list[Path]:
+    """The DICOM files among the inputs, of which alone there are the DICOM results that ``option`` asks for.
 
     Raises:
         InputError: there is none, or highdicom is not installed.
     """
-    import_package("highdicom", "a DICOM Segmentation needs highdicom", "highdicom")
-    if not any(_is_dicom_file(file) for file in files):
-        raise InputError("--dicom-seg goes with DICOM files, and there is none among the inputs")
+    import_package("highdicom", f"{option} needs highdicom", "highdicom")
+    found = [file for file in files if _is_dicom_file(file)]
+    if not found:
+        raise InputError(f"{option} goes with DICOM files, and there is none among the inputs")
+    return found
 
 
 def _is_dicom_file(path: Path) -> bool:

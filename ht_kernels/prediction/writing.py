@@ -78,9 +78,9 @@ def predict_files(
         dicom_seg: for segmentation, also write ``segmentations/NAME.dcm`` of each DICOM file. One that cannot have a
             DICOM Segmentation has no results.
         ohif: as :func:`ht_kernels.video.dicom_seg.write_segmentation` takes it.
-        dicom_sr: also write ``reports/NAME.dcm`` of each file in which a class was found and measured in millimetres,
-            as :func:`ht_kernels.video.dicom_sr.write_report` does; it refers to the Segmentation if that is written.
-            All files must be DICOM, and ``measured`` true.
+        dicom_sr: also write ``reports/NAME.dcm`` of each DICOM file in which a class was found and measured in
+            millimetres, as :func:`ht_kernels.video.dicom_sr.write_report` does; it refers to the Segmentation if that
+            is written. ``measured`` must be true.
         watch: called with each file and prediction after it was written.
         progress: told how many of the files are done, and of the frames of a clip that says how many it has.
 
@@ -197,7 +197,7 @@ def _predict_file(
                 sizes += _sizes(prediction)
             if wanted.dicom_seg:
                 segmented.append(prediction.mask)
-            if wanted.dicom_sr:
+            if wanted.dicom_sr and source.kind == "dicom":
                 largest.add(prediction.index or 0, prediction.mask, prediction.measurements)
             if watch is not None:
                 watch(source.path, prediction)

@@ -142,7 +142,9 @@ def test_predictions_and_recordings(tmp_path: Path) -> None:
             mine = [r["area"] for r in rows if (r["file"], r["class"]) == (str(file), group.finding_type.meaning)]
             assert values(group)["Area"][0] <= max(filter(None, mine)) and values(group)["Long axis"][0] > 0
     judge(one, output / "reports/a/one.dcm")
-    predict_files(predictor, {"two": two}, output, measured=True, dicom_seg=True, dicom_sr=True)
+    picture = write_video(tmp_path / "video.mp4")
+    report = predict_files(predictor, {"two": two, "v": picture}, output, measured=True, dicom_seg=True, dicom_sr=True)
+    assert {"reports/two.dcm", "segmentations/two.dcm"} == {name for name in report["files"] if name.endswith(".dcm")}
     (group, *_), of_masks = groups(output / "reports/two.dcm"), dcmread(output / "segmentations/two.dcm")
     segment = next(i.ReferencedSOPSequence[0] for i in group[0].ContentSequence if i.ValueType == "IMAGE")
     assert segment.ReferencedSOPInstanceUID == of_masks.SOPInstanceUID
@@ -177,7 +179,7 @@ def test_refusals_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["stream", str(video), *TINY], "--dicom-sr goes with a DICOM clip"),
         (["stream", str(clip), *TINY, "--live"], "--dicom-sr goes with a DICOM clip that is not played live"),
         (["stream", str(unscaled), *TINY], "does not say how large its pixels are"),
-        (["predict", str(clip), str(video), "--weights", "phantom"], "--dicom-sr goes with DICOM files"),
+        (["predict", str(video), "--weights", "phantom"], "--dicom-sr goes with DICOM files"),
     ):
         assert main([*words, *output]) == 2
         assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
