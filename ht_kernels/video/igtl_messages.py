@@ -16,7 +16,7 @@ from ht_kernels import compiled
 from ht_kernels.errors import BackendError, InputError
 from ht_kernels.media.frames import Frame
 
-from .placement import Placement
+from .placement import Placement, plane_axes
 
 HEADER = 58
 """Bytes of a message's header."""
@@ -119,7 +119,7 @@ def read_image(header: Header, body: NDArray[np.uint8], bgr: bool = False) -> tu
     if not np.isfinite(matrix).all():
         raise InputError("the matrix of an image has values that are not finite (NaN or infinity)")
     pixels = content[_IMAGE.size :]
-    width, height = plane(size)
+    width, height = (size[axis] for axis in plane_axes(size))
     if len(pixels) != height * width * components:
         raise InputError(f"an image of {shape} pixels by {components} has {len(pixels)} bytes")
     frame = pixels.reshape((height, width) if components == 1 else (height, width, 3))
@@ -140,7 +140,7 @@ def pack_image(device: str, pixels: Frame, placement: Placement) -> tuple[bytes,
         InputError: the placement is of an image of another size.
     """
     pixels = np.ascontiguousarray(pixels)
-    if plane(placement.size) != pixels.shape[1::-1]:
+    if [placement.size[axis] for axis in plane_axes(placement.size)] != [*pixels.shape[1::-1]]:
         raise InputError(f"the placement is of {placement.size} pixels, and the image has the shape {pixels.shape}")
     components = 1 if pixels.ndim == 2 else 3
     coordinates = next(number for number, name in _COORDINATES.items() if name == placement.coordinates)
@@ -150,14 +150,6 @@ def pack_image(device: str, pixels: Frame, placement: Placement) -> tuple[bytes,
     crc = crc64(pixels, crc64(image))
     length = len(image) + pixels.nbytes
     return _HEADER.pack(1, b"IMAGE", device.encode("ascii"), placement.timestamp, length, crc) + image, pixels
-
-
-def plane(size: tuple[int, ...] | list[int]) -> tuple[int, int]:
-    """Width and height of a slice with so many pixels along i, j and k: those along the axes that are not the single
-    one, which is k where there are several."""
-    single = max(axis for axis in range(3) if size[axis] == 1)
-    width, height = (size[axis] for axis in range(3) if axis != single)
-    return width, height
 
 
 def _content(header: Header, body: NDArray[np.uint8]) -> NDArray[np.uint8]:

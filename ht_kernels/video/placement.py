@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ht_kernels.media.scale import Spacing, plausible_spacing
 
 _FRACTION = 1 << 32
 """Parts of a second in a time stamp."""
@@ -57,5 +60,21 @@ class Placement:
         steps = (np.array(self.size) - 1) / 2
         return np.asarray(np.array(self.matrix[9:]) - steps @ self._axes())
 
+    @property
+    def pixel(self) -> Spacing | None:
+        """The size of a pixel; None where it is no scanner's, or 1 by 1 mm, which senders state that do not know it."""
+        x, y = (float(self.spacing[axis]) for axis in plane_axes(self.size))
+        return None if x == y == 1 else plausible_spacing(x, y)
+
     def _axes(self) -> NDArray[np.float64]:
         return np.array(self.matrix[:9], dtype=np.float64).reshape(3, 3)
+
+
+def plane_axes(size: Sequence[int]) -> tuple[int, int]:
+    """The axes of a slice, with so many pixels along i, j and k, that go along its rows and its columns.
+
+    The other has a single pixel; it is k where there are several of these.
+    """
+    single = max(axis for axis in range(3) if size[axis] == 1)
+    row, column = (axis for axis in range(3) if axis != single)
+    return row, column

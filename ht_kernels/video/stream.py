@@ -471,7 +471,7 @@ class Stream:
         if self.task == "segmentation":
             item.mask = self._model.mask(logits, item.frame, item.box)
             if self.measures and not item.unfamiliar:
-                item.measurements = measure(item.mask, class_names=self.class_names, scales=self._scales)
+                item.measurements = measure(item.mask, class_names=self.class_names, scales=self._scales_of(item))
         elif not item.unfamiliar:
             item.probabilities = self._model.probabilities(logits)
             item.confidence = float(item.probabilities.max())
@@ -537,6 +537,12 @@ class Stream:
     def _why_silent(self) -> str:
         trouble = self._source.trouble if isinstance(self._source, LiveSource) else ""
         return f": {trouble}" if trouble else ""
+
+    def _scales_of(self, item: _Item) -> tuple[Scale, ...]:
+        """The sizes of a frame's pixels: what the user said or the file says, or else the frame itself."""
+        if self._scales or item.placement is None or item.placement.pixel is None:
+            return self._scales
+        return (Scale(None, item.placement.pixel),)
 
     def _why_unfamiliar(self, item: _Item) -> str:
         return self._model.why_unfamiliar(item.distance, self._outline and item.mask is not None)

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import ROOT
 from helpers.clips import TINY, folded, frames
 from helpers.fuzz import budget
 from helpers.igtl import image, image_body, message, pair, placement, reference, sender
@@ -32,7 +33,6 @@ from ht_kernels.video.igtl_connection import IgtlConnection, open_igtl
 from ht_kernels.video.igtl_sink import IgtlServer
 from ht_kernels.video.placement import Placement
 from ht_kernels.video.stream import Shown, _Item
-from test_docs import ROOT
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(300)]
 GRAY = frames(1)[0]
@@ -131,6 +131,41 @@ def test_a_lost_connection_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> N
             if source.reconnects == 2:
                 source.close()
     assert first == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sides", "spacing", "expected"),
+    [
+        ((0.25, 0.5), None, (0.25, 0.5)),
+        ((1.0, 1.0), None, None),
+        ((0.25, 0.5), 0.3, (0.3, 0.3)),
+        ((0.0, 0.5), None, None),
+    ],
+)
+def test_sizes_are_in_the_millimetres_of_the_sender(
+    sides: tuple[float, float], spacing: float | None, expected: tuple[float, float] | None
+) -> None:
+    matrix = (sides[0], 0.0, 0.0, 0.0, sides[1], 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+
+    def give(connection: socket.socket, number: int) -> None:
+        for _ in range(300):
+            connection.sendall(image(GRAY, matrix=matrix))
+            time.sleep(0.02)
+
+    with sender(give) as port:
+        stream = Stream(folded(), measure=True, spacing=spacing)
+        for shown in stream.run(opened(port)):
+            if shown.measurements is not None:
+                stream.stop()
+                assert shown.measurements[0].spacing == expected
+                return
+    raise AssertionError("no frame was measured")
+
+
+def test_the_slice_may_lie_along_any_axis() -> None:
+    flat = (0.25, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.75, 0.0, 0.0, 0.0)
+    sizes = {(64, 48, 1): (0.25, 0.5), (64, 1, 48): (0.25, 0.75), (1, 64, 48): (0.5, 0.75), (1, 1, 1): (0.25, 0.5)}
+    assert {size: Placement(0, size, flat).pixel for size in sizes} == sizes
 
 
 def test_what_is_refused_in_a_stream_is_said_in_the_picture() -> None:
