@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <pthread.h>
 #define HT_PREPARES_FORKS 1
+#pragma weak omp_pause_resource_all  // GCC 8's library, of older systems, does not have it
 #endif
 
 namespace ht {
@@ -18,6 +19,7 @@ namespace ht {
 // torch's parallel regions, where torch uses the same OpenMP library.
 inline bool prepare_forks() {
 #if defined(HT_PREPARES_FORKS)
+  if (!omp_pause_resource_all) return false;
   return pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr) == 0;
 #else
   return false;
