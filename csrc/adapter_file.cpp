@@ -110,6 +110,7 @@ ht_status read_entry(const Entry& e, Size adapter, char* bytes, Size end, Size* 
     return refuse(adapter, "has a grid or prefix of more than 2^20");
   }
   if (e.scales == 1 && e.hidden != 0) return refuse(adapter, "has hidden channels and no noise estimator");
+  if (e.zero != 0) return refuse(adapter, "has a number where zero is kept for later versions");
   if (!std::isfinite(e.eps) || e.eps < 0) return refuse(adapter, "has an eps that is negative or not finite");
   const std::array<Size, kWeights> expected = counts_of(made->shape);
   float* places[kWeights];
@@ -118,6 +119,9 @@ ht_status read_entry(const Entry& e, Size adapter, char* bytes, Size end, Size* 
     const Size from = up_to_alignment(*at);
     if (from > end || expected[i] > (end - from) / sizeof(float)) return refuse(adapter, "ends behind the file");
     places[i] = expected[i] ? reinterpret_cast<float*>(bytes + from) : nullptr;
+    for (Size gap = *at; expected[i] && gap < from; ++gap) {
+      if (bytes[gap] != 0) return refuse(adapter, "has something between its weights");
+    }
     if (expected[i]) *at = from + expected[i] * sizeof(float);
   }
   int next = 0;
@@ -127,11 +131,7 @@ ht_status read_entry(const Entry& e, Size adapter, char* bytes, Size end, Size* 
   return HT_OK;
 }
 
-// Reads what `loaded` holds, `size` bytes, room for a header and a sum at least, and makes its list.
-ht_status parse(Loaded* loaded, Size size) {
-  char* bytes = loaded->bytes.get();
-  Header header;
-  std::memcpy(&header, bytes, sizeof header);
+ht_status check_header(const Header& header, Size size) {
   if (std::memcmp(header.magic, kMagic, sizeof header.magic) != 0) {
     return fail(HT_FILE_ERROR, "this is no file of adapters: ht_kernels.deploy.save_adapters writes one");
   }
@@ -145,6 +145,14 @@ ht_status parse(Loaded* loaded, Size size) {
     return fail(HT_FILE_ERROR, "the file has %llu bytes and says that it has %llu: it was cut, or something was added",
                 static_cast<unsigned long long>(size), static_cast<unsigned long long>(header.bytes));
   }
+  return HT_OK;
+}
+
+// Reads what `loaded` holds, `size` bytes, room for a header and a sum at least, and makes its list.
+ht_status parse(Loaded* loaded, Size size) {
+  char* bytes = loaded->bytes.get();
+  Header header;
+  std::memcpy(&header, bytes, sizeof header);
   const Size end = size - sizeof(Sum);
   Sum sum;
   std::memcpy(&sum, bytes + end, sizeof sum);
@@ -172,13 +180,18 @@ ht_status parse(Loaded* loaded, Size size) {
   return HT_OK;
 }
 
-// Makes a list of `size` bytes, which fill(memory) stores.
-template <class Fill>
-ht_status load(Size size, ht_adapter_list** list, const Fill& fill) {
+// Makes a list of `size` bytes, of which read(memory, count) stores the next. Another kind of file is refused by its
+// header, however large it is.
+template <class Read>
+ht_status load(Size size, ht_adapter_list** list, const Read& read) {
   if (size < sizeof(Header) + sizeof(Sum)) {
     return fail(HT_FILE_ERROR, "a file of adapters has more than %llu bytes: it was cut, or is something else",
                 static_cast<unsigned long long>(size));
   }
+  Header header;
+  ht_status status = read(reinterpret_cast<char*>(&header), sizeof header);
+  if (status == HT_OK) status = check_header(header, size);
+  if (status != HT_OK) return status;
   std::unique_ptr<Loaded> loaded(new (std::nothrow) Loaded);
   void* memory = nullptr;
   if (!loaded || posix_memalign(&memory, kAlignment, size) != 0) {
@@ -186,7 +199,8 @@ ht_status load(Size size, ht_adapter_list** list, const Fill& fill) {
                 static_cast<unsigned long long>(size));
   }
   loaded->bytes.reset(static_cast<char*>(memory));
-  ht_status status = fill(loaded->bytes.get());
+  std::memcpy(memory, &header, sizeof header);
+  status = read(static_cast<char*>(memory) + sizeof header, size - sizeof header);
   if (status == HT_OK) status = parse(loaded.get(), size);
   if (status == HT_OK) *list = loaded.release();
   return status;
@@ -205,8 +219,8 @@ ht_status ht_load_adapters(const char* path, ht_adapter_list** list) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(there ? std::fopen(path, "rb") : nullptr, std::fclose);
   if (!file) return fail(HT_FILE_ERROR, "%s cannot be read: %s", path, std::strerror(errno));
   const Size size = static_cast<Size>(about.st_size);
-  return load(size, list, [&](char* memory) {
-    if (std::fread(memory, 1, size, file.get()) == size) return HT_OK;
+  return load(size, list, [&](char* memory, Size count) {
+    if (std::fread(memory, 1, count, file.get()) == count) return HT_OK;
     return fail(HT_FILE_ERROR, "%s cannot be read to its end", path);
   });
 }
@@ -214,8 +228,10 @@ ht_status ht_load_adapters(const char* path, ht_adapter_list** list) {
 ht_status ht_read_adapters(const void* bytes, size_t size, ht_adapter_list** list) {
   if (!bytes || !list) return fail(HT_INVALID_ARGUMENT, "bytes and list must not be NULL");
   *list = nullptr;
-  return load(size, list, [&](char* memory) {
-    std::memcpy(memory, bytes, size);
+  const char* next = static_cast<const char*>(bytes);
+  return load(size, list, [&](char* memory, Size count) {
+    std::memcpy(memory, next, count);
+    next += count;
     return HT_OK;
   });
 }

@@ -6,7 +6,10 @@
 
 namespace {
 
-thread_local char last_error[256] = "";
+thread_local char last_error[1024] = "";
+
+// So many numbers has an array at most. Then no size in bytes overflows, whatever is added for threads.
+constexpr double kMostNumbers = double(int64_t{1} << 44);
 
 }  // namespace
 
@@ -33,6 +36,12 @@ ht_status check_shape(const ht_adapter_shape* s) {
     return fail(HT_INVALID_ARGUMENT, "masks must be 0, 1 or bottleneck, got %lld", (long long)s->masks);
   }
   if (s->scales == 3 && s->hidden < 1) return fail(HT_INVALID_ARGUMENT, "hidden must be positive when scales is 3");
+  const double grid = double(s->grid_height) * s->grid_width, channels = double(s->bottleneck) * s->scales;
+  const double tokens = (grid + s->prefix_tokens) * (s->batch > 0 ? s->batch : 1);
+  for (const double numbers : {tokens * s->dim, tokens * channels, (double(s->dim) + s->bottleneck) * s->bottleneck,
+                               double(s->hidden) * s->bottleneck, channels * 49, grid * 2 * s->masks}) {
+    if (numbers > kMostNumbers) return fail(HT_INVALID_ARGUMENT, "the sizes make an array of more than 2^44 numbers");
+  }
   return HT_OK;
 }
 
@@ -43,6 +52,9 @@ ht_status check_filter_shape(const ht_filter_shape* s) {
   }
   if (s->masks != 1 && s->masks != s->channels) {
     return fail(HT_INVALID_ARGUMENT, "masks must be 1 or the number of channels, got %lld", (long long)s->masks);
+  }
+  if (double(s->batch > 0 ? s->batch : 1) * s->channels * s->height * s->width > kMostNumbers) {
+    return fail(HT_INVALID_ARGUMENT, "the sizes make an array of more than 2^44 numbers");
   }
   return HT_OK;
 }

@@ -64,44 +64,54 @@ const ht::Kernels& kernels() {
   return *chosen;
 }
 
+ht_status check_threads(int threads) {
+  return threads < 1 ? fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads) : HT_OK;
+}
+
+// Whether calls take a shape, of which `status` tells, and so many threads.
+bool takes(ht_status status, int threads) { return status == HT_OK && check_threads(threads) == HT_OK; }
+
+ht_status check_type(ht_dtype type, const char* name) {
+  if (type == HT_FLOAT32 || type == HT_BFLOAT16) return HT_OK;
+  return fail(HT_INVALID_ARGUMENT, "%s must be HT_FLOAT32 or HT_BFLOAT16", name);
+}
+
 ht_status check(const ht_adapter_shape* s, const ht_adapter_weights* w, ht_dtype factors, ht_dtype dtype,
                 const void* workspace, int threads) {
-  const ht_status status = check_shape(s);
+  ht_status status = check_shape(s);
+  if (status == HT_OK) status = check_type(factors, "factors");
+  if (status == HT_OK) status = check_type(dtype, "dtype");
+  if (status == HT_OK) status = check_threads(threads);
   if (status != HT_OK) return status;
-  for (ht_dtype type : {factors, dtype}) {
-    if (type != HT_FLOAT32 && type != HT_BFLOAT16)
-      return fail(HT_INVALID_ARGUMENT, "%s must be HT_FLOAT32 or HT_BFLOAT16", type == dtype ? "dtype" : "factors");
-  }
-  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   return ht::check_weights(*s, w);
 }
 
 // Waking a second thread costs more than it saves below so many multiply-adds.
-int threads_for(int64_t work, int most) { return work > (int64_t{1} << 20) ? most : 1; }
+int threads_for(double work, int most) { return work > (1 << 20) ? most : 1; }
 
 int threads_for(const ht_adapter_shape& s, int most) {
-  return threads_for(s.batch * (s.prefix_tokens + s.grid_height * s.grid_width) * s.dim * s.bottleneck, most);
+  return threads_for(double(s.batch) * (s.prefix_tokens + s.grid_height * s.grid_width) * s.dim * s.bottleneck, most);
 }
 
 int threads_for(const ht_filter_shape& s, int most) {
-  return threads_for(2 * s.batch * s.channels * s.height * s.width * (2 * s.height + s.width), most);
+  return threads_for(2.0 * s.batch * s.channels * s.height * s.width * (2 * s.height + s.width), most);
 }
 
 int threads_for(const ht_mask_shape& s, int most) {
-  return threads_for(s.batch * s.classes * s.height * s.width, most);
+  return threads_for(double(s.batch) * s.classes * s.height * s.width, most);
 }
 
 // Both passes: each input pixel has about four taps across, and each row of results about four down.
 int threads_for(const ht_frame_shape& s, int most) {
   const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
-  return threads_for(4 * larger(s.height, s.out_height) * (larger(s.width, s.out_width) + s.out_width), most);
+  return threads_for(4.0 * larger(s.height, s.out_height) * (larger(s.width, s.out_width) + s.out_width), most);
 }
 
 ht_status check_filter(const ht_filter_shape* s, const void* workspace, int threads) {
-  const ht_status status = ht::check_filter_shape(s);
+  ht_status status = ht::check_filter_shape(s);
+  if (status == HT_OK) status = check_threads(threads);
   if (status != HT_OK) return status;
-  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!workspace) return fail(HT_INVALID_ARGUMENT, "workspace must not be NULL");
   return HT_OK;
 }
@@ -111,7 +121,8 @@ ht_status check_filter(const ht_filter_shape* s, const void* workspace, int thre
 extern "C" {
 
 size_t ht_adapter_prepared_cpu(const ht_adapter_shape* shape, ht_dtype factors) {
-  return ht::check_shape(shape) == HT_OK ? kernels().prepared_bytes(*shape, factors) : 0;
+  const bool takes = check_shape(shape) == HT_OK && check_type(factors, "factors") == HT_OK;
+  return takes ? kernels().prepared_bytes(*shape, factors) : 0;
 }
 
 ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
@@ -122,11 +133,11 @@ ht_status ht_adapter_prepare_cpu(const ht_adapter_shape* shape, const ht_adapter
 }
 
 size_t ht_adapter_forward_workspace_cpu(const ht_adapter_shape* shape, int keeps_state, int threads) {
-  return ht::check_shape(shape) == HT_OK ? kernels().forward_workspace(*shape, keeps_state != 0, threads) : 0;
+  return takes(check_shape(shape), threads) ? kernels().forward_workspace(*shape, keeps_state != 0, threads) : 0;
 }
 
 size_t ht_adapter_backward_workspace_cpu(const ht_adapter_shape* shape, int threads) {
-  return ht::check_shape(shape) == HT_OK ? kernels().backward_workspace(*shape, threads) : 0;
+  return takes(check_shape(shape), threads) ? kernels().backward_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_adapter_forward_cpu(const ht_adapter_shape* shape, const ht_adapter_weights* weights, ht_dtype factors,
@@ -174,7 +185,7 @@ ht_status ht_adapter_backward_stages_cpu(const ht_adapter_shape* shape, const ht
 }
 
 size_t ht_spectral_filter_workspace_cpu(const ht_filter_shape* shape, int backward, int threads) {
-  return ht::check_filter_shape(shape) == HT_OK ? kernels().filter_workspace(*shape, backward != 0, threads) : 0;
+  return takes(ht::check_filter_shape(shape), threads) ? kernels().filter_workspace(*shape, backward != 0, threads) : 0;
 }
 
 ht_status ht_spectral_filter_cpu(const ht_filter_shape* shape, const float* x, const float* mask, float* out,
@@ -198,14 +209,14 @@ ht_status ht_spectral_filter_backward_cpu(const ht_filter_shape* shape, const fl
 }
 
 size_t ht_grid_to_mask_workspace_cpu(const ht_mask_shape* shape, int threads) {
-  return ht::check_mask_shape(shape) == HT_OK ? kernels().mask_workspace(*shape, threads) : 0;
+  return takes(ht::check_mask_shape(shape), threads) ? kernels().mask_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, uint8_t* mask, void* workspace,
                               int threads) {
-  const ht_status status = ht::check_mask_shape(shape);
+  ht_status status = ht::check_mask_shape(shape);
+  if (status == HT_OK) status = check_threads(threads);
   if (status != HT_OK) return status;
-  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (shape->batch == 0) return HT_OK;
   if (!logits || !mask || !workspace) return fail(HT_INVALID_ARGUMENT, "logits, mask and workspace must not be NULL");
   kernels().mask(*shape, logits, mask, workspace, threads_for(*shape, threads));
@@ -213,14 +224,14 @@ ht_status ht_grid_to_mask_cpu(const ht_mask_shape* shape, const float* logits, u
 }
 
 size_t ht_preprocess_workspace_cpu(const ht_frame_shape* shape, int threads) {
-  return ht::check_frame_shape(shape) == HT_OK ? kernels().preprocess_workspace(*shape, threads) : 0;
+  return takes(ht::check_frame_shape(shape), threads) ? kernels().preprocess_workspace(*shape, threads) : 0;
 }
 
 ht_status ht_preprocess_cpu(const ht_frame_shape* shape, const uint8_t* frame, int64_t row_stride, uint8_t* pixels,
                             void* workspace, int threads) {
-  const ht_status status = ht::check_frame_shape(shape);
+  ht_status status = ht::check_frame_shape(shape);
+  if (status == HT_OK) status = check_threads(threads);
   if (status != HT_OK) return status;
-  if (threads < 1) return fail(HT_INVALID_ARGUMENT, "threads must be positive, got %d", threads);
   if (!frame || !pixels || !workspace) return fail(HT_INVALID_ARGUMENT, "frame, pixels and workspace must not be NULL");
   kernels().preprocess(*shape, frame, row_stride, pixels, workspace, threads_for(*shape, threads));
   return HT_OK;

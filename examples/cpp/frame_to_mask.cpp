@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <new>
 #include <openvino/openvino.hpp>
@@ -32,8 +33,12 @@ Image read_pgm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string magic;
   Image image;
-  int largest = 0;
-  file >> magic >> image.width >> image.height >> largest;
+  std::int64_t largest = 0;
+  file >> magic;
+  for (std::int64_t* number : {&image.width, &image.height, &largest}) {
+    while ((file >> std::ws).peek() == '#') file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+    file >> *number;
+  }
   file.get();  // the one space behind the header
   if (!file || magic != "P5" || largest != 255 || image.width < 1 || image.height < 1 || image.width > kMostSide ||
       image.height > kMostSide) {

@@ -404,8 +404,20 @@ void test_no_memory_for_a_wrong_shape() {
   shape.dim = 8, shape.scales = 2;
   none(ht_adapter_backward_workspace_cpu(&shape, 1), "scales must be 1 or 3, got 2");
   none(ht_adapter_forward_workspace_cpu(nullptr, 0, 1), "shape must not be NULL");
+  shape.scales = 3;
+  none(ht_adapter_forward_workspace_cpu(&shape, 1, 0), "threads must be positive, got 0");
+  none(ht_adapter_prepared_cpu(&shape, HT_FLOAT16), "factors must be HT_FLOAT32 or HT_BFLOAT16");
+  for (int64_t ht_adapter_shape::* size : {&ht_adapter_shape::batch, &ht_adapter_shape::dim, &ht_adapter_shape::hidden,
+                                           &ht_adapter_shape::grid_height, &ht_adapter_shape::prefix_tokens}) {
+    ht_adapter_shape large = shape;
+    large.*size = INT64_MAX;
+    none(ht_adapter_prepared_cpu(&large, HT_FLOAT32), "more than 2^44 numbers");
+    none(ht_adapter_forward_workspace_cpu(&large, 1, 1), "more than 2^44 numbers");
+  }
   const ht_filter_shape filter{1, 4, 0, 3, 1};
   none(ht_spectral_filter_workspace_cpu(&filter, 0, 1), "height and width must be positive");
+  const ht_filter_shape large{1, 4, int64_t{1} << 32, int64_t{1} << 32, 1};
+  none(ht_spectral_filter_workspace_cpu(&large, 0, 1), "more than 2^44 numbers");
   const ht_mask_shape mask{1, 2, 1, 0, 1, 1};
   none(ht_grid_to_mask_workspace_cpu(&mask, 1), "sides of 1 to 2^24, got 0");
 }

@@ -169,17 +169,24 @@ void test_refusals() {
   const size_t second = kHeader + kEntry;
   refuses(second, int64_t{0}, "adapter 1 of the file does not stand behind");
   refuses(second + 8, int64_t{0}, "adapter 1 of the file has sizes that no adapter has");
-  refuses(second + 8, int64_t{1} << 62, "has weights whose sizes do not fit");
-  refuses(second + 16, int64_t{1} << 33, "has weights whose sizes do not fit");
+  refuses(second + 8, int64_t{1} << 62, "has sizes that no adapter has");
+  refuses(second + 8, int64_t{1} << 30, "has weights whose sizes do not fit");
+  refuses(second + 16, int64_t{1} << 33, "has sizes that no adapter has");
+  refuses(second + 16, int64_t{1} << 20, "has weights whose sizes do not fit");
   refuses(second + 32, int64_t{2}, "has sizes that no adapter has");
   refuses(second + 40, int64_t{1} << 21, "more than 2^20");
   refuses(second + 64, int64_t{3}, "has sizes that no adapter has");
   refuses(second + 72, NAN, "has an eps");
   refuses(second + 72, -1.0f, "has an eps");
+  refuses(second + 76, uint32_t{1}, "zero is kept for later versions");
   refuses(second + 80, uint64_t{1} << 62, "has weights whose sizes do not fit");
+  refuses(kHeader + kCases.size() * kEntry, char{1}, "has something between its weights");
   ht_adapter_list* list = nullptr;
   expect(ht_load_adapters("no such file", &list) == HT_FILE_ERROR && std::strstr(ht_last_error(), "No such file"),
          "a missing file is named");
+  const std::string deep(700, 'x');
+  expect(ht_load_adapters(deep.c_str(), &list) == HT_FILE_ERROR && std::strstr(ht_last_error(), "cannot be read: "),
+         "the reason stands behind a long path");
   expect(ht_load_adapters(".", &list) == HT_FILE_ERROR && std::strstr(ht_last_error(), "is not a file"), "a folder");
   expect(ht_load_adapters(nullptr, &list) == HT_INVALID_ARGUMENT, "no path");
   expect(ht_read_adapters(nullptr, 9, &list) == HT_INVALID_ARGUMENT, "no bytes");
