@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from ht_kernels.errors import InputError, reason
 from ht_kernels.packages import import_package
 
+from .bounded_http import bounded_session
+
 CALLING = "HT_KERNELS"
 """The AE title of this program where an address names none."""
 
@@ -181,7 +183,7 @@ class _ByWeb:
     def _ask(self, what: str, request: Callable[[Any], Any], patience: int) -> Any:
         web = import_package("dicomweb_client", "the archive needs dicomweb-client", "dicomweb-client")
         requests = import_package("requests", "the archive needs requests", "requests")
-        session = requests.Session()
+        session = bounded_session(patience)
         if self._user is not None:
             session.auth = (self._user, self._password)
         client = web.DICOMwebClient(self._url, session=session, timeout=(_CONNECT, patience))
@@ -194,6 +196,11 @@ class _ByWeb:
             raise InputError(
                 f"the archive {self.name} answered {answer.status_code} {answer.reason} to: "
                 f"{what}{hints.get(answer.status_code, '')}"
+            ) from error
+        except requests.TooManyRedirects as error:
+            raise InputError(
+                f"the archive {self.name} sends the request on to another address, to which nothing was sent: name the "
+                "address that the archive has"
             ) from error
         except requests.exceptions.SSLError as error:
             certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)

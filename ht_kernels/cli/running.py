@@ -180,7 +180,7 @@ def read_spacing(text: str | None) -> Spacing | None:
     Raises:
         InputError: it is neither.
     """
-    from ht_kernels.media.scale import as_spacing
+    from ht_kernels.media.scale import LARGEST, SMALLEST, as_spacing
 
     if text is None:
         return None
@@ -190,7 +190,7 @@ def read_spacing(text: str | None) -> Spacing | None:
     except (ValueError, InputError):
         raise InputError(
             f"--spacing is {text!r}, expected the side of a pixel in millimetres, such as 0.1, or its width and "
-            "height, such as 0.1,0.08"
+            f"height, such as 0.1,0.08, each from {SMALLEST:g} to {LARGEST:g}"
         ) from None
 
 

@@ -76,15 +76,16 @@ def run(args: argparse.Namespace) -> int:
     check_output(source, output)
     claim(output, (*RECORDING, SETTINGS), args.overwrite)
     config.check_foreign(args, output / SETTINGS)
-    if args.dicom_seg and (source.kind != "dicom" or args.live):
-        raise InputError(f"--dicom-seg goes with a DICOM clip that is not played live, and {source.path} is another")
+    for option, asked in (("--dicom-seg", args.dicom_seg), ("--dicom-sr", args.dicom_sr)):
+        if asked and args.live:
+            raise InputError(f"{option} goes with a DICOM clip that is not played live: leave --live out")
+        if asked and source.kind != "dicom":
+            raise InputError(f"{option} goes with a DICOM clip, and {source.path} is another")
     if args.dicom_seg:
         from ht_kernels.video.dicom_seg import check_clip
 
         check_clip(Path(source.path))
     if args.dicom_sr:
-        if source.kind != "dicom" or args.live:
-            raise InputError(f"--dicom-sr goes with a DICOM clip that is not played live, and {source.path} is another")
         running.check_dicom_sr(Path(source.path), spacing)
     archiving.check(archives, args)
     if isinstance(crop, Box):

@@ -148,6 +148,7 @@ def _tissue(dataset: Any) -> list[tuple[Box, Any]]:
     """The ultrasound regions (PS3.3 C.8.5.5) that are two-dimensional tissue, each with its box.
 
     A region that is not inside the image is ignored: the image was cut or scaled, and its regions were not adapted.
+    One that ends a pixel behind the image ends with it: some write the number of pixels for the last one.
     """
     found = []
     for region in dataset.get("SequenceOfUltrasoundRegions") or []:
@@ -155,6 +156,7 @@ def _tissue(dataset: Any) -> list[tuple[Box, Any]]:
         if (region.get("RegionSpatialFormat"), region.get("RegionDataType")) != (1, 1) or None in corners:
             continue
         left, top, right, bottom = map(int, corners)
-        if 0 <= left < right < dataset.Columns and 0 <= top < bottom < dataset.Rows:
+        if 0 <= left < right <= dataset.Columns and 0 <= top < bottom <= dataset.Rows:
+            right, bottom = min(right, dataset.Columns - 1), min(bottom, dataset.Rows - 1)
             found.append((Box(left, top, right - left + 1, bottom - top + 1), region))
     return found

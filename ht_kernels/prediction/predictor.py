@@ -61,6 +61,7 @@ class Predictor:
     Attributes:
         task: ``segmentation`` or ``classification``.
         classes: the names of all classes; for segmentation the background comes first.
+        spacing: the size of a pixel in millimetres, where the user said it; else None.
 
     Raises:
         InputError: the file cannot be read, the model is for another task, an argument is none of those above, or
@@ -79,7 +80,8 @@ class Predictor:
         spacing: float | tuple[float, float] | None = None,
     ) -> None:
         check_crop(crop)
-        self._scales = () if spacing is None else (Scale(None, as_spacing(spacing)),)
+        self.spacing = None if spacing is None else as_spacing(spacing)
+        self._scales = () if self.spacing is None else (Scale(None, self.spacing),)
         check_unfamiliar(unfamiliar)
         self._crop, self._outline = crop, unfamiliar == "outline"
         self._model = FrameModel(_runnable(model, compiled), compiled=compiled)

@@ -209,7 +209,9 @@ def _predict_file(
     segmentation = None
     if wanted.dicom_seg and source.kind == "dicom":
         segmentation = place(folder, "segmentations", f"{name}.dcm")
-        write_segmentation(segmentation, source.path, segmented, predictor.classes, ohif=wanted.ohif)
+        write_segmentation(
+            segmentation, source.path, segmented, predictor.classes, spacing=predictor.spacing, ohif=wanted.ohif
+        )
     if found := largest.found():
         report = place(folder, "reports", f"{name}.dcm")
         write_report(report, source.path, found, len(predictor.classes), segmentation)

@@ -17,6 +17,7 @@ from ht_kernels.class_colors import color_of
 from ht_kernels.errors import InputError, reason
 from ht_kernels.media.dicom import open_dicom, pixel_spacing
 from ht_kernels.media.dicom_file import declared_frames, opened, quiet
+from ht_kernels.media.scale import Spacing
 from ht_kernels.packages import import_package
 
 
@@ -44,6 +45,7 @@ def write_segmentation(
     masks: Sequence[NDArray[np.uint8] | None],
     class_names: Sequence[str],
     *,
+    spacing: Spacing | None = None,
     ohif: bool = False,
 ) -> None:
     """Write a binary Segmentation: a segment for each class but the background, and in it a frame for each of the clip.
@@ -58,6 +60,7 @@ def write_segmentation(
         class_names: background first. They become the labels of the segments, up to 64 characters, with a slash for a
             backslash, which separates values in DICOM. One class beside the background is coded as a lesion; of
             several nothing is known but the name, so each has a private code for it, and is a spatial concept.
+        spacing: the size of a pixel, where a user says it against the clip.
         ohif: also write what the viewer OHIF asks for, as :func:`_place_for_ohif` does.
 
     Raises:
@@ -68,7 +71,7 @@ def write_segmentation(
         size = int(dataset.Rows), int(dataset.Columns)
         pixels = np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks])
         segmentation = _segmentation(dataset, pixels, class_names)
-        _complete(segmentation, dataset)
+        _complete(segmentation, dataset, spacing)
         if ohif:
             _place_for_ohif(segmentation)
     content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
@@ -154,8 +157,8 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
     )
 
 
-def _complete(segmentation: Any, dataset: Any) -> None:
-    """Add, in place, what highdicom leaves out of a Segmentation.
+def _complete(segmentation: Any, dataset: Any, spacing: Spacing | None) -> None:
+    """Add, in place, what highdicom leaves out of a Segmentation, and the size of a pixel where a user said it.
 
     PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1). The
     image's character set may lack the letters of a class.
@@ -167,8 +170,9 @@ def _complete(segmentation: Any, dataset: Any) -> None:
         segmentation.PatientOrientation = dataset.get("PatientOrientation") or ""
     if not all(description.SegmentLabel.isascii() for description in segmentation.SegmentSequence):
         segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 has the letters of the names and of the patient
-    spacing = pixel_spacing(dataset)
-    if spacing and "PixelMeasuresSequence" not in shared:
+    if spacing is None and "PixelMeasuresSequence" not in shared:
+        spacing = pixel_spacing(dataset)
+    if spacing is not None:
         shared.PixelMeasuresSequence = PixelMeasuresSequence((spacing.y, spacing.x), None)
 
 

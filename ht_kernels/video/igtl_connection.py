@@ -47,6 +47,8 @@ def read_address(text: str) -> Address:
         port = parts.port or PORT
     except ValueError as error:
         raise InputError(f"{text} is no address: {reason(error)}") from error
+    if "@" in parts.netloc:
+        raise InputError("an address of OpenIGTLink has neither user nor password: leave out what is before the @")
     if not parts.hostname or parts.fragment or parts.query not in _ORDERS:
         raise InputError(
             f"{text} is no address of OpenIGTLink, expected igtl://HOST:PORT/DEVICE, and ?order=bgr behind"

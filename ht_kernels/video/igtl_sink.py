@@ -5,6 +5,7 @@ This is the server, to which they connect. What they send is read and let go.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -62,9 +63,10 @@ class IgtlServer:
         try:
             self._listener = socket.create_server((host, port))
         except (OSError, OverflowError) as error:
+            code = getattr(error, "errno", None)
+            said = os.strerror(code) if code else reason(error)  # the error's own words repeat the address
             raise InputError(
-                f"OpenIGTLink cannot listen on {host}:{port} ({reason(error)}): name another port, or an address of "
-                "this machine"
+                f"OpenIGTLink cannot listen on {host}:{port} ({said}): name another port, or an address of this machine"
             ) from error
         self.address = f"{host}:{self._listener.getsockname()[1]}"
         self._changed = threading.Condition()

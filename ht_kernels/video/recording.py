@@ -151,7 +151,9 @@ def record(
             raise KeyboardInterrupt
         if dicom_seg and not report["interrupted"]:
             place = folder / "segmentation.dcm"
-            write_segmentation(place, Path(source.path), segmented, stream.class_names, ohif=ohif)
+            write_segmentation(
+                place, Path(source.path), segmented, stream.class_names, spacing=stream.spacing, ohif=ohif
+            )
         if dicom_sr and not report["interrupted"] and (found := largest.found()):
             segmentation = folder / "segmentation.dcm" if dicom_seg else None
             write_report(folder / "measurements.dcm", Path(source.path), found, len(stream.class_names), segmentation)

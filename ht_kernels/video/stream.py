@@ -159,6 +159,7 @@ class Stream:
         class_names: of all classes; for segmentation the background comes first.
         live: whether the source is live, or a file played as if it were.
         measures: whether masks are measured.
+        spacing: the size of a pixel in millimetres, where the user said it; else None.
         stopped: whether :meth:`stop` was called.
 
     Raises:
@@ -180,7 +181,8 @@ class Stream:
         spacing: float | tuple[float, float] | None = None,
     ) -> None:
         check_stale(stale)
-        self._scales: tuple[Scale, ...] = () if spacing is None else (Scale(None, as_spacing(spacing)),)
+        self.spacing = None if spacing is None else as_spacing(spacing)
+        self._scales: tuple[Scale, ...] = () if self.spacing is None else (Scale(None, self.spacing),)
         check_unfamiliar(unfamiliar)
         check_crop(crop)
         self._outline = unfamiliar == "outline"

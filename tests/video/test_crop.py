@@ -83,6 +83,7 @@ def test_where_there_is_no_scan() -> None:
         ([region(10, 5, 39, 34)], Box(10, 5, 30, 30)),
         ([region(0, 0, 9, 9), region(10, 5, 39, 34), region(0, 0, 63, 47, space=2)], Box(10, 5, 30, 30)),
         ([region(0, 0, 63, 47, kind=2)], None),  # flow in colour
+        ([region(10, 5, 64, 48)], Box(10, 5, 54, 43)),  # ends at the number of pixels
         ([region(20, 10, 79, 59)], None),  # of an image that was larger
         ([region(9, 9, 3, 3)], None),
         ([Dataset()], None),

@@ -14,6 +14,7 @@ from pydicom.data import get_testdata_file
 from helpers.clips import frames, region, write_dicom
 from helpers.dicom import patient
 from ht_kernels.class_colors import color_of
+from ht_kernels.media.scale import Spacing
 from ht_kernels.video.dicom_seg import check_clip, write_segmentation
 
 pytest.importorskip("highdicom")
@@ -117,6 +118,16 @@ def test_the_size_of_a_pixel_is_that_of_the_image(tmp_path: Path) -> None:
         masks = [None] * int(dcmread(image).get("NumberOfFrames") or 1)
         write_segmentation(place, image, masks, NAMES[1])
         assert measures(place) == (None if expected is None else pytest.approx(expected, abs=1e-9))
+
+
+def test_a_users_size_of_a_pixel_counts_more(tmp_path: Path) -> None:
+    """As in the tables and in the report beside it."""
+    place = tmp_path / "seg.dcm"
+    for kind in ("clip", "calibrated clip", "placed image"):
+        image = written(tmp_path, kind)
+        masks = [None] * int(dcmread(image).get("NumberOfFrames") or 1)
+        write_segmentation(place, image, masks, NAMES[1], spacing=Spacing(0.5, 0.3))
+        assert measures(place) == [0.3, 0.5]
 
 
 def test_for_ohif_a_plane_is_stated_where_the_image_has_none(tmp_path: Path) -> None:

@@ -111,6 +111,12 @@ def test_what_cannot_be_opened_is_said(content: bytes, said: str) -> None:
         opened(port)
 
 
+def test_a_password_is_not_repeated() -> None:
+    with pytest.raises(InputError, match="neither user nor password") as caught:
+        open_source("igtl://me:secret@127.0.0.1:1/Probe")
+    assert "secret" not in str(caught.value)
+
+
 def test_where_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -10,9 +10,10 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from helpers.clips import TINY, frames, write_dicom
 from helpers.dicom import calibrated_clip, patient
 from helpers.orthanc import AE_TITLE, MISSING, Archive, orthanc
 from helpers.tls import certificate, tls_before
+from ht_kernels import bounded_http
 from ht_kernels.archive import archive
 from ht_kernels.cli import main
 from ht_kernels.errors import InputError
@@ -210,14 +212,18 @@ def answering() -> Iterator[Callable[[int, bytes], int]]:
     """Servers that give one answer to everything; the call of the fixture starts one and gives its port."""
     servers = []
 
-    def serve(status: int, content: bytes) -> int:
+    def serve(status: int, content: bytes, **headers: str) -> int:
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/dicom+json")
                 self.send_header("Content-Length", str(len(content)))
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                with suppress(OSError):  # the other end may have read enough
+                    self.wfile.write(content)
 
             do_POST = do_GET
 
@@ -353,3 +359,42 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_nothing_is_sent_where_an_archive_points(
+    answering: Callable[..., int], status: int, segmentation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results name a patient, and the user named one address."""
+    asked = []
+    monkeypatch.setattr(BaseHTTPRequestHandler, "parse_request", _noting(asked))
+    elsewhere = answering(200, b"{}")
+    place = archive(f"dicomweb+http://127.0.0.1:{answering(status, b'', Location=f'http://127.0.0.1:{elsewhere}/y')}/x")
+    for act in (lambda: place.check([SEGMENTATION]), lambda: place.store([segmentation])):
+        with pytest.raises(InputError, match="sends the request on to another address, to which nothing was sent"):
+            act()
+    assert len(asked) == 2 and all(path.startswith("/x/") for path in asked)
+
+
+def _noting(asked: list[str]) -> Callable[[Any], bool]:
+    real = BaseHTTPRequestHandler.parse_request
+
+    def parse(self: Any) -> bool:
+        good = real(self)
+        asked.append(self.path)
+        return good
+
+    return parse
+
+
+def test_an_answer_without_end_is_given_up(
+    answering: Callable[..., int], segmentation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = archive(f"dicomweb+http://127.0.0.1:{answering(200, bytes(bounded_http.MOST_BYTES + 1))}/x")
+    with pytest.raises(InputError, match=f"its answer has more than {bounded_http.MOST_BYTES} bytes"):
+        place.store([segmentation])
+    times = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(bounded_http, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    place = archive(f"dicomweb+http://127.0.0.1:{answering(200, b'{}')}/x")
+    with pytest.raises(InputError, match="its answer does not end"):
+        place.store([segmentation])
