@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,13 @@ from numpy.typing import NDArray
 
 import ht_kernels
 from ht_kernels.class_colors import color_of
-from ht_kernels.errors import InputError, reason
 from ht_kernels.media.dicom import open_dicom, pixel_spacing
-from ht_kernels.media.dicom_file import declared_frames, opened, quiet
+from ht_kernels.media.dicom_file import declared_frames
 from ht_kernels.media.scale import Spacing
-from ht_kernels.packages import import_package
+
+from .dicom_result import explained, finding, label_of, save
+
+_WHAT = "a DICOM Segmentation"
 
 
 def check_clip(clip: Path) -> None:
@@ -28,7 +28,7 @@ def check_clip(clip: Path) -> None:
         InputError: as :func:`write_segmentation`.
     """
     count = open_dicom(clip).frame_count
-    with _explained(clip) as dataset:
+    with explained(clip, _WHAT) as dataset:
         declared = declared_frames(dataset) or 1
         if count != declared:
             raise ValueError(
@@ -67,31 +67,14 @@ def write_segmentation(
         InputError: highdicom is not installed, or the clip lacks what a Segmentation must refer to, or has another
             number of frames than it says.
     """
-    with _explained(clip) as dataset:
+    with explained(clip, _WHAT) as dataset:
         size = int(dataset.Rows), int(dataset.Columns)
         pixels = np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks])
         segmentation = _segmentation(dataset, pixels, class_names)
         _complete(segmentation, dataset, spacing)
         if ohif:
             _place_for_ohif(segmentation)
-    content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
-    segmentation.save_as(content)
-    path.write_bytes(content.getvalue())
-
-
-@contextmanager
-def _explained(clip: Path) -> Iterator[Any]:
-    """Give the clip's attributes without its pixels, and turn what pydicom and highdicom raise into InputError."""
-    import_package("highdicom", "a DICOM Segmentation needs highdicom", "highdicom")
-    try:
-        with opened(clip) as (dataset, _), quiet():
-            yield dataset
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        of_file = isinstance(error, AttributeError) and hasattr(error.obj, "original_encoding")
-        why = f"it has no {getattr(error, 'name', '')}" if of_file else reason(error)
-        raise InputError(f"{clip} cannot have a DICOM Segmentation: {why}") from error
+    save(segmentation, path)
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:
@@ -121,23 +104,20 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
 
-    labels = [name.replace("\\", "/")[:64] for name in class_names[1:]]
     concept, structure = codes.SCT.SpatialAndRelationalConcept, codes.SCT.MorphologicallyAbnormalStructure
     descriptions = [
         SegmentDescription(
             segment_number=number,
-            segment_label=label,
-            segmented_property_category=structure if len(labels) == 1 else concept,
-            segmented_property_type=codes.SCT.Lesion
-            if len(labels) == 1
-            else highdicom.sr.CodedConcept(f"class{number}", "99HTKERNELS", label),
+            segment_label=label_of(name),
+            segmented_property_category=structure if len(class_names) == 2 else concept,
+            segmented_property_type=finding(number, name, len(class_names)),
             algorithm_type="AUTOMATIC",
             algorithm_identification=highdicom.AlgorithmIdentificationSequence(
                 name="ht_kernels", version=ht_kernels.__version__, family=codes.DCM.ArtificialIntelligence
             ),
             display_color=highdicom.color.CIELabColor.from_rgb(*color_of(number)),
         )
-        for number, label in enumerate(labels, 1)
+        for number, name in enumerate(class_names[1:], 1)
     ]
     return Segmentation(
         source_images=[dataset],

@@ -6,9 +6,7 @@ class, of the frame in which it has the most pixels. The tables of measurements 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ht_kernels
-from ht_kernels.errors import InputError, reason
+from ht_kernels.errors import InputError
 from ht_kernels.measurement import Measurement, measure
-from ht_kernels.media.dicom_file import opened, quiet
+from ht_kernels.media.dicom_file import opened
 from ht_kernels.media.scale import Scale
 from ht_kernels.outline import outline
-from ht_kernels.packages import import_package
 from ht_kernels.regions import largest_region
+
+from .dicom_result import explained, finding, save
 
 _MOST_CORNERS = 8190
 """An outline has no more: DICOM writes it as two numbers of 4 bytes for each, in a field of less than 64 KiB."""
 
-_SCHEME = "99HTKERNELS"
+_WHAT = "a DICOM report"
 
 
 class Found(NamedTuple):
@@ -73,7 +72,7 @@ def check_file(path: Path, scales: Sequence[Scale]) -> None:
         raise InputError(
             f"{path} does not say how large its pixels are, and a DICOM report is in millimetres: pass --spacing"
         )
-    with _explained(path) as dataset:
+    with explained(path, _WHAT) as dataset:
         mask = np.ones((1, 1), np.uint8)
         found = Largest()
         found.add(0, mask, measure(mask, known[0].spacing))
@@ -100,28 +99,13 @@ def write_report(
     Raises:
         InputError: highdicom is not installed, or the source lacks what a report must refer to.
     """
-    with _explained(source) as dataset:
+    with explained(source, _WHAT) as dataset:
         of_masks = None
         if segmentation is not None:
             with opened(segmentation) as (of_masks, _):
                 pass
         report = _report(dataset, of_masks, found, classes)
-    content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
-    report.save_as(content)
-    path.write_bytes(content.getvalue())
-
-
-@contextmanager
-def _explained(source: Path) -> Iterator[Any]:
-    """Give the source's attributes without its pixels, and turn what pydicom and highdicom raise into InputError."""
-    import_package("highdicom", "a DICOM report needs highdicom", "highdicom")
-    try:
-        with opened(source) as (dataset, _), quiet():
-            yield dataset
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{source} cannot have a DICOM report: {reason(error)}") from error
+    save(report, path)
 
 
 def _report(dataset: Any, segmentation: Any, found: Sequence[Found], classes: int) -> Any:
@@ -158,9 +142,6 @@ def _group(dataset: Any, segmentation: Any, found: Found, classes: int) -> Any:
 
     measured = found.measurement
     assert measured.long is not None and measured.short is not None and measured.region_area is not None
-    finding = codes.SCT.Lesion
-    if classes > 2:
-        finding = sr.CodedConcept(f"class{measured.number}", _SCHEME, measured.name.replace("\\", "/")[:64])
     frames = [found.place + 1] if "NumberOfFrames" in dataset else None
     segment = None if segmentation is None else _segment(dataset, segmentation, found, frames)
     region = None
@@ -175,7 +156,7 @@ def _group(dataset: Any, segmentation: Any, found: Found, classes: int) -> Any:
         tracking_identifier=sr.TrackingIdentifier(highdicom.UID(), f"{measured.name}, frame {found.place + 1}"),
         referenced_region=region,
         referenced_segment=segment,
-        finding_type=finding,
+        finding_type=finding(measured.number, measured.name, classes),
         algorithm_id=sr.AlgorithmIdentification("ht_kernels", ht_kernels.__version__),
         measurements=[
             sr.Measurement(codes.SCT.Area, _rounded(area), codes.UCUM.SquareMillimeter),

@@ -542,9 +542,10 @@ class Stream:
 
     def _scales_of(self, item: _Item) -> tuple[Scale, ...]:
         """The sizes of a frame's pixels: what the user said or the file says, or else the frame itself."""
-        if self._scales or item.placement is None or item.placement.pixel is None:
+        if self._scales or item.placement is None:
             return self._scales
-        return (Scale(None, item.placement.pixel),)
+        pixel = item.placement.pixel
+        return () if pixel is None else (Scale(None, pixel),)
 
     def _why_unfamiliar(self, item: _Item) -> str:
         return self._model.why_unfamiliar(item.distance, self._outline and item.mask is not None)
