@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,14 @@ def finding(number: int, name: str, classes: int) -> Any:
     return codes.SCT.Lesion if classes == 2 else CodedConcept(f"class{number}", "99HTKERNELS", label_of(name))
 
 
-def save(dataset: Any, path: Path) -> None:
-    """Write a data set.
+def save(dataset: Any, path: Path, names: Iterable[str]) -> None:
+    """Write a data set that has these names of classes. The source's character set may lack their letters.
 
     Raises:
         OSError: it cannot be written.
     """
+    if not all(map(str.isascii, names)):
+        dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 has the letters of the names and of the patient
     content = io.BytesIO()  # pydicom puts a traceback into the error of a file that cannot be written
     dataset.save_as(content)
     path.write_bytes(content.getvalue())

@@ -74,7 +74,7 @@ def write_segmentation(
         _complete(segmentation, dataset, spacing)
         if ohif:
             _place_for_ohif(segmentation)
-    save(segmentation, path)
+    save(segmentation, path, class_names[1:])
 
 
 def _segmentation(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence[str]) -> Any:
@@ -140,16 +140,13 @@ def _by_highdicom(dataset: Any, pixels: NDArray[np.uint8], class_names: Sequence
 def _complete(segmentation: Any, dataset: Any, spacing: Spacing | None) -> None:
     """Add, in place, what highdicom leaves out of a Segmentation, and the size of a pixel where a user said it.
 
-    PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1). The
-    image's character set may lack the letters of a class.
+    PatientOrientation must be there, and may be empty, where there is no orientation of the plane (PS3.3 C.7.6.1).
     """
     from highdicom import PixelMeasuresSequence
 
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     if "PlaneOrientationSequence" not in shared and "PatientOrientation" not in segmentation:
         segmentation.PatientOrientation = dataset.get("PatientOrientation") or ""
-    if not all(description.SegmentLabel.isascii() for description in segmentation.SegmentSequence):
-        segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8 has the letters of the names and of the patient
     if spacing is None and "PixelMeasuresSequence" not in shared:
         spacing = pixel_spacing(dataset)
     if spacing is not None:

@@ -105,7 +105,7 @@ def write_report(
             with opened(segmentation) as (of_masks, _):
                 pass
         report = _report(dataset, of_masks, found, classes)
-    save(report, path)
+    save(report, path, (each.measurement.name for each in found))
 
 
 def _report(dataset: Any, segmentation: Any, found: Sequence[Found], classes: int) -> Any:

@@ -158,6 +158,16 @@ def test_predictions_and_recordings(tmp_path: Path) -> None:
         record(open_file(one), Stream(calibrated(), live=True, measure=True), output, dicom_sr=True)
 
 
+def test_names_in_any_letters(tmp_path: Path) -> None:
+    clip, made, names = calibrated_clip(tmp_path / "clip.dcm"), masks(3), ("background", "Zyste ä", "病変")
+    report = tmp_path / "report.dcm"
+    write_report(report, clip, largest(clip, made, names).found(), len(names))
+    found = groups(report)
+    assert [group.finding_type.meaning for group in found] == ["Zyste ä", "病変"]
+    assert [group.tracking_identifier for group in found] == ["Zyste ä, frame 4", "病変, frame 1"]
+    judge(clip, report)
+
+
 def test_what_cannot_have_a_report(tmp_path: Path) -> None:
     clip, pixels = calibrated_clip(tmp_path / "clip.dcm"), np.stack(frames())
     bare = write_dicom(tmp_path / "bare.dcm", pixels, PixelSpacing=[0.2, 0.1])
