@@ -1,0 +1,160 @@
+"""What the choices of the recipe ``ours`` bring: augmentation, averaged weights and the number of passes.
+
+``python -m benchmarks.recipe_choices DATA --tower FILE --output DIR`` trains a segmentation model by the recipe and by
+recipes that differ from it in one thing. FILE holds the weights of DINOv2 ViT-S/14. Each model is measured on the test
+split, and on the same images changed as another examination might change them, which no training has seen. Where images
+that nobody kept back are needed, these stand in for them. Finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ht_kernels.clip import HTCLIP
+from ht_kernels.errors import InputError
+from ht_kernels.train import Examples, Recipe, Trainer, build, named_recipe, prepare
+from ht_kernels.train.metrics import predict, score
+
+from . import figures
+from .real_data import data
+from .real_data.runs import plain
+from .real_data.statistics import Array, interval
+from .starts import BACKBONE
+
+CHOICES: dict[str, Callable[[Recipe], Recipe]] = {
+    "the recipe": lambda recipe: recipe,
+    "flips and crops alone": lambda recipe: replace(recipe, augment="light"),
+    "no augmentation": lambda recipe: replace(recipe, augment="none"),
+    "no averaged weights": lambda recipe: replace(recipe, average=None),
+    "twice the passes": lambda recipe: replace(recipe, epochs=2 * recipe.epochs, patience=2 * recipe.epochs),
+}
+"""By name, the recipe that a choice makes of the recipe ``ours``."""
+
+AS_IT_IS = "as it is"
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    AS_IT_IS: lambda images: images,
+    "darker": lambda images: 0.6 * images,
+    "brighter": lambda images: 1.5 * images,
+    "grainier": lambda images: images * (1 + 0.3 * _grains(images)),
+    "smaller": lambda images: shrink(images, "bilinear"),
+}
+"""By name, how test images (N, 1, S, S), 0 to 1, are changed. ``smaller`` changes their masks, too."""
+
+_BATCH = 16
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark. Return exit status 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe_choices", description=__doc__)
+    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
+    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser.add_argument("--tower", metavar="FILE", required=True, help=f"weights of {BACKBONE}")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=14, help="of the recipe (default: %(default)s)")
+    parser.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs and figures")
+    args = parser.parse_args(argv)
+    try:
+        splits = data.read(args.data, args.dataset, "segmentation", args.image_size)
+        rows = []
+        for choice in CHOICES:
+            rows.append({"choice": choice, **follow(args, choice, splits)})
+            print(f"{choice}: {rows[-1]['dice'][AS_IT_IS]:.3f} on the test split", flush=True)
+        facts = {"epochs": args.epochs, "precision": args.precision}
+        figures.write(args.output / "recipe_choices.json", rows, table(rows), **facts)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def follow(args: argparse.Namespace, choice: str, splits: data.Data) -> dict[str, Any]:
+    """Train by a choice, or go on with it, and measure the weights of the best epoch.
+
+    The result has the ``passes``, the best Dice on the validation split, and by change the mean Dice of the test split
+    and the Dice of each image, None where no pixel of its lesion is left.
+    """
+    start = {"image_size": args.image_size, "feature_layers": (2, 5, 8), "reduce_dim": 256, "start": "identity"}
+    base = named_recipe("ours", "segmentation")
+    recipe = CHOICES[choice](replace(base, epochs=args.epochs, patience=args.epochs, precision=args.precision))
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.method, backbone=BACKBONE, pretrained=args.tower, task="segmentation", num_classes=2, **start)
+    prepare(model, recipe.method)
+    folder = args.output / choice.replace(" ", "-")
+    outcome = Trainer(model, recipe, splits.train, splits.val, folder, say=lambda _: None).run()
+    best = HTCLIP.from_checkpoint(folder / "best.safetensors")
+    images = {name: dice(best, changed(splits.test, name)) for name in CHANGES}
+    means = {name: float(np.nanmean(np.array(each, dtype=float))) for name, each in images.items()}
+    return {"passes": recipe.epochs, "validation": outcome.best, "dice": means, "images": images}
+
+
+def changed(test: Examples, change: str) -> Examples:
+    """The examples with images changed, and their masks where the change moves what they show."""
+    images = (255 * CHANGES[change](test.images / 255).clamp(0, 1)).round().to(torch.uint8)
+    if change != "smaller":
+        return replace(test, images=images)
+    return replace(test, images=images, targets=shrink(test.targets[:, None].float(), "nearest")[:, 0].to(torch.uint8))
+
+
+def shrink(images: Tensor, mode: str) -> Tensor:
+    """Images (N, 1, S, S) at three quarters of their size, in the middle of black ones of their size."""
+    size = images.shape[-1]
+    side = round(0.75 * size)
+    before = (size - side) // 2
+    smaller = F.interpolate(images, (side, side), mode=mode, antialias=mode == "bilinear")
+    return F.pad(smaller, 2 * [before, size - side - before])
+
+
+def _grains(images: Tensor) -> Tensor:
+    """Normal noise, the same for every call, whose grains are about two pixels wide."""
+    count, _, height, width = images.shape
+    noise = torch.randn(count, 1, -(-height // 2), -(-width // 2), generator=torch.Generator().manual_seed(0))
+    return F.interpolate(noise, (height, width), mode="bilinear")
+
+
+def dice(model: HTCLIP, examples: Examples) -> list[float | None]:
+    """Dice of each image, None where there is no lesion."""
+    indices = range(len(examples))
+    rows = score(examples, indices, predict(model, examples, indices, _BATCH, "cpu"), 2, surfaces=False)
+    return [plain(row["dice"]) for row in rows]
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of a Markdown table: Dice by choice and change, and how far a choice is from the recipe.
+
+    The difference is of the mean over all changes, with the 95 % interval of the bootstrap over test images.
+    """
+    lines = [
+        f"| | passes | validation | test, {' | '.join(CHANGES)} | all, minus the recipe's | 95 % interval |",
+        f"|---|{'--:|' * (len(CHANGES) + 4)}",
+    ]
+    recipe = _by_image(rows[0])
+    for row in rows:
+        cells = [f"{row['validation']:.3f}", *(f"{row['dice'][change]:.3f}" for change in CHANGES)]
+        differences = _by_image(row) - recipe
+        if row is rows[0]:
+            cells += ["-", "-"]
+        else:
+            low, high = interval(len(differences), lambda drawn, of=differences: of[drawn].mean(-1))
+            cells += [f"{differences.mean():+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        lines.append(f"| {row['choice']} | {row['passes']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _by_image(row: dict[str, Any]) -> Array:
+    """The mean Dice of each test image over all changes."""
+    return np.nanmean(np.array([row["images"][change] for change in CHANGES], dtype=float), axis=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
