@@ -257,8 +257,10 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, an output that would replace something, and a missing checkpoint."""
     model_options.check_image_size(args)
-    if (args.format == "tensorrt-rtx") != bool(args.target):
-        raise InputError("--target goes with --format tensorrt-rtx, which needs at least one, such as sm_86")
+    if args.target and args.format != "tensorrt-rtx":
+        raise InputError(f"--target goes with --format tensorrt-rtx, and not with {args.format}: leave it out")
+    if args.format == "tensorrt-rtx" and not args.target:
+        raise InputError("--format tensorrt-rtx needs at least one --target, such as sm_86")
     if args.plugin and args.format == "openvino":
         raise InputError("--plugin is for TensorRT, and OpenVINO runs adapters as standard operators: leave it out")
     if args.plugin and args.format == "triton-server":

@@ -55,8 +55,8 @@ def save_adapters(
             given. C may change both where the adapter has no spectral filter. A folded model has its own.
 
     Raises:
-        InputError: the model has no adapters or is not in float32, the argument ``grid`` or ``prefix_tokens`` does not
-            fit, or the file cannot be written.
+        InputError: the model has no adapters, is not in float32 or has values that are not finite, the argument
+            ``grid`` or ``prefix_tokens`` does not fit, or the file cannot be written.
         TypeError: ``model`` is neither a folded model nor an adapter.
         ValueError: a part of the adapter is missing.
     """
@@ -112,6 +112,10 @@ def _entry(block: int, folded: FoldedAdapter, eps: float, grid: tuple[int, int],
             raise InputError(
                 f"the {name} of block {block} is in {weight.dtype}, and the file holds float32: fold the model without "
                 "a dtype, or call float() on it"
+            )
+        if weight is not None and not weight.isfinite().all():
+            raise InputError(
+                f"the {name} of block {block} has values that are not finite (NaN or infinity): was the training broken?"
             )
     dim, bottleneck = folded.up_weight.shape
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]

@@ -89,6 +89,10 @@ def test_wrong_models(tmp_path: Path) -> None:
         ht.deploy.save_adapters(folded_model(), path, grid=(4, 4))
     with pytest.raises(TypeError, match=r"must be a folded model or an adapter, got HTCLIP: ht_kernels\.fold makes"):
         ht.deploy.save_adapters(small_model(), path)
+    diverged = ht.HTAdapter(16, 8)
+    torch.nn.init.constant_(diverged.project1.bias, float("nan"))
+    with pytest.raises(InputError, match="down_bias of block 0 has values that are not finite"):
+        ht.deploy.save_adapters(diverged, path, grid=(4, 4))
     broken = ht.HTAdapter(16, 8)
     broken.project1 = torch.nn.Identity()
     with pytest.raises(ValueError, match="expected an adapter with the published parts"):
