@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as stats
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
         f"{len(first['images'])} test images, {first['val_images']} to validate;",
         f"{removed['train']} images of the training split and {removed['val']} of the validation split were removed",
         "as near duplicates. Means and standard deviations over seeds.",
+        *_precisions(results),
         *([conventions(setting["image_size"])] if masks else []),
         "Seconds are for the steps of a pass over the training split, the published way and ours. Intervals are over",
         "test images, averaged over the seeds that there are: they do not say how much another seed would change.",
@@ -95,6 +97,12 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
         if masks:
             lines += ["", along_the_way(of_share)]
     return lines
+
+
+def _precisions(results: Sequence[Result]) -> list[str]:
+    """A sentence on each mixed precision that some of the runs were trained in."""
+    counts = Counter(result["setting"]["precision"] for result in results)
+    return [f"Trained in mixed precision, {name}: {n} of {len(results)}." for name, n in counts.items() if name != "no"]
 
 
 def _more_passes(results: Sequence[Result]) -> str:

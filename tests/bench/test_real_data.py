@@ -149,7 +149,10 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     )
     assert "| HT, hybrid (gain) | +0.050 | +0.050 to +0.050 | +0.050 | heads alone | +0.050 to +0.050 |" in text
     assert "| heads alone | - | - | -0.050 | HT, hybrid (gain) | -0.050 to -0.050 |" in text
-    assert "14 passes over the training split." in text
+    assert "14 passes over the training split." in text and "mixed precision" not in text
+    results[1]["setting"]["precision"] = "bf16"
+    mixed = "\n".join(report.table(results, 48, {}))
+    assert "Trained in mixed precision, bf16: 1 of 3." in mixed
     unet = "\n".join(report.table([*results, result("unet", 0, far)], 48, {}))
     assert "14 passes over the training split, 4 times as many for UNet from scratch." in unet
     shares = "\n".join(report.table([*results, result("heads", 0, far, 20), result("heads", 0, far, 5)], 48, {}))
