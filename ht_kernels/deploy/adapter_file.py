@@ -115,8 +115,8 @@ def _entry(block: int, folded: FoldedAdapter, eps: float, grid: tuple[int, int],
             )
         if weight is not None and not weight.isfinite().all():
             raise InputError(
-                f"the {name} of block {block} has values that are not finite (NaN or infinity), as after a training that "
-                "diverged: train again with a lower learning rate"
+                f"the {name} of block {block} has values that are not finite (NaN or infinity), as after a training "
+                "that diverged: train again with a lower learning rate"
             )
     dim, bottleneck = folded.up_weight.shape
     hidden = 0 if folded.hidden_weight is None else folded.hidden_weight.shape[0]
