@@ -81,7 +81,7 @@ def images(test: Tensor, dataset: str, size: Size) -> tuple[dict[str, Tensor], d
         f"{dataset} test split": test,
         "mirrored left to right": test.flip(3),
         "upside down": test.flip(2),
-        "JPEG of quality 5": torch.stack([_compressed(image) for image in test]),
+        "JPEG of quality 5": torch.stack([compressed(image) for image in test]),
         "half the gain": _gain(test, 0.5),
         "1.8 times the gain": _gain(test, 1.8),
     }
@@ -169,7 +169,7 @@ def _below_one(area: float) -> float:
     return area if area == 1 else min(area, 0.999)
 
 
-def _compressed(image: Tensor) -> Tensor:
+def compressed(image: Tensor) -> Tensor:
     content = io.BytesIO()
     Image.fromarray(image[0].numpy()).save(content, "JPEG", quality=5)
     return torch.from_numpy(np.array(Image.open(content)))[None]

@@ -1,9 +1,9 @@
 """What the choices of the recipe ``ours`` bring: augmentation, averaged weights and the number of passes.
 
 ``python -m benchmarks.recipe_choices DATA --tower FILE --output DIR`` trains a segmentation model by the recipe and by
-recipes that differ from it in one thing. FILE holds the weights of DINOv2 ViT-S/14. Each model is measured on the test
-split, and on the same images changed as another examination might change them, which no training has seen. Where images
-that nobody kept back are needed, these stand in for them. Finished runs are not repeated.
+recipes that differ from it in one thing, with one seed. FILE holds the weights of DINOv2 ViT-S/14. Each model is
+measured on the test split, and on the same images changed: further than the recipe's augmentation changes images, and
+by JPEG, which it does not do. They stand in for images of other scanners. Finished trainings are not repeated.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ht_kernels.train import Examples, Recipe, Trainer, build, named_recipe, pre
 from ht_kernels.train.metrics import predict, score
 
 from . import figures
+from .familiarity import compressed
 from .real_data import data
 from .real_data.runs import plain
 from .real_data.statistics import Array, interval
@@ -43,12 +44,17 @@ CHOICES: dict[str, Callable[[Recipe], Recipe]] = {
 AS_IT_IS = "as it is"
 CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     AS_IT_IS: lambda images: images,
-    "darker": lambda images: 0.6 * images,
-    "brighter": lambda images: 1.5 * images,
-    "grainier": lambda images: images * (1 + 0.3 * _grains(images)),
+    "darker": lambda images: 0.4 * images,
+    "brighter": lambda images: 2 * images,
+    "grainier": lambda images: images * (1 + 0.6 * _grains(images)),
     "smaller": lambda images: shrink(images, "bilinear"),
+    "JPEG": lambda images: _compressed(images),
 }
 """By name, how test images (N, 1, S, S), 0 to 1, are changed. ``smaller`` changes their masks, too."""
+
+_SMALLER = 0.6
+
+OURS = named_recipe("ours", "segmentation")
 
 _BATCH = 16
 
@@ -60,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
     parser.add_argument("--tower", metavar="FILE", required=True, help=f"weights of {BACKBONE}")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--epochs", type=int, default=14, help="of the recipe (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=OURS.epochs, help="passes of the recipe (default: %(default)s)")
     parser.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs and figures")
     args = parser.parse_args(argv)
@@ -82,15 +88,14 @@ def follow(args: argparse.Namespace, choice: str, splits: data.Data) -> dict[str
     """Train by a choice, or go on with it, and measure the weights of the best epoch.
 
     The result has the ``passes``, the best Dice on the validation split, and by change the mean Dice of the test split
-    and the Dice of each image, None where no pixel of its lesion is left.
+    and the Dice of each image, None where there is no lesion.
     """
     start = {"image_size": args.image_size, "feature_layers": (2, 5, 8), "reduce_dim": 256, "start": "identity"}
-    base = named_recipe("ours", "segmentation")
-    recipe = CHOICES[choice](replace(base, epochs=args.epochs, patience=args.epochs, precision=args.precision))
+    recipe = CHOICES[choice](replace(OURS, epochs=args.epochs, patience=args.epochs, precision=args.precision))
     torch.manual_seed(recipe.seed)
     model = build(recipe.method, backbone=BACKBONE, pretrained=args.tower, task="segmentation", num_classes=2, **start)
     prepare(model, recipe.method)
-    folder = args.output / choice.replace(" ", "-")
+    folder = args.output / f"{choice.replace(' ', '-')}-{recipe.epochs}"
     outcome = Trainer(model, recipe, splits.train, splits.val, folder, say=lambda _: None).run()
     best = HTCLIP.from_checkpoint(folder / "best.safetensors")
     images = {name: dice(best, changed(splits.test, name)) for name in CHANGES}
@@ -103,13 +108,15 @@ def changed(test: Examples, change: str) -> Examples:
     images = (255 * CHANGES[change](test.images / 255).clamp(0, 1)).round().to(torch.uint8)
     if change != "smaller":
         return replace(test, images=images)
-    return replace(test, images=images, targets=shrink(test.targets[:, None].float(), "nearest")[:, 0].to(torch.uint8))
+    return replace(
+        test, images=images, targets=shrink(test.targets[:, None].float(), "nearest-exact")[:, 0].to(torch.uint8)
+    )
 
 
 def shrink(images: Tensor, mode: str) -> Tensor:
-    """Images (N, 1, S, S) at three quarters of their size, in the middle of black ones of their size."""
+    """Images (N, 1, S, S), made smaller, in the middle of black ones of their size."""
     size = images.shape[-1]
-    side = round(0.75 * size)
+    side = round(_SMALLER * size)
     before = (size - side) // 2
     smaller = F.interpolate(images, (side, side), mode=mode, antialias=mode == "bilinear")
     return F.pad(smaller, 2 * [before, size - side - before])
@@ -120,6 +127,10 @@ def _grains(images: Tensor) -> Tensor:
     count, _, height, width = images.shape
     noise = torch.randn(count, 1, -(-height // 2), -(-width // 2), generator=torch.Generator().manual_seed(0))
     return F.interpolate(noise, (height, width), mode="bilinear")
+
+
+def _compressed(images: Tensor) -> Tensor:
+    return torch.stack([compressed(image) for image in (255 * images).round().to(torch.uint8)]) / 255
 
 
 def dice(model: HTCLIP, examples: Examples) -> list[float | None]:
@@ -142,6 +153,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         cells = [f"{row['validation']:.3f}", *(f"{row['dice'][change]:.3f}" for change in CHANGES)]
         differences = _by_image(row) - recipe
+        differences = differences[~np.isnan(differences)]
         if row is rows[0]:
             cells += ["-", "-"]
         else:
@@ -152,8 +164,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _by_image(row: dict[str, Any]) -> Array:
-    """The mean Dice of each test image over all changes."""
-    return np.nanmean(np.array([row["images"][change] for change in CHANGES], dtype=float), axis=0)
+    """The mean Dice of each test image over all changes, nan where it has no lesion in one of them."""
+    return np.array([row["images"][change] for change in CHANGES], dtype=float).mean(0)
 
 
 if __name__ == "__main__":

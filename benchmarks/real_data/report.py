@@ -73,7 +73,8 @@ def table(results: Sequence[Result], planned: int, measured: times.Times) -> lis
         *_precisions(results),
         *([conventions(setting["image_size"])] if masks else []),
         "Seconds are for the steps of a pass over the training split, the published way and ours. Intervals are over",
-        "test images, averaged over the seeds that there are: they do not say how much another seed would change.",
+        "test images, averaged over the seeds that both methods have: they do not say how much another seed would",
+        "change.",
     ]
     lines = [" ".join(words)]
     for share in PASSES:

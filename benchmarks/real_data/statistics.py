@@ -80,10 +80,13 @@ def reliability(results: Sequence[Result]) -> list[tuple[float, float, int]]:
 def paired(one: Sequence[Result], other: Sequence[Result]) -> Difference:
     """The difference in mean Dice, or in AUC, of two methods (``one`` minus ``other``) over the same test images.
 
-    Dice of an image is averaged over a method's seeds first, and AUC is that of each seed, averaged. The interval is
-    that of the percentile bootstrap over images: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap",
-    1993.
+    Where both have runs of the same seeds, which are of the same training images, only these count. Dice of an image is
+    averaged over a method's seeds first, and AUC is that of each seed, averaged. The interval is that of the percentile
+    bootstrap over images: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993.
     """
+    both = {result["seed"] for result in one} & {result["seed"] for result in other}
+    if both:
+        one, other = ([result for result in results if result["seed"] in both] for results in (one, other))
     if one[0]["setting"]["task"] == "classification":
         return _paired_areas(one, other)
     ours, theirs = _by_image(one), _by_image(other)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ht_kernels.environment import commit, describe
 from ht_kernels.files import make_folder, write_whole
 from ht_kernels.train.methods import prepare
 
@@ -40,12 +41,13 @@ def measure(data: Data, setting: Setting, tower: str | None, seconds: float, out
         found = training.speed(models, batch, seconds, torch.device("cpu"), setting.task)
         times[method.name] = {kind: steps * step for kind, step in found.items()}
     make_folder(output)
-    write_whole(output / FILE, json.dumps(times, indent=1).encode(), "the times")
+    document = {"commit": commit(), "seconds_of_a_pass": times, "environment": describe()}
+    write_whole(output / FILE, json.dumps(document, indent=1).encode(), "the times")
     return times
 
 
 def read(output: Path) -> Times:
     """Read the times that were measured before; the result is empty if there are none."""
     path = output / FILE
-    times: Times = json.loads(path.read_text()) if path.exists() else {}
+    times: Times = json.loads(path.read_text())["seconds_of_a_pass"] if path.exists() else {}
     return times

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import recipe_choices
-from benchmarks.recipe_choices import AS_IT_IS, CHANGES, CHOICES, changed, table
+from benchmarks.recipe_choices import AS_IT_IS, CHANGES, CHOICES, changed, shrink, table
 from ht_kernels.train import Examples, named_recipe
 
 
@@ -22,13 +21,14 @@ def test_changes_of_test_images() -> None:
     test = Examples(images, masks, ("a", "b"), {})
     found = {change: changed(test, change) for change in CHANGES}
     assert found[AS_IT_IS].images.equal(images)
-    assert found["darker"].images.eq(60).all()
-    assert found["brighter"].images.eq(150).all()
+    assert found["darker"].images.eq(40).all()
+    assert found["brighter"].images.eq(200).all()
     assert found["grainier"].images.float().mean().sub(100).abs() < 5
-    assert found["grainier"].images.float().std() > 10
+    assert found["grainier"].images.float().std() > 20
+    assert found["JPEG"].images.float().sub(100).abs().max() < 10
     assert found["grainier"].images.equal(changed(test, "grainier").images)
     inside = torch.zeros(32, 32, dtype=torch.bool)
-    inside[4:28, 4:28] = True
+    inside[6:25, 6:25] = True
     assert found["smaller"].images.eq(100)[:, 0].equal(inside.expand(2, 32, 32))
     assert found["smaller"].targets.bool().equal(inside.expand(2, 32, 32))
     assert all(other.targets is masks for change, other in found.items() if change != "smaller")
@@ -37,11 +37,17 @@ def test_changes_of_test_images() -> None:
 def test_table_says_how_far_a_choice_is_from_the_recipe() -> None:
     def row(choice: str, dice: float) -> dict[str, object]:
         each = dict.fromkeys(CHANGES, dice)
-        images = {change: [dice, dice, None if change == "smaller" else dice] for change in CHANGES}
+        images = {change: [dice, dice, None, None if change == "smaller" else dice] for change in CHANGES}
         return {"choice": choice, "passes": 14, "validation": 0.75, "dice": each, "images": images}
 
     lines = table([row("the recipe", 0.75), row("no augmentation", 0.5)])
     assert lines[2].endswith("| 0.750 | - | - |")
     assert lines[3].startswith("| no augmentation | 14 | 0.750 | 0.500 |")
     assert lines[3].endswith("| -0.250 | -0.250 to -0.250 |")
-    assert recipe_choices.shrink(torch.ones(1, 1, 8, 8), "nearest").sum() == 36
+
+
+def test_a_shrunk_mask_lies_where_the_shrunk_image_shows_it() -> None:
+    rows, columns = torch.meshgrid(torch.arange(224), torch.arange(224), indexing="ij")
+    disc = ((rows - 90) ** 2 + (columns - 130) ** 2 < 30**2).float()[None, None]
+    image, mask = (shrink(disc, mode)[0, 0] > 0.5 for mode in ("bilinear", "nearest-exact"))
+    assert 2 * (image & mask).sum() / (image.sum() + mask.sum()) > 0.985
