@@ -170,6 +170,7 @@ def _below_one(area: float) -> float:
 
 
 def compressed(image: Tensor) -> Tensor:
+    """An image (1, H, W) uint8 as a JPEG of quality 5 shows it."""
     content = io.BytesIO()
     Image.fromarray(image[0].numpy()).save(content, "JPEG", quality=5)
     return torch.from_numpy(np.array(Image.open(content)))[None]

@@ -31,6 +31,22 @@ def options(module: str, about: str | None, seconds: float) -> argparse.Argument
     return parser
 
 
+def options_on_data(module: str, about: str | None, output: str) -> argparse.ArgumentParser:
+    """A parser with ``DATA``, ``--dataset``, ``--image-size`` and ``--output`` for the benchmark ``benchmarks.MODULE``.
+
+    Args:
+        module: its name.
+        about: what it does, for ``--help``.
+        output: what its output folder is for.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=about)
+    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
+    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=output)
+    return parser
+
+
 def duration(text: str) -> float:
     """The seconds of an option, from 0 on.
 

@@ -12,7 +12,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, build, named_recipe, prepare
+from ht_kernels.train import Examples, Recipe, Trainer, build, prepare
 from ht_kernels.train.metrics import predict, score
+from ht_kernels.train.recipe import OURS
 
 from . import figures
 from .familiarity import compressed
@@ -54,21 +54,15 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 _SMALLER = 0.6
 
-OURS = named_recipe("ours", "segmentation")
-
 _BATCH = 16
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe_choices", description=__doc__)
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
-    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser = figures.options_on_data("recipe_choices", __doc__, "for runs and figures")
     parser.add_argument("--tower", metavar="FILE", required=True, help=f"weights of {BACKBONE}")
-    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=OURS.epochs, help="passes of the recipe (default: %(default)s)")
     parser.add_argument("--precision", default="no", help="mixed precision: no, bf16 or fp16")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs and figures")
     args = parser.parse_args(argv)
     try:
         splits = data.read(args.data, args.dataset, "segmentation", args.image_size)
@@ -108,9 +102,8 @@ def changed(test: Examples, change: str) -> Examples:
     images = (255 * CHANGES[change](test.images / 255).clamp(0, 1)).round().to(torch.uint8)
     if change != "smaller":
         return replace(test, images=images)
-    return replace(
-        test, images=images, targets=shrink(test.targets[:, None].float(), "nearest-exact")[:, 0].to(torch.uint8)
-    )
+    masks = shrink(test.targets[:, None].float(), "nearest-exact")[:, 0].to(torch.uint8)
+    return replace(test, images=images, targets=masks)
 
 
 def shrink(images: Tensor, mode: str) -> Tensor:
@@ -152,11 +145,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     recipe = _by_image(rows[0])
     for row in rows:
         cells = [f"{row['validation']:.3f}", *(f"{row['dice'][change]:.3f}" for change in CHANGES)]
-        differences = _by_image(row) - recipe
-        differences = differences[~np.isnan(differences)]
         if row is rows[0]:
             cells += ["-", "-"]
         else:
+            differences = _by_image(row) - recipe
+            differences = differences[~np.isnan(differences)]
             low, high = interval(len(differences), lambda drawn, of=differences: of[drawn].mean(-1))
             cells += [f"{differences.mean():+.3f}", f"{low:+.3f} to {high:+.3f}"]
         lines.append(f"| {row['choice']} | {row['passes']} | {' | '.join(cells)} |")

@@ -14,7 +14,6 @@ import argparse
 import csv
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,14 +47,10 @@ _COLORS = ("#555555", "#c8501e", "#e3a26f", "#6c8ebf", "#2a7f9e")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.starts", description=__doc__)
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
-    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser = figures.options_on_data("starts", __doc__, "for runs, figures and the chart")
     parser.add_argument("--tower", metavar="FILE", required=True, help=f"weights of {BACKBONE}")
-    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--share", type=int, default=20, choices=RATIOS, help="percent of the training split")
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for runs, figures and the chart")
     args = parser.parse_args(argv)
     try:
         splits = (SegmentationDataset(args.data, args.dataset, s, args.image_size) for s in ("train", "val"))

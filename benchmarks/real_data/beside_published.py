@@ -7,11 +7,9 @@ by rounding only, which a training amplifies; the figures are both curves, how f
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,15 +36,11 @@ _COLORS = {"published": "#555555", "ours": "#c8501e"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_data.beside_published", description=__doc__)
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
-    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser = figures.options_on_data("real_data.beside_published", __doc__, "for figures and the chart")
     parser.add_argument("--backbone", default="timm/vit_small_patch14_dinov2", metavar="NAME", help="the vision tower")
     parser.add_argument("--tower", metavar="FILE", help="the tower's weights (default: random ones)")
-    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for figures and the chart")
     args = parser.parse_args(argv)
     setting = Setting("segmentation", args.backbone, args.image_size, args.epochs, "no")
     try:

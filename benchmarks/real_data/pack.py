@@ -7,7 +7,6 @@ half precision. The study takes such a folder in place of DATA, and finds the to
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder
 from ht_kernels.train import read_examples
 
+from .. import figures
 from .data import TASKS
 
 TOWER = "tower.safetensors"
@@ -29,12 +29,8 @@ TOWER = "tower.safetensors"
 
 def main(argv: list[str] | None = None) -> int:
     """Write a pack. Return exit status 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_data.pack", description=__doc__)
-    parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout")
-    parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser = figures.options_on_data("real_data.pack", __doc__, "for the pack")
     parser.add_argument("--tower", required=True, metavar="FILE", help="the tower's weights")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the pack")
     args = parser.parse_args(argv)
     try:
         with output_folder(args.output) as folder:

@@ -108,12 +108,14 @@ def _content(saved: list[_Saved], grid: tuple[int, int], prefix_tokens: int) -> 
 
 def _entry(block: int, folded: FoldedAdapter, eps: float, grid: tuple[int, int], prefix_tokens: int) -> bytes:
     for name, weight in zip(folded._fields, folded, strict=True):
-        if weight is not None and weight.dtype != torch.float32:
+        if weight is None:
+            continue
+        if weight.dtype != torch.float32:
             raise InputError(
                 f"the {name} of block {block} is in {weight.dtype}, and the file holds float32: fold the model without "
                 "a dtype, or call float() on it"
             )
-        if weight is not None and not weight.isfinite().all():
+        if not weight.isfinite().all():
             raise InputError(
                 f"the {name} of block {block} has values that are not finite (NaN or infinity), as after a training "
                 "that diverged: train again with a lower learning rate"
