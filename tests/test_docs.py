@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ht_kernels
+from benchmarks import figures
 from ht_kernels.cli import COMMANDS
 from ht_kernels.cli.parser import build
 from ht_kernels.published import VARIANTS
@@ -190,7 +192,8 @@ def _problem_of(words: list[str]) -> str | None:
             return f"there is no module {rest[0]}"
         main = Path(spec.origin).with_name("__main__.py") if spec.submodule_search_locations else Path(spec.origin)
         source = main.read_text()
-        source += (ROOT / "benchmarks/figures.py").read_text() if "figures.options(" in source else ""
+        for shared in re.findall(r"figures\.(options\w*)\(", source):
+            source += inspect.getsource(getattr(figures, shared))
         unknown = {option for option in options if f'"{option}"' not in source}
     elif tool == "pytest":
         paths = [word.partition("::")[0] for word in words[1:] if word.startswith(("tests/", "benchmarks/"))]
