@@ -57,7 +57,8 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     those of hybrid adapters are kept.
 
     Raises:
-        InputError: the earlier result has another setting, or is of other images or another tower.
+        InputError: there is no file with the tower's weights, or the earlier result has another setting, or is of other
+            images or another tower.
     """
     folder = output / "runs" / run.name
     done = folder / "result.json"
@@ -111,13 +112,19 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
 
 
 def made_of(data: Data, tower: str | None) -> dict[str, str | None]:
-    """Hashes of the images of all splits, and of the file with the tower's weights; None for random weights."""
+    """Hashes of the images of all splits, and of the file with the tower's weights; None for random weights.
+
+    Raises:
+        InputError: there is no such file.
+    """
     images = hashlib.sha256("".join(hash_examples(split) for split in (data.train, data.val, data.test)).encode())
     return {"images": images.hexdigest(), "tower": None if tower is None else _hash_file(tower)}
 
 
 @functools.cache
 def _hash_file(path: str) -> str:
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path} with the tower's weights")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

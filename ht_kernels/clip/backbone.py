@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def _load_timm(name: str, pretrained: str | None) -> Any:
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_suggest(name, timm.list_models())}")
     from_hub = pretrained is not None and not local
+    if from_hub and full_name not in (known := timm.list_pretrained(f"{name}.*")):
+        raise _no_weights(name, str(pretrained), [each.removeprefix(f"{name}.") for each in known])
     try:
         model: Any = timm.create_model(full_name, pretrained=from_hub, num_classes=0)
     except Exception as error:
@@ -201,6 +204,12 @@ def _name_text(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _no_weights(name: str, pretrained: str, tags: Sequence[str]) -> InputError:
+    """The error for ``pretrained``, which is neither a file nor one of the tags of a backbone."""
+    expected = f"one of the tags {', '.join(tags)}, or " if tags else ""
+    return InputError(f"pretrained={pretrained!r} does not exist for {name}; expected {expected}the path of a file")
+
+
 def _find_weights(name: str, schema: str, place: str, pretrained: str | None) -> tuple[str | None, bool | None]:
     """The path of the weights file, downloaded if necessary, and whether the weights were trained with QuickGELU.
 
@@ -216,8 +225,7 @@ def _find_weights(name: str, schema: str, place: str, pretrained: str | None) ->
     if pretrained is not None:
         tag = None if known else library.get_pretrained_cfg(name, pretrained)
         if not tag:
-            tags = "" if known else f"one of the tags {', '.join(library.list_pretrained_tags_by_model(name))}, or "
-            raise InputError(f"pretrained={pretrained!r} does not exist for {name}; expected {tags}the path of a file")
+            raise _no_weights(name, pretrained, [] if known else library.list_pretrained_tags_by_model(name))
         try:
             return library.download_pretrained(tag), tag.get("quick_gelu")
         except Exception as error:

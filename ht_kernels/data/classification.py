@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ht_kernels.errors import InputError
 
-from .layout import CLASSES, class_names, image_path, read_gray, read_labels, split_names, to_input
+from .layout import CLASSES, checked_size, class_names, image_path, read_gray, read_labels, split_names, to_input
 from .names import find, key
 
 
@@ -36,8 +36,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         named: whether they are known.
 
     Raises:
-        InputError: the split is missing or empty, an image has no label, or a label is not a class. Reading an item
-            raises it where the image is missing or damaged. The message names the file.
+        InputError: the split is missing or empty, an image has no label, a label is not a class, or no image is that
+            large or small. Reading an item raises it where the image is missing or damaged. The message names the file.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         classes: Sequence[str] | None = None,
         preprocess: Callable[[Image.Image], Tensor] | None = None,
     ) -> None:
-        self.root, self.image_size, self.preprocess = Path(root), image_size, preprocess
+        self.root, self.image_size, self.preprocess = Path(root), checked_size(image_size), preprocess
         self.names = split_names(self.root, "classification", name, split)
         path = self.root / "classification" / name / "labels.csv"
         known = tuple(classes) if classes is not None else class_names(self.root, "classification", name)

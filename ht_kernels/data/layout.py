@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ht_kernels.choices import LESIONS, TASKS
+from ht_kernels.choices import LARGEST_SIDE, LESIONS, TASKS
 from ht_kernels.errors import InputError, did_you_mean, reason
 from ht_kernels.media.class_mask import MOST, read_class_mask
 from ht_kernels.media.mask import read_mask
@@ -298,6 +298,17 @@ def read_mask_of(
     if came != expected:
         raise InputError(f"the mask {path} is {came} pixels, but its image {image} is {expected}; expected the same")
     return mask
+
+
+def checked_size(image_size: int) -> int:
+    """The side of images, which is one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not 1 <= image_size <= LARGEST_SIDE:
+        raise InputError(f"image_size {image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
+    return image_size
 
 
 def to_input(image: Image.Image, size: int) -> Tensor:

@@ -11,7 +11,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .layout import chosen_class_names, image_path, mask_path, read_gray, read_mask_of, split_names, to_input
+from .layout import (
+    checked_size,
+    chosen_class_names,
+    image_path,
+    mask_path,
+    read_gray,
+    read_mask_of,
+    split_names,
+    to_input,
+)
 from .names import find
 
 
@@ -34,15 +43,15 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         named: whether an argument or a file named them.
 
     Raises:
-        InputError: the split is missing or empty, or ``classes`` contradicts ``classes.txt``. Reading an item raises it
-            where the image or its mask is missing or damaged, their sizes differ, or the mask has a value that is no
-            class. The message names the file.
+        InputError: the split is missing or empty, ``classes`` contradicts ``classes.txt``, or no image is that large or
+            small. Reading an item raises it where the image or its mask is missing or damaged, their sizes differ, or
+            the mask has a value that is no class. The message names the file.
     """
 
     def __init__(
         self, root: str | Path, name: str, split: str, image_size: int = 224, classes: Sequence[str] | None = None
     ) -> None:
-        self.root, self.name, self.image_size = Path(root), name, image_size
+        self.root, self.name, self.image_size = Path(root), name, checked_size(image_size)
         self.names = split_names(self.root, "segmentation", name, split)
         known = chosen_class_names(self.root, "segmentation", name, classes, "classes")
         self.named = known is not None

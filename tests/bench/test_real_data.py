@@ -330,6 +330,8 @@ def test_runs_are_trained_once_and_measured(
     assert {path.name for path in output.glob("*.png")} == {"chart.png", "curves.png"}
     assert main([*known, "--epochs", "3"]) == 2
     assert "name another folder" in capsys.readouterr().err
+    assert main([*known, "--tower", "no/such.safetensors"]) == 2
+    assert "there is no file no/such.safetensors with the tower" in capsys.readouterr().err
 
 
 def test_both_ways_have_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

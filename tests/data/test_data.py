@@ -42,6 +42,13 @@ def test_segmentation(root: Path) -> None:
     assert small[0].shape == (3, 64, 64) and small[1].shape == (64, 64)
 
 
+@pytest.mark.parametrize("dataset", [SegmentationDataset, ClassificationDataset])
+def test_sizes_that_no_image_has(dataset: Callable[..., object], root: Path) -> None:
+    for size in (0, -224, 100_000):
+        with pytest.raises(InputError, match=rf"image_size {size} was given, expected 1 to 8192 pixels"):
+            dataset(root, "BUSI", "val", size)
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_published_data_set(name: str, tmp_path: Path) -> None:
     root = make_layout(tmp_path, name)

@@ -319,6 +319,11 @@ def test_weights_that_want_code_are_not_executed(tmp_path):
         ("ViT-B-15", None, "did you mean .*ViT-B-16"),
         ("timm/vit_tiny_patch16_223", None, "did you mean vit_tiny_patch16_224"),
         ("ViT-B-16", "no-such-tag", "expected one of the tags .*openai.*path of a file"),
+        (
+            "timm/vit_tiny_patch16_224",
+            "no/such.pt",
+            r"'no/such\.pt' does not exist for vit_tiny_patch16_224; expected one of the tags augreg_in21k.*file",
+        ),
         ("RN50", None, "ModifiedResNet"),
         ("timm/convnext_atto", None, "ConvNeXt"),
         ("local-dir:/no/such/folder", None, "could not be read"),
