@@ -16,19 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ht_kernels.clip import HTCLIP
 from ht_kernels.errors import InputError
-from ht_kernels.train import Examples, Recipe, Trainer, build, prepare
-from ht_kernels.train.metrics import predict, score
+from ht_kernels.train import Recipe, Trainer, build, prepare
 from ht_kernels.train.recipe import OURS
 
 from . import figures
-from .familiarity import compressed
+from .changes import AS_IT_IS, CHANGES, dice_by_change
 from .real_data import data
-from .real_data.runs import plain
 from .real_data.statistics import Array, interval
 from .starts import BACKBONE
 
@@ -40,21 +36,6 @@ CHOICES: dict[str, Callable[[Recipe], Recipe]] = {
     "twice the passes": lambda recipe: replace(recipe, epochs=2 * recipe.epochs, patience=2 * recipe.epochs),
 }
 """By name, the recipe that a choice makes of the recipe ``ours``."""
-
-AS_IT_IS = "as it is"
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    AS_IT_IS: lambda images: images,
-    "darker": lambda images: 0.4 * images,
-    "brighter": lambda images: 2 * images,
-    "grainier": lambda images: images * (1 + 0.6 * _grains(images)),
-    "smaller": lambda images: shrink(images, "bilinear"),
-    "JPEG": lambda images: _compressed(images),
-}
-"""By name, how test images (N, 1, S, S), 0 to 1, are changed. ``smaller`` changes their masks, too."""
-
-_SMALLER = 0.6
-
-_BATCH = 16
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,45 +73,9 @@ def follow(args: argparse.Namespace, choice: str, splits: data.Data) -> dict[str
     folder = args.output / f"{choice.replace(' ', '-')}-{recipe.epochs}"
     outcome = Trainer(model, recipe, splits.train, splits.val, folder, say=lambda _: None).run()
     best = HTCLIP.from_checkpoint(folder / "best.safetensors")
-    images = {name: dice(best, changed(splits.test, name)) for name in CHANGES}
+    images = dice_by_change(best, splits.test)
     means = {name: float(np.nanmean(np.array(each, dtype=float))) for name, each in images.items()}
     return {"passes": recipe.epochs, "validation": outcome.best, "dice": means, "images": images}
-
-
-def changed(test: Examples, change: str) -> Examples:
-    """The examples with images changed, and their masks where the change moves what they show."""
-    images = (255 * CHANGES[change](test.images / 255).clamp(0, 1)).round().to(torch.uint8)
-    if change != "smaller":
-        return replace(test, images=images)
-    masks = shrink(test.targets[:, None].float(), "nearest-exact")[:, 0].to(torch.uint8)
-    return replace(test, images=images, targets=masks)
-
-
-def shrink(images: Tensor, mode: str) -> Tensor:
-    """Images (N, 1, S, S), made smaller, in the middle of black ones of their size."""
-    size = images.shape[-1]
-    side = round(_SMALLER * size)
-    before = (size - side) // 2
-    smaller = F.interpolate(images, (side, side), mode=mode, antialias=mode == "bilinear")
-    return F.pad(smaller, 2 * [before, size - side - before])
-
-
-def _grains(images: Tensor) -> Tensor:
-    """Normal noise, the same for every call, whose grains are about two pixels wide."""
-    count, _, height, width = images.shape
-    noise = torch.randn(count, 1, -(-height // 2), -(-width // 2), generator=torch.Generator().manual_seed(0))
-    return F.interpolate(noise, (height, width), mode="bilinear")
-
-
-def _compressed(images: Tensor) -> Tensor:
-    return torch.stack([compressed(image) for image in (255 * images).round().to(torch.uint8)]) / 255
-
-
-def dice(model: HTCLIP, examples: Examples) -> list[float | None]:
-    """Dice of each image, None where there is no lesion."""
-    indices = range(len(examples))
-    rows = score(examples, indices, predict(model, examples, indices, _BATCH, "cpu"), 2, surfaces=False)
-    return [plain(row["dice"]) for row in rows]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ from ht_kernels.deploy.manifest import sha256
 from ht_kernels.errors import InputError
 from ht_kernels.files import output_folder, png_bytes
 from ht_kernels.train import Examples, read_examples
+from ht_kernels.train.baselines import Baseline
 from ht_kernels.train.metrics import NAMES, conventions
 from ht_kernels.train.pictures import draw_confidence
 from ht_kernels.weights import locate
@@ -24,7 +25,7 @@ from ht_kernels.weights import locate
 from .. import figures
 from ..real_data.data import hashes, without_twins
 from ..real_data.runs import plain
-from . import measures, pictures
+from . import beside, measures, pictures
 from .measures import Estimate, Group
 
 
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="a folder in the published layout, with labels")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a calibrated model, such as breast")
     parser.add_argument("--dataset", default="BUSI", metavar="NAME", help="which of its data sets")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="a UNet of ht-kernels train, to compare with")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for figures, tables and pictures")
     args = parser.parse_args(argv)
     try:
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{args.checkpoint} is for {model.config.task}, expected a model for segmentation")
         if model.familiarity is None:
             raise InputError(NOT_CALIBRATED)
+        other = None if args.beside is None else _other(args.beside)
         size = model.tower.image_size[0]
         splits = {name: _read(args.data, args.dataset, name, size) for name in ("train", "val", "test")}
         labels = ClassificationDataset(args.data, args.dataset, "test")
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = {name: measures.summarize(images) for name, images in sets.items() if images}
         for name in ("validation", "test"):
             rows[name]["spearman"] = measures.agreement(sets[name])
-        facts = {
+        facts: dict[str, Any] = {
             "checkpoint": args.checkpoint.name,
             "sha256": sha256(locate(args.checkpoint).read_bytes()),
             "image_size": size,
@@ -64,6 +67,11 @@ def main(argv: list[str] | None = None) -> int:
             "images": [{"split": name} | _plain(row) for name in ("validation", "test") for row in sets[name]],
         }
         lines = table(rows, found, size)
+        if other is not None:
+            theirs = {name: _read(args.data, args.dataset, name, other.config.image_size) for name in ("val", "test")}
+            compared = beside.compare(model, other, splits, theirs)
+            facts["beside"] = [_plain(row) for row in compared]
+            lines += ["", *beside.table(compared, args.checkpoint.stem, "UNet")]
         with output_folder(args.output) as folder:
             figures.write(folder / "card.json", [{"set": n} | _plain(row) for n, row in rows.items()], lines, **facts)
             worst = pictures.draw_worst(splits["test"], masks, test, found)
@@ -121,6 +129,14 @@ def _read(root: Path, dataset: str, split: str, image_size: int) -> Examples:
     if empty:
         raise InputError(f"{empty[0]} has no lesion in its mask, and the card is of images with one: leave it out")
     return examples
+
+
+def _other(path: Path) -> Baseline:
+    """The network of ``--beside``."""
+    other = Baseline.load(path)
+    if other.config.network != "unet":
+        raise InputError(f"{path} is a {other.config.network}, expected a UNet, which makes masks")
+    return other
 
 
 def _members(group: Group, rows: Sequence[measures.Row]) -> list[measures.Row]:

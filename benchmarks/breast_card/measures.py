@@ -143,10 +143,11 @@ def reasons(found: Sequence[Group], index: int) -> list[str]:
 
 def estimates(rows: Sequence[Row]) -> dict[str, Estimate]:
     """The mean of each of the :data:`SCORES` over images with a lesion, with its interval."""
-    return {name: _estimate(np.array([row[name] for row in rows])) for name in SCORES}
+    return {name: estimate(np.array([row[name] for row in rows])) for name in SCORES}
 
 
-def _estimate(values: Array) -> Estimate:
+def estimate(values: Array) -> Estimate:
+    """The mean of the values (N,) that are not nan, with its interval."""
     known = values[~np.isnan(values)]
     if len(known) == 0:
         return _NONE

@@ -14,11 +14,13 @@ import torch
 import ht_kernels as ht
 from benchmarks.breast_card import __main__ as program
 from benchmarks.breast_card import measures, pictures
+from benchmarks.changes import CHANGES
 from benchmarks.real_data import statistics
 from helpers.layout import make_layout, picture
 from helpers.small_models import calibrated
 from ht_kernels.errors import InputError
 from ht_kernels.train import Examples
+from ht_kernels.train.baselines import new_baseline
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,3 +142,15 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert rows["test"]["unfamiliar"] == sum(image["distance"] > card["limit"] for image in of_test)
     text = (out / "card.md").read_text()
     assert "| images | 2 | 3 |" in text and "another seed" in text and capsys.readouterr().out == text
+
+    unet, both = tmp_path / "unet.safetensors", tmp_path / "both"
+    new_baseline("unet", "segmentation", image_size=96).save(unet)
+    assert program.main([*arguments[:-1], str(both), "--beside", str(unet)]) == 0
+    compared = {row["set"]: row for row in json.loads((both / "card.json").read_text())["beside"]}
+    assert list(compared) == ["validation", *(f"test, {change}" for change in CHANGES)]
+    assert compared["validation"]["model"] == pytest.approx(rows["validation"]["dice"])
+    for each in compared.values():
+        assert each["difference"][0] == pytest.approx(each["model"][0] - each["other"][0])
+    assert text in (both / "card.md").read_text() and "| Dice | model | UNet |" in (both / "card.md").read_text()
+    assert program.main([*arguments, "--beside", str(path)]) == 2
+    assert "is not the checkpoint of a UNet or ResNet" in capsys.readouterr().err

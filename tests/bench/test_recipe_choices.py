@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.recipe_choices import AS_IT_IS, CHANGES, CHOICES, changed, shrink, table
+from benchmarks.changes import AS_IT_IS, CHANGES, changed, shrink
+from benchmarks.recipe_choices import CHOICES, table
 from ht_kernels.train import Examples, named_recipe
 
 
