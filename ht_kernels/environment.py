@@ -62,7 +62,6 @@ def describe() -> dict[str, Any]:
         }
     return {
         "ht_kernels": ht_kernels.__version__,
-        "location": str(Path(ht_kernels.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": {**cpu(), "torch_isa": by_torch["torch_isa"]},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+import ht_kernels
 from ht_kernels.words import counted
 
 HELP = "print versions, backends, what is missing and how to get it"
@@ -33,6 +35,7 @@ def _facts() -> dict[str, Any]:
 
     return {
         **environment.describe(),
+        "location": str(Path(ht_kernels.__file__).parent),
         "runtimes": here.runtimes(),
         "runtimes_of_checkpoints": here.runtimes_of_checkpoints(),
         "openvino_devices": here.openvino_devices(),
