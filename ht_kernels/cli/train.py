@@ -161,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="RATE",
         help="of all that is trained inside the tower (default: --learning-rate; with --method full or last ones: "
-        f"{_tower_rates()})",
+        f"{_tower_rates('full')}; with --method lora: {_tower_rates('lora')})",
     )
     recipe.add_argument(
         "--warmup",
@@ -209,10 +209,10 @@ def _values(name: str, task: str) -> str:
     return ", ".join(f"{recipe} {value}" for recipe, value in values.items())
 
 
-def _tower_rates() -> str:
-    """The learning rates that the recipes have for a pretrained tower."""
-    rates = {recipe: named_recipe(recipe, "segmentation", "full").adapter_learning_rate for recipe in RECIPES}
-    return ", ".join(f"{recipe} {_word(rate)}" for recipe, rate in reversed(rates.items()))
+def _tower_rates(method: str) -> str:
+    """The learning rates of their own that the recipes have for what a method trains inside the tower."""
+    rates = {recipe: named_recipe(recipe, "segmentation", method).adapter_learning_rate for recipe in RECIPES}
+    return ", ".join(f"{recipe} {_word(rate)}" for recipe, rate in reversed(rates.items()) if rate is not None)
 
 
 def _word(value: object) -> str:

@@ -37,6 +37,9 @@ def test_recipes_by_name() -> None:
             assert recipe.method == method and recipe.adapter_learning_rate == contrastive.learning_rate == rate
             assert recipe.learning_rate == named_recipe(name, "classification").learning_rate
     assert named_recipe("published", "contrastive", "lora").lora_dropout == 0.1
+    assert named_recipe("ours", "segmentation", "lora").adapter_learning_rate == 3e-4
+    assert named_recipe("published", "segmentation", "lora").adapter_learning_rate is None
+    assert named_recipe("ours", "contrastive", "lora").adapter_learning_rate is None
     with pytest.raises(InputError, match="recipe 'quick' is unknown; expected one of published, ours"):
         named_recipe("quick", "segmentation")
 
