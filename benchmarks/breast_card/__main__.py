@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ht_kernels import HTCLIP
+from ht_kernels.class_names import class_count
 from ht_kernels.clip.htclip import NOT_CALIBRATED
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.data.prepare.duplicates import near_duplicates
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if model.familiarity is None:
             raise InputError(NOT_CALIBRATED)
         other = None if args.beside is None else _other(args.beside)
+        if other is not None and class_count(model.config.num_classes) != 2:
+            raise InputError(f"{args.checkpoint} has {model.config.num_classes} classes, and --beside is for 2")
         size = model.tower.image_size[0]
         splits = {name: _read(args.data, args.dataset, name, size) for name in ("train", "val", "test")}
         labels = ClassificationDataset(args.data, args.dataset, "test")
@@ -136,6 +139,8 @@ def _other(path: Path) -> Baseline:
     other = Baseline.load(path)
     if other.config.network != "unet":
         raise InputError(f"{path} is a {other.config.network}, expected a UNet, which makes masks")
+    if other.config.num_classes != 2:
+        raise InputError(f"{path} has {other.config.num_classes} classes, expected 2: background and lesion")
     return other
 
 

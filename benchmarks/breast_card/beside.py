@@ -21,7 +21,8 @@ def compare(
     Args:
         model: that of the card.
         other: the other one.
-        ours, theirs: by split, the same images at the size of each model. Dice is computed at that size, too.
+        ours, theirs: by split, the same images at the size of each model. They are changed, and Dice is computed, at
+            that size, so grains and blocks of JPEG are as many pixels wide for both, and the noise is not the same.
 
     Returns:
         For each set of images a row: its name, the ``model``'s Dice and the ``other``'s, and the ``difference``, which

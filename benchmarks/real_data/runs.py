@@ -57,15 +57,15 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
     those of hybrid adapters are kept.
 
     Raises:
-        InputError: there is no file with the tower's weights, or the earlier result has another setting, or is of other
-            images or another tower.
+        InputError: there is no file with the tower's weights, or the earlier result has another setting or what
+            the method changes in the recipe was something else, or it is of other images or another tower.
     """
     folder = output / "runs" / run.name
     done = folder / "result.json"
-    of = asdict(setting) | made_of(data, tower)
+    of = asdict(setting) | made_of(data, tower) | {"recipe": run.method.recipe}
     if done.exists():
         earlier: dict[str, Any] = json.loads(done.read_text())
-        then = earlier["setting"] | earlier["made_of"]
+        then = earlier["setting"] | earlier["made_of"] | {"recipe": earlier.get("recipe")}
         differs = [f"{name} was {then[name]} and is {value} now" for name, value in of.items() if then[name] != value]
         if differs:
             raise InputError(f"{done} cannot be used: {'; '.join(differs)}; name another folder for the output")
@@ -91,6 +91,7 @@ def do(run: Run, setting: Setting, data: Data, tower: str | None, output: Path) 
         "seed": run.seed,
         "setting": asdict(setting),
         "made_of": made_of(data, tower),
+        "recipe": run.method.recipe,
         "train_images": len(train),
         "val_images": len(data.val),
         "removed": data.removed,

@@ -161,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="RATE",
         help="of all that is trained inside the tower (default: --learning-rate; with --method full or last ones: "
-        f"{_tower_rates('full')}; with --method lora: {_tower_rates('lora')})",
+        f"{_tower_rates('full')}; with --method lora and masks or labels: {_tower_rates('lora')})",
     )
     recipe.add_argument(
         "--warmup",

@@ -36,8 +36,8 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         named: whether they are known.
 
     Raises:
-        InputError: the split is missing or empty, an image has no label, a label is not a class, or no image is that
-            large or small. Reading an item raises it where the image is missing or damaged. The message names the file.
+        InputError: the split is missing or empty, an image has no label, a label is not a class, or no image has
+            ``image_size``. Reading an item raises it where the image is missing or damaged. The message names the file.
     """
 
     def __init__(

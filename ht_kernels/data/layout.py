@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ht_kernels.arguments import need_whole
 from ht_kernels.choices import LARGEST_SIDE, LESIONS, TASKS
 from ht_kernels.errors import InputError, did_you_mean, reason
 from ht_kernels.media.class_mask import MOST, read_class_mask
@@ -301,14 +302,16 @@ def read_mask_of(
 
 
 def checked_size(image_size: int) -> int:
-    """The side of images, which is one.
+    """Return ``image_size`` if the side of an image can be so many pixels.
 
     Raises:
-        InputError: it is not.
+        InputError: it cannot.
+        TypeError: ``image_size`` is no whole number.
     """
-    if not 1 <= image_size <= LARGEST_SIDE:
-        raise InputError(f"image_size {image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
-    return image_size
+    size = need_whole("image_size", image_size)
+    if not 1 <= size <= LARGEST_SIDE:
+        raise InputError(f"image_size {size} was given, expected 1 to {LARGEST_SIDE} pixels")
+    return size
 
 
 def to_input(image: Image.Image, size: int) -> Tensor:

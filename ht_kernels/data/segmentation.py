@@ -43,9 +43,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         named: whether an argument or a file named them.
 
     Raises:
-        InputError: the split is missing or empty, ``classes`` contradicts ``classes.txt``, or no image is that large or
-            small. Reading an item raises it where the image or its mask is missing or damaged, their sizes differ, or
-            the mask has a value that is no class. The message names the file.
+        InputError: the split is missing or empty, ``classes`` contradicts ``classes.txt``, or no image has
+            ``image_size``. Reading an item raises it where the image or its mask is missing or damaged, their sizes
+            differ, or the mask has a value that is no class. The message names the file.
     """
 
     def __init__(

@@ -264,7 +264,7 @@ def test_results_of_other_images_are_not_taken(tmp_path: Path) -> None:
     run = methods.Run(methods.METHODS[0], 100, 0)
     result = tmp_path / "runs" / run.name / "result.json"
     result.parent.mkdir(parents=True)
-    earlier = {"setting": asdict(setting), "made_of": runs.made_of(splits, None)}
+    earlier = {"setting": asdict(setting), "made_of": runs.made_of(splits, None), "recipe": {}}
     result.write_text(json.dumps(earlier))
     assert runs.do(run, setting, splits, None, tmp_path) == earlier
     other = replace(splits, test=replace(splits.test, images=splits.test.images + 1))
@@ -330,6 +330,10 @@ def test_runs_are_trained_once_and_measured(
     assert {path.name for path in output.glob("*.png")} == {"chart.png", "curves.png"}
     assert main([*known, "--epochs", "3"]) == 2
     assert "name another folder" in capsys.readouterr().err
+    result = output / "runs/100-heads-0/result.json"
+    result.write_text(json.dumps(saved | {"recipe": {"adapter_learning_rate": 1.0}}))
+    assert main(known) == 2
+    assert "recipe was {'adapter_learning_rate': 1.0} and is {} now" in capsys.readouterr().err
     assert main([*known, "--tower", "no/such.safetensors"]) == 2
     assert "there is no file no/such.safetensors with the tower" in capsys.readouterr().err
 

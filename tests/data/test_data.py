@@ -47,6 +47,8 @@ def test_sizes_that_no_image_has(dataset: Callable[..., object], root: Path) -> 
     for size in (0, -224, 100_000):
         with pytest.raises(InputError, match=rf"image_size {size} was given, expected 1 to 8192 pixels"):
             dataset(root, "BUSI", "val", size)
+    with pytest.raises(TypeError, match="image_size must be a whole number"):
+        dataset(root, "BUSI", "val", 224.5)
 
 
 @pytest.mark.parametrize("name", DATASETS)
