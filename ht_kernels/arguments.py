@@ -6,6 +6,9 @@ import numbers
 import operator
 from typing import Any
 
+from ht_kernels.choices import LARGEST_SIDE
+from ht_kernels.errors import InputError
+
 
 def whole(value: Any) -> int | None:
     """The whole number that a value is, or None: truth values, text and fractions are none."""
@@ -27,6 +30,19 @@ def need_whole(name: str, value: Any) -> int:
     if number is None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     return number
+
+
+def need_side(name: str, value: Any) -> int:
+    """The side in pixels that an argument gives the images of a model.
+
+    Raises:
+        InputError: no image has so many; the message names the argument.
+        TypeError: it is no whole number.
+    """
+    side = need_whole(name, value)
+    if not 1 <= side <= LARGEST_SIDE:
+        raise InputError(f"{name} {side} was given, expected 1 to {LARGEST_SIDE} pixels")
+    return side
 
 
 def pair(value: Any) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ht_kernels import HTCLIP
 from ht_kernels.class_names import class_count
-from ht_kernels.clip.htclip import NOT_CALIBRATED
+from ht_kernels.clip.htclip import NOT_CALIBRATED, HTCLIPConfig
 from ht_kernels.data import ClassificationDataset, SegmentationDataset
 from ht_kernels.data.prepare.duplicates import near_duplicates
 from ht_kernels.deploy.manifest import sha256
@@ -45,9 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"{args.checkpoint} is for {model.config.task}, expected a model for segmentation")
         if model.familiarity is None:
             raise InputError(NOT_CALIBRATED)
-        other = None if args.beside is None else _other(args.beside)
-        if other is not None and class_count(model.config.num_classes) != 2:
-            raise InputError(f"{args.checkpoint} has {model.config.num_classes} classes, and --beside is for 2")
+        other = None if args.beside is None else _other(args.beside, model.config)
         size = model.tower.image_size[0]
         splits = {name: _read(args.data, args.dataset, name, size) for name in ("train", "val", "test")}
         labels = ClassificationDataset(args.data, args.dataset, "test")
@@ -134,13 +131,14 @@ def _read(root: Path, dataset: str, split: str, image_size: int) -> Examples:
     return examples
 
 
-def _other(path: Path) -> Baseline:
-    """The network of ``--beside``."""
+def _other(path: Path, config: HTCLIPConfig) -> Baseline:
+    """The network of ``--beside``, which makes masks of the same two classes as the card's model, of ``config``."""
     other = Baseline.load(path)
     if other.config.network != "unet":
         raise InputError(f"{path} is a {other.config.network}, expected a UNet, which makes masks")
-    if other.config.num_classes != 2:
-        raise InputError(f"{path} has {other.config.num_classes} classes, expected 2: background and lesion")
+    for name, classes in ((path, other.config.num_classes), ("the card's model", class_count(config.num_classes))):
+        if classes != 2:
+            raise InputError(f"{name} has {classes} classes, and --beside is for 2: background and lesion")
     return other
 
 
@@ -149,11 +147,7 @@ def _members(group: Group, rows: Sequence[measures.Row]) -> list[measures.Row]:
 
 
 def _cell(name: str, figure: Estimate) -> str:
-    if math.isnan(figure.mean):
-        return "-"
-    digits = {"hd95": 1, "hd95_all": 1, "spearman": 2}.get(name, 3)
-    mean, low, high = (f"{value:.{digits}f}" for value in figure)
-    return f"{mean} ({low} to {high})"
+    return figure.words({"hd95": 1, "hd95_all": 1, "spearman": 2}.get(name, 3))
 
 
 def _share(row: Mapping[str, Any]) -> str:

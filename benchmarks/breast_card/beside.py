@@ -10,7 +10,7 @@ import numpy as np
 from ht_kernels.train import Examples
 
 from ..changes import CHANGES, dice, dice_by_change
-from .measures import Estimate, estimate
+from .measures import estimate
 
 
 def compare(
@@ -43,11 +43,6 @@ def table(rows: Sequence[Mapping[str, Any]], model: str, other: str) -> list[str
     """The lines of the comparison in Markdown. ``model`` and ``other`` are the names of both."""
     lines = [f"| Dice | {model} | {other} | {model} minus {other} |", "|---|--:|--:|--:|"]
     for row in rows:
-        figures = _cell(row["model"]), _cell(row["other"]), _cell(row["difference"], "+")
+        figures = row["model"].words(3), row["other"].words(3), row["difference"].words(3, "+")
         lines.append(f"| {row['set']} | {' | '.join(figures)} |")
     return lines
-
-
-def _cell(figure: Estimate, sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.3f}" for value in figure)
-    return f"{mean} ({low} to {high})"

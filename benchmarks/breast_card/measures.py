@@ -43,6 +43,13 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def words(self, digits: int, sign: str = "") -> str:
+        """The mean and the interval in so many decimals, with a ``sign`` of "+" also before positive numbers."""
+        if math.isnan(self.mean):
+            return "-"
+        mean, low, high = (f"{value:{sign}.{digits}f}" for value in self)
+        return f"{mean} ({low} to {high})"
+
 
 _NONE = Estimate(math.nan, math.nan, math.nan)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ht_kernels.choices import LARGEST_SIDE
+from ht_kernels.arguments import need_side
 from ht_kernels.errors import InputError
 from ht_kernels.files import why
 from ht_kernels.weights import SHIPPED, locate
@@ -79,8 +79,8 @@ def check_image_size(args: argparse.Namespace) -> None:
     Raises:
         InputError: it is no size of an image.
     """
-    if args.image_size is not None and not 1 <= args.image_size <= LARGEST_SIDE:
-        raise InputError(f"--image-size {args.image_size} was given, expected 1 to {LARGEST_SIDE} pixels")
+    if args.image_size is not None:
+        need_side("--image-size", args.image_size)
 
 
 def check_checkpoint(checkpoint: Path) -> Path:

@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ht_kernels.arguments import need_side
 from ht_kernels.errors import InputError
 
-from .layout import CLASSES, checked_size, class_names, image_path, read_gray, read_labels, split_names, to_input
+from .layout import CLASSES, class_names, image_path, read_gray, read_labels, split_names, to_input
 from .names import find, key
 
 
@@ -49,7 +50,7 @@ class ClassificationDataset(Dataset[tuple[Tensor, int]]):
         classes: Sequence[str] | None = None,
         preprocess: Callable[[Image.Image], Tensor] | None = None,
     ) -> None:
-        self.root, self.image_size, self.preprocess = Path(root), checked_size(image_size), preprocess
+        self.root, self.image_size, self.preprocess = Path(root), need_side("image_size", image_size), preprocess
         self.names = split_names(self.root, "classification", name, split)
         path = self.root / "classification" / name / "labels.csv"
         known = tuple(classes) if classes is not None else class_names(self.root, "classification", name)

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ht_kernels.arguments import need_whole
-from ht_kernels.choices import LARGEST_SIDE, LESIONS, TASKS
+from ht_kernels.choices import LESIONS, TASKS
 from ht_kernels.errors import InputError, did_you_mean, reason
 from ht_kernels.media.class_mask import MOST, read_class_mask
 from ht_kernels.media.mask import read_mask
@@ -299,19 +298,6 @@ def read_mask_of(
     if came != expected:
         raise InputError(f"the mask {path} is {came} pixels, but its image {image} is {expected}; expected the same")
     return mask
-
-
-def checked_size(image_size: int) -> int:
-    """Return ``image_size`` if the side of an image can be so many pixels.
-
-    Raises:
-        InputError: it cannot.
-        TypeError: ``image_size`` is no whole number.
-    """
-    size = need_whole("image_size", image_size)
-    if not 1 <= size <= LARGEST_SIDE:
-        raise InputError(f"image_size {size} was given, expected 1 to {LARGEST_SIDE} pixels")
-    return size
 
 
 def to_input(image: Image.Image, size: int) -> Tensor:

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ht_kernels.arguments import need_side
+
 from .layout import (
-    checked_size,
     chosen_class_names,
     image_path,
     mask_path,
@@ -51,7 +52,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, root: str | Path, name: str, split: str, image_size: int = 224, classes: Sequence[str] | None = None
     ) -> None:
-        self.root, self.name, self.image_size = Path(root), name, checked_size(image_size)
+        self.root, self.name, self.image_size = Path(root), name, need_side("image_size", image_size)
         self.names = split_names(self.root, "segmentation", name, split)
         known = chosen_class_names(self.root, "segmentation", name, classes, "classes")
         self.named = known is not None

@@ -156,4 +156,4 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "is not the checkpoint of a UNet or ResNet" in capsys.readouterr().err
     new_baseline("unet", "segmentation", 3, image_size=96).save(unet)
     assert program.main([*arguments, "--beside", str(unet)]) == 2
-    assert "has 3 classes, expected 2" in capsys.readouterr().err
+    assert "has 3 classes, and --beside is for 2" in capsys.readouterr().err
