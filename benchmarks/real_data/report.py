@@ -124,7 +124,7 @@ def comparison(results: Sequence[Result]) -> list[str]:
         return []
     heads = next((of_method for method, of_method in found if method.name == "heads"), None)
     lines = [
-        f"| {_compared(results)} | above heads alone | 95 % interval | above the best other method | | 95 % interval |"
+        f"| {_compared(results)} | above heads alone | 95 % interval | above the other that validation prefers | | 95 % interval |"
     ]
     lines.append("|---|--:|--:|--:|---|--:|")
     for method, of_method in found:

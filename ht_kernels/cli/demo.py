@@ -74,11 +74,14 @@ def run(args: argparse.Namespace) -> int:
         terminal.warn(heart.report["input"]["warnings"])
         print("\n".join(terminal.summary(heart.report)), flush=True)
 
-        print("\nThe published computation against ht_kernels: the breast model on one image, in turns", flush=True)
+        print(
+            "\nThe published computation against ht_kernels, in torch: the breast model on one image, in turns",
+            flush=True,
+        )
         compared = comparison.compare(model, folded, images[0].sample.image)
         print("\n".join(_comparison_lines(compared)), flush=True)
         write_whole(picture, png_bytes(sheet.draw(images, phantom, heart, compared), "demo"), "the picture")
-    print(f"\nwrote {picture.name}, overlay.mp4, masks/ and report.json to {args.output}")
+    print(f"\nwrote {terminal.listed(args.output, [picture.name, *heart.report['files']])} to {args.output}")
     return 0
 
 

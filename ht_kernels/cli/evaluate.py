@@ -11,7 +11,7 @@ from ht_kernels.choices import TASKS
 from ht_kernels.errors import InputError
 from ht_kernels.files import claim
 from ht_kernels.outputs import FOLDS, SETTINGS, evaluations
-from ht_kernels.weights import task_of
+from ht_kernels.weights import locate, task_of
 from ht_kernels.words import counted
 
 from . import config, model_options, outputs, terminal
@@ -175,7 +175,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--seed is of phantoms, --phantoms, or of folds, --fold, and neither was given: leave it out")
     model_options.check_image_size(args)
     task = None
-    if args.checkpoint != _UNTUNED and not is_exported(args.checkpoint):
+    if args.checkpoint != _UNTUNED and not is_exported(locate(args.checkpoint)):
         task = task_of(model_options.check_checkpoint(args.checkpoint))
     if task in TASKS:
         _check_task(args, task)
@@ -203,7 +203,6 @@ def _check_task(args: argparse.Namespace, task: str) -> None:
 def _remark(checkpoint: Path, examples: Examples) -> str | None:
     """What is to be said of images that the training of a checkpoint has used."""
     from ht_kernels.train.trained_on import remark
-    from ht_kernels.weights import locate
 
     return None if checkpoint == _UNTUNED else remark(locate(checkpoint), examples)
 
@@ -230,9 +229,8 @@ def _model(args: argparse.Namespace) -> tuple[Any, str]:
     from ht_kernels.deploy.places import is_exported
     from ht_kernels.train.baselines import Baseline, is_baseline
     from ht_kernels.train.exported import Exported
-    from ht_kernels.weights import locate
 
-    if is_exported(args.checkpoint):
+    if args.checkpoint != _UNTUNED and is_exported(locate(args.checkpoint)):
         if model_options.given(args, *model_options.TOWER):
             raise InputError(
                 f"{args.checkpoint} has its tower in it: leave --backbone, --pretrained and --image-size out"

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.packages import need_torch
 from ht_kernels.weights import locate
 
-from . import model_options
+from . import model_options, terminal
 
 if TYPE_CHECKING:
     from ht_kernels.deploy import FoldedHTCLIP, Session
@@ -81,10 +82,20 @@ def check(args: argparse.Namespace) -> None:
 def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
     """The model or session that runs over frames, and whether it was trained. An exported file needs no torch.
 
+    A model that cannot tell unfamiliar frames, of which an outline was asked, is warned of.
+
     Raises:
         InputError: a file or an option does not fit.
         BackendError: the runtime asked for does not run here.
     """
+    model, trained = _open(args)
+    if args.unfamiliar == "outline" and model.familiarity is None:
+        terminal.warn([f"--unfamiliar outline changes nothing: {NOT_CALIBRATED}"])
+    return model, trained
+
+
+def _open(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
+    """What :func:`open_model` returns."""
     from ht_kernels.deploy.places import is_exported
     from ht_kernels.deploy.session import Session
 

@@ -141,8 +141,7 @@ def run(args: argparse.Namespace) -> int:
     if not installed("matplotlib"):
         terminal.warn(["there is no latency.png, for the chart needs matplotlib: pip install matplotlib"])
     print("\n".join(terminal.summary(report)))
-    *first, last = (f"{name}/" if (output / name).is_dir() else name for name in report["files"])
-    print(f"wrote {', '.join(first)} and {last} to {output}")
+    print(f"wrote {terminal.listed(output, report['files'])} to {output}")
     archiving.store(archives, [output / name for name in report["files"]])
     if report["interrupted"] and not isinstance(source, LiveSource):
         raise KeyboardInterrupt

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +211,12 @@ def warn(warnings: list[str]) -> None:
     """Say what is amiss in a file that was read all the same."""
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
+
+
+def listed(folder: Path, names: Sequence[str]) -> str:
+    """The names of at least two things in a folder in words, with a slash behind those that are folders."""
+    *first, last = (f"{name}/" if (folder / name).is_dir() else name for name in names)
+    return f"{', '.join(first)} and {last}"
 
 
 def summary(report: dict[str, Any]) -> list[str]:

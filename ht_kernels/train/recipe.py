@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ht_kernels.arguments import is_real, need_whole
 from ht_kernels.choices import STARTS
 from ht_kernels.errors import InputError
 
@@ -69,6 +70,7 @@ class Recipe:
 
     Raises:
         InputError: a value is unknown or out of range.
+        TypeError: a value is no number, or no whole number where one is needed.
     """
 
     method: str = "ht"
@@ -124,8 +126,20 @@ class Recipe:
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and need_whole(name, value) < least:
                 raise InputError(f"{name} is {value}, expected {least} or more")
+        for name in (
+            "learning_rate",
+            "adapter_learning_rate",
+            "final_learning_rate",
+            "weight_decay",
+            "clip",
+            "average",
+            "lora_dropout",
+        ):
+            value = getattr(self, name)
+            if value is not None and not is_real(value):
+                raise TypeError(f"{name} must be a number, got {value!r}")
         for name in ("learning_rate", "adapter_learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -135,7 +135,7 @@ class Trainer:
         model.trained_on = noted(model.trained_on, train, val)
         averaged = [t for t in (*self.trainable.values(), *self.statistics.values()) if t.is_floating_point()]
         self.average = None if recipe.average is None else Average(averaged, recipe.average)
-        self.found_foreground = False
+        self.found_in_training = self.found_in_validation = True
         self.events: EventLog | None = None
         self.epoch = self.step = self.waited = self.saved = 0
         self.best, self.best_epoch = math.inf if recipe.select == "loss" else -1.0, 0
@@ -195,7 +195,7 @@ class Trainer:
         order = order[: self._images_of_epoch]
         self.parallel.train()
         total = 0.0
-        self.found_foreground = False
+        self.found_in_training, self.found_in_validation = self.model.config.task != "segmentation", True
         for first in range(0, len(order), recipe.batch):
             batch = order[first : first + recipe.batch]
             total += self._train_batch(batch) * len(batch)
@@ -265,8 +265,7 @@ class Trainer:
                 # Gradients are averaged over the processes, and we need their sum.
                 world.backward(loss * weight * world.num_processes)
             total += loss.detach() * weight
-            if self.model.config.task == "segmentation" and not self.found_foreground:
-                self.found_foreground = bool(classes_of(logits.detach()).any())
+            self.found_in_training = self.found_in_training or bool(classes_of(logits.detach()).any())
         return float(world.reduce(total, "sum"))
 
     def _contrast(self, batch: list[int], parts: list[list[int]]) -> float:
@@ -353,6 +352,8 @@ class Trainer:
             loss = self._contrastive_loss(images, texts[self.val.targets[:, 0]])
             return {"loss": loss, **recalls(*ranks(images, texts, self.val.targets))}
         config = self.model.config
+        if config.task == "segmentation":
+            self.found_in_validation = bool(predictions.any())
         classes = names_of(config.num_classes, config.class_names)
         several = classes if config.task == "segmentation" and len(classes) > 2 else ()
         rows = gather_object(score(self.val, mine, predictions, len(classes), surfaces=False, names=several))
@@ -367,17 +368,17 @@ class Trainer:
         return sum(map(float, losses)) / len(losses)
 
     def _warn_of_background(self) -> None:
-        """Say so if no pixel of any training image was predicted as foreground in the epoch."""
-        if self.model.config.task != "segmentation":
-            return
-        found = torch.tensor(float(self.found_foreground), device=self.accelerator.device)
-        if self.accelerator.reduce(found, "sum") > 0:
+        """Say so if no pixel of any training image, or of any validation image, was predicted as foreground."""
+        found = torch.tensor([self.found_in_training, self.found_in_validation], device=self.accelerator.device)
+        total = self.accelerator.reduce(found.float(), "sum").tolist()
+        empty = " or ".join(name for name, number in zip(("training", "validation"), total, strict=True) if not number)
+        if not empty:
             return
         recipe = self.recipe
         advice = ["--start identity"] if uses_adapters(recipe.method) and recipe.start != "identity" else []
         advice += [] if recipe.warmup else ["--warmup 2"]
         self.warn(
-            f"epoch {self.epoch}: every pixel of every training image was predicted as background. If that does not "
+            f"epoch {self.epoch}: every pixel of every {empty} image was predicted as background. If that does not "
             "end after a few epochs, start again in another folder with "
             f"{' and '.join([*advice, f'a lower --learning-rate than {recipe.learning_rate:g}'])}"
         )

@@ -78,6 +78,10 @@ def test_names_in_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     stream.add_arguments(parser)
     model, trained = running.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom"]))
     assert trained and isinstance(model, FoldedHTCLIP | Session)
+    assert main(["evaluate", "phantom", "--phantoms", "2", "--output", "report"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    running.open_model(parser.parse_args(["clip.dcm", "--checkpoint", "phantom", "--unfamiliar", "outline"]))
+    assert "--unfamiliar outline changes nothing: the model cannot say" in capsys.readouterr().err
     assert model.config is not None  # a session of the exported file would have none
 
 

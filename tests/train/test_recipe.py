@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_validations_are_counted_as_published() -> None:
 def test_a_batch_that_is_not_full_is_dropped_unless_it_is_the_only_one() -> None:
     assert [Recipe(batch=4).steps_of(images) for images in (3, 4, 7, 8)] == [1, 1, 1, 2]
     assert [Recipe(batch=4, drop_last=False).steps_of(images) for images in (3, 4, 7, 8)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        ({"warmup": "a"}, TypeError, "warmup must be a whole number, got 'a'"),
+        ({"warmup": math.nan}, TypeError, "warmup must be a whole number, got nan"),
+        ({"warmup": -1}, InputError, "warmup is -1, expected 0 or more"),
+        ({"clip": "a"}, TypeError, "clip must be a number, got 'a'"),
+        ({"clip": math.nan}, InputError, "clip is nan, expected a number above 0"),
+        ({"adapter_learning_rate": True}, TypeError, "adapter_learning_rate must be a number, got True"),
+        ({"average": 1}, InputError, "average is 1, expected a decay between 0 and 1"),
+    ],
+)
+def test_wrong_values_are_refused(value: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Recipe(**value)
 
 
 def plain_loop(model: nn.Module, task: str, data: Examples, recipe: Recipe) -> tuple[list[float], list[float]]:

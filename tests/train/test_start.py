@@ -16,7 +16,7 @@ from helpers.training import build, examples, train
 from ht_kernels.cli import main
 from ht_kernels.clip.injection import adapters
 from ht_kernels.errors import InputError
-from ht_kernels.train import Recipe, Trainer, prepare
+from ht_kernels.train import Recipe, Trainer, prepare, trainer
 from ht_kernels.train.augment import augment
 from ht_kernels.train.average import Average
 
@@ -139,10 +139,23 @@ def test_a_run_that_predicts_only_background_says_so(tmp_path: Path) -> None:
         recipe = Recipe(**{"epochs": 1, "batch": 4, "learning_rate": 1e-6, **options})  # type: ignore[arg-type]
         folder = tmp_path / f"{bias} {len(options)}"
         Trainer(model, recipe, examples(root, "train"), examples(root, "val"), folder, said.append).run()
-    warnings = [line for line in said if "every pixel of every training image was predicted as background" in line]
+    warnings = [line for line in said if "every pixel of every training" in line]
     first, *others = (line.partition("in another folder ")[2] for line in warnings)
     assert first == "with --start identity and --warmup 2 and a lower --learning-rate than 1e-06"
     assert others == ["with a lower --learning-rate than 1e-06"] * 2, "what the training already has is not advised"
+
+
+def test_a_validation_without_any_foreground_is_said_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_layout(tmp_path / "data")
+    said: list[str] = []
+    model = build("ht")
+    with torch.no_grad():
+        model.seg_head.bias[1] = 50.0
+    monkeypatch.setattr(trainer, "predict", lambda *arguments: torch.zeros_like(examples(root, "val").targets))
+    recipe = Recipe(epochs=2, batch=4, learning_rate=1e-6, validate_every=2)
+    Trainer(model, recipe, examples(root, "train"), examples(root, "val"), tmp_path / "out", said.append).run()
+    found = [line for line in said if "was predicted as background" in line]
+    assert len(found) == 1 and "epoch 2: every pixel of every validation image was" in found[0]
 
 
 def test_the_augmentation_for_ultrasound_keeps_image_and_mask_together() -> None:
