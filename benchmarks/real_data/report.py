@@ -248,7 +248,8 @@ def draw_reliability(results: Sequence[Result]) -> Figure:
     for method, of_method in by_method([r for r in results if r["share"] == share]):
         points = reliability(of_method)
         color = _COLORS[METHODS.index(method)]
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=color, markersize=4, label=method.label)
+        chances, shares = [p[0] for p in points], [p[1] for p in points]
+        axes.plot(chances, shares, "o-", color=color, markersize=4, label=method.label, clip_on=False)
     axes.set(xlabel="predicted probability of malignant", ylabel="share that is malignant", xlim=(0, 1), ylim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
