@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ht_kernels.errors import InputError
 from ht_kernels.outputs import SETTINGS
@@ -101,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         )
     config.write(args, args.output / SETTINGS)
     terminal.warn(report["warnings"])
+    for line in _clips(report["images"]):
+        print(line)
     states = Counter(row["state"] for row in report["images"] if row["state"] != "failed")
     found = ", ".join(f"{counted(count, 'frame')} {state}" for state, count in states.items())
     print(f"{len(files) - len(report['failed'])} of {len(files)} inputs have a result: {found}")
@@ -139,8 +142,20 @@ def _check_compile(args: argparse.Namespace) -> None:
     args.runtime = "cuda_graph"
 
 
+def _clips(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each clip a line with its number of frames and of each of their states."""
+    clips: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row.get("frame") is not None:
+            clips.setdefault(row["file"], Counter())[row["state"]] += 1
+    return [
+        f"{file}: {counted(states.total(), 'frame')}, {', '.join(f'{count} {state}' for state, count in states.items())}"
+        for file, states in clips.items()
+    ]
+
+
 def _say(file: Path, prediction: Prediction) -> None:
-    """Say what an image is; a clip has too many frames to say it of each."""
+    """Say what an image is; a clip has too many frames to say it of each, and :func:`_clips` counts them."""
     if prediction.index is not None:
         return
     if prediction.state == "unfamiliar":

@@ -79,6 +79,7 @@ def test_images_and_clips(
     assert "frames of clip.dcm: 2 of 2" in said.err and "predicting files: 4 of 4" in said.err
     assert f"{other}: unfamiliar, no mask: unlike" in said.out and f"{one}: class " in said.out
     assert "wrote masks/, overlays/, predictions.csv and predictions.json" in said.out
+    assert f"\n{clip}: 2 frames, 1 ok, 1 unfamiliar\n" in said.out and f"\n{video}: 3 frames, " in said.out
     states = [row["state"] for row in table(output)]
     assert f"4 of 4 inputs have a result: {states.count('unfamiliar')} frames unfamiliar, " in said.out
     assert f", {counted(states.count('ok'), 'frame')} ok\n" in said.out
