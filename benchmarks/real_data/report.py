@@ -117,16 +117,17 @@ def _more_passes(results: Sequence[Result]) -> str:
 def comparison(results: Sequence[Result]) -> list[str]:
     """The lines of a table of paired differences in Dice or AUC, with intervals, for one share.
 
-    Each method is compared with heads alone, and with the one of all other methods that validation calls the best.
+    Each method is compared with heads alone, and with the one of all other methods that validation prefers.
     """
     found = by_method(results)
     if len(found) == 1:
         return []
     heads = next((of_method for method, of_method in found if method.name == "heads"), None)
     lines = [
-        f"| {_compared(results)} | above heads alone | 95 % interval | above the other that validation prefers | | 95 % interval |"
+        f"| {_compared(results)} | above heads alone | 95 % interval | above the other that validation prefers | "
+        "| 95 % interval |",
+        "|---|--:|--:|--:|---|--:|",
     ]
-    lines.append("|---|--:|--:|--:|---|--:|")
     for method, of_method in found:
         others = [pair for pair in found if pair[0] is not method]
         rival, theirs = max(others, key=lambda pair: _validated(pair[1]))

@@ -149,7 +149,7 @@ def _clips(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row.get("frame") is not None:
             clips.setdefault(row["file"], Counter())[row["state"]] += 1
     return [
-        f"{file}: {counted(states.total(), 'frame')}, {', '.join(f'{count} {state}' for state, count in states.items())}"
+        f"{file}: {counted(states.total(), 'frame')}, {', '.join(f'{n} {state}' for state, n in states.items())}"
         for file, states in clips.items()
     ]
 
