@@ -56,7 +56,7 @@ METHODS = (
     Method("lora", "LoRA", "lora", recipe={"adapter_learning_rate": 3e-4}, seeds=3),
     Method("baseline", "HT, baseline", "ht", {"variant": "baseline"}, seeds=3),
     Method("freq_enhanced", "HT, freq_enhanced", "ht", {"variant": "freq_enhanced"}),
-    Method("noise_aware", "HT, noise_aware", "ht", {"variant": "noise_aware"}),
+    Method("noise_aware", "HT, noise_aware", "ht", {"variant": "noise_aware"}, seeds=3),
     # 1e-3 destroys the pretrained tower, so its weights have a rate of their own.
     Method("full", "full tuning", "full", recipe={"adapter_learning_rate": 2e-5}),
     # It starts from nothing, so the passes that suffice for a pretrained tower do not suffice for it.

@@ -209,10 +209,10 @@ def test_shares_get_more_passes_and_fewer_images() -> None:
 def test_the_order_of_runs() -> None:
     """The main methods come first, with all their seeds, then the others, and then the smaller shares."""
     names = [run.name for run in methods.order("segmentation")]
-    main = ("heads", "hybrid_gain", "hybrid_spectral", "lora", "baseline")
-    assert names[:15] == [f"100-{method}-{seed}" for seed in range(3) for method in main]
-    assert names[15:20] == [f"100-{m}-0" for m in ("freq_enhanced", "noise_aware", "full", "unet")] + ["20-heads-0"]
-    assert len(names) == len(set(names)) == 3 * 19
+    main = ("heads", "hybrid_gain", "hybrid_spectral", "lora", "baseline", "noise_aware")
+    assert names[:18] == [f"100-{method}-{seed}" for seed in range(3) for method in main]
+    assert names[18:22] == [f"100-{m}-0" for m in ("freq_enhanced", "full", "unet")] + ["20-heads-0"]
+    assert len(names) == len(set(names)) == 3 * 21
     assert not any("unet" in run.name for run in methods.order("classification"))
     assert len(list(methods.order("segmentation", 2))) == 3 * 2 * 9
 
