@@ -130,7 +130,7 @@ def comparison(results: Sequence[Result]) -> list[str]:
     ]
     for method, of_method in found:
         others = [pair for pair in found if pair[0] is not method]
-        rival, theirs = max(others, key=lambda pair: _validated(pair[1]))
+        rival, theirs = _preferred(others)
         mean, ends = _cells(paired(of_method, heads)) if heads and method.name != "heads" else ("-", "-")
         most, limits = _cells(paired(of_method, theirs))
         lines.append(f"| {method.label} | {mean} | {ends} | {most} | {rival.label} | {limits} |")
@@ -157,7 +157,7 @@ def verdict(results: Sequence[Result]) -> str:
     others = [pair for pair in found if pair[0].method != "ht"]
     if not ours or not others:
         return "Too few runs are finished to compare HT with the others."
-    best, mine = max(ours, key=lambda pair: _validated(pair[1]))
+    best, mine = _preferred(ours)
     gaps = sorted(((paired(mine, theirs), method) for method, theirs in others), key=lambda pair: pair[0].mean)
     ahead = [pair for pair in gaps if pair[0].high < 0]
     unsure = [pair for pair in gaps if pair[0].low <= 0]
@@ -268,9 +268,17 @@ def _task(results: Sequence[Result]) -> str:
     return task
 
 
-def _validated(results: Sequence[Result]) -> float:
-    """The mean score on the validation split, by which the best method is chosen: the test split only compares."""
-    return stats.mean(result["val_score"] for result in results)
+def _preferred(found: Sequence[tuple[Method, list[Result]]]) -> tuple[Method, list[Result]]:
+    """The method with the highest score on the validation split, and its results: the test split only compares.
+
+    The score is a mean over the seeds that all methods have, because each seed draws other images to train on.
+    """
+    common = set.intersection(*({result["seed"] for result in of_method} for _, of_method in found))
+
+    def score(pair: tuple[Method, list[Result]]) -> float:
+        return stats.mean(result["val_score"] for result in pair[1] if not common or result["seed"] in common)
+
+    return max(found, key=score)
 
 
 def _compared(results: Sequence[Result]) -> str:

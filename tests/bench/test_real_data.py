@@ -173,6 +173,16 @@ def test_the_table_says_who_won_and_what_is_missing() -> None:
     assert "Too few runs" in report.verdict(results[:2])
 
 
+def test_validation_prefers_by_the_seeds_that_all_methods_have() -> None:
+    """A method with one seed, whose images to train on are easy, is not preferred for that."""
+    dice = {"a": 0.5, "b": 0.6}
+    heads = [result("heads", seed, dice) for seed in range(2)]
+    several = [result("baseline", seed, dice) | {"val_score": value} for seed, value in enumerate((0.8, 0.4))]
+    one = result("freq_enhanced", 0, dice) | {"val_score": 0.7}
+    assert "HT, baseline is not surely above heads alone" in report.verdict([*heads, *several, one])
+    assert "HT, freq_enhanced is" in report.verdict([*heads, *several, one | {"val_score": 0.81}])
+
+
 def test_ht_wins_only_if_it_is_ahead_of_every_other_method_for_certain() -> None:
     """One that is further behind on average may be ahead on so many images that the difference may be chance."""
     names = [str(i) for i in range(40)]
