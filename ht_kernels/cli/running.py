@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ht_kernels.distance_scale import NOT_CALIBRATED
 from ht_kernels.errors import InputError
 from ht_kernels.packages import need_torch
 from ht_kernels.weights import locate
@@ -88,6 +87,8 @@ def open_model(args: argparse.Namespace) -> tuple[FoldedHTCLIP | Session, bool]:
         InputError: a file or an option does not fit.
         BackendError: the runtime asked for does not run here.
     """
+    from ht_kernels.distance_scale import NOT_CALIBRATED
+
     model, trained = _open(args)
     if args.unfamiliar == "outline" and model.familiarity is None:
         terminal.warn([f"--unfamiliar outline changes nothing: {NOT_CALIBRATED}"])
